@@ -1,0 +1,259 @@
+"""The held-out set: a fixed sample of the validation data on which every check is made."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from convscope.capture.batches import Adapter, adapt_batch, batch_length, tree_cat, tree_map, tree_tensors
+from convscope.capture.isolation import preserved_random_state
+from convscope.capture.reading import read_all, read_selected
+
+Gather = Callable[[Any], list[Any]]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some held-out samples: ``inputs`` and ``targets`` (None where there are none) with ``(n, ...)`` tensors.
+
+    ``index`` ``(n,)`` is each sample's number in the whole held-out set. A ``padding`` chunk repeats a sample,
+    so that every process runs the same number of forward passes; nothing is to be counted from it.
+    """
+
+    inputs: Any
+    targets: torch.Tensor | None
+    index: torch.Tensor
+    padding: bool = False
+
+
+class HeldOut:
+    """A held-out set, read once and kept in memory on the CPU, the same for the whole run and after a resume.
+
+    Args:
+        source: Where samples come from: a ``Dataset``, a ``DataLoader``, a tuple of tensors ``(inputs, targets)``,
+            a DataModule with ``heldout_dataloader()``, or any iterable of batches. Default: the trainer's first
+            validation loader. A validation loader that can be read only once (an ``IterableDataset``) is not
+            consumed: its batches are copied as they flow by in the first validation.
+        size: Number of samples, over all processes. Fewer where the source has fewer.
+        batch_size: Samples a forward pass.
+        stratify: Keep each class's share, where targets are class indices. Otherwise the choice is random.
+        seed: Fixes the choice of samples, and all randomness in reading them (augmentation).
+        adapter: ``adapter(batch) -> (inputs, targets)`` for batches that are not understood by themselves
+            (tuples, lists, dicts, named tuples and dataclasses are). ``inputs`` may be a tensor, a tuple
+            (``model(*inputs)``) or a dict (``model(**inputs)``).
+
+    Raises:
+        ValueError: An argument is out of range; while reading: the source is empty or has NaN or infinite inputs.
+
+    Example:
+        >>> import torch
+        >>> heldout = HeldOut((torch.randn(30, 3, 8, 8), torch.arange(30) % 3), size=12, batch_size=8)
+        >>> heldout.prepare()
+        >>> [len(chunk.index) for chunk in heldout.chunks()], heldout.targets.bincount().tolist()
+        ([8, 4], [4, 4, 4])
+    """
+
+    def __init__(
+        self,
+        source: Any = None,
+        size: int = 1024,
+        batch_size: int = 128,
+        stratify: bool = True,
+        seed: int = 0,
+        adapter: Adapter | None = None,
+    ) -> None:
+        for name, value in (("size", size), ("batch_size", batch_size)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"HeldOut({name}={value!r}): give a whole number of samples, at least 1")
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"HeldOut(seed={seed!r}): give a whole number, at least 0")
+        if adapter is not None and not callable(adapter):
+            raise ValueError(f"HeldOut(adapter={adapter!r}): give a callable(batch) -> (inputs, targets)")
+        self.source, self.size, self.batch_size = source, size, batch_size
+        self.stratify, self.seed = stratify, seed
+        self.adapter: Adapter = adapter or adapt_batch
+        self._gather: Gather = lambda value: [value]
+        self._forget()
+
+    def _forget(self) -> None:
+        self.inputs: Any = None
+        self.targets: torch.Tensor | None = None
+        self.index = torch.empty(0, dtype=torch.long)
+        self.total = 0
+        self.fingerprint = ""
+        self._real = self._most = 0
+        self._tapped: list[tuple[Any, torch.Tensor | None]] = []
+        self._tapping = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the samples have been read."""
+        return self.total > 0
+
+    @property
+    def tapping(self) -> bool:
+        """Whether batches are still to be copied as they flow by."""
+        return self._tapping
+
+    def prepare(
+        self,
+        default: Any = None,
+        *,
+        transfer: Callable[[Any], Any] = lambda batch: batch,
+        rank: int = 0,
+        world_size: int = 1,
+        gather: Gather = lambda value: [value],
+        most: int | None = None,
+    ) -> None:
+        """Read the samples, this process's share of them, without a trace in any random stream.
+
+        Args:
+            default: Loader to read where no ``source`` was given.
+            transfer: What happens to a batch before the adapter sees it (device and precision).
+            rank: This process.
+            world_size: Number of processes; sample ``i`` goes to process ``i % world_size``.
+            gather: Collects one object from every process; every process must call ``prepare``.
+            most: Upper bound on ``size`` for this run.
+        """
+        self._forget()
+        self._gather, self._rank, self._world, self._transfer = gather, rank, world_size, transfer
+        self._limit = self.size if most is None else min(self.size, most)
+        source = _resolve(default if self.source is None else self.source)
+        if self.source is None and not _indexable(source):
+            self._tapping = True
+            return
+        with torch.inference_mode(False), torch.no_grad(), preserved_random_state(self.seed):
+            self._agree(lambda: self._read(source))
+
+    def tap(self, batch: Any) -> None:
+        """Copy a batch that flows by; once ``size`` samples have, the held-out set is ready."""
+        with torch.inference_mode(False), torch.no_grad():
+            inputs, targets = tree_map(_to_cpu, self.adapter(batch))
+        self._tapped.append((inputs, targets))
+        if sum(batch_length(inputs) for inputs, _ in self._tapped) * self._world >= self._limit:
+            self._tapping = False
+
+    def finish_tapping(self) -> None:
+        """Close a tapped set with what has flowed by so far; every process must call it."""
+        self._tapping = False
+
+        def join() -> None:
+            if not self._tapped:
+                raise ValueError(_EMPTY)
+            here = math.ceil(self._limit / self._world)
+            inputs, targets = (tree_map(lambda t: t[:here], tree_cat(list(p))) for p in zip(*self._tapped, strict=True))
+            self._keep(inputs, targets, torch.arange(batch_length(inputs)) * self._world + self._rank)
+
+        self._agree(join)
+        self._tapped = []
+
+    def chunks(self, batch_size: int | None = None) -> Iterator[Chunk]:
+        """This process's samples in chunks; every process gets the same number of chunks."""
+        size = batch_size or self.batch_size
+        for start in range(0, self._most, size):
+            here = slice(start, min(start + size, self._real))
+            padding = start >= self._real
+            part = slice(0, 1) if padding else here
+            targets = None if self.targets is None else self.targets[part]
+            yield Chunk(tree_map(lambda t, p=part: t[p], self.inputs), targets, self.index[part], padding)
+
+    def _read(self, source: Any) -> None:
+        if _indexable(source):
+            loader = source if isinstance(source, DataLoader) else DataLoader(source, self.batch_size)
+            inputs, targets, index = read_selected(
+                loader, self._adapted, self._limit, self.stratify, self.seed, self._rank, self._world
+            )
+        else:
+            inputs, targets, index = read_all(source, self._adapted, self._limit, self._rank, self._world)
+        self._keep(inputs, targets, index)
+
+    def _adapted(self, batch: Any) -> tuple[Any, torch.Tensor | None]:
+        inputs, targets = self.adapter(self._transfer(batch))
+        return tree_map(_to_cpu, inputs), tree_map(_to_cpu, targets)
+
+    def _keep(self, inputs: Any, targets: torch.Tensor | None, index: torch.Tensor) -> None:
+        _check_finite(inputs)
+        if targets is not None and len(targets) != batch_length(inputs):
+            raise ValueError(
+                f"the held-out batch has {batch_length(inputs)} inputs but {len(targets)} targets; "
+                "mend the data set or the adapter"
+            )
+        self.inputs, self.targets, self.index = inputs, targets, index
+
+    def _agree(self, materialise: Callable[[], None]) -> None:
+        """Run ``materialise`` on every process; where it fails on one, it fails on all."""
+        failure: Exception | None = None
+        try:
+            materialise()
+        except Exception as error:
+            failure = error
+        real = int((self.index >= 0).sum())
+        found = self._gather((None if failure is None else str(failure), real, _checksum(self, real)))
+        for message, _, _ in found:
+            if message is not None:
+                raise failure or ValueError(message)
+        self._real, self._most = real, max(n for _, n, _ in found)
+        self.total = sum(n for _, n, _ in found)
+        if self.total == 0:
+            raise ValueError(_EMPTY)
+        self.fingerprint = f"{sum(c for _, _, c in found) % 2**64:016x}-{self.total}"
+
+
+_EMPTY = "the held-out set is empty: its source gave no sample; check the data set behind HeldOut(source=...)"
+
+
+def _resolve(source: Any) -> Any:
+    if source is None:
+        raise ValueError("HeldOut has no source: there is no validation loader; pass HeldOut(source=...)")
+    if hasattr(source, "heldout_dataloader"):
+        return source.heldout_dataloader()
+    if isinstance(source, torch.Tensor):
+        return TensorDataset(source)
+    if isinstance(source, tuple | list) and source and all(isinstance(t, torch.Tensor) for t in source):
+        return TensorDataset(*source)
+    if not isinstance(source, Iterable) and not hasattr(source, "__getitem__"):
+        raise ValueError(
+            f"HeldOut(source=<{type(source).__name__}>): give a Dataset, a DataLoader, a tuple of tensors, a DataModule "
+            "with heldout_dataloader(), or an iterable of batches"
+        )
+    return source
+
+
+def _indexable(source: Any) -> bool:
+    """Whether single samples can be read by their number."""
+    if isinstance(source, DataLoader):
+        return source._auto_collation and not isinstance(source.dataset, IterableDataset)
+    is_dataset = isinstance(source, Dataset) and not isinstance(source, IterableDataset)
+    return is_dataset and hasattr(source, "__len__") and hasattr(source, "__getitem__")
+
+
+def _to_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _check_finite(inputs: Any) -> None:
+    for tensor in tree_tensors(inputs):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = (~torch.isfinite(tensor.flatten(1))).any(1).nonzero().flatten().tolist()
+            raise ValueError(
+                f"{len(bad)} of {len(tensor)} held-out inputs have NaN or infinite values (samples {bad[:5]}); "
+                "remove or mend them, since every number of every layer would be NaN"
+            )
+
+
+def _checksum(heldout: HeldOut, samples: int) -> int:
+    """Sum over samples of a hash of number, inputs and targets: the same however samples are divided."""
+    total = 0
+    tensors = tree_tensors((heldout.inputs, heldout.targets)) if samples else []
+    for i in range(samples):
+        digest = hashlib.sha256(str(int(heldout.index[i])).encode())
+        for tensor in tensors:
+            digest.update(tensor[i].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        total += int.from_bytes(digest.digest()[:8], "little")
+    return total

@@ -1,0 +1,102 @@
+"""Choose which layers to observe: by glob, regular expression, module type, callable or exact name."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from convscope.capture.trace import Layer, Trace
+
+LayerEntry = str | re.Pattern[str] | type | Callable[[str, nn.Module], bool]
+LayerSpec = LayerEntry | Sequence[LayerEntry] | None
+
+
+def select_layers(trace: Trace, spec: LayerSpec = None, *, raw: bool = False) -> list[Layer]:
+    """Layers of a traced network that ``spec`` names, in execution order.
+
+    Args:
+        trace: The traced network.
+        spec: None for every conv unit; or one entry, or a sequence of entries. An entry is a glob or an exact
+            name (``"layer1.*"``), a regular expression (``"re:conv[12]$"`` or a compiled pattern), a module
+            class, or ``callable(name, module) -> bool``. Each entry is held against the conv units first;
+            where it matches none of them, against every module that ran.
+        raw: Observe a convolution's own output instead of the output of its norm and activation.
+
+    Raises:
+        ValueError: The network ran no convolution and ``spec`` is None, or an entry matches nothing.
+    """
+    units = trace.units(raw=raw)
+    if spec is None:
+        return units or _no_convolution(trace)
+    chosen: dict[str, Layer] = {}
+    for entry in as_entries(spec):
+        for layer in _matches(entry, units) or _matches(entry, trace.modules()) or _no_match(entry, trace):
+            chosen.setdefault(layer.name, layer)
+    return sorted(chosen.values(), key=lambda layer: layer.order)
+
+
+def spread_over_depth(layers: list[Layer], most: int | None) -> list[Layer]:
+    """At most ``most`` layers, evenly over depth, the first and the last among them."""
+    if most is None or len(layers) <= most:
+        return layers
+    if most == 1:
+        return layers[-1:]
+    last = len(layers) - 1
+    return [layers[round(i * last / (most - 1))] for i in range(most)]
+
+
+def as_entries(spec: LayerSpec) -> list[LayerEntry]:
+    """A layer specification as a list of entries, each checked for its type."""
+    if spec is None:
+        return []
+    entries = list(spec) if isinstance(spec, list | tuple | set) else [spec]
+    for entry in entries:
+        if not (isinstance(entry, str | re.Pattern) or callable(entry)):
+            raise ValueError(
+                f"layers: cannot select by {entry!r}; give a glob or name, 're:<regular expression>', "
+                "a module class, or a callable(name, module) -> bool"
+            )
+    if not entries:
+        raise ValueError("layers is empty: leave it out to observe every conv unit, or name at least one layer")
+    return entries
+
+
+def _matches(entry: LayerEntry, layers: list[Layer]) -> list[Layer]:
+    return [layer for layer in layers if _matches_one(entry, layer)]
+
+
+def _matches_one(entry: Any, layer: Layer) -> bool:
+    name = layer.name
+    if isinstance(entry, str) and entry.startswith("re:"):
+        return re.search(entry[3:], name) is not None
+    if isinstance(entry, str):
+        return entry == name or fnmatch.fnmatchcase(name, entry)
+    if isinstance(entry, re.Pattern):
+        return entry.search(name) is not None
+    if layer.module is None:
+        return False
+    if isinstance(entry, type):
+        return isinstance(layer.module, entry)
+    return bool(entry(name, layer.module))
+
+
+def _no_match(entry: Any, trace: Trace) -> list[Layer]:
+    names = [layer.name for layer in trace.units()] or [layer.name for layer in trace.modules()]
+    near = difflib.get_close_matches(str(entry), names, n=5, cutoff=0.3) or names[:5]
+    raise ValueError(
+        f"layers: {entry!r} matches no layer that runs in evaluation mode. Nearest names: {', '.join(near)}. "
+        "'convscope layers' lists them all"
+    )
+
+
+def _no_convolution(trace: Trace) -> list[Layer]:
+    names = ", ".join(dict.fromkeys(layer.kind for layer in trace.modules())) or "none"
+    raise ValueError(
+        f"the network ran no convolution on the traced sample (modules that ran: {names}). "
+        "Name what to observe, for example layers='*.mlp' or layers='blocks.*'"
+    )

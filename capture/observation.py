@@ -1,0 +1,227 @@
+"""The one pass: run the held-out set through the network and hand each layer's activations to who asked for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from convscope.capture.batches import tree_map
+from convscope.capture.follow import Event, follow
+from convscope.capture.heldout import Chunk, HeldOut
+from convscope.capture.isolation import isolated
+from convscope.capture.loss import Loss, logits_of
+from convscope.capture.modules import tensors_in
+from convscope.capture.trace import OUTPUT, Layer, Trace, output_layer, trace
+
+
+@dataclass
+class Record:
+    """One layer's activations for one chunk, valid only while the consumer is called.
+
+    Attributes:
+        layer: Which layer.
+        activation: ``(n, C, *S)``, without a graph, in the precision in which the network ran.
+        targets: ``(n, ...)`` on the activation's device, None where the batches have none.
+        index: ``(n,)`` numbers of the samples in the held-out set.
+    """
+
+    layer: Layer
+    activation: torch.Tensor
+    targets: torch.Tensor | None
+    index: torch.Tensor
+
+    @cached_property
+    def pooled(self) -> torch.Tensor:
+        """Spatial mean ``(n, C)`` in float32 or better; computed once for all consumers."""
+        dtype = torch.promote_types(self.activation.dtype, torch.float32)
+        if self.activation.dim() == 2:
+            return self.activation.to(dtype)
+        return self.activation.flatten(2).mean(-1, dtype=dtype)
+
+
+class Consumer(Protocol):
+    """Who wants a layer's activations. An exception costs the consumer this layer, for this check."""
+
+    @property
+    def needs_gradient(self) -> bool: ...
+
+    def wants(self, layer: str) -> bool: ...
+
+    def on_activation(self, record: Record) -> None: ...
+
+    def on_gradient(self, record: Record, gradient: torch.Tensor) -> None: ...
+
+
+@dataclass
+class Subject:
+    """The network under observation: how to run it, where, and in which precision."""
+
+    module: nn.Module
+    forward: Callable[[Any], Any]
+    device: torch.device
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+    loss: Loss | None = None
+
+    def logits(self, inputs: Any) -> torch.Tensor:
+        """Outputs ``(n, K, *S)`` for a nested structure of inputs on any device."""
+        placed = tree_map(lambda t: t.to(self.device), inputs)
+        with self.precision():
+            return _with_classes(logits_of(self.forward(placed)))
+
+
+@dataclass
+class Observed:
+    """What a pass left to report. ``failures`` maps (consumer's place, layer) to the exception."""
+
+    samples: int = 0
+    failures: dict[tuple[int, str], Exception] = field(default_factory=dict)
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
+
+
+def trace_layers(subject: Subject, heldout: HeldOut) -> tuple[Trace, Layer]:
+    """Trace one held-out sample; returns the trace and the output layer."""
+    chunk = next(heldout.chunks(1))
+    with isolated(subject.module, seed=heldout.seed, gradients=False):
+        found, logits = trace(subject.module, lambda: subject.logits(chunk.inputs))
+    return found, output_layer(logits)
+
+
+def observe(
+    subject: Subject,
+    heldout: HeldOut,
+    layers: Collection[Layer],
+    consumers: list[Consumer],
+    *,
+    chunk_size: int | None = None,
+) -> Observed:
+    """Run every held-out sample through the network once, forward, and backward if a consumer needs gradients.
+
+    Gradients are those of the summed loss with respect to the activations alone; no weight gradient is computed.
+    The network, its gradients, buffers, modes and all random streams are left as they were, also after an
+    exception.
+
+    Args:
+        subject: The network.
+        heldout: The prepared held-out set; this process's share of it is run.
+        layers: Layers to observe, as traced.
+        consumers: Who gets the records. A consumer's exception is kept in the report, and the pass goes on.
+        chunk_size: Samples a forward pass; the held-out set's own by default.
+
+    Raises:
+        Exception: Whatever the network's own forward or the loss raises.
+    """
+    gradients = any(c.needs_gradient for c in consumers) and subject.loss is not None
+    run = _Pass(subject, {layer.key: layer for layer in layers}, consumers, gradients)
+    with isolated(subject.module, seed=heldout.seed, gradients=gradients):
+        for chunk in heldout.chunks(chunk_size):
+            run.chunk(chunk)
+    run.report.missing = {layer.name for layer in layers} - run.fired
+    return run.report
+
+
+class _Pass:
+    """State of one pass over the held-out set."""
+
+    def __init__(self, subject: Subject, layers: dict[Any, Layer], consumers: list[Consumer], gradients: bool) -> None:
+        self._subject, self._consumers, self._gradients = subject, consumers, gradients
+        self._output = next((layer for layer in layers.values() if layer.name == OUTPUT), None)
+        self._layers = layers
+        self._chunk: Chunk | None = None
+        self._pending: list[tuple[Record, GradientEdge]] = []
+        self.report = Observed()
+        self.fired: set[str] = set()
+
+    def chunk(self, chunk: Chunk) -> None:
+        """One forward, and at most one backward, over one chunk."""
+        self._chunk, self._pending = chunk, []
+        self._targets = None if chunk.targets is None else chunk.targets.to(self._subject.device)
+        with follow(self._subject.module, self._on_event):
+            logits = self._subject.logits(chunk.inputs)
+        if self._output is not None:
+            self._observe(self._output, logits)
+        if self._gradients and self._pending:
+            self._backward(logits)
+        if not chunk.padding:
+            self.report.samples += len(chunk.index)
+
+    def _on_event(self, event: Event) -> torch.Tensor | None:
+        layer = self._layers.get(event.key)
+        if layer is None or layer.name == OUTPUT:
+            return None
+        tensor = next(tensors_in(event.output), None)
+        return None if tensor is None else self._observe(layer, tensor, replaceable=tensor is event.output)
+
+    def _observe(self, layer: Layer, tensor: torch.Tensor, replaceable: bool = False) -> torch.Tensor | None:
+        """Hand out one activation; returns a tensor to go on with where the original cannot have a gradient."""
+        self.fired.add(layer.name)
+        replacement = None
+        if self._gradients and replaceable and not tensor.requires_grad and tensor.is_floating_point():
+            # Everything before is frozen: start a graph here. The clone lets in-place operations follow.
+            replacement = tensor = tensor.detach().requires_grad_().clone()
+        self._hand_out(layer, tensor)
+        return replacement
+
+    def _hand_out(self, layer: Layer, tensor: torch.Tensor) -> None:
+        if self._chunk is None or self._chunk.padding:
+            return
+        activation = tensor.detach().movedim(layer.channel_dim, 1)
+        record = Record(layer, activation, self._targets, self._chunk.index)
+        with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
+            if not self._finite(record):
+                return
+            for place, consumer in enumerate(self._consumers):
+                self._guarded(place, layer, lambda c=consumer: c.on_activation(record))  # type: ignore[misc]
+            if self._gradients and tensor.requires_grad and self._wants_gradient(layer.name):
+                if layer.overwritten:
+                    record.activation = activation.clone()
+                self._pending.append((record, get_gradient_edge(tensor)))
+
+    def _backward(self, logits: torch.Tensor) -> None:
+        if self._subject.loss is None or self._targets is None:
+            return
+        with self._subject.precision():
+            loss = self._subject.loss(logits, self._targets)
+        gradients = list(torch.autograd.grad(loss, [edge for _, edge in self._pending], allow_unused=True))
+        while self._pending:
+            record, gradient = self._pending.pop()[0], gradients.pop()
+            self._hand_gradient(record, gradient)
+
+    def _hand_gradient(self, record: Record, gradient: torch.Tensor | None) -> None:
+        if gradient is None:  # the layer does not reach the loss
+            return
+        moved = gradient.movedim(record.layer.channel_dim, 1)
+        with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
+            for place, consumer in enumerate(self._consumers):
+                if consumer.needs_gradient:
+                    self._guarded(place, record.layer, lambda c=consumer: c.on_gradient(record, moved))  # type: ignore[misc]
+
+    def _wants_gradient(self, layer: str) -> bool:
+        return any(consumer.needs_gradient and consumer.wants(layer) for consumer in self._consumers)
+
+    def _guarded(self, place: int, layer: Layer, call: Callable[[], None]) -> None:
+        if not self._consumers[place].wants(layer.name) or (place, layer.name) in self.report.failures:
+            return
+        try:
+            call()
+        except Exception as error:
+            self.report.failures[place, layer.name] = error
+
+    def _finite(self, record: Record) -> bool:
+        """A NaN or Inf anywhere makes a pooled value so: cheap, and enough to name the layer."""
+        bad = (~torch.isfinite(record.pooled)).any(1)
+        name = record.layer.name
+        if bool(bad.any()):
+            self.report.nonfinite[name] = self.report.nonfinite.get(name, 0) + int(bad.sum())
+        return name not in self.report.nonfinite
+
+
+def _with_classes(logits: torch.Tensor) -> torch.Tensor:
+    return logits.unsqueeze(1) if logits.dim() == 1 else logits
