@@ -1,0 +1,64 @@
+"""One epoch's results as plain text: a line a layer, in depth order."""
+
+import math
+from collections.abc import Mapping
+
+from convscope.loggers.names import short_labels, shorten_middle
+
+MISSING = "–"
+MAX_WIDTH = 100
+MIN_NAME, MAX_NAME = 16, 40
+GAP = "  "
+
+
+def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str) -> str:
+    """One line a layer and one column a quantity, at most 100 characters wide where the columns allow it.
+
+    Columns appear in the order in which the rows first name them. None and NaN print as "–"; other values
+    keep about three significant digits. Layer names that do not fit are shortened in the middle.
+
+    Args:
+        rows: layer -> {column: value}, layers in depth order, input first.
+        title: the line above the table.
+
+    Returns:
+        Text without a trailing line break; the title and "no layers were measured" if `rows` is empty.
+
+    >>> rows = {"conv1": {"probe acc": 0.41, "Δ": None}, "conv2": {"probe acc": 0.7312, "Δ": 0.3212}}
+    >>> print(layer_table(rows, "epoch 3"))
+    epoch 3
+    layer  probe acc      Δ
+    conv1      0.410      –
+    conv2      0.731  0.321
+    """
+    if not rows:
+        return f"{title}\nno layers were measured"
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    cells = [[format_value(row.get(column)) for column in columns] for row in rows.values()]
+    widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
+    names = short_labels(list(rows), _name_room(widths))
+    name_width = max(len("layer"), *map(len, names))
+    lines = [
+        GAP.join([name.ljust(name_width), *map(str.rjust, row, widths)])
+        for name, row in zip(["layer", *names], [columns, *cells], strict=True)
+    ]
+    return "\n".join([shorten_middle(title, MAX_WIDTH), *lines])
+
+
+def format_value(value: float | None) -> str:
+    """A number in few characters; "–" for None and NaN.
+
+    >>> [format_value(v) for v in (0.5, -0.034, 17.26, 1234.0, 2.5e-6, 3.1e7, None)]
+    ['0.500', '-0.034', '17.3', '1234', '2.5e-06', '3.1e+07', '–']
+    """
+    if value is None or math.isnan(value):
+        return MISSING
+    size = abs(value)
+    if value != 0 and (size < 1e-3 or size >= 1e6):
+        return f"{value:.1e}" if math.isfinite(value) else f"{value}"
+    return f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:.0f}"
+
+
+def _name_room(widths: list[int]) -> int:
+    taken = sum(width + len(GAP) for width in widths)
+    return min(MAX_NAME, max(MIN_NAME, MAX_WIDTH - taken))

@@ -1,0 +1,144 @@
+"""What convscope writes to TensorBoard besides scalars: histograms, pictures, text, one layout of charts."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.tensorboard import SummaryWriter
+
+Layout = Mapping[str, Mapping[str, Sequence[str]]]
+
+HISTOGRAM_BINS = 64
+
+# Python-Markdown, which TensorBoard renders with, knows backslash escapes for these only.
+_BACKSLASH_ESCAPED = re.compile(r"([\\`*_{}\[\]()>#+\-.!])")
+# Entities for what has no backslash escape: HTML, table cells, and the address and code marks built on them.
+_ENTITIES = {"&": "&amp;", "<": "&lt;", "|": "&#124;"}
+
+
+def escape_markdown(text: str) -> str:
+    """Make `text` show as it is written wherever TensorBoard renders Markdown.
+
+    Layer and class names come from users and may hold `_`, `*`, `<` or `|`. Line breaks and runs of blanks
+    become one blank, so that the text stays in its line or table cell.
+
+    >>> escape_markdown("layer_1.conv*")
+    'layer\\\\_1\\\\.conv\\\\*'
+    """
+    line = " ".join(text.split())
+    line = "".join(_ENTITIES.get(character, character) for character in line)
+    return _BACKSLASH_ESCAPED.sub(r"\\\1", line)
+
+
+class TensorBoardDashboard:
+    """Writes histograms, pictures, text and the custom-scalars layout of one TensorBoard run.
+
+    It keeps no values, only which tag was written as what: TensorBoard reads a tag as the kind that came
+    first and does not show the others, so a second kind is refused here.
+
+    Errors of the writer (a full disk, a closed file) are not caught.
+
+    Args:
+        writer: the run's `SummaryWriter`, for instance `TensorBoardLogger.experiment`.
+
+    >>> import tempfile
+    >>> from torch.utils.tensorboard import SummaryWriter
+    >>> with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
+    ...     dashboard = TensorBoardDashboard(writer)
+    ...     dashboard.text("convscope/about", "held-out set: 512 images", step=0)
+    ...     dashboard.layout({"probe": {"accuracy": ["probe/accuracy/conv1", "probe/accuracy/conv2"]}})
+    """
+
+    def __init__(self, writer: SummaryWriter) -> None:
+        self._writer = writer
+        self._kinds: dict[str, str] = {}
+        self._layout: dict[str, dict[str, list[str]]] | None = None
+
+    def histogram(self, tag: str, values: npt.ArrayLike, step: int) -> None:
+        """Write the distribution of `values`, any shape, in 64 equal bins between their least and greatest.
+
+        NaN and infinite values are left out; with no finite value nothing is written.
+
+        Raises:
+            ValueError: if `tag` was written as another kind.
+        """
+        self._claim(tag, "histogram")
+        flat = np.asarray(values, dtype=np.float64).ravel()
+        finite = flat[np.isfinite(flat)]
+        if finite.size:
+            self._writer.add_histogram(tag, finite, global_step=step, bins=_bin_edges(finite))
+
+    def image(self, tag: str, array: npt.NDArray[np.uint8], step: int) -> None:
+        """Write one picture, `(H, W, 3)` of uint8, as `correlation_heatmap` and `learning_map` return it.
+
+        Raises:
+            ValueError: if `array` is not such a picture, or `tag` was written as another kind.
+        """
+        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
+            raise ValueError(
+                f"image {tag!r} must be a non-empty (H, W, 3) uint8 array, got shape {array.shape} of "
+                f"{array.dtype}; scale floats to 0..255 and convert with .astype(np.uint8)"
+            )
+        self._claim(tag, "image")
+        self._writer.add_image(tag, array, global_step=step, dataformats="HWC")
+
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """Write Markdown; put names from outside through `escape_markdown` first.
+
+        Raises:
+            ValueError: if `tag` was written as another kind.
+        """
+        self._claim(tag, "text")
+        self._writer.add_text(tag, markdown, global_step=step)
+
+    def layout(self, charts: Layout) -> None:
+        """Arrange scalars in charts of the Custom Scalars tab: category -> chart title -> exact scalar tags.
+
+        One event is written for a layout; the same layout again writes nothing, another replaces the first.
+        TensorBoard lists the lines of a chart in the order in which their tags were first logged, so log
+        layers in depth order. Charts without tags, and categories without charts, are left out.
+
+        Raises:
+            ValueError: if a tag was written as a histogram, picture or text.
+        """
+        wanted = _without_empty(charts)
+        if not wanted or wanted == self._layout:
+            return
+        for tag in (tag for chart in wanted.values() for tags in chart.values() for tag in tags):
+            self._claim(tag, "scalar")
+        self._writer.add_custom_scalars(_as_multiline(wanted))
+        self._layout = wanted
+
+    def _claim(self, tag: str, kind: str) -> None:
+        first = self._kinds.setdefault(tag, kind)
+        if first != kind:
+            raise ValueError(
+                f"tag {tag!r} is a {first} in this run and TensorBoard would not show it as a {kind} too; "
+                f"give the {kind} a tag of its own"
+            )
+
+
+def _bin_edges(finite: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Equal bins, or one where the values lie too close together to divide their range."""
+    low, high = float(finite.min()), float(finite.max())
+    edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
+    if np.all(np.diff(edges) > 0):
+        return edges
+    half = max(abs(low), abs(high), 1.0) * 1e-6
+    return np.array([low - half, high + half])
+
+
+def _without_empty(charts: Layout) -> dict[str, dict[str, list[str]]]:
+    kept = {
+        category: {title: list(tags) for title, tags in group.items() if tags} for category, group in charts.items()
+    }
+    return {category: group for category, group in kept.items() if group}
+
+
+def _as_multiline(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, dict[str, list[object]]]:
+    """What `add_custom_scalars` takes, with tags as anchored patterns: the plugin reads tags as regexes."""
+    return {
+        category: {title: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]] for title, tags in group.items()}
+        for category, group in charts.items()
+    }
