@@ -1,28 +1,32 @@
-"""Matplotlib without side effects: the object API only, and the same picture whatever style the user has set.
+"""A page of pixels with text on it: what both pictures are drawn on.
 
-pyplot is never imported. rcParams are never written and, where they would change the picture, not read: a
-training script may have its own style, backend and open figures.
+Matplotlib supplies colour maps and text, through its Agg renderer alone. Areas, frames and ticks are set as
+pixels: that is many times faster than its axes, and no style that a training script has set changes the picture.
+pyplot is never imported, rcParams are neither written nor relied on.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 Picture = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
 
 DPI = 100
 FONT = "DejaVu Sans"  # comes with matplotlib, so it is always there
 TEXT_SIZE, TITLE_SIZE = 8.5, 10.0
-INK = "#222222"
-MISSING_FACE, MISSING_EDGE = "#d9d9d9", "#a0a0a0"
+INK = (34, 34, 34)
+MISSING_FACE, MISSING_STRIPE = (221, 221, 221), (150, 150, 150)
+TICK = 4
+
+Across = Literal["left", "middle", "right"]
+Down = Literal["top", "middle", "bottom"]
+_SHARE = {"left": 0.0, "top": 0.0, "middle": 0.5, "right": 1.0, "bottom": 1.0}
 
 
 def require_matplotlib() -> None:
@@ -30,6 +34,8 @@ def require_matplotlib() -> None:
 
     Raises:
         ImportError: if matplotlib cannot be imported.
+
+    >>> require_matplotlib()
     """
     try:
         importlib.import_module("matplotlib.figure")
@@ -39,96 +45,112 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def new_figure(width: int, height: int) -> Figure:
-    """An empty white figure of `width` x `height` pixels with an Agg canvas."""
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+class Page:
+    """A white page of `width` x `height` pixels; places are counted from the upper left corner."""
 
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white", edgecolor="white")
-    figure.set_layout_engine("none")
-    FigureCanvasAgg(figure)
-    return figure
+    def __init__(self, width: int, height: int) -> None:
+        require_matplotlib()
+        self.pixels: Picture = np.full((height, width, 3), 255, dtype=np.uint8)
 
+    def area(self, picture: Picture, left: int, top: int) -> None:
+        """Set a framed picture with its upper left corner at (left, top)."""
+        height, width = picture.shape[:2]
+        self.pixels[top - 1 : top + height + 1, left - 1 : left + width + 1] = INK
+        self.pixels[top : top + height, left : left + width] = picture
 
-def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at a place in pixels, `top` counted downwards as in the picture."""
-    page_width, page_height = figure.get_size_inches() * DPI
-    box = (left / page_width, 1 - (top + height) / page_height, width / page_width, height / page_height)
-    axes = figure.add_axes(box)
-    axes.grid(False)
-    axes.set_facecolor("white")
-    axes.set_axisbelow(True)
-    for spine in axes.spines.values():
-        spine.set(color=INK, linewidth=0.8, visible=True)
-    axes.minorticks_off()
-    return axes
+    def text(
+        self,
+        text: str,
+        x: float,
+        y: float,
+        across: Across = "left",
+        down: Down = "middle",
+        size: float = TEXT_SIZE,
+        upwards: bool = False,
+    ) -> None:
+        """Write one line whose box has its `across` side at `x` and its `down` side at `y`; cut at the edges.
 
+        Upwards, the line runs from bottom to top, and `across` still means the box as seen on the page.
+        """
+        glyphs = _glyphs(text, size)
+        sprite = np.rot90(glyphs) if upwards else glyphs
+        height, width = sprite.shape
+        left = round(x - width * _SHARE[across])
+        top = round(y - height * _SHARE[down])
+        page = self.pixels[max(0, top) : top + height, max(0, left) : left + width]
+        sprite = sprite[max(0, -top) :, max(0, -left) :][: page.shape[0], : page.shape[1]]
+        cover = sprite[..., None] / 255
+        page[...] = np.rint(page * (1 - cover) + np.array(INK) * cover)
 
-def mark_missing(axes: Axes) -> None:
-    """Hatch the background, which shows wherever the picture on top has no value."""
-    axes.patch.set(facecolor=MISSING_FACE, edgecolor=MISSING_EDGE, hatch="////", linewidth=0.0)
+    def ticks_below(self, places: list[int], labels: list[str], top: int) -> None:
+        """Ticks under an area that ends at `top`, labels centred below them."""
+        for place, label in zip(places, labels, strict=True):
+            self.pixels[top : top + TICK, place] = INK
+            self.text(label, place + 0.5, top + TICK, across="middle", down="top")
 
+    def ticks_left(self, places: list[int], labels: list[str], left: int) -> None:
+        """Ticks beside an area that starts at `left`, labels before them."""
+        for place, label in zip(places, labels, strict=True):
+            self.pixels[place, left - TICK : left] = INK
+            self.text(label, left - TICK - 1, place + 0.5, across="right")
 
-def missing_legend(figure: Figure, label: str, left: float, bottom: float) -> None:
-    """A hatched square with its meaning, `left` and `bottom` in pixels from the lower left corner."""
-    from matplotlib.patches import Rectangle
-
-    page_width, page_height = figure.get_size_inches() * DPI
-    figure.add_artist(
-        Rectangle(
-            (left / page_width, bottom / page_height),
-            14 / page_width,
-            11 / page_height,
-            transform=figure.transFigure,
-            facecolor=MISSING_FACE,
-            edgecolor=MISSING_EDGE,
-            hatch="////",
-            linewidth=0.8,
-        )
-    )
-    figure.text((left + 20) / page_width, (bottom + 1) / page_height, label, va="bottom", **text_style())
-
-
-def text_style(size: float = TEXT_SIZE) -> dict[str, Any]:
-    """What every text is set to: no mathtext or TeX, as a `$` or `_` in a name is no formula."""
-    return {
-        "fontsize": size,
-        "color": INK,
-        "family": FONT,
-        "weight": "normal",
-        "style": "normal",
-        "stretch": "normal",
-        "variant": "normal",
-        "parse_math": False,
-        "usetex": False,
-    }
+    def ticks_right(self, places: list[int], labels: list[str], left: int) -> None:
+        """Ticks beside an area that ends at `left`, labels after them."""
+        for place, label in zip(places, labels, strict=True):
+            self.pixels[place, left : left + TICK] = INK
+            self.text(label, left + TICK + 1, place + 0.5)
 
 
-def label_axis(axes: Axes, which: str, positions: list[float], labels: list[str], name: str, **extra: Any) -> None:
-    """Ticks at `positions` with `labels`, and the axis's name."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    side = "bottom" if which == "x" else "left"
-    axis.set_ticks_position(side)
-    axis.set_label_position(side)
-    axis.set_ticks(positions, labels=labels, **text_style(), **extra)
-    axis.set_tick_params(length=3 if labels else 0, width=0.8, color=INK, direction="out", pad=2)
-    axis.set_label_text(name, **text_style())
-    axis.labelpad = 3
+@lru_cache(maxsize=1024)
+def _glyphs(text: str, size: float) -> Picture:
+    """How much ink each pixel of a line of text has, `(H, W)`, in a box that depends on height only by `size`.
 
-
-def render(figure: Figure) -> Picture:
-    """Draw the figure; `(H, W, 3)` uint8."""
-    canvas: Any = figure.canvas
-    canvas.draw()
-    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
-
-
-def text_width(figure: Figure, labels: list[str]) -> float:
-    """Pixels that the widest label takes at the normal text size."""
+    Kept, because every check draws the same layer names and labels again and text is most of the drawing time.
+    No mathtext and no TeX: a `$` or `_` in a layer's name is no formula.
+    """
+    from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
 
-    renderer: Any = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    font = FontProperties(family=FONT, size=TEXT_SIZE)
-    widths = [renderer.get_text_width_height_descent(label, font, False)[0] for label in labels]
-    return max(widths, default=0.0)
+    agg = cast(Any, RendererAgg)
+    font = FontProperties(family=FONT, size=size)
+    width = agg(1, 1, DPI).get_text_width_height_descent(text, font, False)[0]
+    _, height, descent = agg(1, 1, DPI).get_text_width_height_descent("|lp", font, False)
+    above, below = int(np.ceil(height - descent)), int(np.ceil(descent))
+    renderer = agg(int(np.ceil(width)) + 4, above + below + 2, DPI)
+    renderer.draw_text(renderer.new_gc(), 2, above + 1, text, font, 0, False)
+    return np.asarray(renderer.buffer_rgba(), dtype=np.uint8)[..., 3].copy()
+
+
+def colour(values: Floats, palette: str, low: float, high: float) -> Picture:
+    """Colours of `values` on a palette from `low` to `high`, `(*values.shape, 3)`; NaN gets a plain grey."""
+    from matplotlib import colormaps
+
+    scaled = np.clip((values - low) / (high - low), 0.0, 1.0)
+    colours = np.asarray(colormaps[palette](np.nan_to_num(scaled), bytes=True))[..., :3].copy()
+    colours[~np.isfinite(values)] = MISSING_FACE
+    return colours
+
+
+def stretch(cells: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
+    """Each cell as a block of pixels, `(height, width, …)`; blocks differ in size by one pixel at most."""
+    rows = np.arange(height) * cells.shape[0] // height
+    columns = np.arange(width) * cells.shape[1] // width
+    return np.asarray(cells[rows[:, None], columns[None, :]])
+
+
+def stripe(picture: Picture, missing: npt.NDArray[np.bool_]) -> None:
+    """Hatch the pixels of `picture` where `missing`, in place."""
+    diagonal = (np.add.outer(np.arange(picture.shape[0]), np.arange(picture.shape[1])) % 6) < 1
+    picture[missing & diagonal] = MISSING_STRIPE
+
+
+def missing_swatch() -> Picture:
+    """A small hatched square for the legend."""
+    swatch = np.full((12, 14, 3), MISSING_FACE, dtype=np.uint8)
+    stripe(swatch, np.ones((12, 14), dtype=bool))
+    return swatch
+
+
+def text_width(labels: list[str]) -> int:
+    """Pixels that the widest label takes at the normal text size."""
+    return max((_glyphs(label, TEXT_SIZE).shape[1] for label in labels), default=0)

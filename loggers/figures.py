@@ -1,40 +1,29 @@
 """The two pictures: a layer's correlation heat-map, and a quantity's learning map over layers and time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from convscope.loggers._canvas import (
-    INK,
     TITLE_SIZE,
+    Floats,
+    Page,
     Picture,
-    add_axes,
-    label_axis,
-    mark_missing,
-    missing_legend,
-    new_figure,
-    render,
-    text_style,
+    colour,
+    missing_swatch,
+    stretch,
+    stripe,
     text_width,
 )
 from convscope.loggers.names import short_labels, shorten_middle
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
-
-Floats = npt.NDArray[np.floating[Any]]
-
 OPTIMAL_ORDER_LIMIT = 128  # above it the optimal leaf order takes longer than the picture
-NUMBERED_FILTERS = 32  # with more, the numbers of neighbours would overlap
+NUMBERED_FILTERS = 24  # with more, the numbers of neighbours would touch
 HEATMAP_SIDE = 320
 MAP_ROW, MAP_COLUMN = 17, 22
 NAME_LIMIT = 28
+BAR_WIDTH = 14
 
 
 def cluster_order(matrix: npt.ArrayLike) -> npt.NDArray[np.intp]:
@@ -80,24 +69,23 @@ def correlation_heatmap(matrix: npt.ArrayLike, title: str) -> Picture:
         ImportError: if matplotlib is missing.
     """
     correlation = _as_square(matrix)
-    order = cluster_order(correlation)
-    constant = _constant(correlation)
-    shown = np.where(constant[:, None] | constant[None, :], np.nan, correlation)[np.ix_(order, order)]
-    figure = new_figure(480, 424)
-    axes = add_axes(figure, 54, 44, HEATMAP_SIDE, HEATMAP_SIDE)
-    count = len(order)
-    image = _paint(axes, _shrink(shown, HEATMAP_SIDE), "RdBu_r", -1.0, 1.0, extent=count)
-    _title(figure, axes, f"{title}\n{_describe(count, int(constant.sum()))}")
-    numbers = [str(index) for index in order] if count <= NUMBERED_FILTERS else []
-    positions = [float(place) for place in range(len(numbers))]
+    order, constant = cluster_order(correlation), _constant(correlation)
+    blank = constant[:, None] | constant[None, :]
+    shown = np.where(blank, np.nan, correlation)[np.ix_(order, order)]
+    count, left, top, side = len(order), 54, 46, HEATMAP_SIDE
+    page = Page(480, 426)
+    _title(page, f"{title}\n{_describe(count, int(constant.sum()))}")
+    page.area(_cells(_shrink_signed(shown, side), side, side, "RdBu_r", -1.0, 1.0), left, top)
+    if count <= NUMBERED_FILTERS:
+        # Rows only: columns are in the same order, and text is most of the drawing time.
+        page.ticks_left(_middles(count, side, top), [str(index) for index in order], left)
     name = "filter (ordered by clustering)"
-    label_axis(axes, "x", positions, numbers, name, rotation=90 if count > 12 else 0)
-    label_axis(axes, "y", positions, numbers, name)
-    _colour_bar(figure, image, (392, 44, 14, HEATMAP_SIDE), "Pearson correlation ρ", [-1, -0.5, 0, 0.5, 1])
+    page.text(name, left + side / 2, top + side + 8, across="middle", down="top")
+    page.text(name, 6, top + side / 2, upwards=True)
+    _colour_bar(page, "RdBu_r", (-1.0, 1.0), "Pearson correlation ρ", left + side + 16, top, side)
     if constant.any():
-        mark_missing(axes)
-        missing_legend(figure, "constant", 392, 22)
-    return render(figure)
+        _legend(page, "constant", left + side + 16)
+    return page.pixels
 
 
 def learning_map(
@@ -132,25 +120,26 @@ def learning_map(
         ImportError: if matplotlib is missing.
     """
     table = _as_table(values, layers, x)
-    low, high = _limits(table, vmin, vmax)
     rows, columns = table.shape
+    low, high = _limits(table, vmin, vmax)
     names = short_labels(layers, NAME_LIMIT)
-    width, height = _clamp(columns * MAP_COLUMN, 260, 440), _clamp(rows * MAP_ROW, 68, 680)
-    figure = new_figure(1, 1)
-    left = int(text_width(figure, names)) + 34
-    figure = new_figure(left + width + 96, 40 + height + 62)
-    axes = add_axes(figure, left, 40, width, height)
-    image = _paint(axes, table, "viridis", low, high, extent=None)
-    _title(figure, axes, title)
-    ticks = list(range(0, columns, _stride(columns, width, max(len(_number(value)) for value in x))))
-    label_axis(axes, "x", [float(tick) for tick in ticks], [_number(x[tick]) for tick in ticks], x_label)
-    named = list(range(0, rows, max(1, -(-rows * 12 // height))))
-    label_axis(axes, "y", [float(row) for row in named], [names[row] for row in named], "← depth")
-    _colour_bar(figure, image, (left + width + 14, 40, 14, height), unit, None)
-    if not np.isfinite(table).all():
-        mark_missing(axes)
-        missing_legend(figure, "not measured", left, 8)
-    return render(figure)
+    width, height = _clamp(columns * MAP_COLUMN, 260, 440), _clamp(rows * MAP_ROW, 120, 680)
+    left, top = text_width(names) + 36, 34
+    page = Page(left + width + 104, top + height + 62)
+    _title(page, title)
+    shown = _shrink(table, height, width)
+    page.area(_cells(shown, height, width, "viridis", low, high), left, top)
+    stride = _stride(columns, width, max(len(_number(value)) for value in x))
+    middles = _middles(columns, width, left)[::stride]
+    page.ticks_below(middles, [_number(value) for value in x[::stride]], top + height)
+    thinned = slice(None, None, -(-rows * 13 // height))
+    page.ticks_left(_middles(rows, height, top)[thinned], names[thinned], left)
+    page.text(x_label, left + width / 2, top + height + 22, across="middle", down="top")
+    page.text("← depth", 6, top + height / 2, upwards=True)
+    _colour_bar(page, "viridis", (low, high), unit, left + width + 16, top, height)
+    if not np.isfinite(shown).all():
+        _legend(page, "not measured", left)
+    return page.pixels
 
 
 def _as_square(matrix: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -191,16 +180,27 @@ def _describe(count: int, constant: int) -> str:
     return f"{filters}, {constant} constant" if constant else filters
 
 
-def _shrink(matrix: npt.NDArray[np.float64], side: int) -> npt.NDArray[np.float64]:
-    """Means of square blocks once a filter would be thinner than a pixel, so that none is skipped."""
-    block = -(-len(matrix) // side)
-    if block == 1:
-        return matrix
-    starts = np.arange(0, len(matrix), block)
-    known = np.isfinite(matrix)
-    sums = np.add.reduceat(np.add.reduceat(np.where(known, matrix, 0.0), starts, axis=0), starts, axis=1)
-    counts = np.add.reduceat(np.add.reduceat(known.astype(float), starts, axis=0), starts, axis=1)
+def _shrink(values: Floats, rows: int, columns: int) -> Floats:
+    """Means of blocks once a cell would be thinner than a pixel, so that none is skipped; NaN does not count."""
+    if values.shape[0] <= rows and values.shape[1] <= columns:
+        return values
+    known = np.isfinite(values)
+    sums = _block_sums(np.where(known, values, 0.0), rows, columns)
+    counts = _block_sums(known.astype(np.float64), rows, columns)
     return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+def _shrink_signed(matrix: Floats, side: int) -> Floats:
+    """Mean size with the prevailing sign, so that opposite correlations do not cancel into white."""
+    return _shrink(np.abs(matrix), side, side) * np.where(_shrink(matrix, side, side) < 0, -1.0, 1.0)
+
+
+def _block_sums(values: Floats, rows: int, columns: int) -> Floats:
+    for axis, limit in enumerate((rows, columns)):
+        length = values.shape[axis]
+        parts = min(length, limit)
+        values = np.add.reduceat(values, np.arange(parts) * length // parts, axis=axis)
+    return values
 
 
 def _limits(table: npt.NDArray[np.float64], vmin: float | None, vmax: float | None) -> tuple[float, float]:
@@ -215,52 +215,55 @@ def _limits(table: npt.NDArray[np.float64], vmin: float | None, vmax: float | No
     return (low if vmin is not None else high - half), (high if vmax is not None else low + half)
 
 
-def _paint(
-    axes: Axes, values: npt.NDArray[np.float64], colours: str, low: float, high: float, extent: int | None
-) -> AxesImage:
-    from matplotlib import colormaps
-
-    palette = colormaps[colours].with_extremes(bad=(0.0, 0.0, 0.0, 0.0))
-    masked = np.ma.masked_invalid(values)
-    box = None if extent is None else (-0.5, extent - 0.5, extent - 0.5, -0.5)
-    return axes.imshow(
-        masked, cmap=palette, vmin=low, vmax=high, aspect="auto", origin="upper",
-        interpolation="nearest", extent=box, resample=False,
-    )  # fmt: skip
+def _cells(values: Floats, height: int, width: int, palette: str, low: float, high: float) -> Picture:
+    picture = stretch(colour(values, palette, low, high), height, width)
+    stripe(picture, stretch(~np.isfinite(values), height, width))
+    return picture
 
 
-def _title(figure: Figure, axes: Axes, title: str) -> None:
-    page_width, page_height = figure.get_size_inches() * figure.dpi
-    lines = [shorten_middle(line, int(page_width // 7)) for line in title.split("\n")]
-    figure.text(10 / page_width, 1 - 8 / page_height, "\n".join(lines), va="top", **text_style(TITLE_SIZE))
+def _title(page: Page, title: str) -> None:
+    room = (page.pixels.shape[1] - 20) // 8
+    for number, line in enumerate(title.split("\n")):
+        page.text(shorten_middle(line, room), 8, 6 + 17 * number, down="top", size=TITLE_SIZE)
 
 
 def _colour_bar(
-    figure: Figure,
-    image: AxesImage,
-    box: tuple[float, float, float, float],
-    label: str,
-    ticks: list[float] | None,
+    page: Page, palette: str, limits: tuple[float, float], label: str, left: int, top: int, height: int
 ) -> None:
-    axes = add_axes(figure, *box)
-    bar = figure.colorbar(image, cax=axes)
-    if ticks is not None:
-        bar.set_ticks(ticks)
-    for text in axes.yaxis.get_ticklabels():
-        text.set(**text_style())
-    axes.yaxis.set_tick_params(length=3, width=0.8, color=INK, pad=2)
-    axes.yaxis.set_label_text(label, **text_style())
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = limits
+    ramp = np.linspace(high, low, height)[:, None]
+    page.area(stretch(colour(ramp, palette, low, high), height, BAR_WIDTH), left, top)
+    marks = np.asarray(MaxNLocator(4 if height > 120 else 2).tick_values(low, high), dtype=np.float64)
+    marks = marks[(marks >= low) & (marks <= high)]
+    places = [top + round((high - mark) / (high - low) * (height - 1)) for mark in marks]
+    page.ticks_right(places, [f"{mark:.4g}" for mark in marks], left + BAR_WIDTH)
+    room = max(8, (height + 40) // 7)
+    page.text(shorten_middle(label, room), page.pixels.shape[1] - 6, top + height / 2, across="right", upwards=True)
+
+
+def _legend(page: Page, label: str, left: int) -> None:
+    bottom = page.pixels.shape[0]
+    page.area(missing_swatch(), left, bottom - 20)
+    page.text(label, left + 18, bottom - 14)
+
+
+def _middles(cells: int, pixels: int, start: int) -> list[int]:
+    return [start + (2 * cell + 1) * pixels // (2 * cells) for cell in range(cells)]
 
 
 def _number(value: float) -> str:
-    return f"{value:g}" if abs(value) < 1e5 or value != int(value) else f"{int(value)}"
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def _stride(columns: int, width: int, characters: int) -> int:
     """The least of 1, 2, 5, 10, 20, … that leaves room for the tick labels."""
     room = max(1, width // (characters * 8 + 8))
-    strides = (factor * 10**power for power in range(12) for factor in (1, 2, 5))
-    return next(stride for stride in strides if -(-columns // stride) <= room)
+    decade = 1
+    while columns > room * 5 * decade:
+        decade *= 10
+    return next(factor * decade for factor in (1, 2, 5) if columns <= room * factor * decade)
 
 
 def _clamp(value: int, least: int, most: int) -> int:
