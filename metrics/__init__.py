@@ -1,0 +1,34 @@
+"""Metrics of a layer: torchmetrics classes over the pure functions in :mod:`convscope.metrics.functional`."""
+
+from convscope.metrics.correlation import ChannelCorrelation
+from convscope.metrics.functional import CorrelationResult
+from convscope.metrics.importance import (
+    ActivationImportance,
+    BatchNormImportance,
+    GradientActivationImportance,
+    OutputCorrelation,
+    TaylorImportance,
+    WeightImportance,
+)
+from convscope.metrics.probe import CentroidProbe, KNNProbe, LogisticProbe, ProbeResult, RidgeProbe
+from convscope.metrics.summary import GiniCoefficient, RankStability, TopShare, Turnover
+
+__all__ = [
+    "ActivationImportance",
+    "BatchNormImportance",
+    "CentroidProbe",
+    "ChannelCorrelation",
+    "CorrelationResult",
+    "GiniCoefficient",
+    "GradientActivationImportance",
+    "KNNProbe",
+    "LogisticProbe",
+    "OutputCorrelation",
+    "ProbeResult",
+    "RankStability",
+    "RidgeProbe",
+    "TaylorImportance",
+    "TopShare",
+    "Turnover",
+    "WeightImportance",
+]

@@ -1,0 +1,87 @@
+"""What all metrics share: vectors that stay vectors, and states that survive an empty shard."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from convscope.metrics.functional._precision import WITHOUT_DOUBLE
+
+
+class _Sealed:
+    """A result that torchmetrics passes through untouched."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class ObservationMetric(Metric):
+    """A metric whose result keeps its shape.
+
+    torchmetrics squeezes every one-element tensor of a result to a scalar. The importance of a layer with a
+    single filter is a vector of one, so the result travels sealed.
+    """
+
+    is_differentiable = False
+    higher_is_better: bool | None = None
+    full_state_update = False
+
+    def _wrap_compute(self, compute: Callable) -> Callable:
+        sealed = super()._wrap_compute(lambda: _Sealed(compute()))
+
+        @functools.wraps(compute)
+        def unsealed() -> Any:
+            return sealed().value
+
+        return unsealed
+
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> Any:
+        # Where a device has no float64 the states stay behind: sums there would lose what they are kept for.
+        if fn(torch.zeros(())).device.type in WITHOUT_DOUBLE:
+            return self
+        return super()._apply(fn, *args, **kwargs)
+
+    def _to_state(self, tensor: Tensor) -> Tensor:
+        """``tensor`` where this metric keeps its states."""
+        return tensor.detach().to(self.device)
+
+
+class GatheringMetric(ObservationMetric):
+    """A metric that keeps what it was given, as flat lists.
+
+    Flat, because gathering wants the same number of dimensions on every rank, which a rank that saw nothing
+    could not know; in a fixed number format, for the same reason.
+    """
+
+    _state_dtypes: dict[str, torch.dtype]
+
+    def _add_lists(self, **dtypes: torch.dtype) -> None:
+        self._state_dtypes = dtypes
+        for name in dtypes:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def _append(self, name: str, values: Tensor) -> None:
+        # A copy, since callers reuse buffers between chunks.
+        flat = self._to_state(values).reshape(-1).to(self._state_dtypes[name], copy=True)
+        getattr(self, name).append(flat)
+
+    def _joined(self, name: str) -> Tensor:
+        state = getattr(self, name)
+        parts = [state] if isinstance(state, Tensor) else state
+        return torch.cat([self._empty(name), *parts])
+
+    def _empty(self, name: str) -> Tensor:
+        return torch.empty(0, dtype=self._state_dtypes[name], device=self.device)
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Synchronise states, also where this rank has none: every rank takes part in every exchange."""
+        for name in self._state_dtypes:
+            state = getattr(self, name)
+            if isinstance(state, list) and not state:
+                state.append(self._empty(name))
+        super().sync(*args, **kwargs)

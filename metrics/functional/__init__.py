@@ -1,0 +1,74 @@
+"""Every quantity as a pure function of tensors."""
+
+from convscope.metrics.functional.correlation import (
+    CorrelationResult,
+    CorrelationSummary,
+    channel_correlation,
+    correlation_summary,
+    effective_rank,
+    participation_ratio,
+)
+from convscope.metrics.functional.importance import (
+    activation_importance,
+    batch_norm_importance,
+    gradient_activation_importance,
+    output_correlation,
+    taylor_importance,
+    weight_importance,
+)
+from convscope.metrics.functional.logistic import logistic_probe_scores, logistic_scorer
+from convscope.metrics.functional.neighbours import (
+    centroid_probe_scores,
+    centroid_scorer,
+    knn_probe_scores,
+    knn_scorer,
+)
+from convscope.metrics.functional.ridge import ridge_probe_scores, ridge_scorer
+from convscope.metrics.functional.scores import (
+    Scorer,
+    balanced_accuracy,
+    best_layer,
+    chance_level,
+    control_accuracy,
+    depth_monotonicity,
+    probe_accuracy,
+    probe_depth,
+    selectivity,
+)
+from convscope.metrics.functional.summary import gini, rank_stability, top_share, turnover
+
+__all__ = [
+    "CorrelationResult",
+    "CorrelationSummary",
+    "Scorer",
+    "activation_importance",
+    "balanced_accuracy",
+    "batch_norm_importance",
+    "best_layer",
+    "centroid_probe_scores",
+    "centroid_scorer",
+    "chance_level",
+    "channel_correlation",
+    "control_accuracy",
+    "correlation_summary",
+    "depth_monotonicity",
+    "effective_rank",
+    "gini",
+    "gradient_activation_importance",
+    "knn_probe_scores",
+    "knn_scorer",
+    "logistic_probe_scores",
+    "logistic_scorer",
+    "output_correlation",
+    "participation_ratio",
+    "probe_accuracy",
+    "probe_depth",
+    "rank_stability",
+    "ridge_probe_scores",
+    "ridge_scorer",
+    "selectivity",
+    "taylor_importance",
+    "top_share",
+    "turnover",
+    "weight_importance",
+]

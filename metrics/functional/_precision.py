@@ -1,0 +1,42 @@
+"""Number formats: where precision is decided, once, for every metric."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+WITHOUT_DOUBLE = frozenset({"mps"})
+
+# A column counts as constant when its standard deviation is below 1e-6 of its root mean square:
+# about 16 units in the last place of float32, so rounding alone never passes for variation.
+_CONSTANT_VARIANCE_SHARE = 1e-12
+
+
+def where_double_exists(tensor: Tensor) -> Tensor:
+    """``tensor`` as it is, or on the CPU where its own device has no float64."""
+    return tensor.cpu() if tensor.device.type in WITHOUT_DOUBLE else tensor
+
+
+def as_double(tensor: Tensor) -> Tensor:
+    """``tensor`` in float64, on the CPU where its own device has no float64."""
+    return where_double_exists(tensor.detach()).double()
+
+
+def at_least_single(tensor: Tensor) -> Tensor:
+    """``tensor`` in float32, or in float64 where it already is: never in half precision."""
+    tensor = tensor.detach()
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def is_varying(variance: Tensor, mean_square: Tensor) -> Tensor:
+    """Which columns vary by more than float32 rounding does."""
+    return variance > _CONSTANT_VARIANCE_SHARE * mean_square
+
+
+def standardise(features: Tensor) -> Tensor:
+    """Columns of ``(N, C)`` to mean 0 and population standard deviation 1, constant columns left out."""
+    features = as_double(features)
+    centred = features - features.mean(dim=0)
+    variance = centred.square().mean(dim=0)
+    varying = is_varying(variance, features.square().mean(dim=0))
+    return centred[:, varying] / variance[varying].sqrt()

@@ -1,0 +1,116 @@
+"""Checks of what users pass: each error names the value, what is accepted, and the fix."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_CLASS_INDEX_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def check_positive_int(name: str, value: int, minimum: int = 1) -> None:
+    """``value`` is a whole number of at least ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"`{name}` must be an int of at least {minimum}, got {value!r}.")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
+def check_positive(name: str, value: float) -> None:
+    """``value`` is a finite number above zero."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"`{name}` must be a finite number above 0, got {value!r}.")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """``value`` lies in (0, 1]."""
+    if not 0 < value <= 1:
+        raise ValueError(f"`{name}` must lie in (0, 1], got {value!r}.")
+
+
+def check_finite(name: str, *tensors: Tensor) -> None:
+    """No tensor holds NaN or Inf."""
+    for tensor in tensors:
+        bad = int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise ValueError(
+                f"The {name} must be finite, but {bad} of {tensor.numel()} values are NaN or Inf. "
+                "Look for an exploding layer, or for NaN in the input."
+            )
+
+
+def check_channels(name: str, tensor: Tensor, num_channels: int) -> None:
+    """``tensor`` is floating point of shape ``(N, num_channels, *)``."""
+    if tensor.ndim < 2 or tensor.shape[1] != num_channels:
+        raise ValueError(
+            f"The {name} must have shape (N, {num_channels}, *), got {tuple(tensor.shape)}. "
+            "Construct the metric with the number of channels of the layer."
+        )
+    if not tensor.is_floating_point():
+        raise ValueError(f"The {name} must be floating point, got {tensor.dtype}. Convert it with `.float()`.")
+
+
+def check_same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
+    """Two tensors that belong together have one shape."""
+    if a.shape != b.shape:
+        raise ValueError(f"{name_a} and {name_b} must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}.")
+
+
+def check_target(target: Tensor, num_samples: int) -> None:
+    """``target`` holds one class index a sample."""
+    if target.ndim != 1:
+        raise ValueError(
+            f"The target must hold class indices of shape (N,), got shape {tuple(target.shape)}. "
+            "Soft labels and multi-label targets cannot be probed as classes: pass `target.argmax(dim=1)` "
+            "if its rows are probabilities or one-hot."
+        )
+    if target.dtype not in _CLASS_INDEX_DTYPES:
+        raise ValueError(
+            f"The target must hold class indices as integers, got {target.dtype}. "
+            "Soft labels cannot be probed as classes; whole numbers can be converted with `target.long()`."
+        )
+    if target.shape[0] != num_samples:
+        raise ValueError(f"Features and target must have one length, got {num_samples} and {target.shape[0]}.")
+
+
+def check_features(features: Tensor) -> None:
+    """``features`` is floating point of shape ``(N, C)``."""
+    if features.ndim != 2:
+        raise ValueError(
+            f"The features must have shape (N, C), got {tuple(features.shape)}. "
+            "Pool activations over their positions first, e.g. `activation.mean(dim=(2, 3))`."
+        )
+    if not features.is_floating_point():
+        raise ValueError(f"The features must be floating point, got {features.dtype}. Convert them with `.float()`.")
+
+
+def check_probe_input(features: Tensor, target: Tensor) -> None:
+    """Everything a probe asks of its data, values included."""
+    check_features(features)
+    check_target(target, features.shape[0])
+    if features.shape[0] == 0:
+        raise ValueError("A probe needs samples, got none. Pass a held-out set that is not empty.")
+    check_finite("features", features)
+    if bool((target == target[0]).all()):
+        raise ValueError(
+            f"A probe needs at least 2 classes, but each of the {target.shape[0]} targets is class "
+            f"{int(target[0])}. Draw the held-out set from more classes, for instance stratified or shuffled."
+        )
+
+
+def check_vector(name: str, values: Tensor) -> None:
+    """``values`` is a finite vector with at least one entry."""
+    if values.ndim != 1 or values.numel() == 0:
+        raise ValueError(f"The {name} must be a vector of shape (C,) with C >= 1, got {tuple(values.shape)}.")
+    check_finite(name, values)
+
+
+def check_not_negative(name: str, values: Tensor) -> None:
+    """No entry of ``values`` is below zero."""
+    if bool((values < 0).any()):
+        raise ValueError(
+            f"The {name} must not be negative, got a minimum of {float(values.min()):g}. "
+            "Pass magnitudes, e.g. `values.abs()`."
+        )

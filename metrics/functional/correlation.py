@@ -1,0 +1,224 @@
+"""How alike the filters of a layer are: the Pearson matrix and what its spectrum says."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from convscope.metrics.functional._precision import as_double
+from convscope.metrics.functional._validation import check_channels, check_finite, check_fraction
+from convscope.metrics.functional.covariance import (
+    Moments,
+    as_variables,
+    correlation_of,
+    covariance_of,
+    moments_of,
+)
+
+
+class CorrelationSummary(NamedTuple):
+    """Numbers drawn from one correlation matrix, float32 scalars.
+
+    Attributes:
+        mean_abs: mean \\|ρ\\| over pairs of different varying filters, in [0, 1].
+        redundant_share: share of those pairs with \\|ρ\\| above the threshold, in [0, 1].
+        effective_rank: exp of the entropy of the normalised spectrum, in [1, C].
+        effective_rank_ratio: the same divided by C, constant filters included in C.
+        participation_ratio: (Σλ)²/Σλ², in [1, C].
+        participation_ratio_ratio: the same divided by C.
+        constant: number of filters without variation, int64.
+    """
+
+    mean_abs: Tensor
+    redundant_share: Tensor
+    effective_rank: Tensor
+    effective_rank_ratio: Tensor
+    participation_ratio: Tensor
+    participation_ratio_ratio: Tensor
+    constant: Tensor
+
+
+class CorrelationResult(NamedTuple):
+    """What :class:`~convscope.metrics.ChannelCorrelation` computes: the matrix, then its summary.
+
+    Attributes:
+        matrix: ``(C, C)`` float32 Pearson correlations, zero rows and columns for constant filters.
+        varying: ``(C,)`` bool, filters that vary.
+        mean_abs: see :class:`CorrelationSummary`, as the next six.
+        redundant_share: see there.
+        effective_rank: see there.
+        effective_rank_ratio: see there.
+        participation_ratio: see there.
+        participation_ratio_ratio: see there.
+        constant: see there.
+        mean: ``(C,)`` float32 mean activation.
+        variance: ``(C,)`` float32 population variance of the activation.
+    """
+
+    matrix: Tensor
+    varying: Tensor
+    mean_abs: Tensor
+    redundant_share: Tensor
+    effective_rank: Tensor
+    effective_rank_ratio: Tensor
+    participation_ratio: Tensor
+    participation_ratio_ratio: Tensor
+    constant: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+def channel_correlation(activation: Tensor, max_positions: int | None = None, seed: int = 0) -> Tensor:
+    """Pearson correlation of the filters of a layer, over samples and positions.
+
+    Args:
+        activation: ``(N, C, *S)``, of any float type.
+        max_positions: at most this many positions of each map, the same ones for every sample; all if ``None``.
+        seed: which positions.
+
+    Returns:
+        ``(C, C)`` float32 in [-1, 1], with zero rows and columns for constant filters.
+
+    Raises:
+        ValueError: if the shape or type is wrong, there is no sample, or a value is NaN or Inf.
+
+    Source: reconstruction (Yang et al. 2022 name feature correlation; the paper's body is not public).
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[1.0, 2.0, 5.0], [2.0, 4.0, 5.0], [3.0, 6.0, 5.0]])
+        >>> channel_correlation(x)
+        tensor([[1., 1., 0.],
+                [1., 1., 0.],
+                [0., 0., 0.]])
+    """
+    check_channels("activation", activation, activation.shape[1] if activation.ndim > 1 else 0)
+    moments = moments_of(as_variables(activation, max_positions, seed))
+    check_moments(moments)
+    return correlation_of(moments)[0].float()
+
+
+def correlation_summary(matrix: Tensor, threshold: float = 0.9) -> CorrelationSummary:
+    """Summaries of a Pearson matrix as :func:`channel_correlation` gives it.
+
+    The spectrum is that of the correlation, not of the covariance: scaling a filter (as a BatchNorm does to no
+    effect on what it tells apart) must not change how many directions a layer is said to use. Constant filters
+    are left out of the pairs and the spectrum, and counted.
+
+    Args:
+        matrix: ``(C, C)``, zero diagonal entries marking constant filters.
+        threshold: of \\|ρ\\| above which a pair is redundant, in (0, 1].
+
+    Returns:
+        A :class:`CorrelationSummary`. With one varying filter both ranks are 1, with none 0; with fewer than
+        two there are no pairs, and ``mean_abs`` and ``redundant_share`` are 0.
+
+    Raises:
+        ValueError: if the matrix is not square, not finite, or ``threshold`` is out of range.
+
+    Source: reconstruction.
+
+    Example:
+        >>> import torch
+        >>> summary = correlation_summary(torch.eye(4))
+        >>> summary.effective_rank, summary.mean_abs
+        (tensor(4.), tensor(0.))
+    """
+    check_fraction("threshold", threshold)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"The correlation matrix must have shape (C, C), got {tuple(matrix.shape)}.")
+    check_finite("correlation matrix", matrix)
+    matrix = as_double(matrix)
+    varying = matrix.diagonal() != 0
+    kept = matrix[varying][:, varying]
+    eigenvalues = torch.linalg.eigvalsh(kept)
+    ranks = effective_rank(eigenvalues), participation_ratio(eigenvalues)
+    pairs = _off_diagonal(kept).abs()
+    return CorrelationSummary(
+        _mean_or_zero(pairs),
+        _mean_or_zero((pairs > threshold).double()),
+        ranks[0],
+        ranks[0] / len(matrix),
+        ranks[1],
+        ranks[1] / len(matrix),
+        (~varying).sum(),
+    )
+
+
+def effective_rank(eigenvalues: Tensor) -> Tensor:
+    r"""Effective rank of a spectrum: :math:`\exp H(\lambda / \sum \lambda)` (Roy & Vetterli 2007).
+
+    Args:
+        eigenvalues: ``(C,)`` of a positive semi-definite matrix; negative ones are rounding and count as 0.
+
+    Returns:
+        A float32 scalar in [1, C], 0 where the spectrum is empty or zero.
+
+    Raises:
+        ValueError: if an eigenvalue is NaN or Inf.
+
+    Source: reconstruction.
+
+    Example:
+        >>> import torch
+        >>> effective_rank(torch.tensor([2.0, 2.0, 0.0]))
+        tensor(2.)
+    """
+    share = _shares(eigenvalues)
+    return torch.special.entr(share).sum().exp().mul(float(share.sum() > 0)).float()
+
+
+def participation_ratio(eigenvalues: Tensor) -> Tensor:
+    r"""Participation ratio of a spectrum: :math:`(\sum \lambda)^2 / \sum \lambda^2`.
+
+    Args:
+        eigenvalues: ``(C,)`` of a positive semi-definite matrix; negative ones are rounding and count as 0.
+
+    Returns:
+        A float32 scalar in [1, C], 0 where the spectrum is empty or zero.
+
+    Raises:
+        ValueError: if an eigenvalue is NaN or Inf.
+
+    Source: reconstruction.
+
+    Example:
+        >>> import torch
+        >>> participation_ratio(torch.tensor([3.0, 1.0]))
+        tensor(1.6000)
+    """
+    square = _shares(eigenvalues).square().sum()
+    return torch.where(square > 0, 1 / square, 0.0).float()
+
+
+def correlation_result(moments: Moments, threshold: float) -> CorrelationResult:
+    """Everything that the moments of a layer tell about its filters' correlation."""
+    check_moments(moments)
+    matrix, varying = correlation_of(moments)
+    variance = covariance_of(moments).diagonal().clamp(min=0)
+    mean = moments.total / moments.observations
+    summary = correlation_summary(matrix, threshold)
+    return CorrelationResult(matrix.float(), varying, *summary, mean=mean.float(), variance=variance.float())
+
+
+def check_moments(moments: Moments) -> None:
+    """There is something to correlate, and it is finite."""
+    if moments.observations == 0:
+        raise ValueError("The correlation needs samples, got none. Update the metric before computing it.")
+    check_finite("activation's moments", moments.product, moments.total)
+
+
+def _shares(eigenvalues: Tensor) -> Tensor:
+    check_finite("eigenvalues", eigenvalues)
+    spectrum = as_double(eigenvalues).clamp(min=0)
+    return spectrum / spectrum.sum() if spectrum.sum() > 0 else spectrum
+
+
+def _off_diagonal(matrix: Tensor) -> Tensor:
+    return matrix[~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)]
+
+
+def _mean_or_zero(values: Tensor) -> Tensor:
+    return values.sum().div(max(1, values.numel())).float()

@@ -1,0 +1,126 @@
+"""The closed-form probe: ridge regression on one-hot targets, judged by exact leave-one-out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convscope.metrics.functional._precision import standardise
+from convscope.metrics.functional._validation import check_positive
+from convscope.metrics.functional.scores import Scorer, one_hot, prepare_probe_input
+
+DEFAULT_ALPHAS: tuple[float, ...] = tuple(10.0 ** (exponent / 2) for exponent in range(-4, 9))
+"""The grid of penalties, from 0.01 to 10,000, two a decade."""
+
+# Directions with less than this share of the largest eigenvalue are rounding, not signal.
+_RANK_SHARE = 1e-12
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """Left singular vectors ``basis`` (N, r) of the standardised features, and their squared singular values."""
+
+    basis: Tensor
+    eigenvalues: Tensor
+
+    @classmethod
+    def of(cls, standardised: Tensor) -> _Spectrum:
+        n, c = standardised.shape
+        primal = c <= n
+        gram = standardised.T @ standardised if primal else standardised @ standardised.T
+        eigenvalues, vectors = torch.linalg.eigh(gram)
+        keep = eigenvalues > _RANK_SHARE * eigenvalues.max() if eigenvalues.numel() else eigenvalues > 0
+        eigenvalues, vectors = eigenvalues[keep], vectors[:, keep]
+        basis = standardised @ vectors / eigenvalues.sqrt() if primal else vectors
+        return cls(basis, eigenvalues)
+
+    def leave_one_out(self, targets: Tensor, alphas: Tensor) -> Tensor:
+        """Predictions ``(A, N, K)`` of each row's targets from all the other rows, for each penalty."""
+        mean = targets.mean(dim=0)
+        shrinkage = self.eigenvalues / (self.eigenvalues + alphas[:, None])
+        coefficients = shrinkage[:, :, None] * (self.basis.T @ (targets - mean))
+        stacked = coefficients.permute(1, 0, 2).reshape(self.basis.shape[1], -1)
+        fitted = mean + (self.basis @ stacked).reshape(-1, len(alphas), targets.shape[1]).permute(1, 0, 2)
+        leverage = (1 / len(targets) + self.basis.square() @ shrinkage.T).T[:, :, None]
+        return (fitted - leverage * targets) / (1 - leverage)
+
+
+def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Scorer:
+    """Ridge prepared on ``features``: one factorisation, penalty chosen on ``target``, any labels afterwards.
+
+    The scorer that comes back keeps the hat matrix that ``target`` chose, so that a control labelling costs two
+    thin matrix products and is judged by the very same probe.
+
+    Args:
+        features: ``(N, C)``.
+        target: ``(N,)`` class indices that choose the penalty.
+        alphas: the grid of penalties.
+
+    Returns:
+        A function from labels ``(N,)`` to leave-one-out scores ``(N, K)``.
+
+    Raises:
+        ValueError: for what :func:`ridge_probe_scores` refuses.
+
+    Source: reconstruction.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.tensor([0.0, 1, 2, 8, 9, 10])[:, None], torch.tensor([0, 0, 0, 1, 1, 1])
+        >>> ridge_scorer(x, y)(y.flip(0)).shape
+        torch.Size([6, 2])
+    """
+    check_alphas(alphas)
+    features, target = prepare_probe_input(features, target)
+    spectrum = _Spectrum.of(standardise(features))
+    grid = torch.tensor(list(alphas), dtype=torch.float64, device=spectrum.basis.device)
+    truth = one_hot(target).to(grid.device)
+    errors = (spectrum.leave_one_out(truth, grid) - truth).square().sum(dim=(1, 2))
+    chosen = grid[errors.argmin()][None]
+    return lambda labels: spectrum.leave_one_out(one_hot(labels.to(grid.device)), chosen)[0]
+
+
+def ridge_probe_scores(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Tensor:
+    r"""Exact leave-one-out scores of ridge regression on one-hot targets.
+
+    With the hat matrix :math:`H = \tfrac{1}{N}11^\top + X(X^\top X + \alpha I)^{-1}X^\top` of the standardised
+    features (population standard deviation, constant features left out, intercept not penalised),
+
+    .. math:: \hat y_i^{(-i)} = \frac{\hat y_i - H_{ii} y_i}{1 - H_{ii}}
+
+    is what a probe fitted without sample i says about it. The penalty is the one of ``alphas`` with the least
+    leave-one-out squared error. Standardisation uses all samples; it sees no label.
+
+    Args:
+        features: ``(N, C)``, of any float type.
+        target: ``(N,)`` class indices; only the classes present get a column.
+        alphas: the grid of penalties, each above 0.
+
+    Returns:
+        ``(N, K)`` float64: estimates of class membership, around [0, 1] but not bounded. Columns are the
+        classes present, sorted.
+
+    Raises:
+        ValueError: if shapes or types disagree, the target is not class indices, a feature is NaN or Inf, there
+            is only one class, or the grid is empty or not positive.
+
+    Source: reconstruction (linear probes, Alain & Bengio 2016; the paper's body is not public).
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.tensor([0.0, 1, 2, 8, 9, 10])[:, None], torch.tensor([0, 0, 0, 1, 1, 1])
+        >>> ridge_probe_scores(x, y).argmax(dim=1)
+        tensor([0, 0, 0, 1, 1, 1])
+    """
+    return ridge_scorer(features, target, alphas)(target)
+
+
+def check_alphas(alphas: Sequence[float]) -> None:
+    """A grid of penalties holds at least one, each above zero."""
+    if len(alphas) == 0:
+        raise ValueError("`alphas` must hold at least one penalty, got none.")
+    for alpha in alphas:
+        check_positive("alphas", alpha)
