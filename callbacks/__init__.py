@@ -1,0 +1,10 @@
+"""Lightning callbacks: when to observe, what to log, what to keep in a checkpoint."""
+
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.correlation import FilterCorrelation
+from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.probe import LayerProbe
+from convscope.callbacks.suite import suite
+from convscope.callbacks.table import LayerTable
+
+__all__ = ["FilterCorrelation", "FilterImportance", "LayerObserver", "LayerProbe", "LayerTable", "suite"]

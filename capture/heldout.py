@@ -134,8 +134,7 @@ class HeldOut:
     def tap(self, batch: Any) -> None:
         """Copy a batch that flows by; once ``size`` samples have, the held-out set is ready."""
         with torch.inference_mode(False), torch.no_grad():
-            inputs, targets = tree_map(_to_cpu, self.adapter(batch))
-        self._tapped.append((inputs, targets))
+            self._tapped.append(_checked(*self.adapter(batch)))
         if sum(batch_length(inputs) for inputs, _ in self._tapped) * self._world >= self._limit:
             self._tapping = False
 
@@ -174,16 +173,10 @@ class HeldOut:
         self._keep(inputs, targets, index)
 
     def _adapted(self, batch: Any) -> tuple[Any, torch.Tensor | None]:
-        inputs, targets = self.adapter(self._transfer(batch))
-        return tree_map(_to_cpu, inputs), tree_map(_to_cpu, targets)
+        return _checked(*self.adapter(self._transfer(batch)))
 
     def _keep(self, inputs: Any, targets: torch.Tensor | None, index: torch.Tensor) -> None:
         _check_finite(inputs)
-        if targets is not None and len(targets) != batch_length(inputs):
-            raise ValueError(
-                f"the held-out batch has {batch_length(inputs)} inputs but {len(targets)} targets; "
-                "mend the data set or the adapter"
-            )
         self.inputs, self.targets, self.index = inputs, targets, index
 
     def _agree(self, materialise: Callable[[], None]) -> None:
@@ -219,8 +212,8 @@ def _resolve(source: Any) -> Any:
         return TensorDataset(*source)
     if not isinstance(source, Iterable) and not hasattr(source, "__getitem__"):
         raise ValueError(
-            f"HeldOut(source=<{type(source).__name__}>): give a Dataset, a DataLoader, a tuple of tensors, a DataModule "
-            "with heldout_dataloader(), or an iterable of batches"
+            f"HeldOut(source=<{type(source).__name__}>): give a Dataset, a DataLoader, a tuple of tensors, a "
+            "DataModule with heldout_dataloader(), or an iterable of batches"
         )
     return source
 
@@ -231,6 +224,16 @@ def _indexable(source: Any) -> bool:
         return source._auto_collation and not isinstance(source.dataset, IterableDataset)
     is_dataset = isinstance(source, Dataset) and not isinstance(source, IterableDataset)
     return is_dataset and hasattr(source, "__len__") and hasattr(source, "__getitem__")
+
+
+def _checked(inputs: Any, targets: torch.Tensor | None) -> tuple[Any, torch.Tensor | None]:
+    """One batch on the CPU, with as many targets as inputs."""
+    if targets is not None and len(targets) != batch_length(inputs):
+        raise ValueError(
+            f"a held-out batch has {batch_length(inputs)} inputs but {len(targets)} targets; "
+            "mend the data set or the adapter"
+        )
+    return tree_map(_to_cpu, inputs), tree_map(_to_cpu, targets)
 
 
 def _to_cpu(tensor: torch.Tensor) -> torch.Tensor:

@@ -86,12 +86,22 @@ def _matches_one(entry: Any, layer: Layer) -> bool:
 
 
 def _no_match(entry: Any, trace: Trace) -> list[Layer]:
-    names = [layer.name for layer in trace.units()] or [layer.name for layer in trace.modules()]
-    near = difflib.get_close_matches(str(entry), names, n=5, cutoff=0.3) or names[:5]
+    names = [layer.name for layer in trace.units() or trace.modules()]
+    near = _nearest(str(entry), names)
     raise ValueError(
         f"layers: {entry!r} matches no layer that runs in evaluation mode. Nearest names: {', '.join(near)}. "
         "'convscope layers' lists them all"
     )
+
+
+def _nearest(entry: str, names: list[str], most: int = 5) -> list[str]:
+    """Names that begin most like the entry, since what is mistyped is mostly a prefix."""
+    wanted = entry.removeprefix("re:").strip("*^$")
+
+    def likeness(name: str) -> float:
+        return difflib.SequenceMatcher(None, wanted, name[: len(wanted) + 1]).ratio()
+
+    return sorted(names, key=likeness, reverse=True)[:most]
 
 
 def _no_convolution(trace: Trace) -> list[Layer]:

@@ -13,6 +13,10 @@ from convscope.capture.modules import tensors_in
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+class NoLossError(ValueError):
+    """No loss can be inferred from outputs and targets of these shapes: the task is none of the usual ones."""
+
+
 def logits_of(output: Any) -> torch.Tensor:
     """The logits in what a model returned: a tensor, ``.logits``, ``["logits"]``, ``["out"]`` or the first tensor.
 
@@ -49,12 +53,13 @@ def infer_loss(logits: torch.Tensor, targets: torch.Tensor) -> Loss:
     ==========================================  =================================================
 
     Raises:
-        ValueError: None of these fits, or an integer label is outside ``[0, K)``.
+        NoLossError: None of these fits.
+        ValueError: An integer label is outside ``[0, K)``.
     """
     if not targets.is_floating_point():
         return _loss_for_classes(logits, targets)
     if targets.numel() != logits.numel():
-        raise ValueError(_no_loss(logits, targets))
+        raise NoLossError(_no_loss(logits, targets))
     if logits.dim() > 1 and logits.shape[1] > 1 and _rows_are_probabilities(targets) and not _binary(targets):
         return _cross_entropy
     return _binary_cross_entropy if _binary(targets) else _squared_error
@@ -84,7 +89,7 @@ def _loss_for_classes(logits: torch.Tensor, targets: torch.Tensor) -> Loss:
     if targets.shape == logits.shape and _binary(targets):
         return _binary_cross_entropy
     if (targets.shape[0], *targets.shape[1:]) != (logits.shape[0], *logits.shape[2:]):
-        raise ValueError(_no_loss(logits, targets))
+        raise NoLossError(_no_loss(logits, targets))
     check_labels(targets, classes)
     return _nll_of_probabilities if _outputs_are_probabilities(logits) else _cross_entropy
 
@@ -95,7 +100,8 @@ def check_labels(targets: torch.Tensor, classes: int) -> None:
     if len(valid) and (int(valid.min()) < 0 or int(valid.max()) >= classes):
         raise ValueError(
             f"held-out labels lie in [{int(valid.min())}, {int(valid.max())}], but the model has {classes} "
-            f"outputs, so labels must be in [0, {classes - 1}]; mend the labels or the adapter"
+            f"outputs, so labels must be in [0, {classes - 1}]; mend the labels or the adapter, "
+            "or pass loss= if some are to be ignored"
         )
 
 

@@ -18,7 +18,7 @@ from convscope.capture.heldout import Chunk, HeldOut
 from convscope.capture.isolation import isolated
 from convscope.capture.loss import Loss, logits_of
 from convscope.capture.modules import tensors_in
-from convscope.capture.trace import OUTPUT, Layer, Trace, output_layer, trace
+from convscope.capture.trace import OUTPUT, Layer, Trace, trace
 
 
 @dataclass
@@ -86,12 +86,12 @@ class Observed:
     missing: set[str] = field(default_factory=set)
 
 
-def trace_layers(subject: Subject, heldout: HeldOut) -> tuple[Trace, Layer]:
-    """Trace one held-out sample; returns the trace and the output layer."""
+def trace_layers(subject: Subject, heldout: HeldOut) -> tuple[Trace, torch.Tensor]:
+    """Trace one held-out sample; returns the trace and the sample's logits ``(1, K, *S)``."""
     chunk = next(heldout.chunks(1))
     with isolated(subject.module, seed=heldout.seed, gradients=False):
         found, logits = trace(subject.module, lambda: subject.logits(chunk.inputs))
-    return found, output_layer(logits)
+    return found, logits
 
 
 def observe(

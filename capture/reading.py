@@ -44,23 +44,24 @@ def read_selected(
 
 def read_all(source: Iterable[Any], adapted: Adapted, size: int, rank: int, world_size: int) -> Samples:
     """The first ``size`` samples of an iterable of batches; this process keeps every ``world_size``-th."""
-    parts, read = [], 0
+    parts: list[Samples] = []
+    read = 0
     for batch in source:
         inputs, targets = adapted(batch)
         numbers = torch.arange(read, min(read + batch_length(inputs), size))
-        mine = numbers % world_size == rank
-        here = (numbers - read)[mine]
-        parts.append(
-            (
-                tree_map(lambda t, h=here: t[h], inputs),
-                None if targets is None else targets[here],
-                numbers[mine],
-            )
-        )
+        parts.append(_taken(inputs, targets, numbers, numbers % world_size == rank))
         read += batch_length(inputs)
         if read >= size:
             break
-    return _joined(parts)
+    inputs, targets, numbers = _joined(parts)
+    if read > 0 and len(numbers) == 0:
+        return _taken(*adapted(batch), torch.tensor([-1]), torch.tensor([True]))
+    return inputs, targets, numbers
+
+
+def _taken(inputs: Any, targets: torch.Tensor | None, numbers: torch.Tensor, mine: torch.Tensor) -> Samples:
+    here = mine.nonzero().flatten()
+    return tree_map(lambda t: t[here], inputs), None if targets is None else targets[here], numbers[mine]
 
 
 def _choose(loader: DataLoader[Any], adapted: Adapted, size: int, stratify: bool, seed: int) -> torch.Tensor:

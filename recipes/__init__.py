@@ -1,0 +1,1 @@
+"""Complete training programs that use convscope's public names alone: ``python -m convscope.recipes.digits``."""

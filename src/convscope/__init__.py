@@ -1,0 +1,16 @@
+"""convscope: watch what a CNN learns while it trains.
+
+Callbacks for a Lightning ``Trainer`` that measure, on a held-out set and layer by layer, probe accuracy, filter
+importance and inter-filter correlation, and stream them to TensorBoard::
+
+    trainer = L.Trainer(max_epochs=20, callbacks=convscope.suite("standard"))
+"""
+
+from importlib.metadata import version
+
+from convscope.callbacks import FilterCorrelation, FilterImportance, LayerProbe, LayerTable, suite
+from convscope.capture import HeldOut
+
+__version__ = version("convscope")
+
+__all__ = ["FilterCorrelation", "FilterImportance", "HeldOut", "LayerProbe", "LayerTable", "__version__", "suite"]

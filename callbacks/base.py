@@ -1,0 +1,220 @@
+"""What every observing callback shares: its arguments, its hooks, its state, and its place in the one check."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+
+from convscope.callbacks.bridge import fitting, has_validation, moment
+from convscope.callbacks.findings import Findings, History, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.schedule import Schedule
+from convscope.capture.heldout import HeldOut
+from convscope.capture.layers import LayerSpec, as_entries
+from convscope.capture.loss import Loss
+from convscope.capture.observation import Record
+from convscope.capture.trace import Layer
+
+if TYPE_CHECKING:
+    import torch
+
+    from convscope.callbacks.session import Session
+
+
+class LayerObserver(pl.Callback, ABC):
+    """Base of the callbacks that measure layers on a held-out set while a model trains.
+
+    All observers of a trainer share one pass over the held-out set: the first of them in ``trainer.callbacks``
+    makes the check for all that are due.
+
+    Args:
+        layers: Which layers: None for every conv unit, or globs, names, ``"re:..."``, module classes, callables.
+        heldout: The held-out set; callbacks that name none share one, from the validation loader.
+        every_n_epochs: A check at the end of every n-th epoch, after validation where there is one; 0 for none.
+        every_n_train_steps: A check after every n-th optimizer step; 0 for none.
+        on_start: A check before the first training step, so that curves begin at the untrained network.
+        max_layers: Observe at most so many layers, evenly over depth; None for all.
+        observe_at: ``"activation"`` for the output of a unit's norm and activation, ``"conv"`` for the
+            convolution's own output.
+        max_overhead: Stretch the interval between checks so that they take at most this share of training
+            time, e.g. 0.05; None for no bound.
+        on_error: ``"warn"`` logs a failed check once and goes on training; ``"raise"`` lets it through.
+        pictures: Draw histograms, heat-maps and learning maps where the logger is TensorBoard.
+        name: First part of the tags; needed where two callbacks of one kind observe the same layer.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    family: ClassVar[str]
+    charts: ClassVar[dict[str, str]] = {}
+    """Quantities that get a chart of all layers: ``{quantity: title}``."""
+    maps: ClassVar[dict[str, MapSpec]] = {}
+    """Quantities that get a learning map."""
+    columns: ClassVar[dict[str, str]] = {}
+    """Quantities that the printed table shows: ``{quantity: column title}``."""
+
+    def __init__(
+        self,
+        layers: LayerSpec = None,
+        heldout: HeldOut | None = None,
+        every_n_epochs: int = 1,
+        every_n_train_steps: int = 0,
+        on_start: bool = True,
+        max_layers: int | None = 24,
+        observe_at: Literal["activation", "conv"] = "activation",
+        max_overhead: float | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
+        pictures: bool = True,
+        name: str | None = None,
+    ) -> None:
+        as_entries(layers)
+        _one_of("observe_at", observe_at, ("activation", "conv"))
+        _one_of("on_error", on_error, ("warn", "raise"))
+        if max_layers is not None and max_layers < 1:
+            raise ValueError(f"max_layers={max_layers!r}: give a whole number, at least 1, or None for all layers")
+        if max_overhead is not None and not 0 < max_overhead <= 1:
+            raise ValueError(f"max_overhead={max_overhead!r}: give a share of training time in (0, 1], or None")
+        self.layers, self.heldout, self.max_layers = layers, heldout, max_layers
+        self.observe_at, self.max_overhead, self.on_error = observe_at, max_overhead, on_error
+        self.pictures = pictures
+        self.name = name or self.default_name()
+        self.schedule = Schedule(every_n_epochs, every_n_train_steps, on_start)
+        self.history = History()
+        self.session: Session | None = None
+        self._fingerprint = ""
+
+    # What a subclass says of itself.
+
+    def default_name(self) -> str:
+        """First part of the tags where the user gives no name."""
+        return self.family
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the pass must have a backward for this callback."""
+        return False
+
+    @property
+    def loss(self) -> Loss | None:
+        """The user's own loss, for callbacks that need gradients."""
+        return None
+
+    @property
+    def includes_output(self) -> bool:
+        """Whether the model's output is observed as the last layer."""
+        return False
+
+    def suits(self, layer: Layer) -> bool:
+        """Whether the callback can measure this layer."""
+        return True
+
+    def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
+        """One sentence why this task cannot have what the callback measures, or None where it can.
+
+        Args:
+            heldout: The held-out set, with its targets.
+            no_loss: Why the task has no loss to take a gradient of, None where it has one.
+
+        Raises:
+            ValueError: The held-out set is faulty for this callback, which is mended before training begins.
+        """
+        return None
+
+    @abstractmethod
+    def begin(self, layers: list[Layer], samples: int) -> None:
+        """Make fresh metrics for one check of these layers on ``samples`` held-out samples."""
+
+    @abstractmethod
+    def compute(self, layer: Layer) -> LayerResult | None:
+        """One layer's numbers once the pass is over, None for nothing. Every process calls it for the same layers."""
+
+    def on_activation(self, record: Record) -> None:
+        """Take in a layer's activations of one chunk."""
+
+    def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
+        """Take in a layer's activations and gradients of one chunk."""
+
+    def summarise(self, values: Values) -> dict[str, float]:
+        """Summaries over depth of ``values[quantity][layer]``, logged without a layer's name."""
+        return {}
+
+    def end(self) -> None:
+        """Let go of the check's metrics."""
+
+    # State in checkpoints.
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(name=self.name)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "history": self.history.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "fingerprint": self._fingerprint,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history.load_state_dict(state_dict["history"])
+        self.schedule.load_state_dict(state_dict["schedule"])
+        self._fingerprint = state_dict["fingerprint"]
+
+    def remember(self, findings: Findings, when: Moment) -> None:
+        """Add a check to the history."""
+        kept = {quantity: row for quantity, row in findings.values.items() if quantity in self.maps}
+        self.history.append(when, kept)
+
+    def same_heldout(self, fingerprint: str) -> bool:
+        """Whether the held-out set is that of the run so far; remembers it."""
+        known, self._fingerprint = self._fingerprint, fingerprint
+        return known in ("", fingerprint)
+
+    # Lightning's hooks. The first observer of the trainer acts for all.
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        from convscope.callbacks.session import Session
+
+        observers = [callback for callback in trainer.callbacks if isinstance(callback, LayerObserver)]  # type: ignore[attr-defined]
+        if stage == "fit" and observers[0] is self:
+            session = Session(observers)
+            for observer in observers:
+                observer.session = session
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if session := self._leads():
+            session.prepare(trainer, pl_module)
+            session.check(trainer, pl_module, moment(trainer, "start"))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if session := self._leads():
+            session.check(trainer, pl_module, moment(trainer, "step"))
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if (session := self._leads()) and fitting(trainer) and dataloader_idx == 0:
+            session.tap(batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if (session := self._leads()) and fitting(trainer):
+            session.check(trainer, pl_module, moment(trainer, "validation"))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if (session := self._leads()) and not has_validation(trainer):
+            session.check(trainer, pl_module, moment(trainer, "train"))
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.session = None
+        self.end()
+
+    def _leads(self) -> Session | None:
+        return self.session if self.session is not None and self.session.observers[0] is self else None
+
+
+def _one_of(name: str, value: Any, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise ValueError(f"{name}={value!r}: give one of {', '.join(map(repr, accepted))}")

@@ -1,0 +1,142 @@
+"""Every place where convscope leans on Lightning's inside, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from convscope.callbacks.findings import Moment
+from convscope.capture.observation import Subject
+
+
+def fitting(trainer: pl.Trainer) -> bool:
+    """Whether this is a ``fit`` past its sanity check."""
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
+def has_validation(trainer: pl.Trainer) -> bool:
+    """Whether the fit has a validation loop, at whose end checks are made."""
+    return trainer.fit_loop.epoch_loop.val_loop is not None and trainer.enable_validation
+
+
+def moment(trainer: pl.Trainer, trigger: str) -> Moment:
+    """Now, on the step axis that ``self.log`` writes to: optimizer-stepping batches, whatever the number of optimizers.
+
+    The loop's counter is one ahead in ``on_train_epoch_end``, where Lightning itself takes one off before it logs.
+    """
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+    return Moment(trigger, trainer.current_epoch, max(step - 1, 0) if trigger == "train" else step)
+
+
+def subject(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Subject:
+    """The user's network, run as Lightning's validation would run it."""
+    network = _network(pl_module)
+
+    def forward(inputs: Any) -> Any:
+        if isinstance(inputs, dict):
+            return network(**inputs)
+        return network(*inputs) if isinstance(inputs, tuple) else network(inputs)
+
+    return Subject(pl_module, forward, pl_module.device, trainer.precision_plugin.forward_context)
+
+
+def _network(pl_module: pl.LightningModule) -> nn.Module:
+    if type(pl_module).forward not in (pl.LightningModule.forward, nn.Module.forward):
+        return pl_module
+    parts = [child for child in pl_module.children() if next(child.parameters(), None) is not None]
+    if len(parts) == 1:
+        return parts[0]
+    raise MisconfigurationException(
+        f"{type(pl_module).__name__} has no forward() and {len(parts)} submodules with parameters, so it is not known "
+        "which network to run on the held-out set; define forward(self, inputs) to return the logits"
+    )
+
+
+def transfer(trainer: pl.Trainer) -> Callable[[Any], Any]:
+    """What Lightning does to a validation batch before ``validation_step``: precision, device, the user's hooks."""
+
+    def move(batch: Any) -> Any:
+        with _as_validation(trainer):
+            return trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+
+    return move
+
+
+@contextmanager
+def _as_validation(trainer: pl.Trainer) -> Iterator[None]:
+    # A user's on_after_batch_transfer may augment when trainer.training says so.
+    stage = trainer.state.stage
+    trainer.state.stage = RunningStage.VALIDATING
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
+
+
+def validation_loader(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+    """Where held-out samples come from by default; None if there is nothing.
+
+    ``heldout_dataloader()`` of the DataModule or module, else the first validation loader, else (where the
+    validation loop is switched off) what ``val_dataloader()`` returns.
+    """
+    datamodule = getattr(trainer, "datamodule", None)
+    for owner in (datamodule, pl_module):
+        if hasattr(owner, "heldout_dataloader"):
+            return owner.heldout_dataloader()
+    loaders = trainer.val_dataloaders
+    if loaders is None:
+        source = trainer.fit_loop.epoch_loop.val_loop._data_source
+        loaders = source.dataloader() if source.is_defined() else None
+    return _first(loaders)
+
+
+def _first(loaders: Any) -> Any:
+    if isinstance(loaders, dict):
+        return next(iter(loaders.values()), None)
+    if isinstance(loaders, list | tuple):
+        return loaders[0] if loaders else None
+    return loaders
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """``value`` from every process, in rank order; with one process a list of one."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
+def write_scalars(trainer: pl.Trainer, pl_module: pl.LightningModule, scalars: dict[str, float], when: Moment) -> None:
+    """Send scalars to the loggers, and to ``callback_metrics`` where the hook allows.
+
+    At epoch ends ``log_dict`` does both. Elsewhere Lightning would write only every ``log_every_n_steps``, or
+    at the end of the epoch, so the loggers are written to at once.
+    """
+    sync = trainer.world_size > 1
+    if when.at_epoch_end:
+        pl_module.log_dict(
+            scalars, on_step=False, on_epoch=True, batch_size=1, add_dataloader_idx=False, sync_dist=sync
+        )
+        return
+    if when.trigger == "step":
+        pl_module.log_dict(scalars, on_step=True, on_epoch=False, logger=False, batch_size=1)
+    for logger in trainer.loggers:
+        logger.log_metrics({**scalars, "epoch": float(when.epoch)}, step=when.step)
+        logger.save()
+
+
+def tensorboard_writers(trainer: pl.Trainer) -> list[SummaryWriter]:
+    """The TensorBoard writers of the run, on the main process."""
+    if not trainer.is_global_zero or trainer.fast_dev_run:
+        return []
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

@@ -1,0 +1,87 @@
+"""What repeats: Pearson correlation between the filters of a layer, and how many directions they really use."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.findings import LayerResult, MapSpec
+from convscope.capture.observation import Record
+from convscope.capture.trace import Layer
+from convscope.metrics import ChannelCorrelation
+
+
+class FilterCorrelation(LayerObserver):
+    """Inter-filter correlation of each layer over the held-out set's positions.
+
+    Source: within-layer feature correlation of the Hybrid CNN-Interpreter (arXiv 2211.00185), a reconstruction;
+    effective rank: Roy & Vetterli 2007.
+
+    Args:
+        redundant_threshold: A pair of filters counts as redundant above this ``|ρ|``, in (0, 1).
+        max_observations: Values a filter contributes, over samples and positions: where a layer has more positions
+            than that, an equal number of them is taken from every sample. None for all positions.
+        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`.
+
+    Logged for each layer of ``C`` filters:
+        ``correlation/mean_abs/<layer>``: mean ``|ρ|`` of pairs, 0 to 1;
+        ``correlation/redundant_share/<layer>``: share of pairs with ``|ρ|`` above the threshold;
+        ``correlation/effective_rank/<layer>``, ``correlation/participation_ratio/<layer>``: directions, 1 to C,
+        both also as ``…_ratio``, divided by C;
+        ``correlation/constant_filters/<layer>``: count of filters that do not vary; they are left out of the rest.
+    """
+
+    family = "correlation"
+    charts: ClassVar[dict[str, str]] = {
+        "mean_abs": "mean |correlation| of filter pairs",
+        "redundant_share": "share of redundant pairs",
+        "effective_rank_ratio": "effective rank / filters",
+        "constant_filters": "constant filters",
+    }
+    maps: ClassVar[dict[str, MapSpec]] = {
+        "effective_rank_ratio": MapSpec("Effective rank", "effective rank / number of filters", 0.0, 1.0)
+    }
+    columns: ClassVar[dict[str, str]] = {
+        "mean_abs": "mean |ρ|",
+        "effective_rank": "eff. rank",
+        "constant_filters": "constant",
+    }
+
+    def __init__(
+        self, *, redundant_threshold: float = 0.9, max_observations: int | None = 16384, **arguments: Any
+    ) -> None:
+        if not 0 < redundant_threshold < 1:
+            raise ValueError(f"redundant_threshold={redundant_threshold!r}: give a correlation in (0, 1)")
+        if max_observations is not None and max_observations < 1:
+            raise ValueError(f"max_observations={max_observations!r}: give at least 1, or None for all positions")
+        self.redundant_threshold, self.max_observations = redundant_threshold, max_observations
+        super().__init__(**arguments)
+        self._metrics: dict[str, ChannelCorrelation] = {}
+
+    def begin(self, layers: list[Layer], samples: int) -> None:
+        most = None if self.max_observations is None else -(-self.max_observations // samples)
+        self._metrics = {
+            layer.name: ChannelCorrelation(
+                layer.channels, max_positions=most, redundant_threshold=self.redundant_threshold
+            )
+            for layer in layers
+        }
+
+    def on_activation(self, record: Record) -> None:
+        self._metrics[record.layer.name].to(record.activation.device).update(record.activation)
+
+    def compute(self, layer: Layer) -> LayerResult:
+        found = self._metrics[layer.name].compute()
+        scalars = {
+            "mean_abs": float(found.mean_abs),
+            "redundant_share": float(found.redundant_share),
+            "effective_rank": float(found.effective_rank),
+            "effective_rank_ratio": float(found.effective_rank_ratio),
+            "participation_ratio": float(found.participation_ratio),
+            "participation_ratio_ratio": float(found.participation_ratio_ratio),
+            "constant_filters": float(found.constant),
+        }
+        return LayerResult(scalars, matrix=found.matrix.double().cpu().numpy())
+
+    def end(self) -> None:
+        self._metrics = {}

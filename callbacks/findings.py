@@ -1,0 +1,103 @@
+"""What a callback found in one check, ready to be logged, drawn and printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Values = dict[str, dict[str, float]]
+"""``values[quantity][layer]``."""
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a check is made: its step on the axis that ``self.log`` uses, its epoch, and what triggered it."""
+
+    trigger: str  # "start", "step", "validation" or "train"
+    epoch: int
+    step: int
+
+    @property
+    def at_epoch_end(self) -> bool:
+        return self.trigger in ("validation", "train")
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """A learning map (layer × check) that a callback wants drawn of one of its quantities."""
+
+    title: str
+    unit: str
+    vmin: float | None = None
+    vmax: float | None = None
+
+
+@dataclass
+class LayerResult:
+    """One layer's numbers in one check.
+
+    ``scalars`` are logged as ``<family>/<quantity>/<layer>``; ``distribution`` (one value a filter) becomes a
+    histogram, ``matrix`` (C, C) a heat-map.
+    """
+
+    scalars: dict[str, float]
+    distribution: Vector | None = None
+    matrix: Vector | None = None
+
+
+@dataclass
+class Findings:
+    """All that one callback found in one check, layers in depth order."""
+
+    family: str
+    layers: dict[str, LayerResult] = field(default_factory=dict)
+    summary: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def values(self) -> Values:
+        """``values[quantity][layer]`` of the layers' scalars."""
+        found: Values = {}
+        for layer, result in self.layers.items():
+            for quantity, value in result.scalars.items():
+                found.setdefault(quantity, {})[layer] = value
+        return found
+
+    def scalars(self) -> dict[str, float]:
+        """Every scalar under its tag, ``<family>/<quantity>/<layer>`` or ``<family>/<quantity>``."""
+        tagged = {f"{self.family}/{name}": value for name, value in self.summary.items()}
+        for quantity, by_layer in self.values.items():
+            tagged |= {f"{self.family}/{quantity}/{layer}": value for layer, value in by_layer.items()}
+        return tagged
+
+
+class History:
+    """One callback's mapped quantities over all checks of the run: what learning maps are drawn from."""
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+        self.steps: list[int] = []
+        self.rows: list[Values] = []
+
+    def append(self, moment: Moment, values: Values) -> None:
+        """Add one check."""
+        self.epochs.append(moment.epoch)
+        self.steps.append(moment.step)
+        self.rows.append(values)
+
+    def table(self, quantity: str, layers: list[str]) -> Vector:
+        """``(layers, checks)``, NaN where a layer was not measured."""
+        missing = float("nan")
+        return np.array([[row.get(quantity, {}).get(layer, missing) for row in self.rows] for layer in layers])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain lists and dicts, so that a checkpoint loads without unpickling code."""
+        return {"epochs": list(self.epochs), "steps": list(self.steps), "rows": list(self.rows)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint's history."""
+        self.epochs, self.steps, self.rows = (list(state[key]) for key in ("epochs", "steps", "rows"))

@@ -1,0 +1,87 @@
+"""Histograms, heat-maps, learning maps and the chart layout of one run, where its logger is TensorBoard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from convscope.callbacks.bridge import tensorboard_writers
+from convscope.callbacks.findings import Findings, Moment
+from convscope.loggers import TensorBoardDashboard, correlation_heatmap, learning_map, require_matplotlib
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from convscope.callbacks.base import LayerObserver
+
+
+class Pictures:
+    """Draws what observers found. One layout event a run holds the charts of all observers."""
+
+    def __init__(self) -> None:
+        self._dashboards: dict[SummaryWriter, TensorBoardDashboard] = {}
+        self._charts: dict[str, dict[str, list[str]]] = {}
+        self._said: set[str] = set()
+
+    def draw(self, trainer: pl.Trainer, observer: LayerObserver, findings: Findings, when: Moment) -> None:
+        """Draw one observer's pictures, on the main process, to every TensorBoard logger."""
+        if not trainer.is_global_zero or trainer.fast_dev_run or not findings.layers:
+            return
+        writers = tensorboard_writers(trainer)
+        if not writers:
+            if observer.pictures:
+                self._say_once(
+                    "there is no TensorBoard logger, so pictures are skipped; scalars go to the loggers there are"
+                )
+            return
+        self._charts[observer.name] = _charts(observer, findings)
+        for writer in writers:
+            dashboard = self._dashboards.setdefault(writer, TensorBoardDashboard(writer))
+            dashboard.layout(self._charts)
+            if observer.pictures:
+                self._draw(dashboard, observer, findings, when)
+
+    def _draw(self, dashboard: TensorBoardDashboard, observer: LayerObserver, findings: Findings, when: Moment) -> None:
+        for layer, result in findings.layers.items():
+            if result.distribution is not None:
+                dashboard.histogram(f"{findings.family}/filters/{layer}", result.distribution, when.step)
+        try:
+            require_matplotlib()
+        except ImportError as error:
+            self._say_once(str(error))
+            return
+        for layer, result in findings.layers.items():
+            if result.matrix is not None:
+                title = f"{layer}, epoch {when.epoch}"
+                dashboard.image(
+                    f"{findings.family}/matrix/{layer}", correlation_heatmap(result.matrix, title), when.step
+                )
+        self._draw_maps(dashboard, observer, list(findings.layers), when)
+
+    def _draw_maps(
+        self, dashboard: TensorBoardDashboard, observer: LayerObserver, layers: list[str], when: Moment
+    ) -> None:
+        history = observer.history
+        by_epoch = len(set(history.epochs)) == len(history.epochs)
+        x, x_label = (history.epochs, "epoch") if by_epoch else (history.steps, "training step")
+        for quantity, spec in observer.maps.items():
+            picture = learning_map(
+                history.table(quantity, layers), layers, x, spec.title, spec.unit, spec.vmin, spec.vmax, x_label
+            )
+            dashboard.image(f"{observer.name}/map/{quantity}", picture, when.step)
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            rank_zero_info(f"convscope: {message}")
+
+
+def _charts(observer: LayerObserver, findings: Findings) -> dict[str, list[str]]:
+    """Titles and tags of the charts that show all layers of a quantity, in depth order."""
+    return {
+        title: [f"{findings.family}/{quantity}/{layer}" for layer in findings.values[quantity]]
+        for quantity, title in observer.charts.items()
+        if quantity in findings.values
+    }

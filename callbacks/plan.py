@@ -1,0 +1,94 @@
+"""The plan of a check: for one held-out set, who observes which layers, and with which loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from convscope.capture.heldout import HeldOut
+from convscope.capture.layers import select_layers, spread_over_depth
+from convscope.capture.loss import Loss, NoLossError, infer_loss, summed
+from convscope.capture.observation import Subject, trace_layers
+from convscope.capture.trace import Layer, Trace, output_layer
+
+if TYPE_CHECKING:
+    from convscope.callbacks.base import LayerObserver
+
+
+@dataclass
+class Plan:
+    """One held-out set's part of a check. ``layers`` maps an observer's name to its layers, in depth order."""
+
+    subject: Subject
+    heldout: HeldOut
+    observers: list[LayerObserver] = field(default_factory=list)
+    layers: dict[str, list[Layer]] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
+    chunk_size: int = 0
+
+
+def make_plan(subject: Subject, heldout: HeldOut, observers: list[LayerObserver]) -> Plan:
+    """Trace one sample, choose each observer's layers, and settle the loss.
+
+    Raises:
+        ValueError: A layer entry matches nothing, or the held-out set is faulty for an observer.
+    """
+    found, logits = trace_layers(subject, heldout)
+    plan = Plan(subject, heldout, chunk_size=heldout.batch_size)
+    no_loss = _settle_loss(plan, logits, observers)
+    for observer in observers:
+        reason = observer.skips(heldout, no_loss)
+        if reason is not None:
+            plan.messages.append(f"{observer.name} is skipped: {reason}")
+            continue
+        chosen = _choose(plan, found, observer)
+        plan.observers.append(observer)
+        plan.layers[observer.name] = [*chosen, output_layer(logits)] if observer.includes_output else chosen
+    return plan
+
+
+def _choose(plan: Plan, found: Trace, observer: LayerObserver) -> list[Layer]:
+    chosen = select_layers(found, observer.layers, raw=observer.observe_at == "conv")
+    chosen = _suitable(plan, chosen, observer)
+    kept = spread_over_depth(chosen, observer.max_layers)
+    if len(kept) < len(chosen):
+        plan.messages.append(
+            f"{observer.name} observes {len(kept)} of {len(chosen)} layers, evenly over depth (max_layers="
+            f"{observer.max_layers}): {', '.join(layer.name for layer in kept)}"
+        )
+    return kept
+
+
+def _suitable(plan: Plan, chosen: list[Layer], observer: LayerObserver) -> list[Layer]:
+    suitable = [layer for layer in chosen if observer.suits(layer)]
+    others = [layer.name for layer in chosen if not observer.suits(layer)]
+    if not suitable:
+        raise ValueError(f"{observer.name} can measure none of the chosen layers: {', '.join(others)}")
+    if others:
+        plan.messages.append(f"{observer.name} leaves out layers that it cannot measure: {', '.join(others)}")
+    return suitable
+
+
+def _settle_loss(plan: Plan, logits: torch.Tensor, observers: list[LayerObserver]) -> str | None:
+    """Set the subject's loss; returns a sentence why there is none."""
+    wanting = [observer for observer in observers if observer.needs_gradient]
+    if not wanting:
+        return None
+    own = {id(observer.loss): observer.loss for observer in wanting if observer.loss is not None}
+    if len(own) > 1:
+        names = ", ".join(observer.name for observer in wanting)
+        raise ValueError(f"{names} name different losses for one held-out set; give them one loss, or a HeldOut each")
+    if plan.heldout.targets is None:
+        return "the held-out batches have no targets, so there is no loss to take a gradient of"
+    try:
+        plan.subject.loss = summed(next(iter(own.values()))) if own else _inferred(logits, plan.heldout.targets)
+    except NoLossError as error:
+        return str(error)
+    return None
+
+
+def _inferred(logits: torch.Tensor, targets: torch.Tensor) -> Loss:
+    # Shapes and labels decide, so the sample's logits stand for those of all held-out samples.
+    return infer_loss(logits.expand(len(targets), *logits.shape[1:]), targets)

@@ -1,0 +1,112 @@
+"""Run one plan's pass on every process, and agree on which layers of which observers can be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from convscope.callbacks.failures import Failures
+from convscope.callbacks.plan import Plan
+from convscope.capture.heldout import Gather
+from convscope.capture.observation import Consumer, Observed, Record, observe
+from convscope.capture.trace import Layer
+
+if TYPE_CHECKING:
+    from convscope.callbacks.base import LayerObserver
+
+
+@dataclass
+class _Outcome:
+    """What one process says of its pass; plain values, since it travels."""
+
+    error: str | None = None
+    out_of_memory: bool = False
+    failed: set[tuple[str, str]] = field(default_factory=set)
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
+
+
+class _Bound:
+    """An observer as the pass sees it: a consumer of its own layers."""
+
+    def __init__(self, observer: LayerObserver, layers: list[Layer]) -> None:
+        self.observer = observer
+        self._names = {layer.name for layer in layers}
+
+    @property
+    def needs_gradient(self) -> bool:
+        return self.observer.needs_gradient
+
+    def wants(self, layer: str) -> bool:
+        return layer in self._names
+
+    def on_activation(self, record: Record) -> None:
+        self.observer.on_activation(record)
+
+    def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
+        self.observer.on_gradient(record, gradient)
+
+
+def run_pass(plan: Plan, due: list[LayerObserver], failures: Failures, gather: Gather) -> dict[str, list[Layer]]:
+    """One pass for all observers that are due. Returns, by observer's name, the layers that went well everywhere.
+
+    Out of device memory, every process halves its chunk and the pass begins anew.
+
+    Raises:
+        Exception: The network's forward, or the loss, failed on some process.
+    """
+    while True:
+        outcome, error = _attempt(plan, due, failures)
+        outcomes: list[_Outcome] = gather(outcome)
+        if not any(o.out_of_memory for o in outcomes) or plan.chunk_size == 1:
+            break
+        plan.chunk_size //= 2
+        failures.note(f"out of memory in a check: held-out samples now go through {plan.chunk_size} at a time")
+    failed_elsewhere = next((o.error for o in outcomes if o.error is not None), None)
+    if failed_elsewhere is not None:
+        raise error or RuntimeError(f"on another process: {failed_elsewhere}")
+    return _usable(plan, due, outcomes, failures)
+
+
+def _attempt(plan: Plan, due: list[LayerObserver], failures: Failures) -> tuple[_Outcome, Exception | None]:
+    try:
+        for observer in due:
+            observer.begin(plan.layers[observer.name], plan.heldout.total)
+        observed = _observe(plan, due)
+    except Exception as error:
+        out_of_memory = isinstance(error, torch.OutOfMemoryError)
+        return _Outcome(f"{type(error).__name__}: {error}", out_of_memory), error
+    failed = set()
+    for (place, layer), failure in observed.failures.items():
+        failures.record(f"{due[place].name}, layer {layer}", failure)
+        failed.add((due[place].name, layer))
+    return _Outcome(None, False, failed, observed.nonfinite, observed.missing), None
+
+
+def _observe(plan: Plan, due: list[LayerObserver]) -> Observed:
+    consumers: list[Consumer] = [_Bound(observer, plan.layers[observer.name]) for observer in due]
+    layers = {layer.name: layer for observer in due for layer in plan.layers[observer.name]}
+    return observe(plan.subject, plan.heldout, list(layers.values()), consumers, chunk_size=plan.chunk_size)
+
+
+def _usable(
+    plan: Plan, due: list[LayerObserver], outcomes: list[_Outcome], failures: Failures
+) -> dict[str, list[Layer]]:
+    nonfinite = {name for outcome in outcomes for name in outcome.nonfinite}
+    missing = {name for outcome in outcomes for name in outcome.missing}
+    failed = {pair for outcome in outcomes for pair in outcome.failed}
+    for name in sorted(nonfinite):
+        samples = sum(outcome.nonfinite.get(name, 0) for outcome in outcomes)
+        failures.note(f"layer {name} gives NaN or infinite activations ({samples} samples seen); it is not measured")
+    for name in sorted(missing):
+        failures.note(f"layer {name} did not run in the held-out pass; it is not measured")
+    return {
+        observer.name: [
+            layer
+            for layer in plan.layers[observer.name]
+            if layer.name not in nonfinite | missing and (observer.name, layer.name) not in failed
+        ]
+        for observer in due
+    }

@@ -1,0 +1,60 @@
+"""When a callback's check is due: every n epochs, every n training steps, and once before the first step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from convscope.callbacks.findings import Moment
+
+
+@dataclass
+class Schedule:
+    """The triggers of one callback and what it remembers of past ones.
+
+    Args:
+        every_n_epochs: A check at the end of every n-th epoch; 0 for none.
+        every_n_train_steps: A check after every n-th optimizer step; 0 for none.
+        on_start: A check before the first training step.
+    """
+
+    every_n_epochs: int
+    every_n_train_steps: int
+    on_start: bool
+    _last_epoch: int = field(default=-1, init=False)
+    _last_step: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("every_n_epochs", "every_n_train_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"{name}={value!r}: give a whole number, at least 1, or 0 for no such check")
+        if not (self.every_n_epochs or self.every_n_train_steps or self.on_start):
+            raise ValueError("no check would ever be made: set every_n_epochs, every_n_train_steps or on_start")
+
+    def is_due(self, moment: Moment, steps: int) -> bool:
+        """Whether a check is to be made at ``moment``, after ``steps`` optimizer steps.
+
+        In a due epoch each validation run is a check, as it is for Lightning's ModelCheckpoint.
+        """
+        if moment.trigger == "start":
+            return self.on_start and steps == 0
+        if moment.trigger == "step":
+            return self.every_n_train_steps > 0 and steps - self._last_step >= self.every_n_train_steps
+        since = moment.epoch - self._last_epoch
+        return self.every_n_epochs > 0 and (since == 0 or since >= self.every_n_epochs)
+
+    def done(self, moment: Moment, steps: int) -> None:
+        """Remember that a check was made."""
+        if moment.at_epoch_end:
+            self._last_epoch = moment.epoch
+        if moment.trigger == "step":
+            self._last_step = steps - steps % self.every_n_train_steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last epoch and step at which a check was made."""
+        return {"last_epoch": self._last_epoch, "last_step": self._last_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self._last_epoch, self._last_step = state["last_epoch"], state["last_step"]

@@ -1,0 +1,190 @@
+"""One fit, seen by all observers at once: the held-out sets, the layers of each, and the shared check."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from convscope.callbacks import bridge
+from convscope.callbacks.cost import Cost
+from convscope.callbacks.failures import Failures
+from convscope.callbacks.findings import Findings, Moment
+from convscope.callbacks.pictures import Pictures
+from convscope.callbacks.plan import Plan, make_plan
+from convscope.callbacks.run_pass import run_pass
+from convscope.capture.heldout import HeldOut
+
+if TYPE_CHECKING:
+    from convscope.callbacks.base import LayerObserver
+
+
+class Session:
+    """Shared by the observers of one ``Trainer.fit``; made in ``setup``, gone in ``teardown``.
+
+    Attributes:
+        observers: The trainer's observers; the first acts for all.
+        latest: The newest findings of each observer, by its name.
+        checks: Number of checks made in this fit.
+    """
+
+    def __init__(self, observers: list[LayerObserver]) -> None:
+        self.observers = observers
+        self.latest: dict[str, Findings] = {}
+        self.checks = 0
+        self._failures = Failures(raising=any(o.on_error == "raise" for o in observers))
+        self._cost = Cost(min((o.max_overhead for o in observers if o.max_overhead is not None), default=None))
+        self._pictures = Pictures()
+        self._plans: list[Plan] = []
+        shared = HeldOut()
+        groups: dict[int, tuple[HeldOut, list[LayerObserver]]] = {}
+        for observer in observers:
+            heldout = observer.heldout or shared
+            groups.setdefault(id(heldout), (heldout, []))[1].append(observer)
+        self._groups = list(groups.values())
+
+    # Before training: what the user gave wrongly is raised here, when nothing can be lost.
+
+    def prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Read the held-out sets and plan the layers.
+
+        Raises:
+            MisconfigurationException: A held-out set, a layer entry or an argument does not fit this model.
+        """
+        try:
+            for heldout, _ in self._groups:
+                self._read(heldout, trainer, pl_module)
+            if all(heldout.ready for heldout, _ in self._groups):
+                self._make_plans(trainer, pl_module)
+        except (ValueError, TypeError) as error:
+            raise MisconfigurationException(str(error)) from error
+        self._cost.start_of_training()
+
+    def _read(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        default = bridge.validation_loader(trainer, pl_module) if heldout.source is None else None
+        heldout.prepare(
+            default,
+            transfer=bridge.transfer(trainer),
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            gather=bridge.gather_objects,
+            most=heldout.batch_size if trainer.fast_dev_run else None,
+        )
+
+    def _make_plans(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._plans = []
+        for heldout, observers in self._groups:
+            plan = make_plan(bridge.subject(trainer, pl_module), heldout, observers)
+            self._plans.append(plan)
+            for message in plan.messages:
+                rank_zero_info(f"convscope: {message}")
+            for observer in plan.observers:
+                self._compare_heldout(observer, heldout)
+        _check_tags(self._plans)
+
+    def _compare_heldout(self, observer: LayerObserver, heldout: HeldOut) -> None:
+        if not observer.same_heldout(heldout.fingerprint):
+            rank_zero_warn(
+                f"convscope: the held-out set of {observer.name!r} is not the one that this run began with; "
+                "its curves before and after this point are not comparable"
+            )
+
+    def tap(self, batch: Any) -> None:
+        """Copy a validation batch into the held-out sets that cannot be read ahead."""
+        for heldout, _ in self._groups:
+            if heldout.tapping:
+                with self._failures.guard("copying a validation batch"):
+                    heldout.tap(batch)
+
+    # During training.
+
+    def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
+        """Make the check of every observer that is due: one pass, values, pictures, then scalars."""
+        due = [o for o in self.observers if o.schedule.is_due(when, trainer.global_step)]
+        if not due or (when.trigger == "start" and not self._plans) or self._must_wait(trainer):
+            return
+        scalars: dict[str, float] = {}
+        self._cost.begin()
+        with self._failures.guard("a check"):
+            self._plan_late(trainer, pl_module)
+            for plan in self._plans:
+                self._check_plan(trainer, plan, [o for o in plan.observers if o in due], when, scalars)
+        self._cost.end()
+        self.checks += 1
+        for observer in due:
+            observer.schedule.done(when, trainer.global_step)
+            observer.end()
+        with self._failures.guard("logging"):
+            bridge.write_scalars(trainer, pl_module, scalars | self._own_scalars(trainer, when), when)
+
+    def _plan_late(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._plans:
+            return
+        for heldout, _ in self._groups:
+            if not heldout.ready:
+                heldout.finish_tapping()
+        self._make_plans(trainer, pl_module)
+
+    def _check_plan(
+        self, trainer: pl.Trainer, plan: Plan, due: list[LayerObserver], when: Moment, scalars: dict[str, float]
+    ) -> None:
+        if not due:
+            return
+        usable = run_pass(plan, due, self._failures, bridge.gather_objects)
+        for observer in due:
+            findings = self._compute(observer, usable[observer.name])
+            observer.remember(findings, when)
+            self.latest[observer.name] = findings
+            scalars |= findings.scalars()
+            with self._failures.guard(f"drawing the pictures of {observer.name}"):
+                self._pictures.draw(trainer, observer, findings, when)
+
+    def _compute(self, observer: LayerObserver, layers: list[Any]) -> Findings:
+        findings = Findings(observer.name)
+        for layer in layers:
+            with self._failures.guard(f"{observer.name}, layer {layer.name}"):
+                result = observer.compute(layer)
+                if result is not None:
+                    findings.layers[layer.name] = result
+        with self._failures.guard(f"the summary of {observer.name}"):
+            findings.summary = observer.summarise(findings.values)
+        return findings
+
+    def layer_names(self) -> list[str]:
+        """Names of all observed layers, in depth order."""
+        layers = {layer.name: layer for plan in self._plans for chosen in plan.layers.values() for layer in chosen}
+        return [layer.name for layer in sorted(layers.values(), key=lambda layer: layer.order)]
+
+    def _must_wait(self, trainer: pl.Trainer) -> bool:
+        """Whether a check now would break ``max_overhead``; the main process's clock decides for all."""
+        if self._cost.max_overhead is None:
+            return False
+        wait = trainer.strategy.broadcast(self._cost.wait())
+        if wait > 0:
+            rank_zero_info(
+                f"convscope: the last check took {self._cost.seconds:.2f} s; to keep checks under max_overhead="
+                f"{self._cost.max_overhead}, the next one waits for {wait:.1f} s more of training"
+            )
+        return bool(wait > 0)
+
+    def _own_scalars(self, trainer: pl.Trainer, when: Moment) -> dict[str, float]:
+        own = {"convscope/seconds": self._cost.seconds, "convscope/errors": float(self._failures.count)}
+        if when.trigger != "start":
+            own["convscope/overhead"] = self._cost.overhead
+        mine = {tag: value for tag, value in own.items() if value is not None}
+        shared: dict[str, float] = trainer.strategy.broadcast(mine)
+        return shared
+
+
+def _check_tags(plans: list[Plan]) -> None:
+    """Two observers that would write to one tag are a mistake, found before anything is written."""
+    seen: dict[str, str] = {}
+    for observer in [observer for plan in plans for observer in plan.observers]:
+        if observer.name in seen:
+            raise ValueError(
+                f"two callbacks would both log under {observer.name!r} ({seen[observer.name]} and "
+                f"{type(observer).__name__}); give one of them another name, e.g. name='{observer.name}_2'"
+            )
+        seen[observer.name] = type(observer).__name__

@@ -1,0 +1,56 @@
+"""Ready sets of callbacks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.correlation import FilterCorrelation
+from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.probe import LayerProbe
+from convscope.capture.heldout import HeldOut
+
+SuiteName = Literal["light", "standard", "full"]
+
+# What is in each suite: class and its own arguments. Data, so that a suite can be read at a glance.
+_SUITES: dict[str, list[tuple[type[LayerObserver], dict[str, Any]]]] = {
+    "light": [(LayerProbe, {"pictures": False}), (FilterCorrelation, {"pictures": False})],
+    "standard": [(LayerProbe, {}), (FilterImportance, {}), (FilterCorrelation, {})],
+    "full": [
+        (LayerProbe, {}),
+        (LayerProbe, {"probe": "logistic"}),
+        (LayerProbe, {"probe": "knn"}),
+        (FilterImportance, {}),
+        (FilterImportance, {"criterion": "weight_l1"}),
+        (FilterImportance, {"criterion": "output_correlation"}),
+        (FilterCorrelation, {}),
+    ],
+}
+
+
+def suite(name: SuiteName = "standard", heldout: HeldOut | None = None, **arguments: Any) -> list[LayerObserver]:
+    """A list of callbacks that share one held-out set and one pass.
+
+    ============  ===========================================================================================
+    ``light``     probe accuracy and correlation, forward only, no pictures
+    ``standard``  probe accuracy, Taylor importance and correlation, with pictures
+    ``full``      besides: logistic and kNN probes, importance by weight norm and by output correlation
+    ============  ===========================================================================================
+
+    Args:
+        name: Which suite.
+        heldout: The held-out set of all callbacks; by default 1,024 samples of the validation loader.
+        **arguments: Given to every callback: ``layers``, ``every_n_epochs``, ``max_layers``, ``max_overhead``, … as
+            in :class:`~convscope.callbacks.base.LayerObserver`.
+
+    Raises:
+        ValueError: There is no such suite, or an argument is out of range.
+
+    Example:
+        >>> [type(callback).__name__ for callback in suite("standard", every_n_epochs=2)]
+        ['LayerProbe', 'FilterImportance', 'FilterCorrelation']
+    """
+    if name not in _SUITES:
+        raise ValueError(f"there is no suite {name!r}: give one of {', '.join(map(repr, _SUITES))}")
+    shared = heldout or HeldOut()
+    return [kind(**{"heldout": shared, **own, **arguments}) for kind, own in _SUITES[name]]

@@ -1,0 +1,56 @@
+"""A compact table of what was found, printed after each check."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.bridge import fitting, has_validation
+from convscope.callbacks.session import Session
+from convscope.loggers import layer_table
+
+
+class LayerTable(pl.Callback):
+    """Prints one line a layer after each epoch in which a check was made, above the progress bar.
+
+    Give it with other convscope callbacks: it shows their columns (probe accuracy, Gini, effective rank, …) and
+    observes nothing itself.
+    """
+
+    def __init__(self) -> None:
+        self._printed = -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._print(trainer, "before training")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if fitting(trainer):
+            self._print(trainer, f"epoch {trainer.current_epoch}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not has_validation(trainer):
+            self._print(trainer, f"epoch {trainer.current_epoch}")
+
+    def _print(self, trainer: pl.Trainer, title: str) -> None:
+        session = _session(trainer)
+        if session is None or session.checks == self._printed or not session.latest:
+            return
+        self._printed = session.checks
+        trainer.print(layer_table(_rows(session), title))
+
+
+def _session(trainer: pl.Trainer) -> Session | None:
+    observers = (callback for callback in trainer.callbacks if isinstance(callback, LayerObserver))  # type: ignore[attr-defined]
+    return next((observer.session for observer in observers if observer.session is not None), None)
+
+
+def _rows(session: Session) -> dict[str, dict[str, float | None]]:
+    """Layers of all observers in depth order, the model's output last."""
+    columns = [
+        (findings.values.get(quantity, {}), title)
+        for observer in session.observers
+        if (findings := session.latest.get(observer.name)) is not None
+        for quantity, title in observer.columns.items()
+    ]
+    names = session.layer_names()
+    return {name: {title: values.get(name) for values, title in columns} for name in names}

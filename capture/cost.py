@@ -1,0 +1,32 @@
+"""What a layer costs: its share of a forward pass's floating-point operations."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from convscope.capture.isolation import isolated
+from convscope.capture.modules import named_modules
+from convscope.capture.trace import Layer
+
+
+def layer_costs(model: nn.Module, sample: torch.Tensor, layers: list[Layer]) -> dict[str, float]:
+    """Share, in [0, 1], of the model's floating-point operations that each layer's module takes on ``sample``.
+
+    Counted by ``torch.utils.flop_counter`` (matrix products and convolutions). A module that runs more than once
+    counts as a whole under each of its calls; a functional convolution counts with the module it runs in.
+    """
+    counter = FlopCounterMode(display=False)
+    with isolated(model, seed=0, gradients=False), counter:
+        model(sample)
+    counts = {name: sum(by_operation.values()) for name, by_operation in counter.get_flop_counts().items()}
+    total = max(counts.get("Global", 0), 1)
+    root = type(model).__name__
+    raw = {module: name for name, module in model.named_modules()}
+    clean = {name: raw.get(module, name) for name, module in named_modules(model)}
+    return {layer.name: counts.get(f"{root}.{clean.get(_owner(layer), '')}", 0) / total for layer in layers}
+
+
+def _owner(layer: Layer) -> str:
+    return layer.name.split("@")[0]

@@ -1,0 +1,151 @@
+"""Layers are found from what runs, not from what is defined."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from convscope.capture import HeldOut, Subject, select_layers, trace_layers
+from convscope.capture.layers import spread_over_depth
+from convscope.capture.trace import Layer, Trace
+from tests.networks import TINY_RESNET_UNITS, Plain, TinyResNet
+
+
+def traced(model: nn.Module, *size: int) -> Trace:
+    heldout = HeldOut((torch.randn(2, *size),), size=2)
+    heldout.prepare()
+    return trace_layers(Subject(model, model, torch.device("cpu")), heldout)[0]
+
+
+def names(layers: list[Layer]) -> list[str]:
+    return [layer.name for layer in layers]
+
+
+def test_units_in_execution_order_with_their_parts() -> None:
+    layers = select_layers(traced(TinyResNet(), 3, 8, 8))
+    assert names(layers) == TINY_RESNET_UNITS
+    parts = {layer.name: layer.parts for layer in layers}
+    assert parts["conv1"] == ("Conv2d", "BatchNorm2d", "relu")  # functional
+    assert parts["layer1.0.conv1"] == ("Conv2d", "BatchNorm2d", "ReLU")
+    assert parts["layer1.0.conv2"] == ("Conv2d", "BatchNorm2d")  # an addition comes before the ReLU
+    sizes = {layer.name: (layer.channels, layer.spatial) for layer in layers}
+    assert sizes["conv1"] == (8, (8, 8))
+    assert sizes["layer2.0.conv2"] == (16, (4, 4))
+
+
+def test_layers_written_over_later_are_known() -> None:
+    layers = {layer.name: layer for layer in select_layers(traced(TinyResNet(), 3, 8, 8))}
+    assert layers["layer1.0.conv2"].overwritten  # out += identity
+    assert not layers["layer1.0.conv1"].overwritten
+    raw = {layer.name: layer for layer in select_layers(traced(Plain(), 1, 8, 8), raw=True)}
+    assert raw["conv1"].overwritten  # F.relu_
+    assert raw["conv1"].parts == ("Conv2d",)
+    assert not raw["conv2"].overwritten
+
+
+class OddOrder(nn.Module):
+    """Defined in one order, run in another; one conv runs twice, one never; one activation has two consumers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = nn.Conv2d(4, 4, 1)
+        self.early = nn.Conv2d(3, 4, 1)
+        self.never = nn.Conv2d(4, 4, 1)
+        self.act = nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.early(x))
+        x = self.act(self.late(x))
+        x = self.late(x)
+        gated = x * torch.sigmoid(x)
+        return gated.mean((2, 3))
+
+
+def test_repeated_unused_and_gated_modules() -> None:
+    layers = select_layers(traced(OddOrder(), 3, 4, 4))
+    assert names(layers) == ["early", "late", "late@2"]
+    assert layers[1].parts == ("Conv2d", "SiLU")
+    assert layers[2].parts == ("Conv2d",)  # x * sigmoid(x): the sigmoid is not the activation
+
+
+class Functional(nn.Module):
+    """A convolution without a conv module, transposed and one-dimensional ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 3, 3, 3))
+        self.up = nn.ConvTranspose2d(5, 2, 2, stride=2)
+        self.signal = nn.Conv1d(2, 7, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.gelu(F.conv2d(x, self.weight, padding=1))
+        return F.relu(self.signal(F.relu(self.up(x)).flatten(2))).mean(-1)
+
+
+def test_other_convolutions() -> None:
+    layers = select_layers(traced(Functional(), 3, 4, 4))
+    assert [(layer.name, layer.parts, layer.channels, layer.spatial) for layer in layers] == [
+        ("conv2d", ("conv2d", "gelu"), 5, (4, 4)),
+        ("up", ("ConvTranspose2d", "relu"), 2, (8, 8)),
+        ("signal", ("Conv1d", "relu"), 7, (64,)),
+    ]
+
+
+def test_wrapper_prefixes_are_left_out_of_names() -> None:
+    wrapped = nn.Sequential(torch.compile(TinyResNet(), backend="eager"))
+    assert names(select_layers(traced(wrapped, 3, 8, 8))) == [f"0.{name}" for name in TINY_RESNET_UNITS]
+    parallel = nn.DataParallel(TinyResNet())
+    assert names(select_layers(traced(parallel, 3, 8, 8))) == TINY_RESNET_UNITS
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("layer1.*", ["layer1.0.conv1", "layer1.0.conv2"]),
+        ("conv1", ["conv1"]),
+        ("*conv1", ["conv1", "layer1.0.conv1", "layer2.0.conv1"]),
+        (r"re:^layer\d\.0\.conv2$", ["layer1.0.conv2", "layer2.0.conv2"]),
+        (re.compile("downsample"), ["layer2.0.downsample.0"]),
+        (nn.Conv2d, TINY_RESNET_UNITS),
+        (nn.Linear, ["fc"]),
+        (lambda name, module: getattr(module, "stride", 0) == (2, 2), ["layer2.0.downsample.0", "layer2.0.conv1"]),
+        ("layer2", ["layer2"]),  # no unit is called so: the module itself
+        (["fc", "layer1", "conv1"], ["conv1", "layer1", "fc"]),
+    ],
+)
+def test_selection(entry: object, expected: list[str]) -> None:
+    assert names(select_layers(traced(TinyResNet(), 3, 8, 8), entry)) == expected
+
+
+def test_an_entry_that_matches_nothing_lists_the_nearest_names() -> None:
+    with pytest.raises(ValueError, match=r"'layr1\.\*' matches no layer.*Nearest names: layer1\.0\.conv1, layer1\.0"):
+        select_layers(traced(TinyResNet(), 3, 8, 8), ["conv1", "layr1.*"])
+
+
+@pytest.mark.parametrize("bad", [3, [None], []])
+def test_entries_of_a_wrong_type(bad: object) -> None:
+    with pytest.raises(ValueError, match="layers"):
+        select_layers(traced(Plain(), 1, 8, 8), bad)
+
+
+def test_a_network_without_convolutions() -> None:
+    with pytest.raises(ValueError, match=r"ran no convolution.*Flatten, Linear.*Name what to observe"):
+        select_layers(traced(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), 3, 2, 2))
+
+
+def test_spread_over_depth() -> None:
+    layers = select_layers(traced(TinyResNet(), 3, 8, 8))
+    assert names(spread_over_depth(layers, 3)) == [TINY_RESNET_UNITS[i] for i in (0, 2, 5)]
+    assert spread_over_depth(layers, None) == layers
+    assert names(spread_over_depth(layers, 1)) == TINY_RESNET_UNITS[-1:]
+    assert len(set(names(spread_over_depth(layers, 5)))) == 5
+
+
+def test_tokens_count_channels_last() -> None:
+    model = nn.Sequential(nn.Flatten(2), nn.Linear(16, 5))  # (N, tokens, C)
+    (layer,) = select_layers(traced(model, 3, 4, 4), "1")
+    assert (layer.channels, layer.spatial, layer.channel_dim) == (5, (3,), 2)
