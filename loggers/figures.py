@@ -19,11 +19,14 @@ from convscope.loggers._canvas import (
 from convscope.loggers.names import short_labels, shorten_middle
 
 OPTIMAL_ORDER_LIMIT = 128  # above it the optimal leaf order takes longer than the picture
-NUMBERED_FILTERS = 24  # with more, the numbers of neighbours would touch
-HEATMAP_SIDE = 320
-MAP_ROW, MAP_COLUMN = 17, 22
-NAME_LIMIT = 28
-BAR_WIDTH = 14
+NUMBERED_FILTERS = 20  # with more, the numbers of neighbours would touch
+# The Images tab draws every picture 350 pixels wide without smoothing, so another width would garble the text.
+CARD = 350
+HEATMAP_SIDE = 240
+HEATMAP_CELLS = 120  # more would fill the disk faster and show hardly more
+MAP_ROW = 14
+NAME_LIMIT = 17
+BAR_WIDTH = 12
 
 
 def cluster_order(matrix: npt.ArrayLike) -> npt.NDArray[np.intp]:
@@ -55,7 +58,8 @@ def correlation_heatmap(matrix: npt.ArrayLike, title: str) -> Picture:
     """Draw a layer's filter correlation, rows and columns ordered by `cluster_order`.
 
     Colours run from −1 (blue) over 0 (white) to 1 (red) in every picture, so that layers and epochs compare.
-    Constant filters have no correlation: they are hatched grey, last, and counted in the title.
+    Constant filters have no correlation: they are hatched grey, last, and counted in the title. Above 120 filters
+    neighbours share a cell, which shows their mean |ρ| with the prevailing sign.
 
     Args:
         matrix: Pearson correlations, (C, C), with zero (or NaN) rows for constant filters.
@@ -67,24 +71,27 @@ def correlation_heatmap(matrix: npt.ArrayLike, title: str) -> Picture:
     Raises:
         ValueError: if `matrix` is not square or is empty.
         ImportError: if matplotlib is missing.
+
+    >>> correlation_heatmap([[1.0, 0.8], [0.8, 1.0]], "layer1.0.conv1").shape
+    (332, 350, 3)
     """
     correlation = _as_square(matrix)
     order, constant = cluster_order(correlation), _constant(correlation)
     blank = constant[:, None] | constant[None, :]
     shown = np.where(blank, np.nan, correlation)[np.ix_(order, order)]
-    count, left, top, side = len(order), 54, 46, HEATMAP_SIDE
-    page = Page(480, 426)
+    count, left, top, side = len(order), 46, 42, HEATMAP_SIDE
+    page = Page(CARD, top + side + 50)
     _title(page, f"{title}\n{_describe(count, int(constant.sum()))}")
-    page.area(_cells(_shrink_signed(shown, side), side, side, "RdBu_r", -1.0, 1.0), left, top)
+    page.area(_cells(_shrink_signed(shown, HEATMAP_CELLS), side, side, "RdBu_r", -1.0, 1.0), left, top)
     if count <= NUMBERED_FILTERS:
         # Rows only: columns are in the same order, and text is most of the drawing time.
         page.ticks_left(_middles(count, side, top), [str(index) for index in order], left)
     name = "filter (ordered by clustering)"
-    page.text(name, left + side / 2, top + side + 8, across="middle", down="top")
-    page.text(name, 6, top + side / 2, upwards=True)
-    _colour_bar(page, "RdBu_r", (-1.0, 1.0), "Pearson correlation ρ", left + side + 16, top, side)
+    page.text(name, left + side / 2, top + side + 6, across="middle", down="top")
+    page.text(name, 2, top + side / 2, upwards=True)
+    _colour_bar(page, "RdBu_r", (-1.0, 1.0), "Pearson correlation ρ", left + side + 12, top, side, steps=2)
     if constant.any():
-        _legend(page, "constant", left + side + 16)
+        _legend(page, "constant", left)
     return page.pixels
 
 
@@ -113,30 +120,34 @@ def learning_map(
         x_label: what `x` counts.
 
     Returns:
-        (H, W, 3) uint8; the size depends on L and T, up to a limit of columns.
+        (H, W, 3) uint8; 350 wide, the height depends on L up to a limit.
 
     Raises:
         ValueError: if `values` is empty or does not match `layers` and `x`, or `vmin` is not below `vmax`.
         ImportError: if matplotlib is missing.
+
+    >>> accuracy = [[0.2, 0.4], [0.3, float("nan")]]
+    >>> learning_map(accuracy, ["conv1", "conv2"], [0, 1], "probe accuracy", "accuracy (0 to 1)", 0, 1).ndim
+    3
     """
     table = _as_table(values, layers, x)
     rows, columns = table.shape
     low, high = _limits(table, vmin, vmax)
     names = short_labels(layers, NAME_LIMIT)
-    width, height = _clamp(columns * MAP_COLUMN, 260, 440), _clamp(rows * MAP_ROW, 120, 680)
-    left, top = text_width(names) + 36, 34
-    page = Page(left + width + 104, top + height + 62)
+    left, top = text_width(names) + 24, 26
+    width, height = CARD - left - 76, _clamp(rows * MAP_ROW, 126, 560)
+    page = Page(CARD, top + height + 62)
     _title(page, title)
     shown = _shrink(table, height, width)
     page.area(_cells(shown, height, width, "viridis", low, high), left, top)
     stride = _stride(columns, width, max(len(_number(value)) for value in x))
     middles = _middles(columns, width, left)[::stride]
     page.ticks_below(middles, [_number(value) for value in x[::stride]], top + height)
-    thinned = slice(None, None, -(-rows * 13 // height))
+    thinned = slice(None, None, -(-rows * 12 // height))
     page.ticks_left(_middles(rows, height, top)[thinned], names[thinned], left)
     page.text(x_label, left + width / 2, top + height + 22, across="middle", down="top")
-    page.text("← depth", 6, top + height / 2, upwards=True)
-    _colour_bar(page, "viridis", (low, high), unit, left + width + 16, top, height)
+    page.text("← depth", 2, top + height / 2, upwards=True)
+    _colour_bar(page, "viridis", (low, high), unit, left + width + 12, top, height, steps=4)
     if not np.isfinite(shown).all():
         _legend(page, "not measured", left)
     return page.pixels
@@ -181,7 +192,7 @@ def _describe(count: int, constant: int) -> str:
 
 
 def _shrink(values: Floats, rows: int, columns: int) -> Floats:
-    """Means of blocks once a cell would be thinner than a pixel, so that none is skipped; NaN does not count."""
+    """Means of blocks once there are more cells than wanted, so that none is skipped; NaN does not count."""
     if values.shape[0] <= rows and values.shape[1] <= columns:
         return values
     known = np.isfinite(values)
@@ -190,9 +201,9 @@ def _shrink(values: Floats, rows: int, columns: int) -> Floats:
     return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
-def _shrink_signed(matrix: Floats, side: int) -> Floats:
+def _shrink_signed(matrix: Floats, cells: int) -> Floats:
     """Mean size with the prevailing sign, so that opposite correlations do not cancel into white."""
-    return _shrink(np.abs(matrix), side, side) * np.where(_shrink(matrix, side, side) < 0, -1.0, 1.0)
+    return _shrink(np.abs(matrix), cells, cells) * np.where(_shrink(matrix, cells, cells) < 0, -1.0, 1.0)
 
 
 def _block_sums(values: Floats, rows: int, columns: int) -> Floats:
@@ -222,25 +233,25 @@ def _cells(values: Floats, height: int, width: int, palette: str, low: float, hi
 
 
 def _title(page: Page, title: str) -> None:
-    room = (page.pixels.shape[1] - 20) // 8
+    room = (page.pixels.shape[1] - 8) // 8
     for number, line in enumerate(title.split("\n")):
-        page.text(shorten_middle(line, room), 8, 6 + 17 * number, down="top", size=TITLE_SIZE)
+        page.text(shorten_middle(line, room), 4, 4 + 16 * number, down="top", size=TITLE_SIZE)
 
 
 def _colour_bar(
-    page: Page, palette: str, limits: tuple[float, float], label: str, left: int, top: int, height: int
+    page: Page, palette: str, limits: tuple[float, float], label: str, left: int, top: int, height: int, steps: int
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
     low, high = limits
     ramp = np.linspace(high, low, height)[:, None]
     page.area(stretch(colour(ramp, palette, low, high), height, BAR_WIDTH), left, top)
-    marks = np.asarray(MaxNLocator(4 if height > 120 else 2).tick_values(low, high), dtype=np.float64)
+    marks = np.asarray(MaxNLocator(steps).tick_values(low, high), dtype=np.float64)
     marks = marks[(marks >= low) & (marks <= high)]
     places = [top + round((high - mark) / (high - low) * (height - 1)) for mark in marks]
     page.ticks_right(places, [f"{mark:.4g}" for mark in marks], left + BAR_WIDTH)
     room = max(8, (height + 40) // 7)
-    page.text(shorten_middle(label, room), page.pixels.shape[1] - 6, top + height / 2, across="right", upwards=True)
+    page.text(shorten_middle(label, room), page.pixels.shape[1] - 2, top + height / 2, across="right", upwards=True)
 
 
 def _legend(page: Page, label: str, left: int) -> None:
@@ -259,7 +270,7 @@ def _number(value: float) -> str:
 
 def _stride(columns: int, width: int, characters: int) -> int:
     """The least of 1, 2, 5, 10, 20, … that leaves room for the tick labels."""
-    room = max(1, width // (characters * 8 + 8))
+    room = max(1, width // (characters * 7 + 6))
     decade = 1
     while columns > room * 5 * decade:
         decade *= 10

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 Layout = Mapping[str, Mapping[str, Sequence[str]]]
 
 HISTOGRAM_BINS = 64
+MARKERS = 5  # all that a custom-scalars chart has; its lines share the colour of their run
 
 # Python-Markdown, which TensorBoard renders with, knows backslash escapes for these only.
 _BACKSLASH_ESCAPED = re.compile(r"([\\`*_{}\[\]()>#+\-.!])")
@@ -29,6 +31,32 @@ def escape_markdown(text: str) -> str:
     line = " ".join(text.split())
     line = "".join(_ENTITIES.get(character, character) for character in line)
     return _BACKSLASH_ESCAPED.sub(r"\\\1", line)
+
+
+def depth_charts(title: str, tags: Sequence[str]) -> dict[str, list[str]]:
+    """Charts for one quantity of many layers: all of them in one, then groups small enough to tell lines apart.
+
+    The lines of a custom-scalars chart differ by five markers only, so groups are of five neighbours at most and of
+    nearly equal size.
+
+    Args:
+        title: what the charts show, e.g. "probe accuracy".
+        tags: exact scalar tags in depth order, input first.
+
+    >>> list(depth_charts("Gini", [f"importance/gini/conv{i}" for i in range(12)]))
+    ['Gini, all 12 layers', 'Gini, layers 1–4', 'Gini, layers 5–8', 'Gini, layers 9–12']
+    >>> depth_charts("Gini", ["importance/gini/conv"])
+    {'Gini': ['importance/gini/conv']}
+    """
+    count = len(tags)
+    if count <= MARKERS:
+        return {title: list(tags)}
+    groups = -(-count // MARKERS)
+    bounds = [group * count // groups for group in range(groups + 1)]
+    charts = {f"{title}, all {count} layers": list(tags)}
+    for start, stop in pairwise(bounds):
+        charts[f"{title}, layers {start + 1}–{stop}"] = list(tags[start:stop])
+    return charts
 
 
 class TensorBoardDashboard:

@@ -52,8 +52,9 @@ return {
   canvases: shown.filter((e) => e.tagName === 'CANVAS' && inside(e, ['LINE-CHART'])).length,
   images: shown.filter((e) => e.tagName === 'IMG' && e.naturalWidth > 0).length,
   histograms: lines.filter((e) => inside(e, ['TB-HISTOGRAM', 'VZ-HISTOGRAM-TIMESERIES'])).length,
-  text: seen.map((e) => [...e.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data).join(''))
-            .map((t) => t.trim()).filter(Boolean).join('\\n'),
+  text: shown.filter((e) => !['STYLE', 'SCRIPT'].includes(e.tagName))
+    .map((e) => [...e.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data).join('').trim())
+    .filter(Boolean).join('\\n'),
 };
 """
 
@@ -94,7 +95,8 @@ def tensorboard(logdir: Path) -> Iterator[Server]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "127.0.0.1"]
     command += ["--port", str(port), "--load_fast=false", "--reload_interval", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # From the log folder, as `-m` would import a file named tensorboard.py from the current one.
+    process = subprocess.Popen(command, cwd=logdir, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server = Server(f"http://127.0.0.1:{port}")
     try:
         wait_for(lambda: server.get("runs"), "TensorBoard to list a run", 60)

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from convscope.loggers import TensorBoardDashboard, correlation_heatmap, escape_markdown, learning_map
+from convscope.loggers import (
+    TensorBoardDashboard,
+    correlation_heatmap,
+    depth_charts,
+    escape_markdown,
+    learning_map,
+)
 
 pytest.importorskip("selenium", reason="the browser test drives chromium with selenium")
 
@@ -52,10 +58,12 @@ def write_run(logdir: Path) -> None:
             for epoch, step in enumerate(STEPS):
                 for row, layer in enumerate(LAYERS):
                     writer.add_scalar(f"{quantity}/{layer}", table[row, epoch], step)
+        accuracy_tags = [f"probe/accuracy/{name}" for name in LAYERS]
+        gini_tags = [f"importance/gini/{name}" for name in LAYERS]
         dashboard.layout(
             {
-                "probe": {"accuracy by layer, input to output": [f"probe/accuracy/{name}" for name in LAYERS]},
-                "importance": {"Gini by layer, input to output": [f"importance/gini/{name}" for name in LAYERS]},
+                "probe": depth_charts("Probe accuracy", accuracy_tags),
+                "importance": depth_charts("Importance, Gini", gini_tags),
             }
         )
         for epoch, step in enumerate(STEPS):
@@ -103,9 +111,13 @@ def test_server_lists_what_was_written(server: _browser.Server) -> None:
 @pytest.mark.parametrize(
     ("tab", "drawn", "words"),
     [
-        ("timeseries", "scalars", ["accuracy/conv1"]),
-        ("scalars", "scalars", ["accuracy/conv1"]),
-        ("custom_scalars", "scalars", ["accuracy by layer, input to output", "Matches (20)"]),
+        ("timeseries", "scalars", ["effective_rank/conv1"]),
+        ("scalars", "scalars", ["effective_rank/conv1"]),
+        (
+            "custom_scalars",
+            "scalars",
+            ["Probe accuracy, all 20 layers", "Probe accuracy, layers 1–5", "Matches (20)", "Matches (5)"],
+        ),
         ("images", "images", ["matrix/conv1"]),
         ("histograms", "histograms", ["taylor/conv1"]),
         ("text", "text", ["layer1.0.conv1"]),
