@@ -34,7 +34,7 @@ def read_selected(
     number in the held-out set; a number of -1 marks a sample that only fills an empty share.
     """
     chosen = _choose(loader, adapted, size, stratify, seed)
-    numbers = torch.arange(rank, len(chosen), world_size)
+    numbers = torch.arange(len(chosen))[rank::world_size]
     if len(numbers) == 0 and len(chosen) > 0:
         inputs, targets = _read(loader, chosen[:1], adapted, seed)
         return inputs, targets, torch.tensor([-1])
