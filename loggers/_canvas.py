@@ -77,7 +77,7 @@ class Page:
         height, width = sprite.shape
         left = round(x - width * _SHARE[across])
         top = round(y - height * _SHARE[down])
-        page = self.pixels[max(0, top) : top + height, max(0, left) : left + width]
+        page = self.pixels[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)]
         sprite = sprite[max(0, -top) :, max(0, -left) :][: page.shape[0], : page.shape[1]]
         cover = sprite[..., None] / 255
         page[...] = np.rint(page * (1 - cover) + np.array(INK) * cover)

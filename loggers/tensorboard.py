@@ -142,7 +142,7 @@ class TensorBoardDashboard:
         first = self._kinds.setdefault(tag, kind)
         if first != kind:
             raise ValueError(
-                f"tag {tag!r} is a {first} in this run and TensorBoard would not show it as a {kind} too; "
+                f"tag {tag!r} is a {first} in this run and TensorBoard would not show its {kind} too; "
                 f"give the {kind} a tag of its own"
             )
 

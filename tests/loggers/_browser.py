@@ -26,9 +26,7 @@ CHROMIUM_OPTIONS = (
     "--window-size=1600,1200",
 )
 
-# Everything that a person sees, through all shadow roots: [charts with a line, pictures, drawn histogram paths,
-# text]. TensorBoard keeps hidden spinners and inactive tabs in the page, so only what has a size counts.
-WALK = """
+_FIND = """
 const seen = [];
 const walk = (root) => root.querySelectorAll('*').forEach((element) => {
   seen.push(element);
@@ -40,6 +38,13 @@ const visible = (element) => {
   return box.width > 1 && box.height > 1;
 };
 const shown = seen.filter(visible);
+"""
+
+# How many lines, pictures and histograms a person sees, and the text. TensorBoard keeps hidden spinners and
+# inactive tabs in the page, so only what has a size counts.
+WALK = (
+    _FIND
+    + """
 const lines = shown.filter((e) => e.tagName.toLowerCase() === 'path' && (e.getAttribute('d') || '').length > 20);
 const inside = (element, names) => {
   for (let at = element; at; at = at.parentNode || at.host) {
@@ -49,7 +54,6 @@ const inside = (element, names) => {
 };
 return {
   scalars: lines.filter((e) => inside(e, ['LINE-CHART', 'VZ-LINE-CHART2'])).length,
-  canvases: shown.filter((e) => e.tagName === 'CANVAS' && inside(e, ['LINE-CHART'])).length,
   images: shown.filter((e) => e.tagName === 'IMG' && e.naturalWidth > 0).length,
   histograms: lines.filter((e) => inside(e, ['TB-HISTOGRAM', 'VZ-HISTOGRAM-TIMESERIES'])).length,
   text: shown.filter((e) => !['STYLE', 'SCRIPT'].includes(e.tagName))
@@ -57,6 +61,16 @@ return {
     .filter(Boolean).join('\\n'),
 };
 """
+)
+
+# [natural width, shown width] of every picture.
+IMAGE_WIDTHS = (
+    _FIND
+    + """
+return shown.filter((e) => e.tagName === 'IMG' && e.naturalWidth > 0)
+            .map((e) => [e.naturalWidth, e.getBoundingClientRect().width]);
+"""
+)
 
 
 def missing() -> str | None:

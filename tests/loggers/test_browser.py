@@ -1,6 +1,7 @@
 """What a person sees in TensorBoard, in a real browser."""
 
 import shutil
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def test_server_lists_what_was_written(server: _browser.Server) -> None:
 @pytest.mark.parametrize(
     ("tab", "drawn", "words"),
     [
-        ("timeseries", "scalars", ["effective_rank/conv1"]),
+        ("timeseries", "scalars", ["correlation", "version_0"]),
         ("scalars", "scalars", ["effective_rank/conv1"]),
         (
             "custom_scalars",
@@ -132,3 +133,30 @@ def test_tab_shows_something(
     assert picture.stat().st_size > 10_000
     for word in words:
         assert word in found["text"], found["text"][:2000]
+
+
+def test_empty_page_shows_nothing(driver: Any) -> None:
+    driver.get("about:blank")
+    found = driver.execute_script(_browser.WALK)
+    assert found == {"scalars": 0, "images": 0, "histograms": 0, "text": ""}
+
+
+def test_lines_of_a_chart_come_in_depth_order(server: _browser.Server) -> None:
+    """The server sorts nothing, so the legend follows the order in which layers were first logged."""
+    layout = server.get("plugin/custom_scalars/layout")
+    chart = layout["category"][0]["chart"][0]
+    pattern = "|".join(f"({tag})" for tag in chart["multiline"]["tag"])  # what the page sends
+    query = urllib.parse.urlencode({"run": "version_0", "tag": pattern})
+    answer = server.get(f"plugin/custom_scalars/scalars?{query}")
+    assert answer["regex_valid"]
+    assert list(answer["tag_to_events"]) == [f"probe/accuracy/{name}" for name in LAYERS]
+    steps = [step for _, step, _ in answer["tag_to_events"]["probe/accuracy/conv1"]]
+    assert steps == STEPS
+
+
+def test_pictures_are_shown_pixel_by_pixel(server: _browser.Server, driver: Any, tmp_path: Path) -> None:
+    """Cards do not smooth, so a picture of any other width than theirs has garbled text."""
+    _browser.look_at(driver, server, "images", "images", tmp_path / "images.png")
+    sizes = driver.execute_script(_browser.IMAGE_WIDTHS)
+    assert sizes
+    assert all(natural == shown == 350 for natural, shown in sizes)
