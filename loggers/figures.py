@@ -176,12 +176,13 @@ def _constant(correlation: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 
 def _leaves(correlation: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
     from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
 
     count = len(correlation)
     if count < 3:
         return np.arange(count)
-    distance = 1.0 - np.abs(np.nan_to_num(correlation))
-    condensed = np.clip(distance[np.triu_indices(count, k=1)], 0.0, 1.0)
+    related = squareform(correlation, checks=False)
+    condensed = np.clip(1.0 - np.abs(np.nan_to_num(related)), 0.0, 1.0)
     tree = linkage(condensed, method="average", optimal_ordering=count <= OPTIMAL_ORDER_LIMIT)
     return np.asarray(leaves_list(tree), dtype=np.intp)
 
