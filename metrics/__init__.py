@@ -1,5 +1,6 @@
 """Metrics of a layer: torchmetrics classes over the pure functions in :mod:`convscope.metrics.functional`."""
 
+from convscope.metrics.cka import LinearCKA
 from convscope.metrics.correlation import ChannelCorrelation
 from convscope.metrics.functional import CorrelationResult
 from convscope.metrics.importance import (
@@ -22,6 +23,7 @@ __all__ = [
     "GiniCoefficient",
     "GradientActivationImportance",
     "KNNProbe",
+    "LinearCKA",
     "LogisticProbe",
     "OutputCorrelation",
     "ProbeResult",

@@ -1,5 +1,6 @@
 """Every quantity as a pure function of tensors."""
 
+from convscope.metrics.functional.cka import linear_cka, linear_cka_matrix
 from convscope.metrics.functional.correlation import (
     CorrelationResult,
     CorrelationSummary,
@@ -57,6 +58,8 @@ __all__ = [
     "gradient_activation_importance",
     "knn_probe_scores",
     "knn_scorer",
+    "linear_cka",
+    "linear_cka_matrix",
     "logistic_probe_scores",
     "logistic_scorer",
     "output_correlation",

@@ -15,36 +15,39 @@ from convscope.metrics.functional.scores import Scorer, one_hot, prepare_probe_i
 DEFAULT_ALPHAS: tuple[float, ...] = tuple(10.0 ** (exponent / 2) for exponent in range(-4, 9))
 """The grid of penalties, from 0.01 to 10,000, two a decade."""
 
-# Directions with less than this share of the largest eigenvalue are rounding, not signal.
-_RANK_SHARE = 1e-12
-
 
 @dataclass(frozen=True)
-class _Spectrum:
-    """Left singular vectors ``basis`` (N, r) of the standardised features, and their squared singular values."""
+class Spectrum:
+    """Standardised features in their principal axes.
 
-    basis: Tensor
+    Attributes:
+        components: ``(N, r)``, columns orthogonal, ``components @ components.T`` equal to ``X @ X.T``.
+        eigenvalues: ``(r,)``, squared lengths of those columns.
+    """
+
+    components: Tensor
     eigenvalues: Tensor
 
     @classmethod
-    def of(cls, standardised: Tensor) -> _Spectrum:
+    def of(cls, standardised: Tensor) -> Spectrum:
+        """Through the smaller of the two Gram matrices, features or samples."""
         n, c = standardised.shape
-        primal = c <= n
-        gram = standardised.T @ standardised if primal else standardised @ standardised.T
-        eigenvalues, vectors = torch.linalg.eigh(gram)
-        keep = eigenvalues > _RANK_SHARE * eigenvalues.max() if eigenvalues.numel() else eigenvalues > 0
-        eigenvalues, vectors = eigenvalues[keep], vectors[:, keep]
-        basis = standardised @ vectors / eigenvalues.sqrt() if primal else vectors
-        return cls(basis, eigenvalues)
+        if c <= n:
+            _, axes = torch.linalg.eigh(standardised.T @ standardised)
+            components = standardised @ axes
+        else:
+            eigenvalues, axes = torch.linalg.eigh(standardised @ standardised.T)
+            components = axes * eigenvalues.clamp(min=0).sqrt()
+        return cls(components, components.square().sum(dim=0))
 
     def leave_one_out(self, targets: Tensor, alphas: Tensor) -> Tensor:
         """Predictions ``(A, N, K)`` of each row's targets from all the other rows, for each penalty."""
         mean = targets.mean(dim=0)
-        shrinkage = self.eigenvalues / (self.eigenvalues + alphas[:, None])
-        coefficients = shrinkage[:, :, None] * (self.basis.T @ (targets - mean))
-        stacked = coefficients.permute(1, 0, 2).reshape(self.basis.shape[1], -1)
-        fitted = mean + (self.basis @ stacked).reshape(-1, len(alphas), targets.shape[1]).permute(1, 0, 2)
-        leverage = (1 / len(targets) + self.basis.square() @ shrinkage.T).T[:, :, None]
+        inverse = 1 / (self.eigenvalues + alphas[:, None])
+        coefficients = inverse[:, :, None] * (self.components.T @ (targets - mean))
+        stacked = coefficients.permute(1, 0, 2).reshape(self.components.shape[1], -1)
+        fitted = mean + (self.components @ stacked).reshape(-1, *coefficients.shape[::2]).permute(1, 0, 2)
+        leverage = (1 / len(targets) + self.components.square() @ inverse.T).T[:, :, None]
         return (fitted - leverage * targets) / (1 - leverage)
 
 
@@ -75,8 +78,8 @@ def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEF
     """
     check_alphas(alphas)
     features, target = prepare_probe_input(features, target)
-    spectrum = _Spectrum.of(standardise(features))
-    grid = torch.tensor(list(alphas), dtype=torch.float64, device=spectrum.basis.device)
+    spectrum = Spectrum.of(standardise(features))
+    grid = torch.tensor(list(alphas), dtype=torch.float64, device=spectrum.components.device)
     truth = one_hot(target).to(grid.device)
     errors = (spectrum.leave_one_out(truth, grid) - truth).square().sum(dim=(1, 2))
     chosen = grid[errors.argmin()][None]

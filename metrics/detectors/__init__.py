@@ -1,0 +1,38 @@
+"""Detectors for short series (10 to 200 values): plain Python, nothing but numbers in and out.
+
+``detector.update(value)`` gives a verdict, and ``state_dict`` holds plain values, so that a run resumes where it was.
+"""
+
+from convscope.metrics.detectors.base import Detector, Direction, Evidence, Gate, Verdict
+from convscope.metrics.detectors.charts import CUSUM, EWMA, PageHinkley, RobustZ
+from convscope.metrics.detectors.control import benjamini_hochberg, quorum
+from convscope.metrics.detectors.limits import Finite, RelativeDrop, Threshold
+
+DETECTORS: dict[str, type[Detector]] = {
+    "threshold": Threshold,
+    "relative_drop": RelativeDrop,
+    "robust_z": RobustZ,
+    "ewma": EWMA,
+    "cusum": CUSUM,
+    "page_hinkley": PageHinkley,
+    "finite": Finite,
+}
+"""Detectors by the name that rules call them by."""
+
+__all__ = [
+    "CUSUM",
+    "DETECTORS",
+    "Detector",
+    "Direction",
+    "EWMA",
+    "Evidence",
+    "Finite",
+    "Gate",
+    "PageHinkley",
+    "RelativeDrop",
+    "RobustZ",
+    "Threshold",
+    "Verdict",
+    "benjamini_hochberg",
+    "quorum",
+]

@@ -1,0 +1,194 @@
+"""What every detector shares: evidence for one value, the gate that turns it into an alarm, state, bad arguments."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+Direction = Literal["up", "down", "both"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a detector makes of one value.
+
+    Attributes:
+        ready: Whether it can judge yet; where not, ``exceeded`` is False and means nothing.
+        exceeded: Whether the value lies beyond the limit.
+        score: How far the value (or the chart's statistic) has moved, signed, in the detector's own unit.
+        expected: The value that the detector would have expected.
+        p_value: Probability of so large a score where nothing has changed; None for detectors that have none.
+    """
+
+    ready: bool = False
+    exceeded: bool = False
+    score: float = 0.0
+    expected: float = math.nan
+    p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Evidence, and what follows from it: ``active`` after persistence, ``fired`` once, after the cool-down."""
+
+    evidence: Evidence
+    active: bool
+    fired: bool
+
+
+@dataclass
+class Gate:
+    """Turns a row of yes and no into single alarms.
+
+    Active once ``persistence`` of the last ``out_of`` answers were yes; fires when it becomes active, and not again
+    before it has been inactive and ``cool_down`` further answers have passed.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: m-of-n runs rules, as in Western Electric's Statistical Quality Control Handbook (1956).
+
+    Example:
+        >>> gate = Gate(persistence=2, out_of=3)
+        >>> [gate.update(answer)[1] for answer in (True, False, True, True, False, False)]
+        [False, False, True, False, False, False]
+    """
+
+    persistence: int = 1
+    out_of: int | None = None
+    cool_down: int = 0
+    _answers: list[bool] = field(default_factory=list, init=False)
+    _was_active: bool = field(default=False, init=False)
+    _silent: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        check_count("persistence", self.persistence, 1)
+        check_count("cool_down", self.cool_down, 0)
+        if self.out_of is not None:
+            check_count("out_of", self.out_of, self.persistence)
+
+    def update(self, exceeded: bool) -> tuple[bool, bool]:
+        """Take in one answer; returns ``(active, fired)``."""
+        self._answers = [*self._answers, exceeded][-(self.out_of or self.persistence) :]
+        active = sum(self._answers) >= self.persistence
+        rises = active and not self._was_active
+        # A rise that falls into the silence stays due: it fires at its end if it is still there.
+        fired = rises and self._silent == 0
+        self._was_active = active and (fired or self._was_active)
+        self._silent = self.cool_down if fired else max(self._silent - 1, 0)
+        return active, fired
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return state_of(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state`` left off."""
+        load_state(self, state)
+
+
+@dataclass(kw_only=True)
+class Detector(ABC):
+    """Judges the values of one series as they come, in 10 to 200 points in all.
+
+    Values that are not finite are passed over: whether a value is finite is the business of :class:`Finite`.
+
+    Args:
+        direction: Which way is worth an alarm.
+        warm_up: Number of values taken in before the first is judged.
+        persistence: Values of the last ``out_of`` that must exceed the limit.
+        out_of: See ``persistence``; as many by default.
+        cool_down: Values after an alarm during which there is no other.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    direction: Direction = "both"
+    warm_up: int = 0
+    persistence: int = 1
+    out_of: int | None = None
+    cool_down: int = 0
+    _seen: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("up", "down", "both"):
+            raise ValueError(f"direction={self.direction!r}: give 'up', 'down' or 'both'")
+        check_count("warm_up", self.warm_up, 0)
+        self._gate = Gate(self.persistence, self.out_of, self.cool_down)
+
+    @property
+    def gives_p_values(self) -> bool:
+        """Whether ``Evidence.p_value`` is given, so that many tests can be controlled by it."""
+        return False
+
+    def observe(self, value: float) -> Evidence:
+        """Judge ``value`` by what came before, then learn from it. No persistence, no cool-down."""
+        if not math.isfinite(value):
+            return Evidence()
+        evidence = self._judge(float(value)) if self._seen >= self.warm_up else Evidence()
+        self._learn(float(value))
+        self._seen += 1
+        return evidence
+
+    def update(self, value: float) -> Verdict:
+        """:meth:`observe`, then persistence and cool-down. After an alarm the chart begins anew."""
+        evidence = self.observe(value)
+        active, fired = self._gate.update(evidence.exceeded)
+        if fired:
+            self.restart()
+        return Verdict(evidence, active, fired)
+
+    def restart(self) -> None:
+        """Forget accumulated evidence after an alarm, where there is any; the baseline stays."""
+        return
+
+    @abstractmethod
+    def _judge(self, value: float) -> Evidence:
+        """Evidence of a finite value."""
+
+    def _learn(self, value: float) -> None:
+        """Take a finite value into the baseline."""
+        return
+
+    def _beyond(self, score: float, limit: float) -> bool:
+        """Whether a signed score lies beyond ``limit`` in the direction that counts."""
+        return (self.direction != "down" and score > limit) or (self.direction != "up" and score < -limit)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists: what was learnt, not the arguments."""
+        return {**state_of(self), "gate": self._gate.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state`` left off."""
+        own = dict(state)
+        self._gate.load_state_dict(own.pop("gate"))
+        load_state(self, own)
+
+
+def state_of(instance: Any) -> dict[str, Any]:
+    """A dataclass's fields that are no arguments."""
+    return {f.name: copy.copy(getattr(instance, f.name)) for f in fields(instance) if not f.init}
+
+
+def load_state(instance: Any, state: dict[str, Any]) -> None:
+    """Set what :func:`state_of` gave."""
+    for name, value in state.items():
+        setattr(instance, name, copy.copy(value))
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Raise ValueError where ``value`` is no whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r}: give a whole number, at least {least}")
+
+
+def check_number(name: str, value: Any, least: float = -math.inf, *, above: bool = False) -> None:
+    """Raise ValueError where ``value`` is no finite number of at least (or ``above``) ``least``."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < least or (above and value == least):
+        bound = "" if least == -math.inf else f", {'above' if above else 'at least'} {least:g}"
+        raise ValueError(f"{name}={value!r}: give a finite number{bound}")

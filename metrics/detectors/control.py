@@ -1,0 +1,60 @@
+"""Many series at once: control of the false discovery rate, and quorums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from convscope.metrics.detectors.base import check_number
+
+
+def benjamini_hochberg(p_values: Sequence[float], alpha: float = 0.05) -> list[bool]:
+    r"""Which of many hypotheses to reject so that at most a share ``alpha`` of the rejected were true, on average.
+
+    The largest :math:`k` with :math:`p_{(k)} \le \alpha k / m` is sought; the :math:`k` smallest are rejected.
+
+    Args:
+        p_values: ``m`` values in [0, 1], of tests that are independent or positively dependent (layers are).
+        alpha: False discovery rate, in (0, 1).
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: Benjamini & Hochberg 1995.
+
+    Example:
+        >>> benjamini_hochberg([0.001, 0.03, 0.8, 0.04], alpha=0.06)
+        [True, True, False, True]
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha={alpha!r}: give a rate in (0, 1)")
+    if not all(0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p_values={list(p_values)!r}: give numbers in [0, 1]")
+    count = len(p_values)
+    passed = [p for rank, p in enumerate(sorted(p_values), 1) if p <= alpha * rank / count]
+    limit = passed[-1] if passed else -1.0
+    return [p <= limit for p in p_values]
+
+
+def quorum(total: int, needed: float) -> int:
+    """How many of ``total`` series must agree.
+
+    Args:
+        total: Number of series that can judge.
+        needed: A count (a whole number, at least 1), or a share in (0, 1); a share is rounded up to at least 1.
+
+    Raises:
+        ValueError: ``needed`` is neither.
+
+    Source: ours.
+
+    Example:
+        >>> quorum(5, 2), quorum(5, 0.5), quorum(1, 0.5)
+        (2, 3, 1)
+    """
+    check_number("quorum", needed, 0.0, above=True)
+    if needed < 1:
+        return max(1, math.ceil(needed * total))
+    if needed != int(needed):
+        raise ValueError(f"quorum={needed!r}: give a whole number of series, or a share in (0, 1)")
+    return int(needed)
