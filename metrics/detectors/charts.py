@@ -157,16 +157,18 @@ class EWMA(_Chart):
     def _judge(self, value: float) -> Evidence:
         mean, std = self._standard()
         self._steps += 1
-        kept = 1 - self.smoothing
-        self._average = self.smoothing * (value - mean) / std + kept * self._average
-        score = self._average / math.sqrt(self.smoothing / (2 - self.smoothing) * (1 - kept ** (2 * self._steps)))
+        self._average += self.smoothing * ((value - mean) / std - self._average)
+        score = self._average / math.sqrt(self._variance())
         return Evidence(True, self._beyond(score, self.limit), score, mean, self._p_value(score))
 
+    def _variance(self) -> float:
+        """Of the average, in units of the values' own."""
+        return self.smoothing / (2 - self.smoothing) * (1 - (1 - self.smoothing) ** (2 * self._steps))
+
     def _p_value(self, score: float) -> float:
-        # Without a given baseline the mean is as uncertain as one more value in `warm_up`.
         count = len(self._baseline)
-        if count:
-            score /= math.sqrt(1 + (2 - self.smoothing) / (self.smoothing * count))
+        if count:  # the estimated mean errs as well, by 1/count
+            score /= math.sqrt(1 + (1 - (1 - self.smoothing) ** self._steps) ** 2 / (count * self._variance()))
         tail = (lambda s: float(special.stdtr(count - 1, -s))) if count else (lambda s: float(special.ndtr(-s)))
         if self.direction != "both":
             return tail(score if self.direction == "up" else -score)
