@@ -12,10 +12,20 @@ import convscope.metrics
 import convscope.metrics.functional
 
 MODULES = [
-    *(f"convscope.metrics.{name}" for name in ("probe", "correlation", "importance", "summary")),
+    *(f"convscope.metrics.{name}" for name in ("probe", "cka", "correlation", "importance", "summary")),
     *(
         f"convscope.metrics.functional.{name}"
-        for name in ("scores", "ridge", "logistic", "neighbours", "covariance", "correlation", "importance", "summary")
+        for name in (
+            "cka",
+            "scores",
+            "ridge",
+            "logistic",
+            "neighbours",
+            "covariance",
+            "correlation",
+            "importance",
+            "summary",
+        )
     ),
 ]
 
