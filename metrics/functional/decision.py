@@ -81,8 +81,8 @@ def prediction_entropy(log_probabilities: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> prediction_entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log()).tolist()
-        [0.6931471805599453, 0.0]
+        >>> prediction_entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log()).float()
+        tensor([0.6931, 0.0000])
     """
     if log_probabilities.ndim == 0 or log_probabilities.shape[-1] == 0:
         raise ValueError(f"The log-probabilities must have shape (..., K), got {tuple(log_probabilities.shape)}.")

@@ -54,7 +54,8 @@ def calibrated_readout(scores: Tensor, target: Tensor, folds: int = 5) -> Tensor
     offsets = as_double(scores).to(codes.device) - shares
     fold = stratified_folds(codes, folds)
     trains = (fold != torch.arange(folds, device=codes.device)[:, None]).double()
-    beta = _fit(offsets, shares.log(), codes, trains)
+    everybody = _fit(offsets, shares.log(), codes, torch.ones_like(trains[:1]), trains.new_zeros(1))
+    beta = _fit(offsets, shares.log(), codes, trains, everybody.expand(folds))
     return (shares.log() + beta[fold][:, None] * offsets).log_softmax(dim=1)
 
 
@@ -109,11 +110,10 @@ def _check(scores: Tensor, target: Tensor) -> Tensor:
     return codes
 
 
-def _fit(offsets: Tensor, prior: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
+def _fit(offsets: Tensor, prior: Tensor, codes: Tensor, weights: Tensor, beta: Tensor) -> Tensor:
     """The slope ``(F,)`` of each fold: Newton's method inside a bracket, since the loss is convex in it."""
     wanted = _smoothed(offsets, codes)
-    low, high = torch.zeros(len(weights)).to(weights), torch.full((len(weights),), torch.inf).to(weights)
-    beta = low
+    low, high = torch.zeros_like(beta), torch.full_like(beta, torch.inf)
     for _ in range(_MAX_STEPS):
         slope, curvature = _derivatives(beta, offsets, prior, wanted, weights)
         low, high = torch.where(slope < 0, beta, low), torch.where(slope >= 0, beta, high)
