@@ -19,7 +19,9 @@ from convscope.capture.trace import Layer
 if TYPE_CHECKING:
     import torch
 
+    from convscope.callbacks.plan import Plan
     from convscope.callbacks.session import Session
+    from convscope.loggers import TensorBoardDashboard
 
 
 class LayerObserver(pl.Callback, ABC):
@@ -122,6 +124,13 @@ class LayerObserver(pl.Callback, ABC):
         """
         return None
 
+    def ready(self, plan: Plan) -> None:
+        """Learn which samples and layers a run's checks are made on, for callbacks that need more than activations.
+
+        Raises:
+            ValueError: An argument of the callback does not fit this plan.
+        """
+
     @abstractmethod
     def begin(self, layers: list[Layer], samples: int) -> None:
         """Make fresh metrics for one check of these layers on ``samples`` held-out samples."""
@@ -136,9 +145,20 @@ class LayerObserver(pl.Callback, ABC):
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
         """Take in a layer's activations and gradients of one chunk."""
 
+    @property
+    def intervenes(self) -> bool:
+        """Whether the callback runs the network again after the shared pass, in :meth:`intervene`."""
+        return False
+
+    def intervene(self, layer: Layer) -> None:
+        """Run further forward passes for one layer, as many on every process. Whatever is shared comes first."""
+
     def summarise(self, values: Values) -> dict[str, float]:
         """Summaries over depth of ``values[quantity][layer]``, logged without a layer's name."""
         return {}
+
+    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+        """Write pictures and texts of the callback's own, on the main process, before :meth:`end`."""
 
     def end(self) -> None:
         """Let go of the check's metrics."""

@@ -46,6 +46,8 @@ def make_plan(subject: Subject, heldout: HeldOut, observers: list[LayerObserver]
         chosen = _choose(plan, found, observer)
         plan.observers.append(observer)
         plan.layers[observer.name] = [*chosen, output_layer(logits)] if observer.includes_output else chosen
+    for observer in plan.observers:
+        observer.ready(plan)
     return plan
 
 

@@ -67,7 +67,7 @@ def run_pass(plan: Plan, due: list[LayerObserver], failures: Failures, gather: G
     failed_elsewhere = next((o.error for o in outcomes if o.error is not None), None)
     if failed_elsewhere is not None:
         raise error or RuntimeError(f"on another process: {failed_elsewhere}")
-    return _usable(plan, due, outcomes, failures)
+    return _intervene(due, _usable(plan, due, outcomes, failures), failures, gather)
 
 
 def _attempt(plan: Plan, due: list[LayerObserver], failures: Failures) -> tuple[_Outcome, Exception | None]:
@@ -109,4 +109,25 @@ def _usable(
             if layer.name not in nonfinite | missing and (observer.name, layer.name) not in failed
         ]
         for observer in due
+    }
+
+
+def _intervene(
+    due: list[LayerObserver], usable: dict[str, list[Layer]], failures: Failures, gather: Gather
+) -> dict[str, list[Layer]]:
+    """The further passes of observers that make some; a layer that fails on one process is left out on all."""
+    intervening = [observer for observer in due if observer.intervenes]
+    if not intervening:
+        return usable
+    failed: set[tuple[str, str]] = set()
+    for observer in intervening:
+        for layer in usable[observer.name]:
+            try:
+                observer.intervene(layer)
+            except Exception as error:
+                failures.record(f"{observer.name}, layer {layer.name}", error)
+                failed.add((observer.name, layer.name))
+    everywhere: set[tuple[str, str]] = set().union(*gather(failed))
+    return {
+        name: [layer for layer in layers if (name, layer.name) not in everywhere] for name, layers in usable.items()
     }
