@@ -135,6 +135,17 @@ def write_scalars(trainer: pl.Trainer, pl_module: pl.LightningModule, scalars: d
         logger.save()
 
 
+def callback_metrics(trainer: pl.Trainer) -> dict[str, torch.Tensor]:
+    """``trainer.callback_metrics``, and in validation hooks also what the training epoch has logged so far.
+
+    Lightning itself adds an epoch's training means only after that epoch's validation, so that there
+    ``callback_metrics`` holds those of the epoch before.
+    """
+    found = dict(trainer.callback_metrics)
+    training = trainer.fit_loop.epoch_loop._results.metrics(on_step=False)["callback"]
+    return {**found, **training}
+
+
 def tensorboard_writers(trainer: pl.Trainer) -> list[SummaryWriter]:
     """The TensorBoard writers of the run, on the main process."""
     if not trainer.is_global_zero or trainer.fast_dev_run:

@@ -39,7 +39,7 @@ MAKERS: dict[str, Callable[..., Detector]] = {
 }
 
 
-@pytest.mark.parametrize("name", ("base", "limits", "charts", "control"))
+@pytest.mark.parametrize("name", ["base", "limits", "charts", "control"])
 def test_examples_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(f"convscope.metrics.detectors.{name}")).failed == 0
 
@@ -55,8 +55,8 @@ def alarms(detector: Detector, values: np.ndarray) -> list[int]:
 # River.
 
 
-@pytest.mark.parametrize("direction", ("up", "down", "both"))
-@pytest.mark.parametrize("alpha", (1.0, 0.99))
+@pytest.mark.parametrize("direction", ["up", "down", "both"])
+@pytest.mark.parametrize("alpha", [1.0, 0.99])
 def test_page_hinkley_is_that_of_river(direction: str, alpha: float) -> None:
     generator = np.random.default_rng(3)
     values = np.concatenate([generator.normal(m, 1.0, 60) for m in (0.0, 2.0, -1.0, -1.0, 3.0)])
@@ -72,7 +72,7 @@ def test_page_hinkley_is_that_of_river(direction: str, alpha: float) -> None:
     assert len(expected) >= 2
 
 
-@pytest.mark.parametrize("make", (CUSUM, EWMA))
+@pytest.mark.parametrize("make", [CUSUM, EWMA])
 def test_a_chart_finds_a_shift_before_adwin_does(make: Callable[..., Detector]) -> None:
     ours, theirs = [], []
     for seed in range(20):
@@ -143,8 +143,8 @@ def test_robust_z_is_that_of_scipy() -> None:
             assert evidence.score == pytest.approx((value - np.median(past)) / scale)
 
 
-@pytest.mark.parametrize("count", (5, 8, 15, 60))
-@pytest.mark.parametrize("direction", ("up", "both"))
+@pytest.mark.parametrize("count", [5, 8, 15, 60])
+@pytest.mark.parametrize("direction", ["up", "both"])
 def test_robust_z_p_values_have_about_their_size(count: int, direction: str) -> None:
     generator = np.random.default_rng(count)
     small = 0
@@ -158,7 +158,7 @@ def test_robust_z_p_values_have_about_their_size(count: int, direction: str) -> 
     assert 0.03 <= small / 3000 <= 0.07
 
 
-@pytest.mark.parametrize("make", (lambda: EWMA(direction="both"), lambda: EWMA(mean=0.0, std=1.0)))
+@pytest.mark.parametrize("make", [lambda: EWMA(direction="both"), lambda: EWMA(mean=0.0, std=1.0)])
 def test_ewma_p_values_have_about_their_size(make: Callable[[], EWMA]) -> None:
     generator, small = np.random.default_rng(0), []
     for _ in range(2000):

@@ -1,0 +1,215 @@
+"""Small networks, data and training programs for the fault benchmark: all that changes curves without being wrong."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.data import cifar10
+
+EPOCHS = 16
+TUNING_NETS = ("plain", "vgg_bn")
+TEST_NETS = ("leaky", "resnet_bn")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training program, drawn at random for each seed."""
+
+    seed: int
+    net: str
+    data: str
+    optimizer: str
+    batch_size: int
+    schedule: str
+    augment: bool
+    dropout: float
+    width: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def draw_config(seed: int, nets: tuple[str, ...]) -> Config:
+    """A training program of a seed; nothing in it is a fault."""
+    draw = random.Random(seed)
+    return Config(
+        seed=seed,
+        net=draw.choice(nets),
+        data=draw.choice(("digits", "cifar")),
+        optimizer=draw.choice(("sgd", "adamw")),
+        batch_size=draw.choice((32, 64, 128)),
+        schedule=draw.choice(("constant", "step", "cosine", "restarts", "warmup")),
+        augment=draw.random() < 0.5,
+        dropout=draw.choice((0.0, 0.2)),
+        width=draw.choice((12, 16, 24)),
+    )
+
+
+def schedule_factor(schedule: str, epoch: int) -> float:
+    """Learning rate of an epoch as a share of the base rate."""
+    if schedule == "step":
+        return 0.1 ** ((epoch >= EPOCHS // 2) + (epoch >= 3 * EPOCHS // 4))
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (epoch + 0.5) / EPOCHS))
+    if schedule == "restarts":
+        return 0.5 * (1 + math.cos(math.pi * (epoch % 4 + 0.5) / 4))
+    if schedule == "warmup":
+        return min(1.0, (epoch + 1) / 4)
+    return 1.0
+
+
+# Data: three channels, train and validation.
+
+
+@dataclass(frozen=True)
+class Images:
+    """Normalised images ``(N, 3, H, W)`` with labels; ``mean`` and ``std`` undo the normalisation."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    x_val: torch.Tensor
+    y_val: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+
+
+@lru_cache
+def load_images(name: str) -> Images:
+    """``digits``: scikit-learn's, as intensity and two gradients; ``cifar``: CIFAR-10 at 16 × 16 pixels."""
+    raw, labels = _digits() if name == "digits" else _cifar()
+    mean, std = raw.mean((0, 2, 3), keepdim=True), raw.std((0, 2, 3), keepdim=True)
+    images, val = (raw - mean) / std, 400
+    return Images(images[val:], labels[val:], images[:val], labels[:val], mean, std)
+
+
+def _digits() -> tuple[torch.Tensor, torch.Tensor]:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    grey = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
+    across, down = grey.roll(-1, 3) - grey, grey.roll(-1, 2) - grey
+    order = torch.randperm(len(grey), generator=torch.Generator().manual_seed(0))[:1400]
+    return torch.cat([grey, across / 2 + 0.5, down / 2 + 0.5], 1)[order], torch.tensor(labels)[order]
+
+
+def _cifar() -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels, _ = cifar10(2400)
+    return F.avg_pool2d(images * 0.25 + 0.5, 2), labels
+
+
+def augmented(images: torch.Tensor) -> torch.Tensor:
+    """Shifted by up to one pixel, a batch at a time; wraps around at the border."""
+    return images.roll((random.randint(-1, 1), random.randint(-1, 1)), (2, 3))
+
+
+# Networks: two without normalisation, two with.
+
+
+def build_net(config: Config) -> nn.Module:
+    """The network of a configuration, initialised for its activation."""
+    width, dropout = config.width, config.dropout
+    stride = 2 if config.data == "cifar" else 1
+    if config.net == "resnet_bn":
+        return _ResNet(width, stride, dropout)
+    normal = config.net == "vgg_bn"
+    activation = nn.LeakyReLU(0.1) if config.net == "leaky" else nn.ReLU()
+    sizes = [(3, width, stride), (width, width, 1), (width, 2 * width, 2), (2 * width, 2 * width, 1)]
+    sizes += [(2 * width, 2 * width, 1)] * (config.net in ("leaky", "vgg_bn"))
+    units: list[nn.Module] = [_unit(a, b, s, normal, activation) for a, b, s in sizes]
+    net = nn.Sequential(*units, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(2 * width, 10))
+    if not normal:
+        _initialise(net)
+    return net
+
+
+def _unit(channels: int, filters: int, stride: int, normal: bool, activation: nn.Module) -> nn.Sequential:
+    norm: list[nn.Module] = [nn.BatchNorm2d(filters)] if normal else []
+    return nn.Sequential(nn.Conv2d(channels, filters, 3, stride, 1, bias=not normal), *norm, activation)
+
+
+def _initialise(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int, filters: int, stride: int) -> None:
+        super().__init__()
+        self.first = _unit(channels, filters, stride, True, nn.ReLU())
+        self.conv = nn.Conv2d(filters, filters, 3, 1, 1, bias=False)
+        self.norm = nn.BatchNorm2d(filters)
+        self.skip = nn.Identity() if stride == 1 else nn.Conv2d(channels, filters, 1, stride, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.norm(self.conv(self.first(x))) + self.skip(x))
+
+
+class _ResNet(nn.Module):
+    def __init__(self, width: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.stem = _unit(3, width, stride, True, nn.ReLU())
+        self.blocks = nn.Sequential(_Block(width, width, 1), _Block(width, 2 * width, 2))
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.blocks(self.stem(x)).mean((2, 3)))
+        return logits
+
+
+class Classifier(L.LightningModule):
+    """An ordinary classifier; a fault may reach into ``batch``, the optimizer and the network from outside."""
+
+    def __init__(self, config: Config, fault: Any) -> None:
+        super().__init__()
+        self.config, self.fault = config, fault
+        self.net = build_net(config)
+        self.factor = 1.0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.net(images)
+        return logits
+
+    def on_train_epoch_start(self) -> None:
+        self.fault.at_epoch(self)
+        factor = schedule_factor(self.config.schedule, self.current_epoch) * self.factor
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group["lr"] = group["base"] * factor
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        images, labels, index = batch
+        images = augmented(images) if self.config.augment else images
+        images, labels = self.fault.batch(self, images, labels, index, batch_idx)
+        loss = F.cross_entropy(self(images), labels)
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.fault.gradients(self)
+
+    def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        logits = self(images)
+        self.log("val_loss", F.cross_entropy(logits, labels))
+        self.log("val_acc", (logits.argmax(1) == labels).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        normal = any(isinstance(module, nn.BatchNorm2d) for module in self.net.modules())
+        groups = [{"params": [p], "base": 0.0} for p in self.net.parameters()]
+        if self.config.optimizer == "adamw":
+            optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=2e-3, weight_decay=1e-2)
+        else:
+            optimizer = torch.optim.SGD(groups, lr=0.05 if normal else 0.02, momentum=0.9, weight_decay=1e-4)
+        for group in optimizer.param_groups:
+            group["base"] = group["lr"]
+        return optimizer

@@ -1,0 +1,86 @@
+"""Does DriftAlert speak in time, and is it silent when nothing is wrong? Injected faults, healthy runs, rivals.
+
+    python -m benchmarks.faults run --half tune
+    python -m benchmarks.faults run --half test
+    python -m benchmarks.faults report
+
+``run`` trains (one JSON line a run, beside earlier ones: an interrupted benchmark goes on where it was), ``report``
+replays the rules and the rivals over what was recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.fault_runs import Job, jobs, run
+
+# How many runs: healthy ones, and of each fault at each strength.
+PLANS: dict[str, tuple[int, dict[str, int]]] = {
+    "tune": (40, {"medium": 3, "strong": 1, "weak": 1}),
+    "test": (50, {"medium": 6, "strong": 5, "weak": 5}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner = commands.add_parser("run", help="train what has not been trained yet")
+    runner.add_argument("--half", choices=list(PLANS), required=True)
+    runner.add_argument("--processes", type=int, default=os.cpu_count())
+    reporter = commands.add_parser("report", help="print the tables")
+    reporter.add_argument("--half", choices=list(PLANS), default="test")
+    reporter.add_argument("--write", type=Path, metavar="FILE", help="write Markdown there as well")
+    for command in (runner, reporter):
+        command.add_argument("--records", type=Path, default=Path("runs/faults"), help="folder of the JSON lines")
+    options = parser.parse_args()
+    if options.command == "run":
+        train(options.half, options.records, options.processes)
+        return
+    from benchmarks.fault_report import report
+
+    text = report(load(options.records, options.half))
+    print(text)
+    if options.write:
+        options.write.write_text(text + "\n", encoding="utf-8")
+
+
+def train(half: str, folder: Path, processes: int) -> None:
+    """Run what is not in the records yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {record["key"] for record in load(folder, half)}
+    wanted = [job for job in jobs(half, *PLANS[half]) if job.key not in known]
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes) as pool, (folder / f"{half}.jsonl").open("a", encoding="utf-8") as file:
+        for line in tqdm(_lines(pool, wanted), total=len(wanted), desc=half):
+            file.write(line + "\n")
+            file.flush()
+
+
+def _lines(pool: Any, wanted: list[Job]) -> Iterable[str]:
+    return (json.dumps(record) for record in pool.imap_unordered(run, wanted))
+
+
+def load(folder: Path, half: str) -> list[dict[str, Any]]:
+    """Records of a half; a last line that a kill cut short is passed over."""
+    path = folder / f"{half}.jsonl"
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    main()
