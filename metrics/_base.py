@@ -12,6 +12,26 @@ from torchmetrics import Metric
 
 from convscope.metrics.functional._precision import WITHOUT_DOUBLE
 
+NO_INDEX = -1
+"""Stands for a sample's place in the held-out set where a caller gave none."""
+
+
+def canonical_order(index: Tensor) -> Tensor:
+    """Positions that put samples in the order of their index, each once; as they came where none has an index.
+
+    Raises:
+        ValueError: if some have an index and some not.
+    """
+    unknown = index < 0
+    if bool(unknown.all()):
+        return torch.arange(len(index), device=index.device)
+    if bool(unknown.any()):
+        raise ValueError("Some chunks came with an index and some without. Pass `index` in every update or in none.")
+    index, order = index.sort(stable=True)
+    first = torch.ones_like(index, dtype=torch.bool)
+    first[1:] = index[1:] != index[:-1]
+    return order[first]
+
 
 class _Sealed:
     """A result that torchmetrics passes through untouched."""

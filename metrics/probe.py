@@ -9,8 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convscope.metrics._base import GatheringMetric
-from convscope.metrics.functional._validation import check_features, check_positive_int, check_target
+from convscope.metrics._base import NO_INDEX, GatheringMetric, canonical_order
+from convscope.metrics.functional._validation import (
+    check_features,
+    check_index,
+    check_positive_int,
+    check_target,
+)
 from convscope.metrics.functional.logistic import check_logistic, logistic_scorer
 from convscope.metrics.functional.neighbours import centroid_scorer, knn_scorer
 from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, check_alphas, ridge_scorer
@@ -22,8 +27,6 @@ from convscope.metrics.functional.scores import (
     encode_classes,
     probe_accuracy,
 )
-
-_NO_INDEX = -1
 
 
 class ProbeResult(NamedTuple):
@@ -89,8 +92,8 @@ class FeatureProbe(GatheringMetric):
         check_features(features)
         check_target(target, len(features))
         self._check_width(features.shape[1])
-        places = torch.full_like(target, _NO_INDEX, dtype=torch.int64) if index is None else index
-        _check_index(places, len(features), given=index is not None)
+        places = torch.full_like(target, NO_INDEX, dtype=torch.int64) if index is None else index
+        check_index(places, len(features), given=index is not None)
         self._append("features", features)
         self._append("targets", target)
         self._append("index", places)
@@ -115,17 +118,8 @@ class FeatureProbe(GatheringMetric):
     def _canonical(self) -> tuple[Tensor, Tensor]:
         target, index = self._joined("targets"), self._joined("index")
         features = self._joined("features").reshape(len(target), int(self.width))
-        unknown = index < 0
-        if bool(unknown.all()):
-            return features, target
-        if bool(unknown.any()):
-            raise ValueError(
-                "Some chunks came with an index and some without. Pass `index` in every update or in none."
-            )
-        index, order = index.sort(stable=True)
-        first = torch.ones_like(index, dtype=torch.bool)
-        first[1:] = index[1:] != index[:-1]
-        return features[order[first]], target[order[first]]
+        order = canonical_order(index)
+        return features[order], target[order]
 
     def _check_width(self, width: int) -> None:
         if int(self.width) not in (0, width):
@@ -289,13 +283,3 @@ class CentroidProbe(FeatureProbe):
 
     def _scorer(self, features: Tensor, target: Tensor) -> Scorer:
         return centroid_scorer(features, target)
-
-
-def _check_index(index: Tensor, num_samples: int, given: bool) -> None:
-    if index.shape != (num_samples,) or index.is_floating_point():
-        raise ValueError(
-            f"The index must hold one integer for each of the {num_samples} samples, got {index.dtype} of shape "
-            f"{tuple(index.shape)}."
-        )
-    if given and bool((index < 0).any()):
-        raise ValueError(f"The index must not be negative, got {int(index.min())}. Count samples from 0.")

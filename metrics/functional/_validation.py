@@ -33,8 +33,9 @@ def check_fraction(name: str, value: float) -> None:
 def check_finite(name: str, *tensors: Tensor) -> None:
     """No tensor holds NaN or Inf."""
     for tensor in tensors:
-        bad = int((~torch.isfinite(tensor)).sum())
-        if bad:
+        finite = torch.isfinite(tensor)
+        if not bool(finite.all()):
+            bad = int((~finite).sum())
             raise ValueError(
                 f"The {name} must be finite, but {bad} of {tensor.numel()} values are NaN or Inf. "
                 "Look for an exploding layer, or for NaN in the input."
@@ -114,3 +115,14 @@ def check_not_negative(name: str, values: Tensor) -> None:
             f"The {name} must not be negative, got a minimum of {float(values.min()):g}. "
             "Pass magnitudes, e.g. `values.abs()`."
         )
+
+
+def check_index(index: Tensor, num_samples: int, given: bool) -> None:
+    """``index`` holds one whole number a sample, none negative where the caller gave it."""
+    if index.shape != (num_samples,) or index.is_floating_point():
+        raise ValueError(
+            f"The index must hold one integer for each of the {num_samples} samples, got {index.dtype} of shape "
+            f"{tuple(index.shape)}."
+        )
+    if given and bool((index < 0).any()):
+        raise ValueError(f"The index must not be negative, got {int(index.min())}. Count samples from 0.")
