@@ -82,18 +82,7 @@ class LayerProbe(LayerObserver):
         return True
 
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
-        targets = heldout.targets
-        if targets is None:
-            return "the held-out batches have no targets to predict"
-        if targets.is_floating_point() and targets.dim() == 2 and _soft(targets):
-            raise ValueError(
-                f"held-out targets are soft labels {tuple(targets.shape)}, but a probe needs class indices (N,); pass "
-                "HeldOut(adapter=lambda batch: (batch[0], batch[1].argmax(1)))"
-            )
-        if targets.dim() != 1 or targets.is_floating_point():
-            return f"its targets {tuple(targets.shape)} of {targets.dtype} are not class indices (N,)"
-        _check_classes(targets, heldout.total)
-        return None
+        return unfit_for_classes(heldout)
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._metrics = {layer.name: _PROBES[self.probe]() for layer in layers}
@@ -136,6 +125,26 @@ class LayerProbe(LayerObserver):
             return activation.flatten(2).amax(-1).to(record.pooled.dtype)
         pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[activation.dim() - 3]
         return pool(activation.to(record.pooled.dtype), self.pooling).flatten(1)
+
+
+def unfit_for_classes(heldout: HeldOut) -> str | None:
+    """Why nothing can be read off as a class here, None where it can.
+
+    Raises:
+        ValueError: The targets are classes, but faulty or too few.
+    """
+    targets = heldout.targets
+    if targets is None:
+        return "the held-out batches have no targets to predict"
+    if targets.is_floating_point() and targets.dim() == 2 and _soft(targets):
+        raise ValueError(
+            f"held-out targets are soft labels {tuple(targets.shape)}, but a probe needs class indices (N,); pass "
+            "HeldOut(adapter=lambda batch: (batch[0], batch[1].argmax(1)))"
+        )
+    if targets.dim() != 1 or targets.is_floating_point():
+        return f"its targets {tuple(targets.shape)} of {targets.dtype} are not class indices (N,)"
+    _check_classes(targets, heldout.total)
+    return None
 
 
 def _soft(targets: torch.Tensor) -> bool:
