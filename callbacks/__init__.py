@@ -3,8 +3,17 @@
 from convscope.callbacks.base import LayerObserver
 from convscope.callbacks.correlation import FilterCorrelation
 from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
 from convscope.callbacks.suite import suite
 from convscope.callbacks.table import LayerTable
 
-__all__ = ["FilterCorrelation", "FilterImportance", "LayerObserver", "LayerProbe", "LayerTable", "suite"]
+__all__ = [
+    "FilterCorrelation",
+    "FilterImportance",
+    "LayerObserver",
+    "LayerPrediction",
+    "LayerProbe",
+    "LayerTable",
+    "suite",
+]

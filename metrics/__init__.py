@@ -2,7 +2,9 @@
 
 from convscope.metrics.cka import LinearCKA
 from convscope.metrics.correlation import ChannelCorrelation
+from convscope.metrics.drift import PooledFeatures
 from convscope.metrics.functional import CorrelationResult
+from convscope.metrics.health import FilterActivity, SignalResult, SignalRMS
 from convscope.metrics.importance import (
     ActivationImportance,
     BatchNormImportance,
@@ -11,6 +13,7 @@ from convscope.metrics.importance import (
     TaylorImportance,
     WeightImportance,
 )
+from convscope.metrics.prediction import OutputReadout
 from convscope.metrics.probe import CentroidProbe, KNNProbe, LogisticProbe, ProbeResult, RidgeProbe
 from convscope.metrics.summary import GiniCoefficient, RankStability, TopShare, Turnover
 
@@ -20,15 +23,20 @@ __all__ = [
     "CentroidProbe",
     "ChannelCorrelation",
     "CorrelationResult",
+    "FilterActivity",
     "GiniCoefficient",
     "GradientActivationImportance",
     "KNNProbe",
     "LinearCKA",
     "LogisticProbe",
     "OutputCorrelation",
+    "OutputReadout",
+    "PooledFeatures",
     "ProbeResult",
     "RankStability",
     "RidgeProbe",
+    "SignalRMS",
+    "SignalResult",
     "TaylorImportance",
     "TopShare",
     "Turnover",

@@ -65,12 +65,5 @@ class OutputReadout(FeatureProbe):
             return outputs.clamp(min=1e-12).log()
         return outputs.log_softmax(dim=1)
 
-    def numbers(self) -> Tensor:
-        """``(N,)`` the index of each row, sorted, over all ranks; to be called on every rank."""
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
-            index = self._joined("index")
-            known = index[index >= 0]
-        return known.unique() if len(known) else torch.arange(len(index))
-
     def _scorer(self, features: Tensor, target: Tensor) -> Scorer:
         return lambda labels: as_double(features)[:, encode_classes(labels)[0]]

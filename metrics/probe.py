@@ -115,6 +115,13 @@ class FeatureProbe(GatheringMetric):
         balanced = balanced_accuracy(scores, target)
         return ProbeResult(accuracy, balanced, chance, accuracy - control, control, scores, target, classes)
 
+    def numbers(self) -> Tensor:
+        """``(N,)`` the index of each row of the result, over all ranks; like compute, to be called on every rank."""
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
+            index = self._joined("index")
+        known = index[index >= 0]
+        return known.unique() if len(known) else torch.arange(len(index), device=index.device)
+
     def _canonical(self) -> tuple[Tensor, Tensor]:
         target, index = self._joined("targets"), self._joined("index")
         features = self._joined("features").reshape(len(target), int(self.width))

@@ -9,6 +9,20 @@ from convscope.metrics.functional.correlation import (
     effective_rank,
     participation_ratio,
 )
+from convscope.metrics.functional.decision import (
+    decision_depth,
+    information_gain,
+    lost_and_found,
+    prediction_entropy,
+)
+from convscope.metrics.functional.drift import correlation_change, mean_shift, variance_shift
+from convscope.metrics.functional.health import (
+    ActivityResult,
+    direction_change,
+    filter_activity,
+    signal_rms,
+    update_ratio,
+)
 from convscope.metrics.functional.importance import (
     activation_importance,
     batch_norm_importance,
@@ -24,6 +38,7 @@ from convscope.metrics.functional.neighbours import (
     knn_probe_scores,
     knn_scorer,
 )
+from convscope.metrics.functional.readout import calibrated_readout, calibration_error
 from convscope.metrics.functional.ridge import ridge_probe_scores, ridge_scorer
 from convscope.metrics.functional.scores import (
     Scorer,
@@ -39,30 +54,41 @@ from convscope.metrics.functional.scores import (
 from convscope.metrics.functional.summary import gini, rank_stability, top_share, turnover
 
 __all__ = [
+    "ActivityResult",
     "CorrelationResult",
     "CorrelationSummary",
     "Scorer",
     "activation_importance",
     "balanced_accuracy",
     "batch_norm_importance",
+    "calibrated_readout",
+    "calibration_error",
     "best_layer",
     "centroid_probe_scores",
     "centroid_scorer",
     "chance_level",
     "channel_correlation",
     "control_accuracy",
+    "correlation_change",
     "correlation_summary",
+    "decision_depth",
     "depth_monotonicity",
+    "direction_change",
     "effective_rank",
+    "filter_activity",
     "gini",
     "gradient_activation_importance",
+    "information_gain",
     "knn_probe_scores",
     "knn_scorer",
     "linear_cka",
     "linear_cka_matrix",
     "logistic_probe_scores",
     "logistic_scorer",
+    "lost_and_found",
+    "mean_shift",
     "output_correlation",
+    "prediction_entropy",
     "participation_ratio",
     "probe_accuracy",
     "probe_depth",
@@ -70,8 +96,11 @@ __all__ = [
     "ridge_probe_scores",
     "ridge_scorer",
     "selectivity",
+    "signal_rms",
     "taylor_importance",
     "top_share",
     "turnover",
+    "update_ratio",
+    "variance_shift",
     "weight_importance",
 ]

@@ -8,9 +8,18 @@ importance and inter-filter correlation, and stream them to TensorBoard::
 
 from importlib.metadata import version
 
-from convscope.callbacks import FilterCorrelation, FilterImportance, LayerProbe, LayerTable, suite
+from convscope.callbacks import FilterCorrelation, FilterImportance, LayerPrediction, LayerProbe, LayerTable, suite
 from convscope.capture import HeldOut
 
 __version__ = version("convscope")
 
-__all__ = ["FilterCorrelation", "FilterImportance", "HeldOut", "LayerProbe", "LayerTable", "__version__", "suite"]
+__all__ = [
+    "FilterCorrelation",
+    "FilterImportance",
+    "HeldOut",
+    "LayerPrediction",
+    "LayerProbe",
+    "LayerTable",
+    "__version__",
+    "suite",
+]

@@ -1,0 +1,227 @@
+"""What each layer would predict, sample by sample: calibrated read-outs, decision depth, predictions as they form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.example_images import ExampleImages
+from convscope.callbacks.findings import LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.prediction_path import PredictionPath, Snapshot, changed_table
+from convscope.callbacks.probe import unfit_for_classes
+from convscope.capture.heldout import HeldOut
+from convscope.capture.observation import Record
+from convscope.capture.trace import OUTPUT, Layer
+from convscope.loggers.predictions import prediction_strip
+from convscope.metrics import OutputReadout, RidgeProbe
+from convscope.metrics.functional import calibrated_readout, calibration_error, information_gain, prediction_entropy
+from convscope.metrics.probe import FeatureProbe
+
+if TYPE_CHECKING:
+    from convscope.callbacks.plan import Plan
+    from convscope.loggers import TensorBoardDashboard
+
+
+class LayerPrediction(LayerObserver):
+    """The prediction of every layer for every held-out sample, and where over depth it is decided.
+
+    A layer's prediction is a calibrated linear read-out of its pooled activations: ridge regression by exact
+    leave-one-out, put on the scale of probabilities by one parameter that no sample fits for itself (see
+    :func:`~convscope.metrics.functional.calibrated_readout`). The last layer is the model's own output. Source: a
+    reconstruction of the Hybrid CNN-Interpreter's layer-specific prediction results (arXiv 2211.00185).
+
+    Args:
+        output: ``"logits"`` where the model returns one logit a class (or probabilities, or one logit for two
+            classes); ``"readout"`` to read it out like any other layer, e.g. for embeddings.
+        examples: Number of held-out samples that get a picture at each check, from easy to hard, chosen at the
+            first check; 0 for none.
+        changed: Rows of the table of samples that changed most since the last check; 0 for no table.
+        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`.
+
+    Logged for each layer:
+        ``prediction/true_probability/<layer>`` (mean probability of the true class, 0 to 1),
+        ``prediction/entropy/<layer>`` (mean, nats), ``prediction/gain/<layer>`` (mean of ``log p_l(y) - log
+        p_{l-1}(y)``, nats; the first layer is held against the class shares), ``prediction/agreement/<layer>``
+        (share of samples for which the layer predicts what the output does), ``prediction/calibration_error/
+        <layer>`` (expected calibration error, 15 bins, 0 to 1).
+    Logged once a check:
+        ``prediction/decision_depth`` (mean place, counted from 1, of the first layer from which on all predict what
+        the output does; its distribution is the histogram ``prediction/decision_depths``),
+        ``prediction/lost_on_the_way`` (share of samples that at least half of the layers in the first half of depth
+        have right and the output has wrong), ``prediction/found_late`` (the reverse), and from the second check on
+        ``prediction/changed`` (share of samples whose final prediction changed).
+
+    Pictures: ``prediction/example/<number>``, the image beside its layer × class strip. Text:
+    ``prediction/changed_most``.
+    """
+
+    family = "prediction"
+    charts: ClassVar[dict[str, str]] = {
+        "true_probability": "probability of the true class",
+        "entropy": "entropy of the prediction",
+        "gain": "gain of each layer",
+        "agreement": "agreement with the output",
+        "calibration_error": "expected calibration error",
+    }
+    maps: ClassVar[dict[str, MapSpec]] = {
+        "true_probability": MapSpec("Probability of the true class", "mean probability", 0.0, 1.0)
+    }
+    columns: ClassVar[dict[str, str]] = {"true_probability": "p(true)", "agreement": "agrees"}
+
+    def __init__(
+        self,
+        *,
+        output: Literal["logits", "readout"] = "logits",
+        examples: int = 6,
+        changed: int = 10,
+        **arguments: Any,
+    ) -> None:
+        if output not in ("logits", "readout"):
+            raise ValueError(f"output={output!r}: give 'logits' or 'readout'")
+        for name, value in (("examples", examples), ("changed", changed)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}={value!r}: give a whole number of samples, or 0 for none")
+        self.output, self.examples, self.changed = output, examples, changed
+        super().__init__(**arguments)
+        self._metrics: dict[str, FeatureProbe] = {}
+        self._readings: dict[str, torch.Tensor] = {}
+        self._results: dict[str, LayerResult] = {}
+        self._outputs = 0  # columns of the model's output, 0 where it is read out
+        self._path: PredictionPath | None = None
+        self._before: Snapshot | None = None
+        self._latest: Snapshot | None = None
+        self._images: ExampleImages | None = None
+        self._chosen: list[int] = []
+
+    @property
+    def includes_output(self) -> bool:
+        return True
+
+    def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
+        return unfit_for_classes(heldout)
+
+    def ready(self, plan: Plan) -> None:
+        self._images = ExampleImages(plan.heldout)
+        self._outputs = max(plan.layers[self.name][-1].channels, 2) if self.output == "logits" else 0
+        highest = int(plan.heldout.targets.max()) if plan.heldout.targets is not None else 0
+        if self._outputs and highest >= self._outputs:
+            raise ValueError(
+                f"{self.name}: the held-out set has class {highest}, but the model has {self._outputs} outputs, so "
+                "they are not one logit a class; pass output='readout'"
+            )
+
+    def begin(self, layers: list[Layer], samples: int) -> None:
+        self._metrics = {layer.name: self._metric(layer) for layer in layers}
+        self._readings, self._results, self._path = {}, {}, None
+
+    def on_activation(self, record: Record) -> None:
+        metric = self._metrics[record.layer.name]
+        metric.to(record.pooled.device).update(record.pooled, record.targets, record.index)
+
+    def compute(self, layer: Layer) -> LayerResult | None:
+        readout = self._read(layer.name)
+        previous = next(reversed(self._readings.values()), None)
+        self._readings[layer.name] = readout
+        self._results[layer.name] = result = LayerResult(self._scalars(readout, previous))
+        if layer.name == OUTPUT:
+            self._path = self._assemble()
+            self._compare_with_output(self._path)
+        return result
+
+    def summarise(self, values: Values) -> dict[str, float]:
+        path = self._path
+        if path is None:
+            return {}
+        summary = path.summary()
+        # What was remembered becomes what the pictures compare with.
+        self._before, self._latest = self._latest, path.snapshot()
+        if self._before is not None and not self._before.comparable(self._latest):
+            self._before = None
+        if self._before is not None:
+            summary["changed"] = float((self._before.final != self._latest.final).double().mean())
+        return summary
+
+    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+        if self._path is None:
+            return
+        dashboard.histogram(f"{self.name}/decision_depths", self._path.depth.numpy(), when.step)
+        if self._before is not None and self.changed:
+            dashboard.text(
+                f"{self.name}/changed_most", changed_table(self._path, self._before, self.changed), when.step
+            )
+        if self._images is not None and self.examples:
+            self._draw_examples(dashboard, self._path, self._images, when)
+
+    def end(self) -> None:
+        self._metrics, self._readings, self._results, self._path = {}, {}, {}, None
+
+    def state_dict(self) -> dict[str, Any]:
+        latest = None if self._latest is None else self._latest._asdict()
+        return super().state_dict() | {"latest": latest, "chosen": list(self._chosen)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        latest = state_dict["latest"]
+        self._latest = None if latest is None else Snapshot(**latest)
+        self._chosen = list(state_dict["chosen"])
+
+    def _metric(self, layer: Layer) -> FeatureProbe:
+        return OutputReadout() if layer.name == OUTPUT and self._outputs else RidgeProbe(n_controls=1)
+
+    def _read(self, name: str) -> torch.Tensor:
+        """Log-probabilities ``(N, K)`` of one layer, a column for each of the model's classes, on the CPU."""
+        metric = self._metrics[name]
+        result = metric.compute()
+        self._target, self._present = result.target.cpu(), result.classes.cpu()
+        self._numbers = metric.numbers().cpu()
+        if isinstance(metric, OutputReadout):
+            return metric.log_probabilities().float().cpu()
+        readout = calibrated_readout(result.scores, result.target).float().cpu()
+        if not self._outputs:
+            return readout
+        return readout.new_full((len(readout), self._outputs), -torch.inf).index_copy_(1, self._present, readout)
+
+    def _scalars(self, readout: torch.Tensor, previous: torch.Tensor | None) -> dict[str, float]:
+        truth = self._truth()
+        gained = readout.gather(1, truth[:, None])[:, 0]
+        prior = _log_shares(truth) if previous is None else previous.gather(1, truth[:, None])[:, 0]
+        return {
+            "true_probability": float(gained.exp().double().mean()),
+            "entropy": float(prediction_entropy(readout).mean()),
+            "gain": float(information_gain(gained[None], prior)),
+            "calibration_error": float(calibration_error(readout, truth)),
+        }
+
+    def _truth(self) -> torch.Tensor:
+        return self._target if self._outputs else torch.searchsorted(self._present, self._target)
+
+    def _assemble(self) -> PredictionPath:
+        stacked = torch.stack(list(self._readings.values()))
+        classes = torch.arange(self._outputs) if self._outputs else self._present
+        return PredictionPath(list(self._readings), stacked, self._truth(), classes, self._numbers)
+
+    def _compare_with_output(self, path: PredictionPath) -> None:
+        # The output comes last, so what compares with it is added to the layers' results afterwards.
+        agreement = (path.predicted == path.predicted[-1]).double().mean(dim=1)
+        for layer, share in zip(path.layers, agreement, strict=True):
+            self._results[layer].scalars["agreement"] = float(share)
+
+    def _draw_examples(
+        self, dashboard: TensorBoardDashboard, path: PredictionPath, images: ExampleImages, when: Moment
+    ) -> None:
+        if not self._chosen or not set(self._chosen) <= set(images.numbers):
+            self._chosen = path.pick(images.numbers, self.examples)
+        for number in self._chosen:
+            row = path.place(number)
+            truth, said = int(path.truth[row]), int(path.predicted[-1, row])
+            title = f"sample {number}: class {int(path.classes[truth])}, output says {int(path.classes[said])}"
+            picture = prediction_strip(
+                images.picture(number), path.log_probability[:, row].exp().numpy(), path.layers, truth, title
+            )
+            dashboard.image(f"{self.name}/example/{number}", picture, when.step)
+
+
+def _log_shares(truth: torch.Tensor) -> torch.Tensor:
+    return (torch.bincount(truth)[truth].double() / len(truth)).log().float()

@@ -1,0 +1,116 @@
+"""What every layer predicts of every held-out sample in one check, and what changed since the check before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from convscope.loggers import escape_markdown
+from convscope.metrics.functional import decision_depth, lost_and_found
+
+
+@dataclass(frozen=True)
+class PredictionPath:
+    """Predictions over depth.
+
+    Attributes:
+        layers: L names in depth order, the output last.
+        log_probability: ``(L, N, K)``.
+        truth: ``(N,)`` column of each sample's class.
+        classes: ``(K,)`` the classes that the columns stand for.
+        numbers: ``(N,)`` each sample's number in the held-out set, sorted.
+    """
+
+    layers: list[str]
+    log_probability: Tensor
+    truth: Tensor
+    classes: Tensor
+    numbers: Tensor
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """``(L, N)`` columns."""
+        return self.log_probability.argmax(dim=2)
+
+    @cached_property
+    def of_truth(self) -> Tensor:
+        """``(L, N)`` probability of the true class."""
+        places = self.truth.expand(len(self.layers), -1)[:, :, None]
+        return self.log_probability.gather(2, places)[:, :, 0].exp()
+
+    @cached_property
+    def depth(self) -> Tensor:
+        """``(N,)`` decision depth, counted from 1."""
+        return decision_depth(self.predicted) + 1
+
+    def summary(self) -> dict[str, float]:
+        """Mean decision depth, and the shares of samples lost on the way and found late."""
+        found = {"decision_depth": float(self.depth.double().mean())}
+        if len(self.layers) > 2:
+            lost, late = lost_and_found(self.predicted == self.truth)
+            found |= {"lost_on_the_way": float(lost), "found_late": float(late)}
+        return found
+
+    def snapshot(self) -> Snapshot:
+        """What the next check compares itself with."""
+        final = self.classes[self.predicted[-1]]
+        return Snapshot(self.layers, self.numbers, self.of_truth.float(), final, self.depth)
+
+    def pick(self, among: list[int], count: int) -> list[int]:
+        """``count`` sample numbers from the easiest to the hardest, evenly over the ranks of difficulty.
+
+        Easy is a sample whose class the layers give a high probability, mean over depth.
+        """
+        ease = self.of_truth.mean(dim=0)
+        places = torch.searchsorted(self.numbers, torch.tensor(among))
+        ordered = places[ease[places].argsort(descending=True, stable=True)]
+        chosen = torch.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().long()
+        return [int(self.numbers[ordered[place]]) for place in chosen]
+
+    def place(self, number: int) -> int:
+        """Row of a sample."""
+        return int(torch.searchsorted(self.numbers, number))
+
+
+class Snapshot(NamedTuple):
+    """What is kept of a check: ``of_truth`` ``(L, N)``, final classes and decision depths ``(N,)``."""
+
+    layers: list[str]
+    numbers: Tensor
+    of_truth: Tensor
+    final: Tensor
+    depth: Tensor
+
+    def comparable(self, other: Snapshot) -> bool:
+        """Whether both are of the same layers and samples."""
+        return self.layers == other.layers and torch.equal(self.numbers, other.numbers)
+
+    def change(self, other: Snapshot) -> Tensor:
+        """``(N,)`` mean over layers of how far the true class's probability moved, in [0, 1]."""
+        return (self.of_truth - other.of_truth).abs().mean(dim=0)
+
+
+def changed_table(path: PredictionPath, before: Snapshot, rows: int) -> str:
+    """Markdown table of the samples whose prediction moved most since the check before."""
+    now = path.snapshot()
+    change = now.change(before)
+    lines = [
+        "| sample | class | output said | says now | p(true), output | decision depth | mean change over layers |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for i in change.argsort(descending=True, stable=True)[:rows].tolist():
+        cells: list[Any] = [
+            int(path.numbers[i]),
+            int(path.classes[path.truth[i]]),
+            int(before.final[i]),
+            int(now.final[i]),
+            f"{before.of_truth[-1, i]:.2f} → {now.of_truth[-1, i]:.2f}",
+            f"{int(before.depth[i])} → {int(now.depth[i])}",
+            f"{change[i]:.2f}",
+        ]
+        lines.append("| " + " | ".join(escape_markdown(str(cell)) for cell in cells) + " |")
+    return "\n".join(lines)
