@@ -72,8 +72,8 @@ class LinearCKA(ObservationMetric):
             ValueError: if a shape or type is wrong.
         """
         self._check(x, y)
-        z = as_double(torch.cat([as_double(x), as_double(y)], dim=1))
-        rows = torch.stack([part.square().sum(1) for part in z.split([self.num_x, self.num_y], dim=1)])
+        z = torch.cat([as_double(x), as_double(y)], dim=1)
+        rows = torch.stack([z[:, self._side(i)].square().sum(1) for i in (0, 1)])
         self.samples += len(z)
         self.total += self._to_state(z.sum(0))
         self.product += self._to_state(z.T @ z)

@@ -12,11 +12,16 @@ import convscope.metrics
 import convscope.metrics.functional
 
 MODULES = [
-    *(f"convscope.metrics.{name}" for name in ("probe", "cka", "correlation", "importance", "summary")),
+    *(
+        f"convscope.metrics.{name}"
+        for name in ("probe", "cka", "drift", "health", "correlation", "importance", "summary")
+    ),
     *(
         f"convscope.metrics.functional.{name}"
         for name in (
             "cka",
+            "drift",
+            "health",
             "scores",
             "ridge",
             "logistic",

@@ -1,0 +1,175 @@
+"""Streaming filter activity and signal size."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from convscope.metrics._base import ObservationMetric
+from convscope.metrics.functional._validation import check_channels, check_fraction, check_positive_int
+from convscope.metrics.functional.health import (
+    ActivityResult,
+    ActivitySums,
+    Bounds,
+    activity_result,
+    activity_sums,
+    check_bounds,
+    squared_sum,
+)
+
+
+class FilterActivity(ObservationMetric):
+    """Which filters are dead, constant or saturated, and the size of the layer's signal, over all chunks and ranks.
+
+    States are extremes and float64 sums a filter. See :func:`~convscope.metrics.functional.filter_activity` for what
+    the words mean.
+
+    Args:
+        num_channels: C.
+        rectified: whether the layer ends in a rectifier.
+        bounds: least and greatest value of the activation function, None for no bound.
+        saturated_share: share of a filter's values that must lie at a bound, in (0, 1].
+        kwargs: passed to :class:`torchmetrics.Metric`.
+
+    Update takes an activation ``(N, C, *S)`` of any float type; compute gives an
+    :class:`~convscope.metrics.functional.ActivityResult`.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Source: reconstruction.
+
+    Example:
+        >>> import torch
+        >>> metric = FilterActivity(num_channels=2)
+        >>> metric.update(torch.tensor([[[0.0, 0.0], [1.0, 0.0]]]))
+        >>> metric.update(torch.tensor([[[0.0, 0.0], [0.0, 0.0]]]))
+        >>> metric.compute().dead, metric.compute().active_share
+        (tensor([ True, False]), tensor([0.0000, 0.2500]))
+    """
+
+    minimum: Tensor
+    maximum: Tensor
+    squares: Tensor
+    positive: Tensor
+    at_bound: Tensor
+    seen: Tensor
+    nonfinite: Tensor
+
+    def __init__(
+        self,
+        num_channels: int,
+        rectified: bool = True,
+        bounds: Bounds = (None, None),
+        saturated_share: float = 0.95,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_positive_int("num_channels", num_channels)
+        check_bounds(bounds)
+        check_fraction("saturated_share", saturated_share)
+        self.num_channels, self.rectified = num_channels, rectified
+        self.bounds, self.saturated_share = bounds, saturated_share
+        zeros = torch.zeros(num_channels, dtype=torch.float64)
+        self.add_state("minimum", default=zeros + torch.inf, dist_reduce_fx="min")
+        self.add_state("maximum", default=zeros - torch.inf, dist_reduce_fx="max")
+        for name in ("squares", "positive", "at_bound", "seen"):
+            self.add_state(name, default=zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("nonfinite", default=torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, activation: Tensor) -> None:
+        """Add a chunk.
+
+        Args:
+            activation: ``(N, C, *S)``. NaN and infinite values are counted and left out.
+
+        Raises:
+            ValueError: if the shape or type is wrong.
+        """
+        check_channels("activation", activation, self.num_channels)
+        if activation.numel() == 0:
+            return
+        sums = activity_sums(activation, self.bounds)
+        self.minimum = torch.minimum(self.minimum, self._to_state(sums.minimum))
+        self.maximum = torch.maximum(self.maximum, self._to_state(sums.maximum))
+        for name in ("squares", "positive", "at_bound", "seen", "nonfinite"):
+            setattr(self, name, getattr(self, name) + self._to_state(getattr(sums, name)))
+
+    def compute(self) -> ActivityResult:
+        """Activity over everything seen, over all ranks.
+
+        Raises:
+            ValueError: if there was no sample.
+        """
+        sums = ActivitySums(*(getattr(self, name) for name in ActivitySums._fields))
+        return activity_result(sums, self.rectified, self.saturated_share)
+
+
+class SignalResult(NamedTuple):
+    """What :class:`SignalRMS` computes.
+
+    Attributes:
+        rms: float32 scalar, root mean square of the finite values.
+        nonfinite: int64 scalar, number of NaN and infinite values.
+    """
+
+    rms: Tensor
+    nonfinite: Tensor
+
+
+class SignalRMS(ObservationMetric):
+    """Root mean square of an activation or gradient, over all chunks and ranks, and how many values are not finite.
+
+    See :func:`~convscope.metrics.functional.signal_rms`.
+
+    Args:
+        kwargs: passed to :class:`torchmetrics.Metric`.
+
+    Update takes a tensor of any shape and float type; compute gives a :class:`SignalResult`.
+
+    Raises:
+        ValueError: from compute, if there was no value.
+
+    Source: reconstruction.
+
+    Example:
+        >>> import torch
+        >>> metric = SignalRMS()
+        >>> metric.update(torch.tensor([[1.0, -7.0]]))
+        >>> metric.update(torch.tensor([[5.0, float("inf")]]))
+        >>> metric.compute()
+        SignalResult(rms=tensor(5.), nonfinite=tensor(1))
+    """
+
+    squares: Tensor
+    count: Tensor
+    nonfinite: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("squares", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("nonfinite", default=torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, signal: Tensor) -> None:
+        """Add a chunk, of any shape."""
+        squares, left_out = squared_sum(signal), 0
+        if not bool(torch.isfinite(squares)):
+            finite = torch.isfinite(signal)
+            left_out = int((~finite).sum())
+            squares = squared_sum(signal.where(finite, 0.0))
+        self.squares += self._to_state(squares)
+        self.count += signal.numel() - left_out
+        self.nonfinite += left_out
+
+    def compute(self) -> SignalResult:
+        """Over everything seen, over all ranks.
+
+        Raises:
+            ValueError: if there was no value.
+        """
+        if int(self.count + self.nonfinite) == 0:
+            raise ValueError("SignalRMS needs at least one value, got none. Call update() first.")
+        return SignalResult((self.squares / self.count.clamp(min=1)).sqrt().float(), self.nonfinite.clone())
