@@ -181,6 +181,12 @@ class LayerObserver(pl.Callback, ABC):
         self.schedule.load_state_dict(state_dict["schedule"])
         self._fingerprint = state_dict["fingerprint"]
 
+    def restart(self) -> None:
+        """Forget what is known of an earlier run: called where training begins at its first step."""
+        self.history = History()
+        self.schedule.restart()
+        self._fingerprint = ""
+
     def remember(self, findings: Findings, when: Moment) -> None:
         """Add a check to the history."""
         kept = {quantity: row for quantity, row in findings.values.items() if quantity in self.maps}

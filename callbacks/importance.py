@@ -156,6 +156,10 @@ class FilterImportance(LayerObserver):
     def end(self) -> None:
         self._metrics, self._pooled = {}, {}
 
+    def restart(self) -> None:
+        super().restart()
+        self._previous = {}
+
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"previous": dict(self._previous)}
 

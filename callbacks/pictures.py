@@ -9,7 +9,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from convscope.callbacks.bridge import tensorboard_writers
 from convscope.callbacks.findings import Findings, Moment
-from convscope.loggers import TensorBoardDashboard, correlation_heatmap, learning_map, require_matplotlib
+from convscope.loggers import (
+    TensorBoardDashboard,
+    correlation_heatmap,
+    depth_charts,
+    learning_map,
+    require_matplotlib,
+)
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -25,23 +31,24 @@ class Pictures:
         self._charts: dict[str, dict[str, list[str]]] = {}
         self._said: set[str] = set()
 
-    def draw(self, trainer: pl.Trainer, observer: LayerObserver, findings: Findings, when: Moment) -> None:
-        """Draw one observer's pictures, on the main process, to every TensorBoard logger."""
-        if not trainer.is_global_zero or trainer.fast_dev_run or not findings.layers:
+    def draw(self, trainer: pl.Trainer, found: list[tuple[LayerObserver, Findings]], when: Moment) -> None:
+        """Draw one check's pictures, on the main process, to every TensorBoard logger."""
+        found = [(observer, findings) for observer, findings in found if findings.layers]
+        if not trainer.is_global_zero or trainer.fast_dev_run or not found:
             return
         writers = tensorboard_writers(trainer)
-        if not writers:
-            if observer.pictures:
-                self._say_once(
-                    "there is no TensorBoard logger, so pictures are skipped; scalars go to the loggers there are"
-                )
-            return
-        self._charts[observer.name] = _charts(observer, findings)
+        if not writers and any(observer.pictures for observer, _ in found):
+            self._say_once(
+                "there is no TensorBoard logger, so pictures are skipped; scalars go to the loggers there are"
+            )
+        for observer, findings in found:
+            self._charts[observer.name] = _charts(observer, findings)
         for writer in writers:
             dashboard = self._dashboards.setdefault(writer, TensorBoardDashboard(writer))
             dashboard.layout(self._charts)
-            if observer.pictures:
-                self._draw(dashboard, observer, findings, when)
+            for observer, findings in found:
+                if observer.pictures:
+                    self._draw(dashboard, observer, findings, when)
 
     def _draw(self, dashboard: TensorBoardDashboard, observer: LayerObserver, findings: Findings, when: Moment) -> None:
         for layer, result in findings.layers.items():
@@ -59,6 +66,7 @@ class Pictures:
                     f"{findings.family}/matrix/{layer}", correlation_heatmap(result.matrix, title), when.step
                 )
         self._draw_maps(dashboard, observer, list(findings.layers), when)
+        observer.draw(dashboard, when)
 
     def _draw_maps(
         self, dashboard: TensorBoardDashboard, observer: LayerObserver, layers: list[str], when: Moment
@@ -80,8 +88,7 @@ class Pictures:
 
 def _charts(observer: LayerObserver, findings: Findings) -> dict[str, list[str]]:
     """Titles and tags of the charts that show all layers of a quantity, in depth order."""
-    return {
-        title: [f"{findings.family}/{quantity}/{layer}" for layer in findings.values[quantity]]
-        for quantity, title in observer.charts.items()
-        if quantity in findings.values
-    }
+    charts: dict[str, list[str]] = {}
+    for quantity, title in observer.charts.items():
+        charts |= depth_charts(title, [f"{findings.family}/{quantity}/{layer}" for layer in findings.layers])
+    return charts

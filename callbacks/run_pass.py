@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import torch
 
 from convscope.callbacks.failures import Failures
 from convscope.callbacks.plan import Plan
+from convscope.callbacks.run_interventions import run_interventions
 from convscope.capture.heldout import Gather
 from convscope.capture.observation import Consumer, Observed, Record, observe
 from convscope.capture.trace import Layer
@@ -25,6 +27,7 @@ class _Outcome:
     out_of_memory: bool = False
     failed: set[tuple[str, str]] = field(default_factory=set)
     nonfinite: dict[str, int] = field(default_factory=dict)
+    nonfinite_gradients: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
 
 
@@ -67,7 +70,7 @@ def run_pass(plan: Plan, due: list[LayerObserver], failures: Failures, gather: G
     failed_elsewhere = next((o.error for o in outcomes if o.error is not None), None)
     if failed_elsewhere is not None:
         raise error or RuntimeError(f"on another process: {failed_elsewhere}")
-    return _intervene(due, _usable(plan, due, outcomes, failures), failures, gather)
+    return run_interventions(due, _usable(plan, due, outcomes, failures), failures, gather)
 
 
 def _attempt(plan: Plan, due: list[LayerObserver], failures: Failures) -> tuple[_Outcome, Exception | None]:
@@ -82,7 +85,7 @@ def _attempt(plan: Plan, due: list[LayerObserver], failures: Failures) -> tuple[
     for (place, layer), failure in observed.failures.items():
         failures.record(f"{due[place].name}, layer {layer}", failure)
         failed.add((due[place].name, layer))
-    return _Outcome(None, False, failed, observed.nonfinite, observed.missing), None
+    return _Outcome(None, False, failed, observed.nonfinite, observed.nonfinite_gradients, observed.missing), None
 
 
 def _observe(plan: Plan, due: list[LayerObserver]) -> Observed:
@@ -94,40 +97,27 @@ def _observe(plan: Plan, due: list[LayerObserver]) -> Observed:
 def _usable(
     plan: Plan, due: list[LayerObserver], outcomes: list[_Outcome], failures: Failures
 ) -> dict[str, list[Layer]]:
-    nonfinite = {name for outcome in outcomes for name in outcome.nonfinite}
-    missing = {name for outcome in outcomes for name in outcome.missing}
+    bad = _everywhere(outcomes, lambda o: o.nonfinite) | _everywhere(outcomes, lambda o: o.missing)
+    bad_gradients = _everywhere(outcomes, lambda o: o.nonfinite_gradients) - bad
     failed = {pair for outcome in outcomes for pair in outcome.failed}
-    for name in sorted(nonfinite):
-        samples = sum(outcome.nonfinite.get(name, 0) for outcome in outcomes)
-        failures.note(f"layer {name} gives NaN or infinite activations ({samples} samples seen); it is not measured")
-    for name in sorted(missing):
+    _note(outcomes, bad_gradients, failures)
+
+    def is_usable(observer: LayerObserver, layer: Layer) -> bool:
+        without_gradient = observer.needs_gradient and layer.name in bad_gradients
+        return not (layer.name in bad or without_gradient or (observer.name, layer.name) in failed)
+
+    return {o.name: [layer for layer in plan.layers[o.name] if is_usable(o, layer)] for o in due}
+
+
+def _everywhere(outcomes: list[_Outcome], names: Callable[[_Outcome], Iterable[str]]) -> set[str]:
+    return {name for outcome in outcomes for name in names(outcome)}
+
+
+def _note(outcomes: list[_Outcome], bad_gradients: set[str], failures: Failures) -> None:
+    for name in sorted(_everywhere(outcomes, lambda o: o.nonfinite)):
+        failures.note(f"layer {name} gives NaN or infinite activations; it is not measured")
+    for name in sorted(_everywhere(outcomes, lambda o: o.missing)):
         failures.note(f"layer {name} did not run in the held-out pass; it is not measured")
-    return {
-        observer.name: [
-            layer
-            for layer in plan.layers[observer.name]
-            if layer.name not in nonfinite | missing and (observer.name, layer.name) not in failed
-        ]
-        for observer in due
-    }
-
-
-def _intervene(
-    due: list[LayerObserver], usable: dict[str, list[Layer]], failures: Failures, gather: Gather
-) -> dict[str, list[Layer]]:
-    """The further passes of observers that make some; a layer that fails on one process is left out on all."""
-    intervening = [observer for observer in due if observer.intervenes]
-    if not intervening:
-        return usable
-    failed: set[tuple[str, str]] = set()
-    for observer in intervening:
-        for layer in usable[observer.name]:
-            try:
-                observer.intervene(layer)
-            except Exception as error:
-                failures.record(f"{observer.name}, layer {layer.name}", error)
-                failed.add((observer.name, layer.name))
-    everywhere: set[tuple[str, str]] = set().union(*gather(failed))
-    return {
-        name: [layer for layer in layers if (name, layer.name) not in everywhere] for name, layers in usable.items()
-    }
+    if bad_gradients:
+        names = ", ".join(sorted(bad_gradients))
+        failures.note(f"gradients are NaN or infinite at {names}; what needs them is not measured there")

@@ -51,6 +51,10 @@ class Schedule:
         if moment.trigger == "step":
             self._last_step = steps - steps % self.every_n_train_steps
 
+    def restart(self) -> None:
+        """Forget past checks."""
+        self._last_epoch, self._last_step = -1, 0
+
     def state_dict(self) -> dict[str, Any]:
         """The last epoch and step at which a check was made."""
         return {"last_epoch": self._last_epoch, "last_step": self._last_step}

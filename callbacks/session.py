@@ -53,6 +53,9 @@ class Session:
         Raises:
             MisconfigurationException: A held-out set, a layer entry or an argument does not fit this model.
         """
+        if trainer.global_step == 0:
+            for observer in self.observers:
+                observer.restart()
         try:
             for heldout, _ in self._groups:
                 self._read(heldout, trainer, pl_module)
@@ -102,22 +105,29 @@ class Session:
 
     def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
         """Make the check of every observer that is due: one pass, values, pictures, then scalars."""
-        due = [o for o in self.observers if o.schedule.is_due(when, trainer.global_step)]
+        active = [o for plan in self._plans for o in plan.observers] if self._plans else self.observers
+        due = [o for o in active if o.schedule.is_due(when, trainer.global_step)]
         if not due or (when.trigger == "start" and not self._plans) or self._must_wait(trainer):
             return
-        scalars: dict[str, float] = {}
+        found: list[tuple[LayerObserver, Findings]] = []
         self._cost.begin()
-        with self._failures.guard("a check"):
+        with self._failures.guard("planning the checks"):
             self._plan_late(trainer, pl_module)
-            for plan in self._plans:
-                self._check_plan(trainer, plan, [o for o in plan.observers if o in due], when, scalars)
+        for plan in self._plans:
+            with self._failures.guard("a check"):
+                found += self._observe(plan, [o for o in plan.observers if o in due], when)
+        with self._failures.guard("drawing pictures"):
+            self._pictures.draw(trainer, found, when)
         self._cost.end()
         self.checks += 1
         for observer in due:
             observer.schedule.done(when, trainer.global_step)
             observer.end()
+        scalars = self._own_scalars(trainer, when)
+        for _, findings in found:
+            scalars |= findings.scalars()
         with self._failures.guard("logging"):
-            bridge.write_scalars(trainer, pl_module, scalars | self._own_scalars(trainer, when), when)
+            bridge.write_scalars(trainer, pl_module, scalars, when)
 
     def _plan_late(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._plans:
@@ -127,19 +137,15 @@ class Session:
                 heldout.finish_tapping()
         self._make_plans(trainer, pl_module)
 
-    def _check_plan(
-        self, trainer: pl.Trainer, plan: Plan, due: list[LayerObserver], when: Moment, scalars: dict[str, float]
-    ) -> None:
+    def _observe(self, plan: Plan, due: list[LayerObserver], when: Moment) -> list[tuple[LayerObserver, Findings]]:
         if not due:
-            return
+            return []
         usable = run_pass(plan, due, self._failures, bridge.gather_objects)
-        for observer in due:
-            findings = self._compute(observer, usable[observer.name])
+        found = [(observer, self._compute(observer, usable[observer.name])) for observer in due]
+        for observer, findings in found:
             observer.remember(findings, when)
             self.latest[observer.name] = findings
-            scalars |= findings.scalars()
-            with self._failures.guard(f"drawing the pictures of {observer.name}"):
-                self._pictures.draw(trainer, observer, findings, when)
+        return found
 
     def _compute(self, observer: LayerObserver, layers: list[Any]) -> Findings:
         findings = Findings(observer.name)

@@ -78,11 +78,20 @@ class Subject:
 
 @dataclass
 class Observed:
-    """What a pass left to report. ``failures`` maps (consumer's place, layer) to the exception."""
+    """What a pass left to report.
+
+    Attributes:
+        samples: How many were run.
+        failures: Exceptions by (consumer's place, layer).
+        nonfinite: Layers with NaN or infinite activations, and in how many samples; nobody was given them.
+        nonfinite_gradients: Layers whose gradient was NaN or infinite, so that nobody was given it.
+        missing: Layers that did not run.
+    """
 
     samples: int = 0
     failures: dict[tuple[int, str], Exception] = field(default_factory=dict)
     nonfinite: dict[str, int] = field(default_factory=dict)
+    nonfinite_gradients: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
 
 
@@ -196,6 +205,10 @@ class _Pass:
 
     def _hand_gradient(self, record: Record, gradient: torch.Tensor | None) -> None:
         if gradient is None:  # the layer does not reach the loss
+            return
+        if not bool(torch.isfinite(gradient.sum(dtype=torch.promote_types(gradient.dtype, torch.float32)))):
+            self.report.nonfinite_gradients.add(record.layer.name)
+        if record.layer.name in self.report.nonfinite_gradients:
             return
         moved = gradient.movedim(record.layer.channel_dim, 1)
         with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import _browser
 import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
@@ -18,6 +17,7 @@ from convscope.loggers import (
     escape_markdown,
     learning_map,
 )
+from tests.loggers import _browser
 
 pytest.importorskip("selenium", reason="the browser test drives chromium with selenium")
 

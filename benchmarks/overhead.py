@@ -1,0 +1,219 @@
+"""What convscope costs: a check against bare training, probes against scikit-learn, and memory.
+
+Run ``python -m benchmarks.overhead`` from the repository (about twenty minutes on two cores), or one part of it with
+``--only check``. Prints Markdown tables; docs/benchmarks.md holds what one run printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader, TensorDataset
+
+import convscope
+from benchmarks.data import cifar10
+from benchmarks.measure import interleaved, machine, median, ratio
+from benchmarks.networks import ResNet18
+from benchmarks.probes import compare_probes
+from convscope.callbacks.bridge import gather_objects
+from convscope.callbacks.failures import Failures
+from convscope.callbacks.plan import make_plan
+from convscope.callbacks.run_pass import run_pass
+from convscope.capture import HeldOut, Subject
+
+CHUNK = 128
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check(network: torch.nn.Module, heldout: HeldOut, observers: list) -> Callable[[], None]:
+    """One full check: the pass and every value, as a session makes it; logging and pictures left out."""
+    plan = make_plan(Subject(network, network, device()), heldout, observers)
+    failures = Failures(raising=True)
+
+    def action() -> None:
+        usable = run_pass(plan, observers, failures, gather_objects)
+        for observer in observers:
+            found = [observer.compute(layer) for layer in usable[observer.name]]
+            assert all(result is None or result.scalars for result in found)
+            observer.end()
+
+    return action
+
+
+def bare_training(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+    """A bare training forward and backward over all images, in chunks, weight gradients and all."""
+
+    def action() -> None:
+        network.train()
+        for start in range(0, len(images), CHUNK):
+            network.zero_grad(set_to_none=True)
+            part = slice(start, start + CHUNK)
+            F.cross_entropy(network(images[part].to(device())), labels[part].to(device())).backward()
+
+    return action
+
+
+def bare_forward(network: torch.nn.Module, images: torch.Tensor) -> Callable[[], None]:
+    """A bare evaluation forward over all images, in chunks, without gradients."""
+
+    def action() -> None:
+        network.eval()
+        with torch.no_grad():
+            for start in range(0, len(images), CHUNK):
+                network(images[start : start + CHUNK].to(device()))
+
+    return action
+
+
+def compare_check(samples: int, repeats: int) -> None:
+    """The check against bare training, and its forward-only part against a bare forward."""
+    images, labels, origin = cifar10(samples, "train")
+    network = ResNet18().to(device())
+    heldout = HeldOut((images, labels), size=samples, batch_size=CHUNK)
+    heldout.prepare()
+    seconds = interleaved(
+        {
+            "training forward + backward": bare_training(network, images, labels),
+            "forward": bare_forward(network, images),
+            "check: probe, importance, correlation": check(network, heldout, convscope.suite("standard")),
+            "check: probe, correlation": check(network, heldout, convscope.suite("light")),
+            "check: probe": check(network, heldout, [convscope.LayerProbe()]),
+            "check: correlation": check(network, heldout, [convscope.FilterCorrelation()]),
+            "check: importance": check(network, heldout, [convscope.FilterImportance()]),
+        },
+        repeats,
+    )
+    print(f"\n### One check on {samples} images ({origin}), ResNet-18, 20 conv layers, {repeats} rounds\n")
+    print("| what | median s | ÷ training forward + backward | ÷ forward |\n|---|---|---|---|")
+    for name in seconds:
+        against = [ratio(seconds, name, base) for base in ("training forward + backward", "forward")]
+        print(f"| {name} | {median(seconds[name]):.2f} | {against[0]:.2f} | {against[1]:.2f} |", flush=True)
+
+
+class Classifier(L.LightningModule):
+    """The benchmark's training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = ResNet18()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+def compare_epoch(train_size: int) -> None:
+    """One epoch of training with the standard suite against one without, whole ``Trainer.fit`` calls in turn."""
+    train, val = cifar10(train_size, "train"), cifar10(2000, "test")
+
+    def fit(callbacks: list) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = L.Trainer(
+                max_epochs=1,
+                accelerator="auto",
+                callbacks=callbacks,
+                logger=TensorBoardLogger(folder),
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            loaders = [DataLoader(TensorDataset(*split[:2]), CHUNK) for split in (train, val)]
+            trainer.fit(Classifier(), *loaders)
+
+    seconds = interleaved(
+        {
+            "without": lambda: fit([]),
+            "standard suite, epoch end": lambda: fit(convscope.suite("standard", on_start=False)),
+            "light suite, epoch end": lambda: fit(convscope.suite("light", on_start=False)),
+        },
+        repeats=1,
+        warmup=0,
+    )
+    print(f"\n### One epoch of {train_size} images, validation on 2,000, one check of 1,024 images, pictures drawn\n")
+    print("| what | s | ÷ without |\n|---|---|---|")
+    for name in seconds:
+        print(f"| {name} | {median(seconds[name]):.1f} | {ratio(seconds, name, 'without'):.3f} |", flush=True)
+
+
+def measure_memory(sizes: list[int]) -> None:
+    """Peak memory that a check adds over a bare training step, each size in a process of its own."""
+    print("\n### Peak memory (resident set) of one process, ResNet-18\n")
+    print("| held-out images | after bare training, MiB | after a check, MiB | added | pooled features of all layers |")
+    print("|---|---|---|---|---|")
+    for size in sizes:
+        command = [sys.executable, "-m", "benchmarks.overhead", "--memory-of", str(size)]
+        before, after = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+        pooled = size * 4 * (5 * 64 + 5 * 128 + 5 * 256 + 5 * 512 + 10) / 2**20
+        print(f"| {size} | {before:.0f} | {after:.0f} | {after - before:.0f} | {pooled:.0f} |", flush=True)
+
+
+def memory_of(samples: int) -> None:
+    """Print the process's peak memory before and after checks, the held-out set included in both."""
+    images, labels, _ = cifar10(samples, "train")
+    network = ResNet18()
+    heldout = HeldOut((images, labels), size=samples, batch_size=CHUNK)
+    heldout.prepare()
+    train = bare_training(network, images[:1024], labels[:1024])
+    train()
+    peaks = [_peak()]
+    act = check(network, heldout, convscope.suite("standard"))
+    act()
+    act()
+    peaks.append(_peak())
+    print(*peaks)
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("check", "epoch", "probes", "memory"), help="one part of the benchmark")
+    parser.add_argument("--samples", type=int, default=1024, help="held-out images of a check (default 1024)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that are counted (default 5)")
+    parser.add_argument("--train-size", type=int, default=10000, help="images of the epoch (default 10000)")
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of:
+        memory_of(options.memory_of)
+        return
+    began = time.perf_counter()
+    print(f"Machine: {machine()}")
+    parts: dict[str, Callable[[], None]] = {
+        "check": lambda: compare_check(options.samples, options.repeats),
+        "probes": lambda: compare_probes(options.samples),
+        "memory": lambda: measure_memory([1024, 4096]),
+        "epoch": lambda: compare_epoch(options.train_size),
+    }
+    for name, part in parts.items():
+        if options.only in (None, name):
+            part()
+    print(f"\n({time.perf_counter() - began:.0f} s in all; {Path(__file__).name})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Bad input: a clear error before training begins, or a logged line while it goes on. Nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import convscope
+from tests.callbacks.conftest import Classifier, loaders
+from tests.networks import TinyResNet, images
+
+X, Y = images(30)
+
+
+def with_nan() -> torch.Tensor:
+    bad = X.clone()
+    bad[3] = float("nan")
+    return bad
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ((X, torch.zeros_like(Y)), r"every held-out sample has class 0: a probe needs at least two classes"),
+        (
+            (X[:4], Y[:4]),
+            r"has 4 samples of 3 classes: a probe needs at least two samples a class; raise HeldOut\(size=",
+        ),
+        ((X[:0], Y[:0]), r"the held-out set is empty"),
+        ((with_nan(), Y), r"1 of 30 held-out inputs have NaN or infinite values \(samples \[3\]\)"),
+        ((X, Y + 5), r"held-out labels lie in \[5, 7\], but the model has 3 outputs, so labels must be in \[0, 2\]"),
+        ((X, nn.functional.one_hot(Y).float() * 0.8 + 0.2 / 3), r"soft labels \(30, 3\).*argmax"),
+    ],
+    ids=["one class", "fewer samples than classes", "empty", "nan", "labels", "soft labels"],
+)
+def test_a_faulty_heldout_set_is_refused_before_training(fit: Any, source: Any, message: str) -> None:
+    module = Classifier()
+    before = [p.clone() for p in module.parameters()]
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(convscope.suite("standard", heldout=convscope.HeldOut(source)), module=module)
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    assert module.net.training
+    assert not any(m._forward_hooks for m in module.modules())
+
+
+def test_soft_labels_serve_importance(fit: Any) -> None:
+    soft = nn.functional.one_hot(Y).float() * 0.8 + 0.2 / 3
+    run = fit([convscope.FilterImportance(heldout=convscope.HeldOut((X, soft)), on_error="raise")])
+    assert len(run.curve("importance/gini/net.conv1")) == 3
+
+
+class NaNAfter(nn.Module):
+    """A network whose second layer gives NaN from its n-th evaluation forward on."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.head, self.value = nn.Linear(4, 3), value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        poison = 1.0 if self.training else self.value
+        side = torch.relu(self.second(x) * poison if self.training else self.second(x * poison))
+        return self.head(torch.nan_to_num(side).mean((2, 3)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_layer_that_gives_nan_is_named_and_the_others_are_measured(fit: Any, caplog: Any, value: float) -> None:
+    run = fit(convscope.suite("standard"), module=Classifier(NaNAfter(value)))
+    assert len(run.curve("probe/accuracy/net.first")) == 3
+    assert "probe/accuracy/net.second" not in run.events.Tags()["scalars"]
+    said = [m for m in caplog.messages if "layer net.second gives NaN or infinite activations" in m]
+    assert len(said) == 1  # once, though it is so at every check
+    # NaN flows back through the second layer, so the first has activations but no gradient to measure.
+    assert "importance/gini/net.first" not in run.events.Tags()["scalars"]
+    assert sum("gradients are NaN or infinite at net.first" in m for m in caplog.messages) == 1
+    assert run.curve("convscope/errors")[-1][1] == 6  # two findings at each of three checks
+    assert run.trainer.global_step == 8
+
+
+class Broken(convscope.FilterCorrelation):
+    """Fails at one layer, at one place."""
+
+    def __init__(self, place: str, error: BaseException, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.place, self.error = place, error
+
+    def _fail(self, place: str, layer: str) -> None:
+        if place == self.place and layer == "net.layer1.0.conv1":
+            raise self.error
+
+    def on_activation(self, record: Any) -> None:
+        self._fail("update", record.layer.name)
+        super().on_activation(record)
+
+    def compute(self, layer: Any) -> Any:
+        self._fail("compute", layer.name)
+        return super().compute(layer)
+
+    def begin(self, layers: Any, samples: int) -> None:
+        self._fail("begin", layers[1].name)
+        super().begin(layers, samples)
+
+
+@pytest.mark.parametrize("place", ["update", "compute"])
+def test_an_exception_in_a_metric_costs_one_layer(fit: Any, caplog: Any, place: str) -> None:
+    run = fit([Broken(place, ZeroDivisionError("boom")), convscope.LayerProbe()])
+    tags = run.events.Tags()["scalars"]
+    assert "correlation/mean_abs/net.layer1.0.conv1" not in tags
+    assert "correlation/mean_abs/net.layer1.0.conv2" in tags
+    assert "probe/accuracy/net.layer1.0.conv1" in tags
+    logged = [
+        r
+        for r in caplog.records
+        if "correlation, layer net.layer1.0.conv1 failed (ZeroDivisionError: boom)" in r.message
+    ]
+    assert len(logged) == 1
+    assert logged[0].exc_info is not None  # with its traceback
+    assert run.curve("convscope/errors")[-1][1] == 3
+    assert run.trainer.global_step == 8
+
+
+def test_an_exception_in_a_whole_check_costs_the_check(fit: Any, caplog: Any) -> None:
+    run = fit([Broken("begin", RuntimeError("no room")), convscope.LayerProbe(heldout=convscope.HeldOut())])
+    assert "probe/accuracy/output" in run.events.Tags()["scalars"]  # another held-out set, another pass
+    assert any("a check failed (RuntimeError: no room)" in message for message in caplog.messages)
+    assert run.trainer.global_step == 8
+
+
+def test_on_error_raise_lets_it_through(fit: Any) -> None:
+    with pytest.raises(ZeroDivisionError):
+        fit([Broken("compute", ZeroDivisionError(), on_error="raise")])
+
+
+def test_a_keyboard_interrupt_stops_training_as_ever_and_leaves_nothing(fit: Any) -> None:
+    module = Classifier()
+    with pytest.raises(SystemExit):  # as Lightning does on Ctrl-C
+        fit([Broken("update", KeyboardInterrupt())], module=module)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    assert all(m.training for m in module.modules())
+
+
+def test_out_of_memory_halves_the_chunk_and_goes_on(fit: Any, caplog: Any) -> None:
+    sizes: list[int] = []
+
+    class Hungry(TinyResNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not self.training and len(x) > 8:
+                raise torch.OutOfMemoryError("pretend")
+            if not self.training:
+                sizes.append(len(x))
+            return super().forward(x)
+
+    heldout = convscope.HeldOut((X, Y), batch_size=30)
+    run = fit([convscope.LayerProbe(heldout=heldout)], module=Classifier(Hungry(4, classes=3)), max_epochs=1)
+    assert len(run.curve("probe/accuracy/output")) == 2
+    assert max(sizes) <= 8
+    assert any("held-out samples now go through 7 at a time" in message for message in caplog.messages)
+
+
+def test_constant_filters_are_counted(fit: Any) -> None:
+    module = Classifier()
+    with torch.no_grad():
+        module.net.bn1.weight[0] = 0.0
+        module.net.bn1.bias[0] = -1.0
+    module.net.bn1.requires_grad_(False)
+    run = fit([convscope.FilterCorrelation()], module=module)
+    assert [value for _, value in run.curve("correlation/constant_filters/net.conv1")] == [1.0, 1.0, 1.0]
+    assert all(value == value for tag in run.events.Tags()["scalars"] for _, value in run.curve(tag))
+
+
+def test_a_model_without_convolutions(fit: Any) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(MisconfigurationException, match=r"ran no convolution.*Flatten, Linear, ReLU.*layers="):
+        fit(convscope.suite("standard"), module=Classifier(net))
+    run = fit([convscope.LayerProbe(layers="net.2")], module=Classifier(net))
+    assert "probe/accuracy/net.2" in run.events.Tags()["scalars"]
+
+
+def test_a_layer_entry_that_matches_nothing(fit: Any) -> None:
+    with pytest.raises(MisconfigurationException, match=r"'net\.layr1\.\*' matches no layer.*net\.layer1\.0\.conv1"):
+        fit([convscope.LayerProbe(layers="net.layr1.*")])
+
+
+def test_no_validation_data_at_all(fit: Any) -> None:
+    module = Classifier()
+    module.validation_step = None  # type: ignore[assignment,method-assign]
+    with pytest.raises(MisconfigurationException, match=r"no validation loader; pass HeldOut\(source="):
+        fit(convscope.suite("standard"), data=(loaders()[0], None))
+    heldout = convscope.HeldOut((X, Y))
+    run = fit(convscope.suite("standard", heldout=heldout), data=(loaders()[0], None))
+    assert [step for step, _ in run.curve("probe/accuracy/output")] == [0, 3, 7]
+
+
+def test_tasks_without_classes_skip_the_probe_with_one_sentence(fit: Any, caplog: Any) -> None:
+    class Regression(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return nn.functional.mse_loss(self(batch[0]).squeeze(1), batch[1])
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", self.training_step(batch, batch_idx))
+
+    data = TensorDataset(X, torch.randn(30))
+    with caplog.at_level("INFO"):
+        run = fit(
+            convscope.suite("standard"),
+            module=Regression(TinyResNet(4, classes=1)),
+            data=(DataLoader(data, 8), DataLoader(data, 8)),
+        )
+    assert sum("probe is skipped" in message and "not class indices" in message for message in caplog.messages) == 1
+    assert "importance/gini/net.conv1" in run.events.Tags()["scalars"]
+    assert not any(tag.startswith("probe/") for tag in run.events.Tags()["scalars"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: convscope.LayerProbe(probe="svm"), "probe='svm': give one of 'ridge', 'logistic', 'knn', 'centroid'"),
+        (lambda: convscope.LayerProbe(pooling="sum"), "pooling='sum'"),
+        (lambda: convscope.LayerProbe(pooling=0), "pooling=0"),
+        (lambda: convscope.LayerProbe(every_n_epochs=-1), "every_n_epochs=-1"),
+        (lambda: convscope.LayerProbe(every_n_epochs=1.5), r"every_n_epochs=1\.5"),
+        (lambda: convscope.LayerProbe(every_n_epochs=0, on_start=False), "no check would ever be made"),
+        (lambda: convscope.LayerProbe(max_layers=0), "max_layers=0"),
+        (lambda: convscope.LayerProbe(max_overhead=0), r"max_overhead=0: give a share of training time in \(0, 1\]"),
+        (lambda: convscope.LayerProbe(on_error="ignore"), "on_error='ignore': give one of 'warn', 'raise'"),
+        (lambda: convscope.LayerProbe(observe_at="input"), "observe_at='input'"),
+        (lambda: convscope.LayerProbe(layers=7), "cannot select by 7"),
+        (lambda: convscope.FilterImportance(criterion="fisher"), "criterion='fisher': give one of 'taylor'"),
+        (lambda: convscope.FilterImportance(top=0), "top=0"),
+        (lambda: convscope.FilterImportance(loss="ce"), "loss='ce'"),
+        (lambda: convscope.FilterCorrelation(redundant_threshold=1.0), r"redundant_threshold=1\.0"),
+        (lambda: convscope.FilterCorrelation(max_observations=0), "max_observations=0"),
+    ],
+)
+def test_arguments_out_of_range(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
