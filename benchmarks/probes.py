@@ -28,6 +28,7 @@ class _Pooler:
     """Keeps each layer's features, pooled over a p × p grid."""
 
     needs_gradient = False
+    takes_nonfinite = False
 
     def __init__(self, grid: int) -> None:
         self.grid = grid

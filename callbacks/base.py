@@ -99,6 +99,11 @@ class LayerObserver(pl.Callback, ABC):
         return False
 
     @property
+    def takes_nonfinite(self) -> bool:
+        """Whether the callback is given activations and gradients with NaN or infinite values, and such layers."""
+        return False
+
+    @property
     def loss(self) -> Loss | None:
         """The user's own loss, for callbacks that need gradients."""
         return None

@@ -42,6 +42,10 @@ class _Bound:
     def needs_gradient(self) -> bool:
         return self.observer.needs_gradient
 
+    @property
+    def takes_nonfinite(self) -> bool:
+        return self.observer.takes_nonfinite
+
     def wants(self, layer: str) -> bool:
         return layer in self._names
 
@@ -97,14 +101,16 @@ def _observe(plan: Plan, due: list[LayerObserver]) -> Observed:
 def _usable(
     plan: Plan, due: list[LayerObserver], outcomes: list[_Outcome], failures: Failures
 ) -> dict[str, list[Layer]]:
-    bad = _everywhere(outcomes, lambda o: o.nonfinite) | _everywhere(outcomes, lambda o: o.missing)
+    missing, bad = _everywhere(outcomes, lambda o: o.missing), _everywhere(outcomes, lambda o: o.nonfinite)
     bad_gradients = _everywhere(outcomes, lambda o: o.nonfinite_gradients) - bad
     failed = {pair for outcome in outcomes for pair in outcome.failed}
     _note(outcomes, bad_gradients, failures)
 
     def is_usable(observer: LayerObserver, layer: Layer) -> bool:
+        if layer.name in missing or (observer.name, layer.name) in failed:
+            return False
         without_gradient = observer.needs_gradient and layer.name in bad_gradients
-        return not (layer.name in bad or without_gradient or (observer.name, layer.name) in failed)
+        return observer.takes_nonfinite or not (layer.name in bad or without_gradient)
 
     return {o.name: [layer for layer in plan.layers[o.name] if is_usable(o, layer)] for o in due}
 

@@ -52,6 +52,9 @@ class Consumer(Protocol):
     @property
     def needs_gradient(self) -> bool: ...
 
+    @property
+    def takes_nonfinite(self) -> bool: ...
+
     def wants(self, layer: str) -> bool: ...
 
     def on_activation(self, record: Record) -> None: ...
@@ -83,8 +86,9 @@ class Observed:
     Attributes:
         samples: How many were run.
         failures: Exceptions by (consumer's place, layer).
-        nonfinite: Layers with NaN or infinite activations, and in how many samples; nobody was given them.
-        nonfinite_gradients: Layers whose gradient was NaN or infinite, so that nobody was given it.
+        nonfinite: Layers with NaN or infinite activations, and in how many samples; only consumers that take such
+            values were given them.
+        nonfinite_gradients: Layers whose gradient was NaN or infinite; given to the same consumers only.
         missing: Layers that did not run.
     """
 
@@ -184,10 +188,12 @@ class _Pass:
         activation = tensor.detach().movedim(layer.channel_dim, 1)
         record = Record(layer, activation, self._targets, self._chunk.index)
         with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
-            if not self._finite(record):
-                return
+            finite = self._finite(record)
             for place, consumer in enumerate(self._consumers):
-                self._guarded(place, layer, lambda c=consumer: c.on_activation(record))  # type: ignore[misc]
+                if finite or consumer.takes_nonfinite:
+                    self._guarded(place, layer, lambda c=consumer: c.on_activation(record))  # type: ignore[misc]
+            if not finite:
+                return
             if self._gradients and tensor.requires_grad and self._wants_gradient(layer.name):
                 if layer.overwritten:
                     record.activation = activation.clone()
@@ -208,12 +214,11 @@ class _Pass:
             return
         if not bool(torch.isfinite(gradient.sum(dtype=torch.promote_types(gradient.dtype, torch.float32)))):
             self.report.nonfinite_gradients.add(record.layer.name)
-        if record.layer.name in self.report.nonfinite_gradients:
-            return
+        finite = record.layer.name not in self.report.nonfinite_gradients
         moved = gradient.movedim(record.layer.channel_dim, 1)
         with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
             for place, consumer in enumerate(self._consumers):
-                if consumer.needs_gradient:
+                if consumer.needs_gradient and (finite or consumer.takes_nonfinite):
                     self._guarded(place, record.layer, lambda c=consumer: c.on_gradient(record, moved))  # type: ignore[misc]
 
     def _wants_gradient(self, layer: str) -> bool:

@@ -34,6 +34,7 @@ class Layer:
         order: Position of that operation in the traced pass.
         module: Module that holds the filters, None for a functional convolution and for the output.
         norm: Normalisation of the unit, if it has one and it is a module.
+        activation: Activation function of the unit, if it has one and it is a module.
         overwritten: The network later writes into the observed tensor (in-place ReLU, ``x += y``).
     """
 
@@ -47,6 +48,7 @@ class Layer:
     order: int
     module: nn.Module | None = field(default=None, repr=False, compare=False)
     norm: nn.Module | None = field(default=None, repr=False, compare=False)
+    activation: nn.Module | None = field(default=None, repr=False, compare=False)
     overwritten: bool = field(default=False, compare=False)
 
     @property
@@ -140,6 +142,7 @@ def _layer(chain: list[_Step]) -> Layer:
     shape = list(end.output.shape)
     channels = shape.pop(channel_dim)
     norm = next((s.module for s in chain[1:] if s.kind == "norm"), None)
+    activation = next((s.module for s in chain if s.kind == "activation"), None)
     return Layer(
         name=_call_name(head.key),
         kind=head.label,
@@ -151,6 +154,7 @@ def _layer(chain: list[_Step]) -> Layer:
         order=end.order,
         module=head.module,
         norm=norm,
+        activation=activation,
         overwritten=end.output._version != end.version,
     )
 

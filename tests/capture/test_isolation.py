@@ -75,7 +75,7 @@ class Greedy:
 
     def __init__(self, action: Callable[[], None] = lambda: None, at: int = 4) -> None:
         self.left, self.action = at, action
-        self.needs_gradient = True
+        self.needs_gradient, self.takes_nonfinite = True, False
 
     def wants(self, layer: str) -> bool:
         return True

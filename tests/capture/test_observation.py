@@ -17,8 +17,8 @@ from tests.networks import Plain, TinyResNet, images
 class Keeper:
     """Keeps copies of all that it is given."""
 
-    def __init__(self, gradients: bool = True) -> None:
-        self.needs_gradient = gradients
+    def __init__(self, gradients: bool = True, nonfinite: bool = False) -> None:
+        self.needs_gradient, self.takes_nonfinite = gradients, nonfinite
         self.activations: dict[str, list[torch.Tensor]] = {}
         self.products: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self.index: list[int] = []
@@ -151,6 +151,17 @@ def test_a_layer_that_gives_nan_is_named_and_the_others_are_measured() -> None:
     assert set(report.nonfinite) == {"3", "output"}
     assert "0" in keeper.activations
     assert "3" not in keeper.activations
+
+
+def test_who_takes_nonfinite_values_is_given_every_one_of_them() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Explodes(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.LazyLinear(3))
+    model(images(2)[0])
+    keeper = Keeper(nonfinite=True)
+    watch(model, keeper)
+    expected = torch.cat([model[:4](chunk) for chunk in images(11)[0].split(4)])
+    assert not torch.isfinite(expected).all()
+    torch.testing.assert_close(keeper.activation("3"), expected, equal_nan=True)
+    assert not torch.isfinite(keeper.pair("0")[1]).all()
 
 
 class Forgetful(nn.Module):
