@@ -8,12 +8,22 @@ importance and inter-filter correlation, and stream them to TensorBoard::
 
 from importlib.metadata import version
 
-from convscope.callbacks import FilterCorrelation, FilterImportance, LayerPrediction, LayerProbe, LayerTable, suite
+from convscope import rules
+from convscope.callbacks import (
+    DriftAlert,
+    FilterCorrelation,
+    FilterImportance,
+    LayerPrediction,
+    LayerProbe,
+    LayerTable,
+    suite,
+)
 from convscope.capture import HeldOut
 
 __version__ = version("convscope")
 
 __all__ = [
+    "DriftAlert",
     "FilterCorrelation",
     "FilterImportance",
     "HeldOut",
@@ -21,5 +31,6 @@ __all__ = [
     "LayerProbe",
     "LayerTable",
     "__version__",
+    "rules",
     "suite",
 ]

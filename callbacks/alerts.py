@@ -1,0 +1,195 @@
+"""Early warning: rules over whatever is logged, and what to do when one of them speaks."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from convscope.callbacks.actions import (
+    Action,
+    ActionSpec,
+    Occasion,
+    Raise,
+    make_actions,
+    run_folder,
+)
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.bridge import fitting, has_validation, moment
+from convscope.callbacks.readings import Readings
+from convscope.callbacks.rules import SEVERITIES, Rule, default_rules, load_rules
+from convscope.callbacks.watch import Alert, Watch
+
+log = logging.getLogger("convscope")
+
+# "info" is for the record; what a person should see now begins at "warning".
+DEFAULT_ACTIONS: dict[str, list[ActionSpec]] = {
+    "info": ["tensorboard", "jsonl"],
+    "warning": ["log", "tensorboard", "jsonl"],
+    "critical": ["log", "tensorboard", "jsonl"],
+}
+
+
+class DriftAlert(pl.Callback):
+    """Watches every metric that is logged, the user's own included, and says when something is going wrong.
+
+    A check is made after each validation, else at the end of each training epoch; a metric that was not logged since
+    the last check is left alone. The main process's values decide for all processes.
+
+    Args:
+        rules: None for :func:`convscope.rules.default`, the path of a YAML file, or a list of rules or mappings.
+        actions: What to do by severity, ``{"warning": ["log", "jsonl"], "critical": ["log", "checkpoint", "stop"]}``;
+            severities that are not named do nothing. A list is for ``warning`` and ``critical``. Names:
+
+            ==============  ==================================================================================
+            ``log``         one line through Python's logging, at the level of the severity
+            ``tensorboard`` ``alert/<rule>`` of 1 at that step, and a table of all alerts under text
+            ``jsonl``       a line in ``alerts.jsonl`` beside the run; ``{"jsonl": {"path": …}}`` elsewhere
+            ``webhook``     ``{"webhook": {"url": "env:HOOK"}}``: a post in the background, see
+                            :class:`~convscope.loggers.WebhookSink`
+            ``checkpoint``  saves ``alerts/<rule>-….ckpt`` beside the run
+            ``stop``        stops as EarlyStopping does, after ``min_epochs``
+            ``raise``       raises :class:`~convscope.callbacks.actions.AlertError`, after all else was done
+            ==============  ==================================================================================
+
+            A callable is called with each :class:`~convscope.callbacks.watch.Alert`. An action that fails is
+            reported once, and training goes on.
+
+    Raises:
+        ValueError: A rule or an action is faulty; the error names the field.
+        FileNotFoundError: There is no such YAML file.
+
+    Example:
+        >>> alert = DriftAlert(actions={"critical": ["log", "stop"]})
+        >>> len(alert.rules) >= 10, alert.alerts
+        (True, [])
+    """
+
+    def __init__(
+        self,
+        rules: str | Sequence[Rule | dict[str, Any]] | None = None,
+        actions: Mapping[str, Sequence[ActionSpec]] | Sequence[ActionSpec] | None = None,
+    ) -> None:
+        self.rules = default_rules() if rules is None else load_rules(rules)
+        self.alerts: list[Alert] = []
+        self._actions = _by_severity(DEFAULT_ACTIONS if actions is None else actions)
+        self._watch, self._readings = Watch(self.rules), Readings()
+        self._run = uuid.uuid4().hex[:12]
+        self._reported: set[str] = set()
+        self._looked_for_globs = False
+
+    # Lightning's hooks.
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not has_validation(trainer):
+            _check_order(trainer, self)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if fitting(trainer):
+            self._check(trainer, "validation")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not has_validation(trainer):
+            self._check(trainer, "train")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for action in {id(a): a for actions in self._actions.values() for a in actions}.values():
+            self._guarded(_name(action), action.close)
+
+    # One check.
+
+    def _check(self, trainer: pl.Trainer, trigger: str) -> None:
+        values, when = self._readings.take(trainer), moment(trainer, trigger)
+        new: list[Alert] = []
+        self._guarded("the rules", lambda: new.extend(self._watch.update(values, when.epoch, when.step)))
+        self._look_for_globs(values)
+        # Before the actions: a checkpoint that one of them saves must know these alerts.
+        self.alerts += new
+        if new:
+            self._act(trainer, new)
+
+    def _act(self, trainer: pl.Trainer, new: list[Alert]) -> None:
+        directory = run_folder(trainer)
+        last: list[tuple[Action, Occasion]] = []
+        for severity in SEVERITIES:
+            mine = [alert for alert in new if alert.severity == severity]
+            for action in self._actions.get(severity, []) if mine else []:
+                occasion = Occasion(trainer, mine, list(self.alerts), self._run, directory)
+                if isinstance(action, Raise):
+                    last.append((action, occasion))
+                else:
+                    self._guarded(_name(action), partial(action.run, occasion))
+        for action, occasion in last:
+            action.run(occasion)
+
+    def _guarded(self, what: str, run: Callable[[], Any]) -> None:
+        try:
+            run()
+        except Exception as error:
+            self._report(what, error)
+
+    def _report(self, what: str, error: Exception) -> None:
+        if what not in self._reported:
+            self._reported.add(what)
+            log.error(
+                "convscope: DriftAlert: %s failed (%s: %s); training goes on, and further failures of it are not "
+                "reported", what, type(error).__name__, error, exc_info=error,
+            )  # fmt: skip
+
+    def _look_for_globs(self, keys: Iterable[str]) -> None:
+        """Once, at the first check: what no rule will ever see."""
+        if self._looked_for_globs:
+            return
+        self._looked_for_globs, keys = True, list(keys)
+        if missing := self._watch.unmatched(keys, optional=False):
+            nearest = "; ".join(f"{glob!r} (nearest: {', '.join(n) or 'none'})" for glob, n in missing.items())
+            rank_zero_warn(f"convscope: no logged metric matches these globs of DriftAlert's rules: {nearest}")
+        if missing := self._watch.unmatched(keys, optional=True):
+            families = sorted({glob.split("/")[0] for glob in missing if "/" in glob})
+            rank_zero_info(f"convscope: DriftAlert's rules on {', '.join(families)} rest: nothing logs those metrics")
+
+    # State in checkpoints.
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "run": self._run,
+            "alerts": [alert.as_dict() for alert in self.alerts],
+            "watch": self._watch.state_dict(),
+            "looked_for_globs": self._looked_for_globs,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._run = state_dict["run"]
+        self.alerts = [Alert(**alert) for alert in state_dict["alerts"]]
+        self._watch.load_state_dict(state_dict["watch"])
+        self._looked_for_globs = state_dict["looked_for_globs"]
+
+
+def _by_severity(actions: Any) -> dict[str, list[Action]]:
+    if not isinstance(actions, Mapping):
+        shared = make_actions(actions)
+        return {"warning": shared, "critical": shared}
+    for severity in actions:
+        if severity not in SEVERITIES:
+            raise ValueError(f"actions: there is no severity {severity!r}; give some of {', '.join(SEVERITIES)}")
+    return {severity: make_actions(specs) for severity, specs in actions.items()}
+
+
+def _name(action: Action) -> str:
+    return f"the action {type(action).__name__}"
+
+
+def _check_order(trainer: pl.Trainer, alert: DriftAlert) -> None:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    later = [type(c).__name__ for c in callbacks[callbacks.index(alert) :] if isinstance(c, LayerObserver)]
+    if later:
+        raise MisconfigurationException(
+            f"without a validation loop DriftAlert must come after what it watches, but {', '.join(later)} come later "
+            "in Trainer(callbacks=…); put DriftAlert last"
+        )

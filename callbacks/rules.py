@@ -1,0 +1,251 @@
+"""Rules as data: what to watch, when to speak, and what to say. Plain mappings, so that YAML holds them too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from string import Formatter
+from typing import Any, Literal
+
+import yaml
+
+from convscope.metrics.detectors import DETECTORS, Detector, Gate, quorum
+
+Severity = Literal["info", "warning", "critical"]
+SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
+TRANSFORMS = ("value", "change", "log", "log_change")
+PLACEHOLDERS = ("layer", "layers", "count", "others", "metric", "value", "expected", "change", "percent", "points")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One thing that must be so.
+
+    Args:
+        metric: Glob, or globs, over the tags in ``trainer.callback_metrics``: ``"probe/accuracy/*"``, ``"val_loss"``.
+            Every tag that matches is a series of its own.
+        detector: ``{"kind": name, **arguments}``: :data:`~convscope.metrics.detectors.DETECTORS` and their arguments
+            (``warm_up``, ``persistence``, ``out_of`` and ``direction`` included; ``cool_down`` is the rule's).
+        transform: What the detector sees of a series: its ``value``, its ``change`` since the last, its ``log``
+            (base 10; values of 0 or below are passed over) or ``log_change``, in decades.
+        depth: Which of the matching series count, as a range of depth: ``(0.5, 1)`` is the deeper half.
+        quorum: How many series must agree: a count, or a share in (0, 1).
+        alpha: Instead of each series by itself, control the false discovery rate over all of them at this level
+            (Benjamini–Hochberg). Needs a detector with p-values: ``robust_z`` or ``ewma``.
+
+    Raises:
+        ValueError: A field is out of range, names the field.
+    """
+
+    metric: str | Sequence[str]
+    detector: Mapping[str, Any]
+    transform: str = "value"
+    depth: Sequence[float] = (0.0, 1.0)
+    quorum: float = 1
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_globs(self.globs)
+        if self.transform not in TRANSFORMS:
+            raise ValueError(f"transform: got {self.transform!r}; give one of {', '.join(TRANSFORMS)}")
+        _check_depth(self.depth)
+        quorum(1, self.quorum)
+        detector = self.make_detector()
+        if self.alpha is not None and not (isinstance(self.alpha, float) and 0 < self.alpha < 1):
+            raise ValueError(f"alpha: got {self.alpha!r}; give a rate in (0, 1)")
+        if self.alpha is not None and not detector.gives_p_values:
+            raise ValueError(f"alpha: {self.detector['kind']!r} has no p-values; use robust_z or ewma, or a quorum")
+
+    @property
+    def globs(self) -> tuple[str, ...]:
+        """The globs as a tuple."""
+        return (self.metric,) if isinstance(self.metric, str) else tuple(self.metric)
+
+    def make_detector(self) -> Detector:
+        """A fresh detector for one series."""
+        if not isinstance(self.detector, Mapping):
+            raise ValueError(f"detector: got {self.detector!r}; give a mapping such as {{kind: threshold, limit: 0.5}}")
+        arguments = dict(self.detector)
+        kind = arguments.pop("kind", None)
+        if kind not in DETECTORS:
+            raise ValueError(f"detector.kind: got {kind!r}; give one of {', '.join(DETECTORS)}")
+        accepted = [f for f in fields(DETECTORS[kind]) if f.init and f.name != "cool_down"]
+        _check_keys("detector.", arguments, accepted)
+        try:
+            return DETECTORS[kind](**arguments)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"detector.{error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """When to speak, and what to say.
+
+    Args:
+        name: Names the rule in tags (``alert/<name>``), files and checkpoints.
+        when: Conditions, all of which must hold at the same check.
+        message: The sentence, with placeholders ``{layer}`` (the worst), ``{layers}``, ``{others}`` (" and 2 more: …",
+            or nothing), ``{count}``, ``{metric}``, ``{value}``, ``{expected}``, ``{change}``, ``{percent}`` and
+            ``{points}`` (changes times 100, relative and absolute, without sign), all of the first condition.
+        severity: ``info``, ``warning`` or ``critical``.
+        likely: What is probably the matter.
+        look_at: Where to look first.
+        cool_down: Checks after an alert during which the rule is silent. It is silent, too, for as long as its
+            conditions go on holding.
+        optional: Say nothing where no tag matches: the rule is for those who use the callback that logs it.
+
+    Raises:
+        ValueError: A field is out of range, names the rule and the field.
+
+    Example:
+        >>> rule = Rule(
+        ...     name="val_loss_up",
+        ...     when=[{"metric": "val_loss", "detector": {"kind": "robust_z", "limit": 4.0, "direction": "up"}}],
+        ...     message="{metric} is {value:.2f}, not {expected:.2f}",
+        ... )
+        >>> rule.severity, rule.when[0].globs
+        ('warning', ('val_loss',))
+    """
+
+    name: str
+    when: Sequence[Condition | Mapping[str, Any]]
+    message: str = "{metric}: {value:.3g}"
+    severity: Severity = "warning"
+    likely: str = ""
+    look_at: str = ""
+    cool_down: int = 5
+    optional: bool = False
+    conditions: tuple[Condition, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name or set(self.name) & set("/ \t\n"):
+            raise ValueError(f"name: got {self.name!r}; give a word without blanks and slashes, such as dead_filters")
+        try:
+            self._check()
+        except ValueError as error:
+            raise ValueError(f"rule {self.name!r}, field {error}") from error
+
+    def _check(self) -> None:
+        if self.severity not in SEVERITIES:
+            raise ValueError(f"severity: got {self.severity!r}; give one of {', '.join(SEVERITIES)}")
+        for name in ("message", "likely", "look_at"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}; give a text")
+        if not isinstance(self.optional, bool):
+            raise ValueError(f"optional: got {self.optional!r}; give true or false")
+        _check_message(self.message)
+        Gate(cool_down=self.cool_down)
+        object.__setattr__(self, "conditions", tuple(_conditions(self.when)))
+
+
+def load_rules(source: str | Path | Iterable[Rule | Mapping[str, Any]]) -> list[Rule]:
+    """Rules from a YAML file, or from rules and mappings.
+
+    Args:
+        source: Path of a YAML file that holds a list of rules (read with the safe loader), or the list itself.
+
+    Raises:
+        ValueError: A rule is faulty: names the file, the rule and the field.
+        FileNotFoundError: There is no such file.
+    """
+    if isinstance(source, str | Path):
+        return _located(f"{source}: ", lambda: _rules(_read(Path(source).read_text(encoding="utf-8"))))
+    return _rules(list(source))
+
+
+def default_rules() -> list[Rule]:
+    """The rules that convscope ships, from ``callbacks/default_rules.yaml``.
+
+    Example:
+        >>> [rule.name for rule in default_rules() if rule.severity == "critical"][:2]
+        ['not_finite', 'non_finite_values']
+    """
+    text = resources.files("convscope.callbacks").joinpath("default_rules.yaml").read_text(encoding="utf-8")
+    return _rules(_read(text))
+
+
+def _read(text: str) -> list[Any]:
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"this is not YAML that the safe loader reads: {error}") from error
+    if not isinstance(found, list):
+        raise ValueError(f"got a {type(found).__name__}; give a list of rules, each beginning with '- name: …'")
+    return found
+
+
+def _rules(source: list[Any]) -> list[Rule]:
+    rules = [_located(f"rule {place}: ", lambda item=item: _rule(item)) for place, item in enumerate(source, 1)]
+    names = [rule.name for rule in rules]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"field name: {', '.join(map(repr, twice))} is given to more than one rule; names are unique")
+    return rules
+
+
+def _rule(item: Any) -> Rule:
+    if isinstance(item, Rule):
+        return item
+    if not isinstance(item, Mapping):
+        raise ValueError(f"got {item!r}; give a mapping with name and when")
+    _check_keys("field ", item, [f for f in fields(Rule) if f.init])
+    return Rule(**item)
+
+
+def _conditions(when: Any) -> Iterable[Condition]:
+    if isinstance(when, str | Mapping) or not isinstance(when, Sequence) or not when:
+        raise ValueError(f"when: got {when!r}; give a list of at least one condition")
+    for place, item in enumerate(when):
+        yield item if isinstance(item, Condition) else _located(f"when[{place}].", lambda item=item: _condition(item))
+
+
+def _condition(item: Any) -> Condition:
+    if not isinstance(item, Mapping):
+        raise ValueError(f"metric: got {item!r} for a condition; give a mapping with metric and detector")
+    _check_keys("", item, [f for f in fields(Condition) if f.init])
+    return Condition(**item)
+
+
+def _check_keys(where: str, given: Mapping[str, Any], accepted: Sequence[Field[Any]]) -> None:
+    names = [f.name for f in accepted]
+    for key in given:
+        if key not in names:
+            raise ValueError(f"{where}{key}: there is no such field; give some of {', '.join(names)}")
+    for f in accepted:
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in given:
+            raise ValueError(f"{where}{f.name}: is missing")
+
+
+def _check_globs(globs: tuple[Any, ...]) -> None:
+    if not globs or not all(isinstance(glob, str) and glob for glob in globs):
+        raise ValueError(f"metric: got {globs!r}; give a glob such as 'probe/accuracy/*', or a list of globs")
+
+
+def _check_depth(depth: Any) -> None:
+    numbers = isinstance(depth, Sequence) and len(depth) == 2 and all(isinstance(d, int | float) for d in depth)
+    if not numbers or not 0 <= depth[0] < depth[1] <= 1:
+        raise ValueError(f"depth: got {depth!r}; give [from, to] with 0 <= from < to <= 1")
+
+
+def _check_message(message: str) -> None:
+    try:
+        names = [name for _, name, _, _ in Formatter().parse(message) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"message: got {message!r}: {error}") from error
+    for name in names:
+        if name not in PLACEHOLDERS:
+            known = ", ".join(f"{{{p}}}" for p in PLACEHOLDERS)
+            raise ValueError(f"message: there is no placeholder {{{name}}}; give some of {known}")
+    try:
+        message.format(**dict.fromkeys(PLACEHOLDERS[:5], ""), **dict.fromkeys(PLACEHOLDERS[5:], 0.0))
+    except ValueError as error:
+        raise ValueError(f"message: got {message!r}: {error}") from error
+
+
+def _located(where: str, make: Any) -> Any:
+    try:
+        return make()
+    except ValueError as error:
+        raise ValueError(f"{where}{error}") from error

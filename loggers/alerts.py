@@ -1,0 +1,121 @@
+"""Where alerts go besides the log: a file of JSON lines, and a Markdown table for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from convscope.loggers.tensorboard import escape_markdown
+
+Record = Mapping[str, Any]
+COLUMNS = ("epoch", "step", "severity", "rule", "message", "likely", "look_at")
+
+
+class JsonlSink:
+    """Appends records to a file, one JSON object a line.
+
+    A line is one ``write`` to a descriptor opened for appending, then flushed to disk: it is there whole or, where the
+    process is killed in between, cut off at the end of the file, and then the next record begins on a line of its own.
+    A record whose ``key`` is in the file already is not written again, so that a run resumed from an older
+    checkpoint repeats nothing. NaN and infinite numbers are written as strings, since JSON has none.
+
+    Args:
+        path: The file; its folder is made at the first record.
+        key: Names of the fields that identify a record.
+
+    Raises:
+        OSError: The file cannot be written (a full disk); nothing but the line is lost.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "alerts.jsonl"
+        >>> sink = JsonlSink(path, key=("rule", "step"))
+        >>> sink.write({"rule": "dead_filters", "step": 3}), sink.write({"rule": "dead_filters", "step": 3})
+        (True, False)
+        >>> path.read_text()
+        '{"rule": "dead_filters", "step": 3}\\n'
+    """
+
+    def __init__(self, path: Path, key: Sequence[str]) -> None:
+        self.path, self._key = Path(path), tuple(key)
+
+    def write(self, record: Record) -> bool:
+        """Append ``record``; returns False where it was there already."""
+        if self._identity(record) in {self._identity(known) for known in read_jsonl(self.path)}:
+            return False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n"
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            self._append(descriptor, ("\n" if self._cut_off() else "") + line)
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _append(self, descriptor: int, text: str) -> None:
+        data = text.encode("utf-8")
+        if os.write(descriptor, data) < len(data):
+            raise OSError(f"{self.path}: only a part of a line could be written; is the disk full?")
+        os.fsync(descriptor)
+
+    def _cut_off(self) -> bool:
+        with self.path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+
+    def _identity(self, record: Record) -> tuple[Any, ...]:
+        return tuple(record.get(name) for name in self._key)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Records of a file of JSON lines; lines that are cut off are passed over, and so is a missing file.
+
+    Example:
+        >>> read_jsonl(Path("no such file"))
+        []
+    """
+    if not Path(path).exists():
+        return []
+    found = []
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict):
+            found.append(record)
+    return found
+
+
+def alerts_markdown(records: Sequence[Record]) -> str:
+    """A Markdown table of alerts, the newest first.
+
+    Args:
+        records: Oldest first, with the fields that :data:`COLUMNS` names; those that are missing stay empty.
+
+    Example:
+        >>> print(alerts_markdown([{"epoch": 4, "severity": "warning", "rule": "dead", "message": "conv1: 3 died"}]))
+        | epoch | step | severity | rule | message | likely | look at |
+        |---|---|---|---|---|---|---|
+        | 4 |  | warning | dead | conv1: 3 died |  |  |
+    """
+    if not records:
+        return "No alerts so far."
+    head = "| " + " | ".join(name.replace("_", " ") for name in COLUMNS) + " |"
+    rows = ["| " + " | ".join(escape_markdown(str(r.get(name, ""))) for name in COLUMNS) + " |" for r in records[::-1]]
+    return "\n".join([head, "|" + "---|" * len(COLUMNS), *rows])
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with numbers that JSON knows."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
