@@ -120,7 +120,7 @@ class FeatureProbe(GatheringMetric):
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
             index = self._joined("index")
         known = index[index >= 0]
-        return known.unique() if len(known) else torch.arange(len(index), device=index.device)
+        return torch.unique(known) if len(known) else torch.arange(len(index), device=index.device)
 
     def _canonical(self) -> tuple[Tensor, Tensor]:
         target, index = self._joined("targets"), self._joined("index")

@@ -167,7 +167,8 @@ def effective_rank(eigenvalues: Tensor) -> Tensor:
         tensor(2.)
     """
     share = _shares(eigenvalues)
-    return torch.special.entr(share).sum().exp().mul(float(share.sum() > 0)).float()
+    entropy: Tensor = torch.special.entr(share).sum()
+    return torch.where(share.sum() > 0, entropy.exp(), 0.0).float()
 
 
 def participation_ratio(eigenvalues: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ def _nearest_others(points: Tensor, k: int) -> Tensor:
     """Indices ``(N, k)`` of the nearest other rows, a block of rows at a time so that memory stays bounded."""
     square = points.square().sum(dim=1)
     blocks = []
-    for rows in torch.arange(len(points), device=points.device).split(max(1, _CHUNK_ELEMENTS // len(points))):
+    everyone = torch.arange(len(points), device=points.device)
+    for rows in torch.split(everyone, max(1, _CHUNK_ELEMENTS // len(points))):
         distance = square - 2 * points[rows] @ points.T  # the row's own square does not change its order
         distance[torch.arange(len(rows), device=points.device), rows] = torch.inf
         blocks.append(distance.topk(k, largest=False).indices)

@@ -45,7 +45,7 @@ class Spectrum:
         mean = targets.mean(dim=0)
         inverse = 1 / (self.eigenvalues + alphas[:, None])
         coefficients = inverse[:, :, None] * (self.components.T @ (targets - mean))
-        stacked = coefficients.permute(1, 0, 2).reshape(self.components.shape[1], -1)
+        stacked = coefficients.permute(1, 0, 2).flatten(1)
         fitted = mean + (self.components @ stacked).reshape(-1, *coefficients.shape[::2]).permute(1, 0, 2)
         leverage = (1 / len(targets) + self.components.square() @ inverse.T).T[:, :, None]
         return (fitted - leverage * targets) / (1 - leverage)

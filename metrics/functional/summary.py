@@ -87,7 +87,8 @@ def average_ranks(values: Tensor) -> Tensor:
     """Ranks from 1, tied values sharing the mean of their ranks."""
     _, group, counts = torch.unique(values, sorted=True, return_inverse=True, return_counts=True)
     counts = counts.double()
-    return (counts.cumsum(0) - (counts - 1) / 2)[group]
+    ranks: Tensor = (counts.cumsum(0) - (counts - 1) / 2)[group]
+    return ranks
 
 
 def rank_stability(current: Tensor, previous: Tensor) -> Tensor:
