@@ -1,0 +1,69 @@
+"""One training program, run by several processes: ``python -m tests.distributed.program FOLDER DEVICES MODE``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import convscope
+from tests.callbacks.conftest import Classifier, loaders
+
+
+class FailsOnRankOne(convscope.FilterCorrelation):
+    """Its check fails on one process only."""
+
+    def on_activation(self, record: Any) -> None:
+        if torch.distributed.get_rank() == 1 and record.layer.name == "net.conv1":
+            raise RuntimeError("only here")
+        super().on_activation(record)
+
+    def begin(self, layers: Any, samples: int) -> None:
+        self.begun = getattr(self, "begun", 0) + 1
+        if torch.distributed.get_rank() == 1 and self.begun == 3:
+            raise RuntimeError("a whole check, only here")
+        super().begin(layers, samples)
+
+
+def main(folder: Path, devices: int, mode: str) -> None:
+    """Train without moving weights or statistics, so that any number of processes sees one network; write what was logged."""
+    L.seed_everything(0, workers=True, verbose=False)
+    module = Classifier(lr=0.0)
+    for norm in module.net.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = 0.0  # each process sees other training batches
+    heldout = convscope.HeldOut(size=29, batch_size=4)  # uneven shares
+    callbacks: list[Any] = list(convscope.suite("full", heldout=heldout, on_error="warn"))
+    if mode == "failing":
+        callbacks = [FailsOnRankOne(heldout=heldout), convscope.LayerProbe(heldout=heldout)]
+    if mode == "stopping":
+        callbacks.append(EarlyStopping("probe/accuracy/output", mode="max", patience=0, min_delta=2.0))
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        max_epochs=3,
+        logger=TensorBoardLogger(folder, name="run"),
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(module, *loaders())
+    result = {
+        "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
+        "epochs": trainer.current_epoch,
+        "fingerprint": heldout.fingerprint,
+        "local": len(heldout.index),
+    }
+    (folder / f"{mode}-{devices}-{trainer.global_rank}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

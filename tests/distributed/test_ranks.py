@@ -1,0 +1,65 @@
+"""One process, two or three: the same values, no deadlock, files written by one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = Path(__file__).parents[2]
+
+
+def program(folder: Path, devices: int, mode: str = "plain") -> list[dict[str, Any]]:
+    """Run the program with its own time-out; what each process found."""
+    command = [sys.executable, "-m", "tests.distributed.program", str(folder), str(devices), mode]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"{mode}-{devices}-{rank}.json").read_text()) for rank in range(devices)]
+
+
+def comparable(result: dict[str, Any]) -> dict[str, float]:
+    prefixes = ("probe", "importance", "correlation")
+    return {key: value for key, value in result["metrics"].items() if key.startswith(prefixes)}
+
+
+def test_two_processes_give_the_values_of_one(tmp_path: Path) -> None:
+    (one,) = program(tmp_path, 1)
+    two = program(tmp_path, 2)
+    assert [result["local"] for result in two] == [15, 14]  # the work is divided
+    assert {result["fingerprint"] for result in two} == {one["fingerprint"]}
+    expected = comparable(one)
+    assert len(expected) > 100
+    for result in two:
+        assert comparable(result) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    runs = sorted((tmp_path / "run").iterdir())
+    assert len(list(runs[1].glob("events.*"))) == 1  # the main process alone writes
+    assert "probe/map/accuracy" in EventAccumulator(str(runs[1])).Reload().Tags()["images"]
+
+
+@pytest.mark.slow
+def test_three_processes_give_the_values_of_one(tmp_path: Path) -> None:
+    (one,) = program(tmp_path, 1)
+    for result in program(tmp_path, 3):
+        assert comparable(result) == pytest.approx(comparable(one), rel=1e-5, abs=1e-6)
+
+
+def test_a_failure_on_one_process_neither_hangs_nor_stops_the_others(tmp_path: Path) -> None:
+    results = program(tmp_path, 2, "failing")
+    for result in results:
+        assert result["epochs"] == 3
+        assert "correlation/mean_abs/net.conv1" not in result["metrics"]
+        assert "correlation/mean_abs/net.layer1.0.conv1" in result["metrics"]
+        assert "probe/accuracy/net.conv1" in result["metrics"]
+    assert results[0]["metrics"].keys() == results[1]["metrics"].keys()
+
+
+@pytest.mark.slow
+def test_all_processes_stop_together(tmp_path: Path) -> None:
+    assert [result["epochs"] for result in program(tmp_path, 2, "stopping")] == [2, 2]
