@@ -105,7 +105,7 @@ class Rule:
         ...     when=[{"metric": "val_loss", "detector": {"kind": "robust_z", "limit": 4.0, "direction": "up"}}],
         ...     message="{metric} is {value:.2f}, not {expected:.2f}",
         ... )
-        >>> rule.severity, rule.when[0].globs
+        >>> rule.severity, rule.conditions[0].globs
         ('warning', ('val_loss',))
     """
 

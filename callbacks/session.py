@@ -38,6 +38,7 @@ class Session:
         self._cost = Cost(min((o.max_overhead for o in observers if o.max_overhead is not None), default=None))
         self._pictures = Pictures()
         self._plans: list[Plan] = []
+        self._heldout_changed = False
         shared = HeldOut()
         groups: dict[int, tuple[HeldOut, list[LayerObserver]]] = {}
         for observer in observers:
@@ -89,6 +90,7 @@ class Session:
 
     def _compare_heldout(self, observer: LayerObserver, heldout: HeldOut) -> None:
         if not observer.same_heldout(heldout.fingerprint):
+            self._heldout_changed = True
             rank_zero_warn(
                 f"convscope: the held-out set of {observer.name!r} is not the one that this run began with; "
                 "its curves before and after this point are not comparable"
@@ -177,6 +179,7 @@ class Session:
 
     def _own_scalars(self, trainer: pl.Trainer, when: Moment) -> dict[str, float]:
         own = {"convscope/seconds": self._cost.seconds, "convscope/errors": float(self._failures.count)}
+        own["convscope/heldout_changed"] = float(self._heldout_changed)
         if when.trigger != "start":
             own["convscope/overhead"] = self._cost.overhead
         mine = {tag: value for tag, value in own.items() if value is not None}

@@ -29,7 +29,7 @@ PER_LAYER = {
     ),
 }  # fmt: skip
 SUMMARIES = {"probe/chance", "probe/depth", "probe/best_layer", "probe/monotonicity"}
-OWN = {"convscope/seconds", "convscope/overhead", "convscope/errors"}
+OWN = {"convscope/seconds", "convscope/overhead", "convscope/errors", "convscope/heldout_changed"}
 
 
 def test_every_documented_tag_is_written_and_no_other(fit: Any) -> None:
