@@ -1,8 +1,10 @@
 """Lightning callbacks: when to observe, what to log, what to keep in a checkpoint."""
 
+from convscope.callbacks.ablation import AblationOracle
 from convscope.callbacks.alerts import DriftAlert
 from convscope.callbacks.base import LayerObserver
 from convscope.callbacks.correlation import FilterCorrelation
+from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.importance import FilterImportance
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
@@ -10,9 +12,11 @@ from convscope.callbacks.suite import suite
 from convscope.callbacks.table import LayerTable
 
 __all__ = [
+    "AblationOracle",
     "DriftAlert",
     "FilterCorrelation",
     "FilterImportance",
+    "ForwardFromLayer",
     "LayerObserver",
     "LayerPrediction",
     "LayerProbe",

@@ -18,7 +18,7 @@ TRUTH = (214, 39, 40)
 def prediction_strip(
     image: Picture | None, probabilities: npt.ArrayLike, layers: list[str], truth: int, title: str
 ) -> Picture:
-    """Draw one sample: its image on the left, on the right the probability of each class (columns) at each layer (rows).
+    """Draw one sample: its image, and beside it the probability of each class (columns) at each layer (rows).
 
     The input's layer is on top, the output at the bottom. Colours run from 0 (dark) to 1 (bright); a red mark above
     and below shows the true class, a small square in each row the predicted one.
@@ -54,7 +54,7 @@ def prediction_strip(
     middle = left + (2 * truth + 1) * width // (2 * table.shape[1])
     for start in (top - 9, top + height + 3):
         page.pixels[start : start + 6, middle - 2 : middle + 3] = TRUTH
-    page.text("class (red mark: the true one)", left + width / 2, top + height + 12, across="middle", down="top")
+    page.text("class (red: the true one)", left + width / 2, top + height + 12, across="middle", down="top")
     return page.pixels
 
 

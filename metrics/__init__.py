@@ -1,5 +1,6 @@
 """Metrics of a layer: torchmetrics classes over the pure functions in :mod:`convscope.metrics.functional`."""
 
+from convscope.metrics.ablation import ChannelMean, InterventionOutcome
 from convscope.metrics.cka import LinearCKA
 from convscope.metrics.correlation import ChannelCorrelation
 from convscope.metrics.drift import PooledFeatures
@@ -22,10 +23,12 @@ __all__ = [
     "BatchNormImportance",
     "CentroidProbe",
     "ChannelCorrelation",
+    "ChannelMean",
     "CorrelationResult",
     "FilterActivity",
     "GiniCoefficient",
     "GradientActivationImportance",
+    "InterventionOutcome",
     "KNNProbe",
     "LinearCKA",
     "LogisticProbe",

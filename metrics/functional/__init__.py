@@ -1,5 +1,6 @@
 """Every quantity as a pure function of tensors."""
 
+from convscope.metrics.functional.ablation import OutcomeResult, removal_area
 from convscope.metrics.functional.cka import linear_cka, linear_cka_matrix
 from convscope.metrics.functional.correlation import (
     CorrelationResult,
@@ -21,6 +22,7 @@ from convscope.metrics.functional.health import (
     direction_change,
     filter_activity,
     signal_rms,
+    standing_still,
     update_ratio,
 )
 from convscope.metrics.functional.importance import (
@@ -57,6 +59,7 @@ __all__ = [
     "ActivityResult",
     "CorrelationResult",
     "CorrelationSummary",
+    "OutcomeResult",
     "Scorer",
     "activation_importance",
     "balanced_accuracy",
@@ -93,10 +96,12 @@ __all__ = [
     "probe_accuracy",
     "probe_depth",
     "rank_stability",
+    "removal_area",
     "ridge_probe_scores",
     "ridge_scorer",
     "selectivity",
     "signal_rms",
+    "standing_still",
     "taylor_importance",
     "top_share",
     "turnover",

@@ -10,27 +10,32 @@ from importlib.metadata import version
 
 from convscope import rules
 from convscope.callbacks import (
+    AblationOracle,
     DriftAlert,
     FilterCorrelation,
     FilterImportance,
+    ForwardFromLayer,
     LayerPrediction,
     LayerProbe,
     LayerTable,
     suite,
 )
-from convscope.capture import HeldOut
+from convscope.capture import HeldOut, forward_from_layer
 
 __version__ = version("convscope")
 
 __all__ = [
+    "AblationOracle",
     "DriftAlert",
     "FilterCorrelation",
     "FilterImportance",
+    "ForwardFromLayer",
     "HeldOut",
     "LayerPrediction",
     "LayerProbe",
     "LayerTable",
     "__version__",
+    "forward_from_layer",
     "rules",
     "suite",
 ]

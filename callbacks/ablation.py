@@ -1,0 +1,166 @@
+"""The judge of importance: ablate filters one by one and hold every cheap criterion against what that does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from convscope.callbacks.findings import LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.importance import Criterion
+from convscope.callbacks.intervening import InterveningObserver, keep_all_but, random_order
+from convscope.capture.intervention import Baseline
+from convscope.capture.loss import Loss
+from convscope.capture.trace import Layer
+from convscope.loggers.classes import class_table
+from convscope.metrics.functional import OutcomeResult, rank_stability
+
+if TYPE_CHECKING:
+    from convscope.loggers import TensorBoardDashboard
+
+CHEAP: tuple[Criterion, ...] = (
+    "taylor", "gradient_activation", "activation", "weight_l1", "weight_l2", "batchnorm", "output_correlation",
+)  # fmt: skip
+
+
+class AblationOracle(InterveningObserver):
+    """Loss after ablating single filters, overall and by class, and how well cheap criteria foretell it.
+
+    Each chosen filter is held at a baseline while the rest of the network runs as it is: the top and the bottom
+    filters of one criterion, and filters drawn at random, the same ones at every check. The rank correlation of a
+    criterion with ablation is taken over the random ones alone (over all filters where all are ablated): top and
+    bottom filters of one criterion would flatter it. Source: Molchanov et al. 2019 (arXiv 1906.10771) for the
+    oracle; as part of the Hybrid CNN-Interpreter (arXiv 2211.00185) a reconstruction.
+
+    Args:
+        criteria: The cheap criteria to judge. Of a layer that lacks what one needs (BatchNorm), it is left out.
+        rank_by: The one of them that says which filters are top and bottom.
+        ends: Number of filters from the top, and as many from the bottom, of each layer.
+        random: Number of filters drawn at random. With ``2 · ends + random`` filters or fewer, all are ablated.
+        loss: As in :class:`~convscope.callbacks.importance.FilterImportance`.
+        baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
+        max_forwards: At most so many forward passes of the held-out set a check; a filter takes one. Where all
+            would take more, fewer filters a layer are ablated, then fewer layers.
+        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`; ``every_n_epochs`` is 5 by default.
+
+    Logged for each layer, in units of the loss:
+        ``ablation/top/<layer>``, ``ablation/bottom/<layer>``, ``ablation/random/<layer>`` (mean rise of the loss
+        when one such filter is ablated), ``ablation/spearman_<criterion>/<layer>`` (-1 to 1).
+    Logged once a check:
+        ``ablation/spearman_<criterion>``, the mean over layers.
+
+    The rises are a histogram, ``ablation/filters/<layer>``; by class a picture, ``ablation/classes/<layer>``.
+    """
+
+    family = "ablation"
+    fewest_sets = 6
+    charts: ClassVar[dict[str, str]] = {
+        "top": "loss rise without a top filter",
+        "bottom": "loss rise without a bottom filter",
+        "random": "loss rise without a random filter",
+        **{f"spearman_{criterion}": f"Spearman of {criterion} with ablation" for criterion in CHEAP},
+    }
+    maps: ClassVar[dict[str, MapSpec]] = {
+        "spearman_taylor": MapSpec("Does Taylor importance foretell ablation?", "Spearman", -1.0, 1.0)
+    }
+    columns: ClassVar[dict[str, str]] = {"spearman_taylor": "ρ taylor"}
+
+    def __init__(
+        self,
+        *,
+        criteria: Sequence[Criterion] = CHEAP,
+        rank_by: Criterion = "taylor",
+        ends: int = 4,
+        random: int = 16,
+        loss: Loss | None = None,
+        baseline: Baseline = "mean",
+        max_forwards: int = 400,
+        **arguments: Any,
+    ) -> None:
+        if rank_by not in criteria:
+            raise ValueError(f"rank_by={rank_by!r}: give one of criteria={list(criteria)!r}")
+        for name, value, least in (("ends", ends, 1), ("random", random, 3)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r}: give a whole number of filters, at least {least}")
+        self.criteria, self.rank_by, self.ends, self.random = tuple(criteria), rank_by, ends, random
+        super().__init__(criteria, loss, baseline, max_forwards, arguments)
+        self._chosen: dict[str, _Chosen] = {}
+        self._by_class: dict[str, torch.Tensor] = {}
+
+    def suits(self, layer: Layer) -> bool:
+        return self._criteria.measures(layer, self.rank_by)
+
+    def most_sets(self, layer: Layer) -> int:
+        return min(layer.channels, 2 * self.ends + self.random)
+
+    def choose(self, layer: Layer, importance: dict[str, torch.Tensor], most: int) -> torch.Tensor:
+        chosen = _Chosen.of(layer, importance, self.rank_by, self.ends, min(most, self.most_sets(layer)))
+        self._chosen[layer.name] = chosen
+        return keep_all_but([*chosen.filters[:, None]], layer.channels)
+
+    def judge(self, layer: Layer, untouched: OutcomeResult, outcome: OutcomeResult) -> LayerResult:
+        chosen, rise = self._chosen[layer.name], (outcome.loss - untouched.loss).cpu()
+        scalars = {name: float(rise[places].mean()) for name, places in chosen.groups().items()}
+        for criterion, values in chosen.importance.items() if chosen.neutral.sum() > 2 else ():
+            found = rank_stability(values[chosen.neutral], rise[chosen.neutral])
+            scalars[f"spearman_{criterion}"] = float(found)
+        if self._classes:
+            self._by_class[layer.name] = (outcome.class_loss - untouched.class_loss).cpu()
+        return LayerResult(scalars, distribution=rise.double().numpy())
+
+    def summarise(self, values: Values) -> dict[str, float]:
+        found = {name: list(row.values()) for name, row in values.items() if name.startswith("spearman_")}
+        return {name: sum(row) / len(row) for name, row in found.items()}
+
+    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+        for name, rises in self._by_class.items():
+            chosen = self._chosen[name]
+            order = chosen.importance[self.rank_by].argsort(descending=True, stable=True)
+            labels = [str(int(number)) for number in chosen.filters[order]]
+            title = f"{name}, epoch {when.epoch}\nfilters by {self.rank_by}, top first"
+            picture = class_table(rises[order].numpy(), labels, title, "loss rise")
+            dashboard.image(f"{self.name}/classes/{name}", picture, when.step)
+
+    def end(self) -> None:
+        super().end()
+        self._chosen, self._by_class = {}, {}
+
+
+class _Chosen:
+    """The filters of one layer that are ablated.
+
+    Attributes:
+        filters: ``(S,)`` their numbers.
+        importance: ``(S,)`` by each criterion.
+        neutral: ``(S,)`` bool, those that no criterion had a hand in choosing.
+    """
+
+    def __init__(self, filters: torch.Tensor, importance: dict[str, torch.Tensor], rank_by: str, ends: int) -> None:
+        self.filters, self._ends = filters, ends
+        self.importance = {name: values[filters] for name, values in importance.items()}
+        self._order = self.importance[rank_by].argsort(descending=True, stable=True)
+        self.neutral = torch.ones(len(filters), dtype=torch.bool)
+
+    @classmethod
+    def of(cls, layer: Layer, importance: dict[str, torch.Tensor], rank_by: str, ends: int, most: int) -> _Chosen:
+        """The top and bottom by ``rank_by`` and random ones, ``most`` filters at most; all where there are no more."""
+        if layer.channels <= most:
+            ends = min(ends, max(1, layer.channels // 2))
+            return cls(torch.arange(layer.channels), importance, rank_by, ends)
+        ends = min(ends, max(1, most // 3))
+        order, random = importance[rank_by].argsort(descending=True, stable=True), random_order(layer)
+        neutral = random[: most - 2 * ends]
+        both = torch.cat([neutral, order[:ends], order[-ends:]])
+        filters = torch.tensor(list(dict.fromkeys(both.tolist())))
+        chosen = cls(filters, importance, rank_by, ends)
+        chosen.neutral[len(neutral) :] = False
+        return chosen
+
+    def groups(self) -> dict[str, torch.Tensor]:
+        """Places of the top, bottom and random filters among those chosen."""
+        return {
+            "top": self._order[: self._ends],
+            "bottom": self._order[-self._ends :],
+            "random": self.neutral.nonzero().flatten(),
+        }

@@ -1,0 +1,123 @@
+"""What the network still says when filters of a layer are taken away, in order of importance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from convscope.callbacks.findings import LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.importance import Criterion
+from convscope.callbacks.intervening import InterveningObserver, keep_all_but, random_order
+from convscope.capture.intervention import Baseline
+from convscope.capture.loss import Loss
+from convscope.capture.trace import Layer
+from convscope.loggers.curves import removal_curves
+from convscope.metrics.functional import OutcomeResult, removal_area
+
+if TYPE_CHECKING:
+    from convscope.loggers import TensorBoardDashboard
+
+ORDERS = ("ascending", "descending", "random")
+
+
+class ForwardFromLayer(InterveningObserver):
+    """Accuracy as filters of a layer are removed in ascending, descending and random order of importance.
+
+    Removed filters are held at a baseline and the rest of the network is run as it is: exact, nothing is fitted.
+    Source: a reconstruction of the Hybrid CNN-Interpreter's forward propagation from a layer and of its filter
+    importance effects (arXiv 2211.00185). For a single forward pass of your own filter sets there is
+    :func:`~convscope.capture.forward_from_layer`.
+
+    Args:
+        criterion: Order of importance, as in :class:`~convscope.callbacks.importance.FilterImportance`.
+        shares: Shares of filters to remove, rising, each between 0 and 1. No filter and all of them come on top.
+        loss: As there.
+        baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
+        max_forwards: At most so many forward passes of the held-out set a check; where all layers would take more,
+            fewer are looked at, evenly over depth. A layer takes ``3 · len(shares) + 1``.
+        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`; ``every_n_epochs`` is 5 by default.
+
+    Logged for each layer, from accuracy for classes, else from the share of the loss that is kept (see
+    docs/metrics/forward-from-layer.md), 0 to 1:
+        ``forward/area_ascending/<layer>``, ``forward/area_descending/<layer>``, ``forward/area_random/<layer>``
+        (area under the removal curve), ``forward/gap/<layer>`` (ascending minus descending: above 0 where the
+        criterion tells what matters), ``forward/without_layer/<layer>`` (all filters removed).
+    """
+
+    family = "forward"
+    fewest_sets = 4
+    charts: ClassVar[dict[str, str]] = {
+        "gap": "area ascending − descending",
+        "without_layer": "accuracy without the layer",
+        "area_random": "area under random removal",
+    }
+    maps: ClassVar[dict[str, MapSpec]] = {"gap": MapSpec("Gap between removal orders", "area ascending − descending")}
+    columns: ClassVar[dict[str, str]] = {"gap": "removal gap"}
+
+    def __init__(
+        self,
+        *,
+        criterion: Criterion = "taylor",
+        shares: Sequence[float] = (0.1, 0.25, 0.5, 0.75),
+        loss: Loss | None = None,
+        baseline: Baseline = "mean",
+        max_forwards: int = 200,
+        **arguments: Any,
+    ) -> None:
+        steps = [0.0, *shares, 1.0]
+        if len(steps) < 3 or any(later <= earlier for earlier, later in pairwise(steps)):
+            raise ValueError(f"shares={shares!r}: give at least one share of filters in (0, 1), in rising order")
+        self.criterion, self.shares = criterion, tuple(shares)
+        self.fewest_sets = len(ORDERS) * len(self.shares) + 1
+        super().__init__([criterion], loss, baseline, max_forwards, arguments)
+        self._curves: dict[str, dict[str, list[float]]] = {}
+
+    def default_name(self) -> str:
+        return self.family if self.criterion == "taylor" else f"{self.family}_{self.criterion}"
+
+    def suits(self, layer: Layer) -> bool:
+        return self._criteria.measures(layer)
+
+    def most_sets(self, layer: Layer) -> int:
+        return self.fewest_sets
+
+    def choose(self, layer: Layer, importance: dict[str, torch.Tensor], most: int) -> torch.Tensor:
+        ascending = importance[self.criterion].argsort(stable=True)
+        orders = (ascending, ascending.flip(0), random_order(layer))
+        counts = [max(1, round(share * layer.channels)) for share in self.shares]
+        removed = [order[:count] for order in orders for count in counts]
+        return keep_all_but([*removed, ascending], layer.channels)
+
+    def judge(self, layer: Layer, untouched: OutcomeResult, outcome: OutcomeResult) -> LayerResult:
+        start, values = self._quality(untouched, untouched)[0], self._quality(untouched, outcome)
+        without = values[-1]
+        rows = values[:-1].view(len(ORDERS), len(self.shares))
+        places = [0.0, *self.shares, 1.0]
+        curves = {order: torch.cat([start[None], row, without[None]]) for order, row in zip(ORDERS, rows, strict=True)}
+        areas = {f"area_{order}": float(removal_area(curve, places)) for order, curve in curves.items()}
+        self._curves[layer.name] = {order: curve.tolist() for order, curve in curves.items()}
+        gap = areas["area_ascending"] - areas["area_descending"]
+        return LayerResult({**areas, "gap": gap, "without_layer": float(without)})
+
+    def summarise(self, values: Values) -> dict[str, float]:
+        gaps = list(values.get("gap", {}).values())
+        return {"gap": sum(gaps) / len(gaps)} if gaps else {}
+
+    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+        label = "accuracy" if self._classes else "loss kept"
+        for name, curves in self._curves.items():
+            picture = removal_curves([0.0, *self.shares, 1.0], curves, f"{name}, epoch {when.epoch}", label)
+            dashboard.image(f"{self.name}/removal/{name}", picture, when.step)
+
+    def end(self) -> None:
+        super().end()
+        self._curves = {}
+
+    def _quality(self, untouched: OutcomeResult, outcome: OutcomeResult) -> torch.Tensor:
+        """What the curves show: accuracy, or without classes the loss as it was divided by the loss as it is."""
+        if self._classes:
+            return outcome.accuracy.cpu()
+        return (untouched.loss / outcome.loss.clamp(min=1e-12)).clamp(0, 1).cpu()
