@@ -39,7 +39,7 @@ class FilterCorrelation(LayerObserver):
         "constant_filters": "constant filters",
     }
     maps: ClassVar[dict[str, MapSpec]] = {
-        "effective_rank_ratio": MapSpec("Effective rank", "effective rank / number of filters", 0.0, 1.0)
+        "effective_rank_ratio": MapSpec("Effective rank", "rank / filters", 0.0, 1.0)
     }
     columns: ClassVar[dict[str, str]] = {
         "mean_abs": "mean |ρ|",
@@ -79,7 +79,7 @@ class FilterCorrelation(LayerObserver):
             "effective_rank_ratio": float(found.effective_rank_ratio),
             "participation_ratio": float(found.participation_ratio),
             "participation_ratio_ratio": float(found.participation_ratio_ratio),
-            "constant_filters": float(found.constant),
+            "constant_filters": int(found.constant),
         }
         return LayerResult(scalars, matrix=found.matrix.double().cpu().numpy())
 

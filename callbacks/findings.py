@@ -26,6 +26,16 @@ class Moment:
     def at_epoch_end(self) -> bool:
         return self.trigger in ("validation", "train")
 
+    @property
+    def epochs_trained(self) -> int:
+        """Epochs that lie behind: 0 before training, 1 after epoch 0."""
+        return self.epoch + self.at_epoch_end
+
+    @property
+    def label(self) -> str:
+        """For people: "before training", "epoch 3" or "step 120"."""
+        return {"start": "before training", "step": f"step {self.step}"}.get(self.trigger, f"epoch {self.epoch}")
+
 
 @dataclass(frozen=True)
 class MapSpec:
@@ -85,7 +95,7 @@ class History:
 
     def append(self, moment: Moment, values: Values) -> None:
         """Add one check."""
-        self.epochs.append(moment.epoch)
+        self.epochs.append(moment.epochs_trained)
         self.steps.append(moment.step)
         self.rows.append(values)
 

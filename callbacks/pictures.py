@@ -61,7 +61,7 @@ class Pictures:
             return
         for layer, result in findings.layers.items():
             if result.matrix is not None:
-                title = f"{layer}, epoch {when.epoch}"
+                title = f"{layer}, {when.label}"
                 dashboard.image(
                     f"{findings.family}/matrix/{layer}", correlation_heatmap(result.matrix, title), when.step
                 )
@@ -73,7 +73,7 @@ class Pictures:
     ) -> None:
         history = observer.history
         by_epoch = len(set(history.epochs)) == len(history.epochs)
-        x, x_label = (history.epochs, "epoch") if by_epoch else (history.steps, "training step")
+        x, x_label = (history.epochs, "epochs trained") if by_epoch else (history.steps, "training step")
         for quantity, spec in observer.maps.items():
             picture = learning_map(
                 history.table(quantity, layers), layers, x, spec.title, spec.unit, spec.vmin, spec.vmax, x_label

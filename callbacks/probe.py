@@ -58,7 +58,7 @@ class LayerProbe(LayerObserver):
         "selectivity": "selectivity of each layer",
     }
     maps: ClassVar[dict[str, MapSpec]] = {
-        "accuracy": MapSpec("Probe accuracy", "accuracy (share of samples)", 0.0, 1.0)
+        "accuracy": MapSpec("Probe accuracy", "accuracy (0 to 1)", 0.0, 1.0)
     }
     columns: ClassVar[dict[str, str]] = {"accuracy": "probe acc", "selectivity": "selectivity"}
 

@@ -46,13 +46,15 @@ def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str) -> s
 
 
 def format_value(value: float | None) -> str:
-    """A number in few characters; "–" for None and NaN.
+    """A number in few characters; "–" for None and NaN. Counts, given as integers, print as they are.
 
     >>> [format_value(v) for v in (0.5, -0.034, 17.26, 1234.0, 2.5e-6, 3.1e7, None)]
     ['0.500', '-0.034', '17.3', '1234', '2.5e-06', '3.1e+07', '–']
     """
     if value is None or math.isnan(value):
         return MISSING
+    if isinstance(value, int):
+        return str(value)
     size = abs(value)
     if value != 0 and (size < 1e-3 or size >= 1e6):
         return f"{value:.1e}" if math.isfinite(value) else f"{value}"

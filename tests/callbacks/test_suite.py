@@ -138,10 +138,10 @@ def test_a_second_fit_from_the_start_begins_anew_and_a_longer_one_goes_on(fit: A
     module, callbacks = Classifier(), convscope.suite("standard")
     fit(callbacks, module=module)
     run = fit(callbacks, module=module)
-    assert callbacks[0].history.epochs == [0, 0, 1]  # before training, and after each epoch
+    assert callbacks[0].history.epochs == [0, 1, 2]  # before training, and after each epoch
     run.trainer.fit_loop.max_epochs = 4
     run.trainer.fit(module, *loaders())
-    assert callbacks[0].history.epochs == [0, 0, 1, 2, 3]
+    assert callbacks[0].history.epochs == [0, 1, 2, 3, 4]
     assert callbacks[0].history.steps == [0, 3, 7, 11, 15]
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
     assert hooks == 0

@@ -1,0 +1,62 @@
+"""The folders are installed as pyproject.toml says, and everything public can be imported and has a docstring."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import convscope
+
+tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
+ROOT = Path(__file__).parents[1]
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+ROOMS = ("callbacks", "capture", "loggers", "metrics", "recipes")
+FILES = [path.relative_to(ROOT) for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+MODULES = [".".join(("convscope", *path.with_suffix("").parts)).removesuffix(".__init__") for path in FILES]
+
+
+def test_the_package_map_is_the_tree() -> None:
+    folders = {"convscope": "src/convscope"}
+    for room in ROOMS:
+        for init in sorted((ROOT / room).rglob("__init__.py")):
+            folder = init.parent.relative_to(ROOT)
+            folders[".".join(("convscope", *folder.parts))] = folder.as_posix()
+    assert SETUPTOOLS["package-dir"] == folders
+    assert sorted(SETUPTOOLS["packages"]) == sorted(folders)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings_and_their_examples(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} has no docstring"
+    assert doctest.testmod(module).failed == 0
+
+
+def test_every_public_object_says_what_it_is() -> None:
+    silent = [name for name in convscope.__all__ if not inspect.getdoc(getattr(convscope, name))]
+    assert silent == []
+
+
+# Which rooms a room may import from.
+ALLOWED = {
+    "metrics": {"metrics"},
+    "capture": {"capture"},
+    "loggers": {"loggers"},
+    "callbacks": {"callbacks", "capture", "metrics", "loggers"},
+}
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_imports_point_one_way(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            if module.startswith("convscope."):
+                assert module.split(".")[1] in ALLOWED[room], f"{path}: {module}"
+            if room in ("metrics", "capture", "loggers"):
+                assert not module.startswith("lightning"), f"{path} touches Lightning"
