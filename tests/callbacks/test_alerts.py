@@ -81,7 +81,7 @@ def test_layer_metrics_are_watched(fit: Any) -> None:
     fit([observer, alert], max_epochs=1)
     assert len(alert.alerts[0].values) == 6
     # In the order of depth, so that a rule can name the deeper half.
-    assert list(alert._watch._watches["any"]._conditions[0].series)[0].endswith("net.conv1")
+    assert next(iter(alert._watch._watches["any"]._conditions[0].series)).endswith("net.conv1")
 
 
 def test_a_value_that_is_no_longer_logged_is_not_read_again(fit: Any) -> None:

@@ -32,7 +32,7 @@ class FailsOnRankOne(convscope.FilterCorrelation):
 
 
 def main(folder: Path, devices: int, mode: str) -> None:
-    """Train without moving weights or statistics, so that any number of processes sees one network; write what was logged."""
+    """Train without moving weights or statistics, so that all see one network; write what was logged."""
     L.seed_everything(0, workers=True, verbose=False)
     module = Classifier(lr=0.0)
     for norm in module.net.modules():
