@@ -38,9 +38,7 @@ class FilterCorrelation(LayerObserver):
         "effective_rank_ratio": "effective rank / filters",
         "constant_filters": "constant filters",
     }
-    maps: ClassVar[dict[str, MapSpec]] = {
-        "effective_rank_ratio": MapSpec("Effective rank", "rank / filters", 0.0, 1.0)
-    }
+    maps: ClassVar[dict[str, MapSpec]] = {"effective_rank_ratio": MapSpec("Effective rank", "rank / filters", 0.0, 1.0)}
     columns: ClassVar[dict[str, str]] = {
         "mean_abs": "mean |ρ|",
         "effective_rank": "eff. rank",

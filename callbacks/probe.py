@@ -57,9 +57,7 @@ class LayerProbe(LayerObserver):
         "balanced_accuracy": "balanced accuracy of each layer",
         "selectivity": "selectivity of each layer",
     }
-    maps: ClassVar[dict[str, MapSpec]] = {
-        "accuracy": MapSpec("Probe accuracy", "accuracy (0 to 1)", 0.0, 1.0)
-    }
+    maps: ClassVar[dict[str, MapSpec]] = {"accuracy": MapSpec("Probe accuracy", "accuracy (0 to 1)", 0.0, 1.0)}
     columns: ClassVar[dict[str, str]] = {"accuracy": "probe acc", "selectivity": "selectivity"}
 
     def __init__(
