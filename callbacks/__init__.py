@@ -5,6 +5,7 @@ from convscope.callbacks.alerts import DriftAlert
 from convscope.callbacks.base import LayerObserver
 from convscope.callbacks.correlation import FilterCorrelation
 from convscope.callbacks.forward import ForwardFromLayer
+from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
@@ -15,6 +16,7 @@ __all__ = [
     "AblationOracle",
     "DriftAlert",
     "FilterCorrelation",
+    "FilterHealth",
     "FilterImportance",
     "ForwardFromLayer",
     "LayerObserver",

@@ -25,6 +25,22 @@ def norm_scale(layer: Layer) -> torch.Tensor | None:
     return scale if scale is not None and scale.shape == (layer.channels,) else None
 
 
+def learning_weights(module: nn.Module | None) -> tuple[torch.Tensor, bool] | None:
+    """A copy on the CPU, flat and float32, of all that a module learns but its biases, and whether it requires grad.
+
+    Parametrised weights are taken as the optimizer sees them: computing the weight itself would change the state of
+    a spectral norm. None where there are none, or this process holds none of them.
+    """
+    if module is None:
+        return None
+    parameters = [parameter for name, parameter in module.named_parameters() if "bias" not in name.split(".")]
+    whole = [found.flatten() for parameter in parameters if (found := _whole(parameter)) is not None]
+    if sum(part.numel() for part in whole) == 0:
+        return None
+    copy = torch.cat([part.to("cpu", torch.float32, copy=True) for part in whole])
+    return copy, any(parameter.requires_grad for parameter in parameters)
+
+
 def _whole(parameter: object) -> torch.Tensor | None:
     if hasattr(parameter, "full_tensor"):  # a DTensor: sharded over processes
         parameter = parameter.full_tensor()

@@ -18,6 +18,11 @@ _CONSTANT_RANGE_SHARE = 1e-6
 # A value counts as at a bound within this share of the distance between the bounds (of the bound, if there is one).
 _BOUND_MARGIN = 0.01
 
+# A layer stands still when its weights turned by no more than rounding does in an epoch of pure weight decay …
+_STILL = 1e-5
+# … and by no more than this share of what the most-moved layer turned.
+_STILL_SHARE = 1e-3
+
 
 class ActivityResult(NamedTuple):
     """What :class:`~convscope.metrics.FilterActivity` computes; NaN and infinite values are counted and left out.
@@ -215,6 +220,33 @@ def direction_change(current: Tensor, previous: Tensor) -> Tensor:
     return _relative(change - along, before)
 
 
+def standing_still(changes: Tensor) -> Tensor:
+    """Which layers stand still while others move.
+
+    Args:
+        changes: ``(L,)`` relative change of each layer's weights, as :func:`direction_change` gives it.
+
+    Returns:
+        ``(L,)`` bool: changes of at most 1e-5 and at most a thousandth of the largest. Where the largest is below
+        1e-5 too, nothing moves (a learning rate of zero) and no layer is singled out.
+
+    Raises:
+        ValueError: if ``changes`` is not a vector without NaN.
+
+    Source: reconstruction.
+
+    Example:
+        >>> import torch
+        >>> standing_still(torch.tensor([0.1, 0.0, 0.02])), standing_still(torch.tensor([0.0, 0.0]))
+        (tensor([False,  True, False]), tensor([False, False]))
+    """
+    if changes.ndim != 1 or bool(torch.isnan(changes).any()):
+        raise ValueError(f"`changes` must be a vector (L,) without NaN, got {changes!r}.")
+    if len(changes) == 0 or changes.max() <= _STILL:
+        return torch.zeros(len(changes), dtype=torch.bool, device=changes.device)
+    return (changes <= _STILL) & (changes <= _STILL_SHARE * changes.max())
+
+
 def _at_bound(values: Tensor, bounds: Bounds, dims: list[int]) -> Tensor:
     lower, upper = bounds
     ends = [end for end in bounds if end is not None]
@@ -229,7 +261,7 @@ def _at_bound(values: Tensor, bounds: Bounds, dims: list[int]) -> Tensor:
 
 def _squares(values: Tensor, dims: list[int]) -> Tensor:
     """Sums of squares over ``dims`` in float64; in float32 inside a chunk unless that over- or underflows."""
-    norm = torch.linalg.vector_norm(at_least_single(values), dim=dims) if dims else values.abs()
+    norm: Tensor = torch.linalg.vector_norm(at_least_single(values), dim=dims) if dims else values.abs()
     if bool(((norm > 1e-15) & torch.isfinite(norm)).all()):
         return as_double(norm).square()
     exact: Tensor = torch.linalg.vector_norm(as_double(values), dim=dims)
@@ -244,7 +276,7 @@ def _weights_and_change(current: Tensor, previous: Tensor) -> tuple[Tensor, Tens
 
 
 def _relative(change: Tensor, before: Tensor) -> Tensor:
-    size = torch.linalg.vector_norm(change)
+    size: Tensor = torch.linalg.vector_norm(change)
     return size.float() if size == 0 else (size / torch.linalg.vector_norm(before)).float()
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.metrics import FilterActivity, SignalRMS
-from convscope.metrics.functional import direction_change, filter_activity, signal_rms, update_ratio
+from convscope.metrics.functional import direction_change, filter_activity, signal_rms, standing_still, update_ratio
 
 
 def relu_unit(dying: tuple[int, ...]) -> torch.Tensor:
@@ -181,6 +181,22 @@ def test_updates_from_and_to_zero_weights() -> None:
     assert float(direction_change(zero, one)) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([0.1, 0.0, 0.05], [False, True, False]),
+        ([0.1, 1e-6, 0.05], [False, True, False]),
+        ([1e-4, 2e-6, 1e-4], [False, False, False]),  # slow, but not a thousand times slower
+        ([0.0, 0.0], [False, False]),  # nothing moves
+        ([1e-7, 0.0], [False, False]),
+        ([float("inf"), 0.0], [False, True]),
+        ([], []),
+    ],
+)
+def test_layers_that_stand_still_while_others_move(changes: list[float], expected: list[bool]) -> None:
+    assert standing_still(torch.tensor(changes)).tolist() == expected
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"\(N, 0, \*\), got \(3,\)"):
         filter_activity(torch.ones(3))
@@ -199,3 +215,5 @@ def test_bad_input_is_named() -> None:
         update_ratio(torch.ones(2), torch.ones(3))
     with pytest.raises(ValueError, match="1 of 2 values are NaN"):
         direction_change(torch.tensor([1.0, float("nan")]), torch.ones(2))
+    with pytest.raises(ValueError, match="without NaN"):
+        standing_still(torch.tensor([float("nan")]))

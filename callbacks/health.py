@@ -1,0 +1,217 @@
+"""Is every filter alive, does every layer learn, and do signal and gradient get through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.deaths import Death, Deaths
+from convscope.callbacks.findings import Findings, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.weight_changes import WeightChanges
+from convscope.capture.activations import activation_bounds, is_rectified
+from convscope.capture.heldout import HeldOut
+from convscope.capture.loss import Loss
+from convscope.capture.observation import Record
+from convscope.capture.trace import Layer
+from convscope.metrics import FilterActivity, SignalRMS
+from convscope.metrics.functional import ActivityResult
+
+if TYPE_CHECKING:
+    from convscope.callbacks.plan import Plan
+    from convscope.loggers import TensorBoardDashboard
+
+
+class FilterHealth(LayerObserver):
+    """Dead, saturated and constant filters, sizes of signals and gradients, NaN counts, and layers that do not learn.
+
+    All of it is a reconstruction: the quantities are the field's, the exact definitions are given here.
+
+    Args:
+        gradients: Measure the loss gradient too, at the cost of a backward pass unless another callback needs it.
+        loss: ``loss(outputs, targets)``, as for :class:`~convscope.callbacks.FilterImportance`.
+        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`.
+
+    Logged for each layer, over the whole held-out set:
+        ``health/dead_filters/<layer>``: share of filters never active: after a rectifier (ReLU, GELU, SiLU, …) never
+        above zero, otherwise always exactly zero;
+        ``health/constant_filters/<layer>``: share of the others that give one value everywhere;
+        ``health/saturated_filters/<layer>``: share with 95 % of their values within 1 % of a bound of the activation
+        function, for layers where that has a known bound (sigmoid, tanh, ReLU6, ELU, …);
+        ``health/activation_rms/<layer>``, ``health/gradient_rms/<layer>``: root mean square of the activation, and of
+        each sample's loss gradient there;
+        ``health/activation_ratio/<layer>``: RMS here divided by that of the observed layer before, in the order in
+        which they run; ``health/gradient_ratio/<layer>``: gradient RMS of the layer before divided by that here. Far
+        below 1 the signal vanishes on its way through this layer, far above 1 it explodes;
+        ``health/nonfinite/<layer>``, ``health/nonfinite_gradients/<layer>``: counts of NaN and infinite values. Where
+        there are some, the numbers that they would spoil are left out.
+    From the second check on, compared with the check before:
+        ``health/died/<layer>``, ``health/revived/<layer>``: counts of filters;
+        ``health/update_ratio/<layer>``: ``‖Δw‖/‖w‖`` of the layer's weights, biases left out;
+        ``health/not_learning/<layer>``: 1 where weights that require a gradient, or learned earlier in the run, did
+        not turn while those of other layers did; pure weight decay does not count as learning.
+    Logged once a check:
+        ``health/dead_total``, ``health/nonfinite_total``: sums over layers.
+
+    Each filter's share of active values is a histogram, ``health/filters/<layer>``; :attr:`deaths` and the text
+    ``health/deaths`` say which filters died when, and which came back.
+    """
+
+    family = "health"
+    charts: ClassVar[dict[str, str]] = {
+        "dead_filters": "share of dead filters",
+        "activation_rms": "RMS of activations",
+        "activation_ratio": "activation RMS / layer before",
+        "gradient_rms": "RMS of gradients",
+        "gradient_ratio": "gradient RMS, layer before / here",
+        "update_ratio": "weight update / weights",
+        "not_learning": "does not learn though it should",
+        "nonfinite": "NaN and infinite activations",
+    }
+    maps: ClassVar[dict[str, MapSpec]] = {"dead_filters": MapSpec("Dead filters", "share of filters", 0.0, 1.0)}
+    columns: ClassVar[dict[str, str]] = {"dead_filters": "dead", "update_ratio": "Δw/w"}
+
+    def __init__(self, *, gradients: bool = True, loss: Loss | None = None, **arguments: Any) -> None:
+        if loss is not None and not callable(loss):
+            raise ValueError(f"loss={loss!r}: give a callable(outputs, targets), or None to infer it")
+        self.gradients, self._loss = gradients, loss
+        super().__init__(**arguments)
+        if not gradients:
+            self.charts = {key: title for key, title in self.charts.items() if "gradient" not in key}  # type: ignore[misc]
+        self._activity: dict[str, FilterActivity] = {}
+        self._gradients: dict[str, SignalRMS] = {}
+        self._masks: dict[str, torch.Tensor] = {}
+        self._rms: dict[str, tuple[float, float | None]] = {}
+        self._before: dict[str, str] = {}
+        self._has_loss = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._deaths, self._changes = Deaths(), WeightChanges()
+
+    @property
+    def deaths(self) -> list[Death]:
+        """Every filter that was found dead in this run, with when it died and whether it came back."""
+        return self._deaths.listed()
+
+    @property
+    def needs_gradient(self) -> bool:
+        return self.gradients
+
+    @property
+    def takes_nonfinite(self) -> bool:
+        return True
+
+    @property
+    def loss(self) -> Loss | None:
+        return self._loss
+
+    def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
+        if self.gradients and no_loss:
+            rank_zero_info(f"convscope: {self.name} measures no gradients: {no_loss}")
+        return None
+
+    def ready(self, plan: Plan) -> None:
+        self._has_loss = self.gradients and plan.subject.loss is not None
+
+    def begin(self, layers: list[Layer], samples: int) -> None:
+        self._activity = {
+            layer.name: FilterActivity(layer.channels, is_rectified(layer), activation_bounds(layer))
+            for layer in layers
+        }
+        self._gradients = {layer.name: SignalRMS() for layer in layers} if self._has_loss else {}
+        names = [layer.name for layer in layers]
+        self._before = dict(zip(names[1:], names, strict=False))
+        self._rms, self._masks = {}, {}
+        self._changes.measure(layers)
+
+    def on_activation(self, record: Record) -> None:
+        self._activity[record.layer.name].to(record.activation.device).update(record.activation)
+
+    def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
+        self._gradients[record.layer.name].to(gradient.device).update(gradient)
+
+    def compute(self, layer: Layer) -> LayerResult:
+        activity = self._activity[layer.name].compute()
+        scalars = {"nonfinite": float(activity.nonfinite)} | self._changes.scalars(layer.name)
+        if activity.nonfinite > 0:
+            return LayerResult(scalars)
+        scalars |= self._of_filters(layer, activity) | self._of_gradient(layer)
+        self._rms[layer.name] = (float(activity.rms), scalars.get("gradient_rms"))
+        return LayerResult(scalars | self._ratios(layer.name), activity.active_share.double().cpu().numpy())
+
+    def _of_filters(self, layer: Layer, activity: ActivityResult) -> dict[str, float]:
+        dead = activity.dead.cpu()
+        scalars = {"dead_filters": _share(dead), "constant_filters": _share(activity.constant)}
+        if activation_bounds(layer) != (None, None):
+            scalars["saturated_filters"] = _share(activity.saturated)
+        changed = self._deaths.died_and_revived(layer.name, dead)
+        if changed is not None:
+            scalars["died"], scalars["revived"] = map(float, changed)
+        self._masks[layer.name] = dead
+        return scalars | {"activation_rms": float(activity.rms)}
+
+    def _of_gradient(self, layer: Layer) -> dict[str, float]:
+        if not self._has_loss:
+            return {}
+        try:
+            found = self._gradients[layer.name].compute()
+        except ValueError:  # no gradient ever came: the layer does not reach the loss
+            return {}
+        scalars = {"nonfinite_gradients": float(found.nonfinite)}
+        return scalars if found.nonfinite > 0 else scalars | {"gradient_rms": float(found.rms)}
+
+    def _ratios(self, name: str) -> dict[str, float]:
+        """How this layer's sizes compare with those of the layer before, where both are known and not zero."""
+        activation, gradient = self._rms[name]
+        activation_before, gradient_before = self._rms.get(self._before.get(name, ""), (None, None))
+        scalars = {}
+        if activation_before:
+            scalars["activation_ratio"] = activation / activation_before
+        if gradient and gradient_before is not None:
+            scalars["gradient_ratio"] = gradient_before / gradient
+        return scalars
+
+    def summarise(self, values: Values) -> dict[str, float]:
+        counts = [*values.get("nonfinite", {}).values(), *values.get("nonfinite_gradients", {}).values()]
+        return {
+            "dead_total": float(sum(int(mask.sum()) for mask in self._masks.values())),
+            "nonfinite_total": sum(counts, 0.0),
+        }
+
+    def remember(self, findings: Findings, when: Moment) -> None:
+        super().remember(findings, when)
+        for layer, dead in self._masks.items():
+            self._deaths.record(layer, dead, when)
+
+    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+        if table := self._deaths.markdown():
+            dashboard.text(f"{self.name}/deaths", table, when.step)
+
+    def end(self) -> None:
+        self._activity, self._gradients = {}, {}
+
+    # State.
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._changes.resume(pl_module)
+        super().on_train_start(trainer, pl_module)
+
+    def restart(self) -> None:
+        super().restart()
+        self._forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"deaths": self._deaths.state_dict(), "weights": self._changes.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._deaths.load_state_dict(state_dict["deaths"])
+        self._changes.load_state_dict(state_dict["weights"])
+
+
+def _share(mask: torch.Tensor) -> float:
+    return float(mask.float().mean())

@@ -1,0 +1,85 @@
+"""How far each layer's weights moved since the last check, and which stand still though they should learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from convscope.capture.modules import named_modules
+from convscope.capture.trace import Layer
+from convscope.capture.weights import learning_weights
+from convscope.metrics.functional import direction_change, standing_still, update_ratio
+
+
+class WeightChanges:
+    """Copies of the observed layers' weights at their last check, on the CPU.
+
+    A checkpoint holds those copies only where they differ from the weights in it, which they do not when it is saved
+    right after a check, as at the end of an epoch.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[str, Tensor | None] = {}  # None: the weights that the checkpoint itself brings
+        self._learned: set[str] = set()
+        self._modules: dict[str, nn.Module | None] = {}
+        self._now: dict[str, Tensor] = {}
+        self._found: dict[str, dict[str, float]] = {}
+        self._moved: set[str] = set()
+
+    def resume(self, pl_module: pl.LightningModule) -> None:
+        """Take from the restored model what the checkpoint did not hold twice."""
+        modules = dict(named_modules(pl_module))
+        for name in [name for name, weights in self._before.items() if weights is None]:
+            found = learning_weights(modules.get(name.split("@")[0]))
+            if found is None:
+                del self._before[name]
+            else:
+                self._before[name] = found[0]
+
+    def measure(self, layers: Iterable[Layer]) -> None:
+        """Compare all layers' weights with the last check's. What is found is kept until the next call."""
+        self._modules = {layer.name: layer.module for layer in layers}
+        read = {
+            name: found for name, module in self._modules.items() if (found := learning_weights(module)) is not None
+        }
+        self._now = {name: weights for name, (weights, _) in read.items() if bool(torch.isfinite(weights).all())}
+        known = {
+            name: before for name, weights in self._now.items() if (before := self._last(name, weights)) is not None
+        }
+        ratios = {name: float(update_ratio(self._now[name], before)) for name, before in known.items()}
+        turns = {name: float(direction_change(self._now[name], before)) for name, before in known.items()}
+        still = dict(zip(turns, standing_still(torch.tensor(list(turns.values()))).tolist(), strict=True))
+        should_learn = {name for name in turns if read[name][1] or name in self._learned}
+        self._moved = {name for name in should_learn if turns[name] > 0 and not still[name]}
+        self._found = {name: {"update_ratio": ratio} for name, ratio in ratios.items() if math.isfinite(ratio)}
+        for name in should_learn:
+            self._found.setdefault(name, {})["not_learning"] = float(still[name])
+
+    def scalars(self, layer: str) -> dict[str, float]:
+        """``update_ratio`` and ``not_learning`` of one layer, where they are known; closes the layer's check."""
+        if layer in self._now:
+            self._before[layer] = self._now.pop(layer)
+        self._learned |= self._moved & {layer}
+        return self._found.get(layer, {})
+
+    def _last(self, name: str, weights: Tensor) -> Tensor | None:
+        before = self._before.get(name)
+        return before if before is not None and before.shape == weights.shape else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The copies, None in place of those that the model still equals."""
+        return {"before": {name: self._unless_equal(name) for name in self._before}, "learned": sorted(self._learned)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint; :meth:`resume` completes it."""
+        self._before, self._learned = dict(state["before"]), set(state["learned"])
+
+    def _unless_equal(self, name: str) -> Tensor | None:
+        before, found = self._before[name], learning_weights(self._modules.get(name))
+        same = before is not None and found is not None and torch.equal(before, found[0])
+        return None if same else before
