@@ -3,25 +3,33 @@
 from convscope.callbacks.ablation import AblationOracle
 from convscope.callbacks.alerts import DriftAlert
 from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.class_filters import ClassFilters
 from convscope.callbacks.correlation import FilterCorrelation
+from convscope.callbacks.drift import RepresentationDrift
+from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
+from convscope.callbacks.similarity import LayerSimilarity
 from convscope.callbacks.suite import suite
 from convscope.callbacks.table import LayerTable
 
 __all__ = [
     "AblationOracle",
+    "ClassFilters",
     "DriftAlert",
     "FilterCorrelation",
     "FilterHealth",
     "FilterImportance",
+    "FilterPictures",
     "ForwardFromLayer",
     "LayerObserver",
     "LayerPrediction",
     "LayerProbe",
+    "LayerSimilarity",
     "LayerTable",
+    "RepresentationDrift",
     "suite",
 ]

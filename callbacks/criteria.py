@@ -27,6 +27,11 @@ class Criteria:
         self._observers: dict[str, FilterImportance] = {name: FilterImportance(criterion=name) for name in names}
         self._layers: dict[str, set[str]] = {}
 
+    @property
+    def need_gradient(self) -> bool:
+        """Whether any of them needs the pass to have a backward."""
+        return any(observer.needs_gradient for observer in self._observers.values())
+
     def measures(self, layer: Layer, name: str | None = None) -> bool:
         """Whether one criterion (by default any) can be had of a layer."""
         observers = self._observers.values() if name is None else [self._observers[name]]

@@ -8,7 +8,7 @@ import torch
 
 from convscope.callbacks.base import LayerObserver
 from convscope.callbacks.example_images import ExampleImages
-from convscope.callbacks.findings import LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.findings import Findings, LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.prediction_path import PredictionPath, Snapshot, changed_table
 from convscope.callbacks.probe import unfit_for_classes
 from convscope.capture.heldout import HeldOut
@@ -87,7 +87,6 @@ class LayerPrediction(LayerObserver):
         super().__init__(**arguments)
         self._metrics: dict[str, FeatureProbe] = {}
         self._readings: dict[str, torch.Tensor] = {}
-        self._results: dict[str, LayerResult] = {}
         self._outputs = 0  # columns of the model's output, 0 where it is read out
         self._path: PredictionPath | None = None
         self._before: Snapshot | None = None
@@ -114,7 +113,7 @@ class LayerPrediction(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._metrics = {layer.name: self._metric(layer) for layer in layers}
-        self._readings, self._results, self._path = {}, {}, None
+        self._readings, self._path = {}, None
 
     def on_activation(self, record: Record) -> None:
         metric = self._metrics[record.layer.name]
@@ -124,11 +123,9 @@ class LayerPrediction(LayerObserver):
         readout = self._read(layer.name)
         previous = next(reversed(self._readings.values()), None)
         self._readings[layer.name] = readout
-        self._results[layer.name] = result = LayerResult(self._scalars(readout, previous))
         if layer.name == OUTPUT:
             self._path = self._assemble()
-            self._compare_with_output(self._path)
-        return result
+        return LayerResult(self._scalars(readout, previous))
 
     def summarise(self, values: Values) -> dict[str, float]:
         path = self._path
@@ -143,6 +140,15 @@ class LayerPrediction(LayerObserver):
             summary["changed"] = float((self._before.final != self._latest.final).double().mean())
         return summary
 
+    def remember(self, findings: Findings, when: Moment) -> None:
+        """Add what compares each layer with the output, which is read last, then the history."""
+        if (path := self._path) is not None:
+            agreement = (path.predicted == path.predicted[-1]).double().mean(dim=1)
+            for layer, share in zip(path.layers, agreement, strict=True):
+                if layer in findings.layers:
+                    findings.layers[layer].scalars["agreement"] = float(share)
+        super().remember(findings, when)
+
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         if self._path is None:
             return
@@ -155,7 +161,7 @@ class LayerPrediction(LayerObserver):
             self._draw_examples(dashboard, self._path, self._images, when)
 
     def end(self) -> None:
-        self._metrics, self._readings, self._results, self._path = {}, {}, {}, None
+        self._metrics, self._readings, self._path = {}, {}, None
 
     def state_dict(self) -> dict[str, Any]:
         latest = None if self._latest is None else self._latest._asdict()
@@ -166,6 +172,10 @@ class LayerPrediction(LayerObserver):
         latest = state_dict["latest"]
         self._latest = None if latest is None else Snapshot(**latest)
         self._chosen = list(state_dict["chosen"])
+
+    def restart(self) -> None:
+        super().restart()
+        self._before, self._latest, self._chosen = None, None, []
 
     def _metric(self, layer: Layer) -> FeatureProbe:
         return OutputReadout() if layer.name == OUTPUT and self._outputs else RidgeProbe(n_controls=1)
@@ -201,12 +211,6 @@ class LayerPrediction(LayerObserver):
         stacked = torch.stack(list(self._readings.values()))
         classes = torch.arange(self._outputs) if self._outputs else self._present
         return PredictionPath(list(self._readings), stacked, self._truth(), classes, self._numbers)
-
-    def _compare_with_output(self, path: PredictionPath) -> None:
-        # The output comes last, so what compares with it is added to the layers' results afterwards.
-        agreement = (path.predicted == path.predicted[-1]).double().mean(dim=1)
-        for layer, share in zip(path.layers, agreement, strict=True):
-            self._results[layer].scalars["agreement"] = float(share)
 
     def _draw_examples(
         self, dashboard: TensorBoardDashboard, path: PredictionPath, images: ExampleImages, when: Moment

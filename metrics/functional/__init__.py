@@ -53,6 +53,7 @@ from convscope.metrics.functional.scores import (
     probe_depth,
     selectivity,
 )
+from convscope.metrics.functional.serving import ServingResult, serving_filters
 from convscope.metrics.functional.summary import gini, rank_stability, top_share, turnover
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "CorrelationSummary",
     "OutcomeResult",
     "Scorer",
+    "ServingResult",
     "activation_importance",
     "balanced_accuracy",
     "batch_norm_importance",
@@ -102,6 +104,7 @@ __all__ = [
     "selectivity",
     "signal_rms",
     "standing_still",
+    "serving_filters",
     "taylor_importance",
     "top_share",
     "turnover",

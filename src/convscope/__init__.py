@@ -11,14 +11,18 @@ from importlib.metadata import version
 from convscope import rules
 from convscope.callbacks import (
     AblationOracle,
+    ClassFilters,
     DriftAlert,
     FilterCorrelation,
     FilterHealth,
     FilterImportance,
+    FilterPictures,
     ForwardFromLayer,
     LayerPrediction,
     LayerProbe,
+    LayerSimilarity,
     LayerTable,
+    RepresentationDrift,
     suite,
 )
 from convscope.capture import HeldOut, forward_from_layer
@@ -27,15 +31,19 @@ __version__ = version("convscope")
 
 __all__ = [
     "AblationOracle",
+    "ClassFilters",
     "DriftAlert",
     "FilterCorrelation",
     "FilterHealth",
     "FilterImportance",
+    "FilterPictures",
     "ForwardFromLayer",
     "HeldOut",
     "LayerPrediction",
     "LayerProbe",
+    "LayerSimilarity",
     "LayerTable",
+    "RepresentationDrift",
     "__version__",
     "forward_from_layer",
     "rules",

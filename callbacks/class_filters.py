@@ -1,0 +1,115 @@
+"""Which filters serve which class: correlation of every filter with every output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.findings import LayerResult, Moment
+from convscope.capture.observation import Record
+from convscope.capture.trace import OUTPUT, Layer
+from convscope.loggers.classes import class_table
+from convscope.metrics import OutputCorrelation
+from convscope.metrics.functional import ServingResult, serving_filters
+
+if TYPE_CHECKING:
+    from convscope.loggers import TensorBoardDashboard
+
+_MOST_ROWS = 40
+
+
+class ClassFilters(LayerObserver):
+    """Correlation of each filter's pooled activation with each of the model's outputs, and who serves which class.
+
+    A filter serves a class as far as its activation rises with the class's output; its share is its squared positive
+    correlation over the sum of those of its layer. Source: feature-to-output correlation of the Hybrid
+    CNN-Interpreter (arXiv 2211.00185), a reconstruction; the share is ours.
+
+    Args:
+        top: Filters to name for each class.
+        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`.
+
+    Logged for each layer:
+        ``class_filters/strongest/<layer>`` (mean over classes of the largest correlation, -1 to 1),
+        ``class_filters/top_share/<layer>`` (mean over classes of the share that its top filters hold together, 0 to
+        1), ``class_filters/serving/<layer>`` (share of the layer's filters that are in the top of any class).
+
+    Picture: ``class_filters/matrix/<layer>``, the correlations of the filters that serve some class best. Text:
+    ``class_filters/top/<layer>``, each class's top filters with their shares.
+    """
+
+    family = "class_filters"
+    charts: ClassVar[dict[str, str]] = {
+        "strongest": "strongest correlation with a class",
+        "top_share": "share of the top filters of a class",
+        "serving": "share of filters that serve a class",
+    }
+    columns: ClassVar[dict[str, str]] = {"strongest": "ρ class"}
+
+    def __init__(self, *, top: int = 3, **arguments: Any) -> None:
+        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+            raise ValueError(f"top={top!r}: give a whole number of filters, at least 1")
+        self.top = top
+        super().__init__(**arguments)
+        self._metrics: dict[str, OutputCorrelation] = {}
+        self._pooled: dict[str, torch.Tensor] = {}
+        self._found: dict[str, tuple[torch.Tensor, ServingResult]] = {}
+
+    @property
+    def includes_output(self) -> bool:
+        return True
+
+    def begin(self, layers: list[Layer], samples: int) -> None:
+        outputs = layers[-1].channels
+        self._metrics = {layer.name: OutputCorrelation(layer.channels, outputs) for layer in layers[:-1]}
+        self._pooled, self._found = {}, {}
+
+    def on_activation(self, record: Record) -> None:
+        if record.layer.name != OUTPUT:
+            self._pooled[record.layer.name] = record.pooled
+            return
+        for name, pooled in self._pooled.items():
+            self._metrics[name].to(pooled.device).update(pooled, record.pooled)
+        self._pooled = {}
+
+    def compute(self, layer: Layer) -> LayerResult | None:
+        if layer.name == OUTPUT:
+            return None
+        matrix = self._metrics[layer.name].matrix().cpu()
+        best = serving_filters(matrix, self.top)
+        self._found[layer.name] = (matrix, best)
+        return LayerResult(
+            {
+                "strongest": float(matrix.amax(dim=0).mean()),
+                "top_share": float(best.shares.sum(dim=1).mean()),
+                "serving": len(best.filters[best.shares > 0].unique()) / layer.channels,
+            }
+        )
+
+    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+        for name, (matrix, best) in self._found.items():
+            rows = _most_serving(best)
+            title = f"{name}, epoch {when.epoch}\nfilters that serve a class best"
+            labels = [str(int(number)) for number in rows]
+            picture = class_table(matrix[rows].numpy(), labels, title, "correlation with the output", limit=1.0)
+            dashboard.image(f"{self.name}/matrix/{name}", picture, when.step)
+            dashboard.text(f"{self.name}/top/{name}", _table(best), when.step)
+
+    def end(self) -> None:
+        self._metrics, self._pooled, self._found = {}, {}, {}
+
+
+def _most_serving(best: ServingResult) -> torch.Tensor:
+    """Each class's filters in the order of the classes, every filter once, so that rows run along the diagonal."""
+    ordered = dict.fromkeys(best.filters.T.flatten().tolist())
+    return torch.tensor(list(ordered)[:_MOST_ROWS])
+
+
+def _table(best: ServingResult) -> str:
+    lines = ["| class | filters, with their shares |", "| --- | --- |"]
+    for number, (filters, shares) in enumerate(zip(best.filters.tolist(), best.shares.tolist(), strict=True)):
+        named = [f"{one} ({share:.0%})" for one, share in zip(filters, shares, strict=True) if share > 0]
+        lines.append(f"| {number} | {', '.join(named) or 'none'} |")
+    return "\n".join(lines[: _MOST_ROWS + 2])

@@ -1,0 +1,153 @@
+"""What excites the filters that matter most, and those that repeat one another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.criteria import Criteria
+from convscope.callbacks.example_images import ExampleImages
+from convscope.callbacks.findings import LayerResult, Moment
+from convscope.callbacks.importance import Criterion
+from convscope.capture.heldout import HeldOut
+from convscope.capture.observation import Record
+from convscope.capture.trace import Layer
+from convscope.loggers.filter_grid import FilterRow, filter_grid
+from convscope.metrics import ChannelCorrelation
+
+if TYPE_CHECKING:
+    from convscope.callbacks.plan import Plan
+    from convscope.loggers import TensorBoardDashboard
+
+_OBSERVATIONS = 16384
+
+
+class FilterPictures(LayerObserver):
+    """Held-out images that excite a layer's most important and most redundant filters most.
+
+    One picture a layer, ``filter_pictures/<layer>``: a row a filter, the region where its activation is at least half
+    of its peak left bright. The most important filters come first, then the most redundant: those with the highest
+    ``|ρ|`` with another filter of the layer. With several processes the images are the main one's. Logs no scalars.
+
+    Args:
+        criterion: Of importance, as in :class:`~convscope.callbacks.importance.FilterImportance`.
+        filters: Number of the most important filters, and of the most redundant ones.
+        images: Number of images a filter.
+        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`; ``every_n_epochs`` is 5 by default.
+    """
+
+    family = "filter_pictures"
+    charts: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, *, criterion: Criterion = "taylor", filters: int = 3, images: int = 4, **arguments: Any) -> None:
+        for name, value in (("filters", filters), ("images", images)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r}: give a whole number, at least 1")
+        self.criterion, self.filters, self.images = criterion, filters, images
+        self._criteria = Criteria([criterion])
+        super().__init__(**{"every_n_epochs": 5, **arguments})
+        self._correlation: dict[str, ChannelCorrelation] = {}
+        self._peaks: dict[str, _Peaks] = {}
+        self._rows: dict[str, list[tuple[int, str]]] = {}
+        self._examples: ExampleImages | None = None
+
+    @property
+    def needs_gradient(self) -> bool:
+        return self._criteria.need_gradient
+
+    @property
+    def includes_output(self) -> bool:
+        return self.criterion == "output_correlation"
+
+    def suits(self, layer: Layer) -> bool:
+        return len(layer.spatial) == 2 and self._criteria.measures(layer)
+
+    def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
+        if not ExampleImages(heldout).has_images:
+            return "the held-out inputs are no images (N, C, H, W)"
+        return no_loss if self.needs_gradient else None
+
+    def ready(self, plan: Plan) -> None:
+        self._examples = ExampleImages(plan.heldout)
+
+    def begin(self, layers: list[Layer], samples: int) -> None:
+        self._criteria.begin(layers, samples)
+        most, mine = -(-_OBSERVATIONS // samples), [layer for layer in layers if len(layer.spatial) == 2]
+        self._correlation = {layer.name: ChannelCorrelation(layer.channels, max_positions=most) for layer in mine}
+        self._peaks = {layer.name: _Peaks(self.images) for layer in mine}
+        self._rows = {}
+
+    def on_activation(self, record: Record) -> None:
+        self._criteria.on_activation(record)
+        name = record.layer.name
+        if name in self._peaks:
+            self._correlation[name].to(record.activation.device).update(record.activation)
+            self._peaks[name].update(record.activation, record.index)
+
+    def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
+        self._criteria.on_gradient(record, gradient)
+
+    def compute(self, layer: Layer) -> LayerResult | None:
+        if layer.name not in self._peaks:
+            return None
+        importance = self._criteria.values(layer)[self.criterion]
+        matrix = self._correlation[layer.name].compute().matrix.double().cpu()
+        matrix.fill_diagonal_(0)
+        self._rows[layer.name] = self._choose(importance, matrix)
+        return LayerResult({})
+
+    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+        for name, chosen in self._rows.items():
+            rows = [self._row(name, number, note) for number, note in chosen]
+            picture = filter_grid(rows, f"{name}, epoch {when.epoch}")
+            dashboard.image(f"{self.name}/{name}", picture, when.step)
+
+    def end(self) -> None:
+        self._criteria.end()
+        self._correlation, self._peaks, self._rows = {}, {}, {}
+
+    def _choose(self, importance: torch.Tensor, matrix: torch.Tensor) -> list[tuple[int, str]]:
+        top = importance.argsort(descending=True, stable=True)[: self.filters].tolist()
+        chosen = [(number, f"importance {place}.") for place, number in enumerate(top, 1)]
+        strength, partner = matrix.abs().max(dim=1)
+        for number in strength.argsort(descending=True, stable=True)[: self.filters].tolist():
+            if strength[number] > 0:
+                chosen.append((number, f"ρ {matrix[number, partner[number]]:.2f} with {int(partner[number])}"))
+        return chosen
+
+    def _row(self, layer: str, number: int, note: str) -> FilterRow:
+        examples = []
+        for sample, activation in self._peaks[layer].of(number):
+            picture = None if self._examples is None else self._examples.picture(sample)
+            if picture is not None:
+                examples.append((picture, activation.double().numpy()))
+        return FilterRow(f"filter {number}", note, examples)
+
+
+class _Peaks:
+    """For every filter the samples in which its largest activation is highest, with the filter's map on each."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: torch.Tensor | None = None
+
+    def update(self, activation: torch.Tensor, index: torch.Tensor) -> None:
+        """Add a chunk ``(n, C, H, W)`` of the samples numbered ``index`` ``(n,)``."""
+        peaks = activation.flatten(2).amax(-1)
+        values, places = peaks.topk(min(self._most, len(peaks)), dim=0)
+        filters = torch.arange(activation.shape[1], device=places.device)
+        maps, numbers = activation[places, filters].float().cpu(), index.to(places.device)[places].cpu()
+        values = values.float().cpu()
+        if self._values is not None:
+            values, numbers = torch.cat([self._values, values]), torch.cat([self._numbers, numbers])
+            maps = torch.cat([self._maps, maps])
+        self._values, kept = values.topk(min(self._most, len(values)), dim=0)
+        self._numbers, self._maps = numbers.gather(0, kept), maps[kept, torch.arange(maps.shape[1])]
+
+    def of(self, number: int) -> list[tuple[int, torch.Tensor]]:
+        """Sample numbers and maps ``(H, W)`` of one filter, the highest peak first."""
+        if self._values is None:
+            return []
+        return list(zip(self._numbers[:, number].tolist(), self._maps[:, number], strict=True))

@@ -1,0 +1,98 @@
+"""Which layers say the same thing: linear CKA between all layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.findings import Findings, LayerResult, MapSpec, Moment, Values
+from convscope.capture.observation import Record
+from convscope.capture.trace import OUTPUT, Layer
+from convscope.loggers.classes import layer_heatmap
+from convscope.metrics import PooledFeatures
+from convscope.metrics.functional import linear_cka_matrix
+
+if TYPE_CHECKING:
+    from convscope.loggers import TensorBoardDashboard
+
+
+class LayerSimilarity(LayerObserver):
+    """Layer × layer similarity of pooled activations, the model's output as the last layer.
+
+    Linear CKA (Kornblith et al. 2019, arXiv 1905.00414). That it stands for feature correlation across layers in the
+    Hybrid CNN-Interpreter (arXiv 2211.00185) is a reconstruction.
+
+    Args:
+        debiased: Use the unbiased estimator, which does not rise where layers have about as many filters as there
+            are held-out samples. Needs four samples.
+        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`.
+
+    Logged for each layer:
+        ``similarity/to_previous/<layer>`` (CKA with the layer before; from the second layer on) and
+        ``similarity/to_output/<layer>``, 0 to 1 (debiased estimates may fall a little below 0).
+    Logged once a check:
+        ``similarity/mean`` (mean over pairs of different layers).
+
+    Picture: ``similarity/layers``, the matrix, with depth on both axes.
+    """
+
+    family = "similarity"
+    charts: ClassVar[dict[str, str]] = {
+        "to_previous": "CKA with the layer before",
+        "to_output": "CKA with the output",
+    }
+    maps: ClassVar[dict[str, MapSpec]] = {"to_output": MapSpec("Similarity to the output", "linear CKA", 0.0, 1.0)}
+    columns: ClassVar[dict[str, str]] = {"to_output": "CKA out"}
+
+    def __init__(self, *, debiased: bool = True, **arguments: Any) -> None:
+        self.debiased = debiased
+        super().__init__(**arguments)
+        self._metrics: dict[str, PooledFeatures] = {}
+        self._features: dict[str, torch.Tensor] = {}
+        self._matrix: torch.Tensor | None = None
+
+    @property
+    def includes_output(self) -> bool:
+        return True
+
+    def begin(self, layers: list[Layer], samples: int) -> None:
+        self._metrics = {layer.name: PooledFeatures(layer.channels) for layer in layers}
+        self._features, self._matrix = {}, None
+
+    def on_activation(self, record: Record) -> None:
+        self._metrics[record.layer.name].to(record.pooled.device).update(record.pooled, record.index)
+
+    def compute(self, layer: Layer) -> LayerResult:
+        self._features[layer.name] = self._metrics[layer.name].compute()
+        return LayerResult({})  # a layer's own numbers need all layers: see remember
+
+    def summarise(self, values: Values) -> dict[str, float]:
+        if len(self._features) < 2:
+            return {}
+        self._matrix = linear_cka_matrix(list(self._features.values()), self.debiased).cpu()
+        apart = ~torch.eye(len(self._matrix), dtype=torch.bool)
+        return {"mean": float(self._matrix[apart].double().mean())}
+
+    def remember(self, findings: Findings, when: Moment) -> None:
+        """Add each layer's part of the matrix, then the history."""
+        if self._matrix is not None:
+            names = list(self._features)
+            for place, name in enumerate(names):
+                scalars = findings.layers[name].scalars
+                if place > 0:
+                    scalars["to_previous"] = float(self._matrix[place, place - 1])
+                if OUTPUT in names and name != OUTPUT:
+                    scalars["to_output"] = float(self._matrix[place, names.index(OUTPUT)])
+        super().remember(findings, when)
+
+    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+        if self._matrix is not None:
+            kind = "linear CKA, debiased" if self.debiased else "linear CKA"
+            title = f"Similarity of layers, epoch {when.epoch}"
+            picture = layer_heatmap(self._matrix.numpy(), list(self._features), title, kind)
+            dashboard.image(f"{self.name}/layers", picture, when.step)
+
+    def end(self) -> None:
+        self._metrics, self._features, self._matrix = {}, {}, None
