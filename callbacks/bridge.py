@@ -39,24 +39,29 @@ def moment(trainer: pl.Trainer, trigger: str) -> Moment:
 
 def subject(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Subject:
     """The user's network, run as Lightning's validation would run it."""
-    network = _network(pl_module)
+    return Subject(pl_module, caller(pl_module), pl_module.device, trainer.precision_plugin.forward_context)
+
+
+def caller(module: nn.Module) -> Callable[[Any], Any]:
+    """How a network takes held-out inputs: one tensor, a tuple of arguments, or a dict of named ones."""
+    network = _network(module)
 
     def forward(inputs: Any) -> Any:
         if isinstance(inputs, dict):
             return network(**inputs)
         return network(*inputs) if isinstance(inputs, tuple) else network(inputs)
 
-    return Subject(pl_module, forward, pl_module.device, trainer.precision_plugin.forward_context)
+    return forward
 
 
-def _network(pl_module: pl.LightningModule) -> nn.Module:
-    if type(pl_module).forward not in (pl.LightningModule.forward, nn.Module.forward):
-        return pl_module
-    parts = [child for child in pl_module.children() if next(child.parameters(), None) is not None]
+def _network(module: nn.Module) -> nn.Module:
+    if type(module).forward not in (pl.LightningModule.forward, nn.Module.forward):
+        return module
+    parts = [child for child in module.children() if next(child.parameters(), None) is not None]
     if len(parts) == 1:
         return parts[0]
     raise MisconfigurationException(
-        f"{type(pl_module).__name__} has no forward() and {len(parts)} submodules with parameters, so it is not known "
+        f"{type(module).__name__} has no forward() and {len(parts)} submodules with parameters, so it is not known "
         "which network to run on the held-out set; define forward(self, inputs) to return the logits"
     )
 

@@ -64,6 +64,9 @@ class FilterImportance(LayerObserver):
         ``importance/filters/<layer>``.
 
     With a criterion other than Taylor the tags begin with ``importance_<criterion>/``.
+
+    Attributes:
+        importances: Importance ``(C,)`` of each filter by layer, while a check's results are gathered; then empty.
     """
 
     family = "importance"
@@ -92,6 +95,7 @@ class FilterImportance(LayerObserver):
         self._metrics: dict[str, Metric] = {}
         self._pooled: dict[str, torch.Tensor] = {}
         self._previous: dict[str, torch.Tensor] = {}
+        self.importances: dict[str, torch.Tensor] = {}
 
     def default_name(self) -> str:
         return self.family if self.criterion == "taylor" else f"{self.family}_{self.criterion}"
@@ -150,11 +154,11 @@ class FilterImportance(LayerObserver):
         if previous is not None and previous.shape == importance.shape:
             scalars["rank_stability"] = float(rank_stability(importance, previous))
             scalars["turnover"] = float(turnover(importance, previous, self.top))
-        self._previous[layer.name] = importance
+        self._previous[layer.name] = self.importances[layer.name] = importance
         return LayerResult(scalars, distribution=importance.numpy())
 
     def end(self) -> None:
-        self._metrics, self._pooled = {}, {}
+        self._metrics, self._pooled, self.importances = {}, {}, {}
 
     def restart(self) -> None:
         super().restart()

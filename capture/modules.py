@@ -94,6 +94,11 @@ def _walk(module: nn.Module, name: str, seen: set[nn.Module]) -> Iterator[tuple[
             yield from _walk(child, name if hidden else f"{name}.{part}".lstrip("."), seen)
 
 
+def plain_name(name: str) -> str:
+    """A parameter's or module's dotted name without the parts that ``torch.compile`` and other wrappers add."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPER_PARTS)
+
+
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """Every tensor in a nested structure of tuples, lists and dicts, in order."""
     if isinstance(value, torch.Tensor):

@@ -69,7 +69,7 @@ def activity_sums(activation: Tensor, bounds: Bounds = (None, None)) -> Activity
         minimum = values.where(finite, torch.inf).amin(dims)
         maximum = values.where(finite, -torch.inf).amax(dims)
         values = values.where(finite, 0.0)
-    positive, at_bound = as_double((values > 0).sum(dims)), as_double(_at_bound(values, bounds, dims))
+    positive, at_bound = as_double(_how_many(values > 0, dims)), as_double(_at_bound(values, bounds, dims))
     squares = _squares(values, dims)
     return ActivitySums(as_double(minimum), as_double(maximum), squares, positive, at_bound, counts, nonfinite)
 
@@ -253,10 +253,15 @@ def _at_bound(values: Tensor, bounds: Bounds, dims: list[int]) -> Tensor:
     margin = _BOUND_MARGIN * (abs(ends[-1] - ends[0]) if len(ends) == 2 else abs(ends[0]) if ends else 0.0)
     found = torch.zeros(values.shape[1], dtype=torch.int64, device=values.device)
     if lower is not None:
-        found += (values <= lower + margin).sum(dims)
+        found += _how_many(values <= lower + margin, dims)
     if upper is not None:
-        found += (values >= upper - margin).sum(dims)
+        found += _how_many(values >= upper - margin, dims)
     return found
+
+
+def _how_many(mask: Tensor, dims: list[int]) -> Tensor:
+    """Counts along ``dims``: in 32 bits twice as fast as in 64, and no chunk has so many values."""
+    return mask.sum(dims, dtype=torch.int32)
 
 
 def _squares(values: Tensor, dims: list[int]) -> Tensor:

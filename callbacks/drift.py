@@ -1,0 +1,180 @@
+"""How far each layer has moved: from the check before, from the first, and from a reference."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.findings import Findings, LayerResult, MapSpec, Moment
+from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.reference import Reference, reference_features
+from convscope.callbacks.snapshots import Features, Snapshot
+from convscope.capture.observation import Record
+from convscope.capture.trace import Layer
+from convscope.metrics import ChannelCorrelation, PooledFeatures
+from convscope.metrics.functional import rank_stability
+
+if TYPE_CHECKING:
+    from convscope.callbacks.plan import Plan
+
+
+class RepresentationDrift(LayerObserver):
+    """Drift of each layer's representation of the held-out set, between checks and away from fixed points.
+
+    Source: linear CKA, Kornblith et al. 2019 (arXiv 1905.00414); that it and the change of feature correlation follow
+    "the model context during the whole learning process" (arXiv 2211.00185) is a reconstruction.
+
+    Args:
+        reference: What else to compare with: the path of a checkpoint of this model (Lightning's, or a saved
+            ``state_dict``, read with ``weights_only=True``), or another network whose layers have the same names up to
+            a prefix, such as the pretrained one. It is run on the held-out set once a fit, as it is at that time.
+        debiased: Use the unbiased estimator of CKA; needs 4 samples, and says more where a layer has as many filters
+            as there are samples.
+        max_observations: As for :class:`~convscope.callbacks.FilterCorrelation`: values a filter contributes to the
+            correlation matrix, means and variances. None for all positions.
+        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`.
+
+    Logged for each layer, pooled features of all held-out samples compared by linear CKA (1: the same up to rotation
+    and scale; 0: nothing in common, or a side that does not vary at all):
+        ``drift/cka_previous/<layer>``: with the check before;
+        ``drift/cka_first/<layer>``: with the run's first check;
+        ``drift/cka_reference/<layer>``: with the reference.
+    From the second check on, compared with the check before:
+        ``drift/correlation_change/<layer>``: ``‖R_t − R_{t−1}‖_F / ‖R_{t−1}‖_F`` of the inter-filter Pearson matrix;
+        ``drift/mean_shift/<layer>``: of the channel means, in standard deviations of the layer;
+        ``drift/variance_shift/<layer>``: ``Σ|v − v'| / Σ(v + v')`` of the channel variances, 0 to 1.
+    Where a :class:`~convscope.callbacks.FilterImportance` measures the layer in the same check (the first one, if there
+    are several), Spearman correlations of its importances, from its second check on:
+        ``drift/importance_stability_previous/<layer>``, ``drift/importance_stability_first/<layer>``: -1 to 1.
+
+    A checkpoint holds ``2·N·C`` bytes a layer for the check before, as much for the first, and ``2·C²``.
+    """
+
+    family = "drift"
+    charts: ClassVar[dict[str, str]] = {
+        "cka_previous": "CKA with the check before",
+        "cka_first": "CKA with the first check",
+        "correlation_change": "change of filter correlation",
+        "mean_shift": "shift of channel means / std",
+        "variance_shift": "shift of channel variances",
+    }
+    maps: ClassVar[dict[str, MapSpec]] = {
+        "cka_previous": MapSpec("Similarity to the check before", "linear CKA", 0.0, 1.0),
+        "cka_first": MapSpec("Similarity to the first check", "linear CKA", 0.0, 1.0),
+    }
+    columns: ClassVar[dict[str, str]] = {"cka_previous": "CKA prev", "cka_first": "CKA first"}
+
+    def __init__(
+        self,
+        *,
+        reference: str | Path | nn.Module | None = None,
+        debiased: bool = False,
+        max_observations: int | None = 16384,
+        **arguments: Any,
+    ) -> None:
+        if reference is not None and not isinstance(reference, str | Path | nn.Module):
+            raise ValueError(f"reference={reference!r}: give the path of a checkpoint, an nn.Module, or None")
+        if max_observations is not None and max_observations < 1:
+            raise ValueError(f"max_observations={max_observations!r}: give at least 1, or None for all positions")
+        self.reference: Reference | None = reference
+        self.debiased, self.max_observations = debiased, max_observations
+        super().__init__(**arguments)
+        if reference is not None:
+            self.charts = {**self.charts, "cka_reference": "CKA with the reference"}  # type: ignore[misc]
+        self._features: dict[str, PooledFeatures] = {}
+        self._correlation: dict[str, ChannelCorrelation] = {}
+        self._reference: dict[str, Features] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._previous: dict[str, Snapshot] = {}
+        self._first: dict[str, Features] = {}
+        self._importance: dict[str, dict[str, torch.Tensor]] = {"previous": {}, "first": {}}
+
+    def ready(self, plan: Plan) -> None:
+        fewest = 4 if self.debiased else 2
+        if plan.heldout.total < fewest:
+            raise ValueError(
+                f"{self.name} needs at least {fewest} held-out samples, but there are {plan.heldout.total}"
+            )
+        if self.reference is not None:
+            found = reference_features(self.reference, plan, plan.layers[self.name], self.observe_at == "conv")
+            self._reference = {name: Features.of(features, self.debiased) for name, features in found.items()}
+
+    def begin(self, layers: list[Layer], samples: int) -> None:
+        most = None if self.max_observations is None else -(-self.max_observations // samples)
+        self._features = {layer.name: PooledFeatures(layer.channels) for layer in layers}
+        self._correlation = {layer.name: ChannelCorrelation(layer.channels, max_positions=most) for layer in layers}
+
+    def on_activation(self, record: Record) -> None:
+        name, device = record.layer.name, record.activation.device
+        self._features[name].to(device).update(record.pooled, record.index)
+        self._correlation[name].to(device).update(record.activation)
+
+    def compute(self, layer: Layer) -> LayerResult:
+        name = layer.name
+        features, correlation = self._features[name].compute(), self._correlation[name].compute()
+        now = Snapshot.of(features, correlation, self.debiased)
+        scalars = {}
+        if previous := self._previous.get(name):
+            scalars = now.since(previous) | {"cka_first": now.features.cka(self._first[name])}
+        if reference := self._reference.get(name):
+            scalars["cka_reference"] = now.features.cka(reference)
+        self._previous[name] = now
+        self._first.setdefault(name, now.features)
+        return LayerResult({key: value for key, value in scalars.items() if math.isfinite(value)})
+
+    def remember(self, findings: Findings, when: Moment) -> None:
+        """Add the importances' stability, which is known once all callbacks have computed, and the history."""
+        current = self._current_importance()
+        for name, result in findings.layers.items():
+            if name in current:
+                result.scalars |= self._stability(name, current[name])
+        super().remember(findings, when)
+
+    def _current_importance(self) -> dict[str, torch.Tensor]:
+        observers = self.session.observers if self.session is not None else []
+        return next((o.importances for o in observers if isinstance(o, FilterImportance) and o.importances), {})
+
+    def _stability(self, name: str, importance: torch.Tensor) -> dict[str, float]:
+        scalars = {}
+        for which, kept in self._importance.items():
+            if name in kept and kept[name].shape == importance.shape:
+                scalars[f"importance_stability_{which}"] = float(rank_stability(importance, kept[name]))
+        self._importance["previous"][name] = importance
+        self._importance["first"].setdefault(name, importance)
+        return scalars
+
+    def end(self) -> None:
+        self._features, self._correlation = {}, {}
+
+    # State.
+
+    def same_heldout(self, fingerprint: str) -> bool:
+        """As the base; on other samples the features of earlier checks cannot be compared with, and are dropped."""
+        same = super().same_heldout(fingerprint)
+        if not same:
+            self._forget()
+        return same
+
+    def restart(self) -> None:
+        super().restart()
+        self._forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {
+            "previous": {name: snapshot.state_dict() for name, snapshot in self._previous.items()},
+            "first": {name: features.half for name, features in self._first.items()},
+            "importance": {which: dict(kept) for which, kept in self._importance.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._previous = {name: Snapshot.load(state, self.debiased) for name, state in state_dict["previous"].items()}
+        self._first = {name: Features(half, self.debiased) for name, half in state_dict["first"].items()}
+        self._importance = {which: dict(kept) for which, kept in state_dict["importance"].items()}

@@ -1,0 +1,123 @@
+"""Features of a reference network on the held-out set, seen once by the same code that makes the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+
+from convscope.callbacks import bridge
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.failures import Failures
+from convscope.callbacks.plan import Plan
+from convscope.callbacks.run_pass import run_pass
+from convscope.capture.layers import select_layers
+from convscope.capture.observation import Record, Subject, trace_layers
+from convscope.capture.reference import fit_weights, match_names, own_tensors, read_weights, with_tensors
+from convscope.capture.trace import Layer, Trace
+from convscope.metrics import PooledFeatures
+
+Reference = str | Path | nn.Module
+
+
+def reference_features(reference: Reference, plan: Plan, layers: list[Layer], raw: bool) -> dict[str, Tensor]:
+    """Pooled features ``(N, C)`` of the reference, by the name of the observed layer that they belong to.
+
+    Every process calls it; where it fails on one, it fails on all.
+
+    Args:
+        reference: Path of a checkpoint of the network under observation, or another network.
+        plan: Of the network under observation: its held-out set, device and precision.
+        layers: The observed layers.
+        raw: Whether convolutions are observed themselves, without norm and activation.
+
+    Raises:
+        ValueError: The reference cannot be read, does not fit the network, shares no layer with it, or cannot be run
+            on the held-out set.
+    """
+    subject, pairs = _on_all(lambda: _paired(reference, plan, layers, raw))
+    collector = _Collector()
+    chosen = list({layer.name: layer for layer in pairs.values()}.values())
+    its_plan = Plan(subject, plan.heldout, [collector], {collector.name: chosen}, chunk_size=plan.chunk_size)
+    try:
+        usable = run_pass(its_plan, [collector], Failures(raising=True), bridge.gather_objects)[collector.name]
+    except Exception as error:
+        raise ValueError(f"the reference cannot be run on the held-out set: {type(error).__name__}: {error}") from error
+    features = {layer.name: collector.features(layer) for layer in usable}
+    return {name: features[layer.name] for name, layer in pairs.items() if layer.name in features}
+
+
+class _Collector(LayerObserver):
+    """Takes part in a pass, and keeps every layer's pooled features."""
+
+    family = "reference"
+
+    def begin(self, layers: list[Layer], samples: int) -> None:
+        self._metrics = {layer.name: PooledFeatures(layer.channels) for layer in layers}
+
+    def on_activation(self, record: Record) -> None:
+        self._metrics[record.layer.name].to(record.activation.device).update(record.pooled, record.index)
+
+    def compute(self, layer: Layer) -> None:
+        return None
+
+    def features(self, layer: Layer) -> Tensor:
+        """``(N, C)`` in held-out order, over all processes."""
+        found: Tensor = self._metrics[layer.name].compute()
+        return found
+
+
+def _paired(reference: Reference, plan: Plan, layers: list[Layer], raw: bool) -> tuple[Subject, dict[str, Layer]]:
+    """The reference, ready to run, and for each observed layer that it has, which of its layers that is."""
+    subject = _subject(reference, plan, layers)
+    trace, _ = trace_layers(subject, plan.heldout)
+    its_layers = _by_name(trace, raw)
+    names = match_names([layer.name for layer in layers], its_layers)
+    if not names:
+        raise ValueError(
+            f"the reference has none of the observed layers ({', '.join(layer.name for layer in layers[:5])}, …); its "
+            f"own are {', '.join(list(its_layers)[:5])}, …; names may differ by a prefix only"
+        )
+    absent = [layer.name for layer in layers if layer.name not in names]
+    if absent:
+        rank_zero_info(f"convscope: the reference has no layer {', '.join(absent)}; they are not compared with it")
+    return subject, {name: its_layers[there] for name, there in names.items()}
+
+
+def _subject(reference: Reference, plan: Plan, layers: list[Layer]) -> Subject:
+    if isinstance(reference, nn.Module):
+        try:
+            forward = bridge.caller(reference)
+        except MisconfigurationException as error:
+            raise ValueError(f"the reference: {error}") from error
+        return with_tensors(plan.subject, reference, forward, own_tensors(reference))
+    weights = read_weights(reference)
+    trace, _ = trace_layers(plan.subject, plan.heldout)
+    fitting = fit_weights(plan.subject.module, weights, trace, layers)
+    return with_tensors(plan.subject, plan.subject.module, plan.subject.forward, fitting)
+
+
+def _by_name(trace: Trace, raw: bool) -> dict[str, Layer]:
+    try:
+        units = select_layers(trace, raw=raw)
+    except ValueError:  # no convolution: other modules may have been chosen
+        units = []
+    return {layer.name: layer for layer in [*trace.modules(), *units]}
+
+
+def _on_all(make: Callable[[], tuple[Subject, dict[str, Layer]]]) -> tuple[Subject, dict[str, Layer]]:
+    found, failure = None, None
+    try:
+        found = make()
+    except ValueError as error:
+        failure = error
+    except Exception as error:
+        failure = ValueError(f"the reference cannot be run on the held-out set: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+    messages = [message for message in bridge.gather_objects(failure and str(failure)) if message]
+    if found is None or messages:
+        raise failure or ValueError(messages[0])
+    return found
