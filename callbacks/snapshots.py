@@ -16,8 +16,9 @@ class Features:
     """Pooled features of all samples in half precision.
 
     Linear CKA does not change when features are shifted or scaled as a whole. So they are centred, columns that do
-    not vary are left out, and the largest value becomes 1: float16 then moves CKA by about 1e-6 (1,024 samples) to 1e-4
-    (30 samples), and halves a checkpoint. The rounded values serve in memory too, so that a resumed run gives the numbers of an unbroken one.
+    not vary are left out, and the largest value becomes 1: float16 then moves CKA by about 1e-6 (1,024 samples) to
+    1e-4 (30 samples), and halves a checkpoint. The rounded values serve in memory too, so that a resumed run gives
+    the numbers of an unbroken one.
 
     Args:
         half: ``(N, C')`` float16, as :meth:`of` makes it.

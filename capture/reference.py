@@ -132,7 +132,8 @@ def _prefixes(names: Iterable[str], deepest: int = 2) -> list[str]:
 def _is_of_no_account(name: str, module: nn.Module) -> bool:
     """Whether a tensor has no part in an evaluation pass: a BatchNorm's counter, a loss's class weights."""
     owner, _, own = name.rpartition(".")
-    return own in ("num_batches_tracked", "_extra_state") or isinstance(module.get_submodule(owner), nn.modules.loss._Loss)
+    of_a_loss = isinstance(module.get_submodule(owner), nn.modules.loss._Loss)
+    return of_a_loss or own in ("num_batches_tracked", "_extra_state")
 
 
 def _only_after(name: str, trace: Trace, layers: Collection[Layer]) -> bool:

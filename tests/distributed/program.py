@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import convscope
 from tests.callbacks.conftest import Classifier, loaders
+from tests.networks import TinyResNet
 
 
 class FailsOnRankOne(convscope.FilterCorrelation):
@@ -40,6 +41,9 @@ def main(folder: Path, devices: int, mode: str) -> None:
             norm.momentum = 0.0  # each process sees other training batches
     heldout = convscope.HeldOut(size=29, batch_size=4)  # uneven shares
     callbacks: list[Any] = list(convscope.suite("full", heldout=heldout, on_error="warn"))
+    if mode == "plain":
+        callbacks.append(convscope.RepresentationDrift(heldout=heldout, reference=TinyResNet(4, classes=3)))
+        callbacks.append(convscope.FilterHealth(heldout=heldout))
     if mode == "failing":
         callbacks = [FailsOnRankOne(heldout=heldout), convscope.LayerProbe(heldout=heldout)]
     if mode == "stopping":

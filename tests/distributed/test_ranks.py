@@ -25,7 +25,7 @@ def program(folder: Path, devices: int, mode: str = "plain") -> list[dict[str, A
 
 
 def comparable(result: dict[str, Any]) -> dict[str, float]:
-    prefixes = ("probe", "importance", "correlation")
+    prefixes = ("probe", "importance", "correlation", "drift", "health")
     return {key: value for key, value in result["metrics"].items() if key.startswith(prefixes)}
 
 
