@@ -40,7 +40,8 @@ class AblationOracle(InterveningObserver):
         random: Number of filters drawn at random. With ``2 · ends + random`` filters or fewer, all are ablated.
         loss: As in :class:`~convscope.callbacks.importance.FilterImportance`.
         baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
-        max_forwards: At most so many forward passes of the held-out set a check; a filter takes one. Where all
+        samples: Run the filter sets on at most so many held-out samples, drawn once. Importance is measured on all.
+        max_forwards: At most so many forward passes of those samples a check; a filter takes one. Where all
             would take more, fewer filters a layer are ablated, then fewer layers.
         **arguments: See :class:`~convscope.callbacks.base.LayerObserver`; ``every_n_epochs`` is 5 by default.
 
@@ -75,6 +76,7 @@ class AblationOracle(InterveningObserver):
         random: int = 16,
         loss: Loss | None = None,
         baseline: Baseline = "mean",
+        samples: int = 256,
         max_forwards: int = 400,
         **arguments: Any,
     ) -> None:
@@ -84,7 +86,7 @@ class AblationOracle(InterveningObserver):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r}: give a whole number of filters, at least {least}")
         self.criteria, self.rank_by, self.ends, self.random = tuple(criteria), rank_by, ends, random
-        super().__init__(criteria, loss, baseline, max_forwards, arguments)
+        super().__init__(criteria, loss, baseline, samples, max_forwards, arguments)
         self._chosen: dict[str, _Chosen] = {}
         self._by_class: dict[str, torch.Tensor] = {}
 

@@ -93,7 +93,7 @@ class ClassFilters(LayerObserver):
             rows = _most_serving(best)
             title = f"{name}, epoch {when.epoch}\nfilters that serve a class best"
             labels = [str(int(number)) for number in rows]
-            picture = class_table(matrix[rows].numpy(), labels, title, "correlation with the output", limit=1.0)
+            picture = class_table(matrix[rows].numpy(), labels, title, "ρ with the output", limit=1.0)
             dashboard.image(f"{self.name}/matrix/{name}", picture, when.step)
             dashboard.text(f"{self.name}/top/{name}", _table(best), when.step)
 

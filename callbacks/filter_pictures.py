@@ -110,7 +110,7 @@ class FilterPictures(LayerObserver):
 
     def _choose(self, importance: torch.Tensor, matrix: torch.Tensor) -> list[tuple[int, str]]:
         top = importance.argsort(descending=True, stable=True)[: self.filters].tolist()
-        chosen = [(number, f"importance {place}.") for place, number in enumerate(top, 1)]
+        chosen = [(number, f"importance no. {place}") for place, number in enumerate(top, 1)]
         strength, partner = matrix.abs().max(dim=1)
         for number in strength.argsort(descending=True, stable=True)[: self.filters].tolist():
             if strength[number] > 0:

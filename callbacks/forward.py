@@ -36,7 +36,8 @@ class ForwardFromLayer(InterveningObserver):
         shares: Shares of filters to remove, rising, each between 0 and 1. No filter and all of them come on top.
         loss: As there.
         baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
-        max_forwards: At most so many forward passes of the held-out set a check; where all layers would take more,
+        samples: Run the filter sets on at most so many held-out samples, drawn once. Importance is measured on all.
+        max_forwards: At most so many forward passes of those samples a check; where all layers would take more,
             fewer are looked at, evenly over depth. A layer takes ``3 · len(shares) + 1``.
         **arguments: See :class:`~convscope.callbacks.base.LayerObserver`; ``every_n_epochs`` is 5 by default.
 
@@ -64,6 +65,7 @@ class ForwardFromLayer(InterveningObserver):
         shares: Sequence[float] = (0.1, 0.25, 0.5, 0.75),
         loss: Loss | None = None,
         baseline: Baseline = "mean",
+        samples: int = 256,
         max_forwards: int = 200,
         **arguments: Any,
     ) -> None:
@@ -72,7 +74,7 @@ class ForwardFromLayer(InterveningObserver):
             raise ValueError(f"shares={shares!r}: give at least one share of filters in (0, 1), in rising order")
         self.criterion, self.shares = criterion, tuple(shares)
         self.fewest_sets = len(ORDERS) * len(self.shares) + 1
-        super().__init__([criterion], loss, baseline, max_forwards, arguments)
+        super().__init__([criterion], loss, baseline, samples, max_forwards, arguments)
         self._curves: dict[str, dict[str, list[float]]] = {}
 
     def default_name(self) -> str:

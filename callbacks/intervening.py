@@ -36,7 +36,8 @@ class InterveningObserver(LayerObserver):
         criteria: Criteria of importance to measure beside.
         loss: As in :class:`~convscope.callbacks.importance.FilterImportance`.
         baseline: ``"mean"`` (a filter's mean over the held-out set) or ``"zero"``.
-        max_forwards: At most so many forward passes of the held-out set a check. What a check will cost is said
+        samples: Run the filter sets on at most so many of the held-out samples, the same ones at every check.
+        max_forwards: At most so many forward passes of those samples a check. What a check will cost is said
             before training; where it would be more, fewer filters, then fewer layers are looked at.
         **arguments: See :class:`~convscope.callbacks.base.LayerObserver`; ``every_n_epochs`` is 5 by default.
     """
@@ -49,18 +50,22 @@ class InterveningObserver(LayerObserver):
         criteria: Sequence[Criterion],
         loss: Loss | None,
         baseline: Baseline,
+        samples: int,
         max_forwards: int,
         arguments: dict[str, Any],
     ) -> None:
         check_baseline(baseline)
         if loss is not None and not callable(loss):
             raise ValueError(f"loss={loss!r}: give a callable(outputs, targets), or None to infer it")
+        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
+            raise ValueError(f"samples={samples!r}: give a whole number of held-out samples, at least 2")
         if isinstance(max_forwards, bool) or not isinstance(max_forwards, int) or max_forwards < self.fewest_sets:
             raise ValueError(f"max_forwards={max_forwards!r}: give a whole number, at least {self.fewest_sets}")
         self._criteria, self._loss = Criteria(criteria), loss
-        self.baseline, self.max_forwards = baseline, max_forwards
+        self.baseline, self.samples, self.max_forwards = baseline, samples, max_forwards
         super().__init__(**{"every_n_epochs": 5, **arguments})
         self._plan: Plan | None = None
+        self._sample: HeldOut | None = None
         self._means: dict[str, ChannelMean] = {}
         self._untouched: InterventionOutcome | None = None
         self._outcomes: dict[str, InterventionOutcome] = {}
@@ -94,14 +99,14 @@ class InterveningObserver(LayerObserver):
         return no_loss
 
     def ready(self, plan: Plan) -> None:
-        self._plan = plan
+        self._plan, self._sample = plan, plan.heldout.sample(self.samples)
         *layers, output = plan.layers[self.name]
         kept = spread_over_depth(layers, self.max_forwards // self.fewest_sets)
         plan.layers[self.name] = [*kept, output]
         self._per_layer = self.max_forwards // len(kept)
         total = sum(min(self.most_sets(layer), self._per_layer) for layer in kept)
         wanted = sum(self.most_sets(layer) for layer in layers)
-        plan.messages.append(self._cost(total, wanted, len(kept), plan.heldout.total))
+        plan.messages.append(self._cost(total, wanted, len(kept), self._sample.total))
         targets = plan.heldout.targets
         has_classes = targets is not None and targets.dim() == 1 and not targets.is_floating_point()
         self._classes = max(output.channels, 2) if has_classes and not output.spatial else 0
@@ -122,20 +127,22 @@ class InterveningObserver(LayerObserver):
         if record.layer.name != OUTPUT:
             self._means[record.layer.name].to(record.pooled.device).update(record.pooled)
         elif self._untouched is not None and record.targets is not None:
-            self._add(self._untouched, record.activation[None], record.targets, 0)
+            mine = self._sampled(record.index)
+            if bool(mine.any()):
+                self._add(self._untouched, record.activation[mine][None], record.targets[mine], 0)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
         self._criteria.on_gradient(record, gradient)
 
     def intervene(self, layer: Layer) -> None:
-        if layer.name == OUTPUT or self._plan is None:
+        if layer.name == OUTPUT or self._plan is None or self._sample is None:
             return
         # Both gather over processes, so they come before anything that could fail on one process alone.
         importance, mean = self._criteria.values(layer), self._means[layer.name].compute()
         keep = self.choose(layer, importance, self._per_layer)
         outcome = InterventionOutcome(len(keep), max(self._classes, 1))
         run = Intervention(self._plan.subject, layer, torch.zeros_like(mean) if self.baseline == "zero" else mean)
-        for chunk, sets, logits in run.run(self._plan.heldout, keep, self._plan.chunk_size):
+        for chunk, sets, logits in run.run(self._sample, keep, self._plan.chunk_size):
             if not chunk.padding and chunk.targets is not None:
                 with torch.no_grad():
                     self._add(outcome, logits, chunk.targets.to(logits.device), sets.start)
@@ -156,7 +163,11 @@ class InterveningObserver(LayerObserver):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
-        self._plan = None
+        self._plan = self._sample = None
+
+    def _sampled(self, index: torch.Tensor) -> torch.Tensor:
+        """Which of the shared pass's samples the filter sets are run on."""
+        return torch.isin(index, self._sample.index) if self._sample is not None else torch.zeros_like(index).bool()
 
     def _add(self, outcome: InterventionOutcome, logits: torch.Tensor, targets: torch.Tensor, first: int) -> None:
         if self._plan is None or self._plan.subject.loss is None:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from convscope.callbacks.ablation import AblationOracle
 from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.class_filters import ClassFilters
 from convscope.callbacks.correlation import FilterCorrelation
+from convscope.callbacks.filter_pictures import FilterPictures
+from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
+from convscope.callbacks.similarity import LayerSimilarity
 from convscope.capture.heldout import HeldOut
 
 SuiteName = Literal["light", "standard", "full"]
@@ -24,6 +30,12 @@ _SUITES: dict[str, list[tuple[type[LayerObserver], dict[str, Any]]]] = {
         (FilterImportance, {"criterion": "weight_l1"}),
         (FilterImportance, {"criterion": "output_correlation"}),
         (FilterCorrelation, {}),
+        (LayerPrediction, {}),
+        (LayerSimilarity, {}),
+        (ClassFilters, {}),
+        (FilterPictures, {"every_n_epochs": 5}),
+        (ForwardFromLayer, {"every_n_epochs": 5}),
+        (AblationOracle, {"every_n_epochs": 5}),
     ],
 }
 
@@ -34,7 +46,9 @@ def suite(name: SuiteName = "standard", heldout: HeldOut | None = None, **argume
     ============  ===========================================================================================
     ``light``     probe accuracy and correlation, forward only, no pictures
     ``standard``  probe accuracy, Taylor importance and correlation, with pictures
-    ``full``      besides: logistic and kNN probes, importance by weight norm and by output correlation
+    ``full``      besides: logistic and kNN probes, importance by weight norm and by output correlation, the
+                  prediction of each layer, similarity of layers, filters by class; every fifth epoch, on at most 256
+                  samples, removal curves and ablation, and pictures of filters
     ============  ===========================================================================================
 
     Args:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from convscope.capture.batches import Adapter, adapt_batch, batch_length, tree_cat, tree_map, tree_tensors
 from convscope.capture.isolation import preserved_random_state
 from convscope.capture.reading import read_all, read_selected
+from convscope.capture.sampling import random_order
 
 Gather = Callable[[Any], list[Any]]
 
@@ -161,6 +162,22 @@ class HeldOut:
             part = slice(0, 1) if padding else here
             targets = None if self.targets is None else self.targets[part]
             yield Chunk(tree_map(lambda t, p=part: t[p], self.inputs), targets, self.index[part], padding)
+
+    def sample(self, size: int) -> HeldOut:
+        """At most ``size`` of the prepared samples, drawn at random by the seed; every process must call it."""
+        if size >= self.total:
+            return self
+        part = HeldOut(self.source, size, self.batch_size, self.stratify, self.seed, self.adapter)
+        part._gather = self._gather
+        drawn = random_order(int(max(self._gather(int(self.index.max()))) + 1), self.seed)
+        drawn = drawn[torch.isin(drawn, torch.cat(self._gather(self.index)))][:size]
+        here = torch.isin(self.index, drawn).nonzero().flatten()
+        index = self.index[here]
+        if len(here) == 0:  # a process without a sample still runs one, so that all run as many passes
+            here, index = torch.tensor([0]), torch.tensor([-1])
+        targets = None if self.targets is None else self.targets[here]
+        part._agree(lambda: part._keep(tree_map(lambda t: t[here], self.inputs), targets, index))
+        return part
 
     def _read(self, source: Any) -> None:
         if _indexable(source):

@@ -97,6 +97,20 @@ def test_removal_curves_from_the_networks_own_accuracy(fit: Fit) -> None:
     assert last(run, f"forward_weight_l1/without_layer/{LAYER}") == pytest.approx(accuracy(ascending), abs=1e-5)
 
 
+def test_filter_sets_are_run_on_a_sample_of_the_held_out_set(fit: Fit) -> None:
+    callback = once(AblationOracle, criteria=["weight_l1"], rank_by="weight_l1", samples=20, baseline="zero")
+    run = fit([callback])
+    x, y = images(45, seed=5)
+    heldout = held_out()
+    heldout.prepare()
+    index = heldout.sample(20).index
+    logits = forward_from_layer(run.module, x[index], LAYER, ~torch.eye(8, dtype=torch.bool), "zero")
+    with torch.no_grad():
+        base = F.cross_entropy(run.module.eval()(x[index]), y[index])
+    expected = torch.stack([F.cross_entropy(row, y[index]) for row in logits]).mean() - base
+    assert last(run, f"ablation/random/{LAYER}") == pytest.approx(float(expected), abs=1e-5)
+
+
 def test_pictures_of_both(fit: Fit) -> None:
     events = fit([once(AblationOracle, ends=2), once(ForwardFromLayer)]).events
     assert {f"ablation/classes/{LAYER}", f"forward/removal/{LAYER}"} <= set(events.Tags()["images"])
@@ -114,7 +128,7 @@ def test_the_budget_holds_and_the_cost_is_said(
         fit([callback], module=module, max_epochs=1, limit_val_batches=0)
     forwards = (sum(samples) - 1 - 45) / 45  # without the traced sample and the shared pass
     tried = 12 * 6 / 45  # at most: two small tries a layer whether its beginning can be shared
-    assert most - 3 <= forwards <= most + tried
+    assert most / 2 <= forwards <= most + tried  # fewer where a random filter is also a top one
     assert f"up to {most} forward passes" in caplog.text
     assert f"max_forwards={budget}" in caplog.text
 
@@ -159,6 +173,7 @@ def test_a_layer_that_fails_costs_that_layer_alone(fit: Fit) -> None:
         (ForwardFromLayer, {"shares": (0.5, 0.2)}),
         (ForwardFromLayer, {"shares": (0.5, 1.0)}),
         (ForwardFromLayer, {"max_forwards": 12}),
+        (ForwardFromLayer, {"samples": 1}),
         (ForwardFromLayer, {"criterion": "magic"}),
         (ForwardFromLayer, {"baseline": "median"}),
         (AblationOracle, {"criteria": []}),

@@ -240,3 +240,14 @@ def test_another_set_has_another_fingerprint() -> None:
     labels[0] = 2
     prints |= {prepared((IMAGES, labels), size=40).fingerprint, prepared((IMAGES, LABELS), size=39).fingerprint}
     assert len(prints) == 4
+
+
+def test_a_sample_of_the_samples_is_fixed_and_divides_over_processes() -> None:
+    whole = HeldOut((torch.randn(30, 2), torch.arange(30) % 3), size=20, batch_size=8)
+    whole.prepare()
+    part = whole.sample(7)
+    assert part.total == 7
+    assert torch.equal(part.inputs, whole.inputs[part.index])
+    assert torch.equal(part.targets, whole.targets[part.index])
+    assert torch.equal(part.index, whole.sample(7).index)
+    assert whole.sample(20) is whole
