@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -19,6 +19,9 @@ from convscope.capture.isolation import isolated
 from convscope.capture.loss import Loss, logits_of
 from convscope.capture.modules import tensors_in
 from convscope.capture.trace import OUTPUT, Layer, Trace, trace
+
+HALF_SCALES = (2.0**16, 2.0**8)
+"""Factors for the loss that are tried where activations are float16, before the loss as it is."""
 
 
 @dataclass
@@ -187,7 +190,7 @@ class _Pass:
             return
         activation = tensor.detach().movedim(layer.channel_dim, 1)
         record = Record(layer, activation, self._targets, self._chunk.index)
-        with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
+        with _plain_arithmetic(tensor.device):
             finite = self._finite(record)
             for place, consumer in enumerate(self._consumers):
                 if finite or consumer.takes_nonfinite:
@@ -204,10 +207,23 @@ class _Pass:
             return
         with self._subject.precision():
             loss = self._subject.loss(logits, self._targets)
-        gradients = list(torch.autograd.grad(loss, [edge for _, edge in self._pending], allow_unused=True))
+        gradients, scale = self._gradients_of(loss)
         while self._pending:
             record, gradient = self._pending.pop()[0], gradients.pop()
-            self._hand_gradient(record, gradient)
+            self._hand_gradient(record, gradient if gradient is None or scale == 1 else gradient.float() / scale)
+
+    def _gradients_of(self, loss: torch.Tensor) -> tuple[list[torch.Tensor | None], float]:
+        """Gradients at all pending layers, and the factor by which they are too large.
+
+        In float16 those of a network that is sure of its answers would vanish; a power of two changes no digit.
+        """
+        half = any(record.activation.dtype == torch.float16 for record, _ in self._pending)
+        edges = [edge for _, edge in self._pending]
+        for scale in HALF_SCALES if half else ():
+            found = torch.autograd.grad(loss * scale, edges, allow_unused=True, retain_graph=True)
+            if all(gradient is None or bool(torch.isfinite(gradient).all()) for gradient in found):
+                return list(found), scale
+        return list(torch.autograd.grad(loss, edges, allow_unused=True)), 1.0
 
     def _hand_gradient(self, record: Record, gradient: torch.Tensor | None) -> None:
         if gradient is None:  # the layer does not reach the loss
@@ -216,7 +232,7 @@ class _Pass:
             self.report.nonfinite_gradients.add(record.layer.name)
         finite = record.layer.name not in self.report.nonfinite_gradients
         moved = gradient.movedim(record.layer.channel_dim, 1)
-        with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
+        with _plain_arithmetic(gradient.device):
             for place, consumer in enumerate(self._consumers):
                 if consumer.needs_gradient and (finite or consumer.takes_nonfinite):
                     self._guarded(place, record.layer, lambda c=consumer: c.on_gradient(record, moved))  # type: ignore[misc]
@@ -239,6 +255,18 @@ class _Pass:
         if bool(bad.any()):
             self.report.nonfinite[name] = self.report.nonfinite.get(name, 0) + int(bad.sum())
         return name not in self.report.nonfinite
+
+
+@contextmanager
+def _plain_arithmetic(device: torch.device) -> Iterator[None]:
+    """No graph, no autocast, and float32 for new tensors, which in a forward pass of bf16-true would be bfloat16."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _with_classes(logits: torch.Tensor) -> torch.Tensor:
