@@ -17,6 +17,14 @@ from convscope.metrics.importance import (
 from convscope.metrics.prediction import OutputReadout
 from convscope.metrics.probe import CentroidProbe, KNNProbe, LogisticProbe, ProbeResult, RidgeProbe
 from convscope.metrics.summary import GiniCoefficient, RankStability, TopShare, Turnover
+from convscope.metrics.task_probes import (
+    MultiLabelProbe,
+    MultiLabelResult,
+    RegressionProbe,
+    RegressionResult,
+    SegmentationProbe,
+    SegmentationResult,
+)
 
 __all__ = [
     "ActivationImportance",
@@ -32,12 +40,18 @@ __all__ = [
     "KNNProbe",
     "LinearCKA",
     "LogisticProbe",
+    "MultiLabelProbe",
+    "MultiLabelResult",
     "OutputCorrelation",
     "OutputReadout",
     "PooledFeatures",
     "ProbeResult",
     "RankStability",
+    "RegressionProbe",
+    "RegressionResult",
     "RidgeProbe",
+    "SegmentationProbe",
+    "SegmentationResult",
     "SignalRMS",
     "SignalResult",
     "TaylorImportance",

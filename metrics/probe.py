@@ -9,13 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convscope.metrics._base import NO_INDEX, GatheringMetric, canonical_order
-from convscope.metrics.functional._validation import (
-    check_features,
-    check_index,
-    check_positive_int,
-    check_target,
-)
+from convscope.metrics._features import FeatureStore
+from convscope.metrics.functional._validation import check_features, check_positive_int, check_target
 from convscope.metrics.functional.logistic import check_logistic, logistic_scorer
 from convscope.metrics.functional.neighbours import centroid_scorer, knn_scorer
 from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, check_alphas, ridge_scorer
@@ -53,25 +48,16 @@ class ProbeResult(NamedTuple):
     classes: Tensor
 
 
-class FeatureProbe(GatheringMetric):
-    """What the probes share: features are collected, put in the order of their index, and scored by ``_scorer``.
-
-    Features are kept in float32 whatever they came in, so that a rank that saw none can take part in a gather.
-    """
+class FeatureProbe(FeatureStore):
+    """What the probes of classes share: features are collected, put in order, and scored by ``_scorer``."""
 
     higher_is_better = True
-    features: list[Tensor]
-    targets: list[Tensor]
-    index: list[Tensor]
-    width: Tensor
 
     def __init__(self, n_controls: int, seed: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(torch.int64, **kwargs)
         check_positive_int("n_controls", n_controls)
         self.n_controls = n_controls
         self.seed = seed
-        self._add_lists(features=torch.float32, targets=torch.int64, index=torch.int64)
-        self.add_state("width", default=torch.tensor(0), dist_reduce_fx="max")
 
     @abstractmethod
     def _scorer(self, features: Tensor, target: Tensor) -> Scorer:
@@ -91,12 +77,7 @@ class FeatureProbe(GatheringMetric):
         """
         check_features(features)
         check_target(target, len(features))
-        self._check_width(features.shape[1])
-        places = torch.full_like(target, NO_INDEX, dtype=torch.int64) if index is None else index
-        check_index(places, len(features), given=index is not None)
-        self._append("features", features)
-        self._append("targets", target)
-        self._append("index", places)
+        self._collect(features, target[:, None], index)
 
     def compute(self) -> ProbeResult:
         """Fit and judge the probe on everything collected, over all ranks.
@@ -105,7 +86,8 @@ class FeatureProbe(GatheringMetric):
             ValueError: if there is no sample, only one class, a feature that is NaN or Inf, or only some chunks
                 came with an index.
         """
-        features, target = self._canonical()
+        features, targets = self._canonical()
+        target = targets.flatten()
         scorer = self._scorer(features, target)
         scores = scorer(target)
         accuracy = probe_accuracy(scores, target)
@@ -114,27 +96,6 @@ class FeatureProbe(GatheringMetric):
         chance = chance_level(target)
         balanced = balanced_accuracy(scores, target)
         return ProbeResult(accuracy, balanced, chance, accuracy - control, control, scores, target, classes)
-
-    def numbers(self) -> Tensor:
-        """``(N,)`` the index of each row of the result, over all ranks; like compute, to be called on every rank."""
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
-            index = self._joined("index")
-        known = index[index >= 0]
-        return torch.unique(known) if len(known) else torch.arange(len(index), device=index.device)
-
-    def _canonical(self) -> tuple[Tensor, Tensor]:
-        target, index = self._joined("targets"), self._joined("index")
-        features = self._joined("features").reshape(len(target), int(self.width))
-        order = canonical_order(index)
-        return features[order], target[order]
-
-    def _check_width(self, width: int) -> None:
-        if int(self.width) not in (0, width):
-            raise ValueError(
-                f"The features must have {int(self.width)} columns as in earlier chunks, got {width}. "
-                "Use one metric for each layer."
-            )
-        self.width.fill_(width)
 
 
 class RidgeProbe(FeatureProbe):

@@ -40,8 +40,14 @@ from convscope.metrics.functional.neighbours import (
     knn_probe_scores,
     knn_scorer,
 )
+from convscope.metrics.functional.positions import (
+    exchanged_labels,
+    features_at,
+    position_scorer,
+    spread_positions,
+)
 from convscope.metrics.functional.readout import calibrated_readout, calibration_error
-from convscope.metrics.functional.ridge import ridge_probe_scores, ridge_scorer
+from convscope.metrics.functional.ridge import ridge_predictor, ridge_probe_scores, ridge_scorer
 from convscope.metrics.functional.scores import (
     Scorer,
     balanced_accuracy,
@@ -55,6 +61,13 @@ from convscope.metrics.functional.scores import (
 )
 from convscope.metrics.functional.serving import ServingResult, serving_filters
 from convscope.metrics.functional.summary import gini, rank_stability, top_share, turnover
+from convscope.metrics.functional.tasks import (
+    control_score,
+    label_prevalence,
+    mean_average_precision,
+    mean_iou,
+    r2_score,
+)
 
 __all__ = [
     "ActivityResult",
@@ -74,35 +87,45 @@ __all__ = [
     "chance_level",
     "channel_correlation",
     "control_accuracy",
+    "control_score",
     "correlation_change",
     "correlation_summary",
     "decision_depth",
     "depth_monotonicity",
     "direction_change",
     "effective_rank",
+    "exchanged_labels",
+    "features_at",
     "filter_activity",
     "gini",
     "gradient_activation_importance",
     "information_gain",
     "knn_probe_scores",
     "knn_scorer",
+    "label_prevalence",
     "linear_cka",
     "linear_cka_matrix",
     "logistic_probe_scores",
     "logistic_scorer",
     "lost_and_found",
+    "mean_average_precision",
+    "mean_iou",
     "mean_shift",
     "output_correlation",
+    "position_scorer",
     "prediction_entropy",
     "participation_ratio",
     "probe_accuracy",
     "probe_depth",
+    "r2_score",
     "rank_stability",
     "removal_area",
+    "ridge_predictor",
     "ridge_probe_scores",
     "ridge_scorer",
     "selectivity",
     "signal_rms",
+    "spread_positions",
     "standing_still",
     "serving_filters",
     "taylor_importance",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from convscope.metrics.functional._precision import standardise
-from convscope.metrics.functional._validation import check_positive
+from convscope.metrics.functional._precision import as_double, standardise
+from convscope.metrics.functional._validation import check_features, check_finite, check_positive
 from convscope.metrics.functional.scores import Scorer, one_hot, prepare_probe_input
 
 DEFAULT_ALPHAS: tuple[float, ...] = tuple(10.0 ** (exponent / 2) for exponent in range(-4, 9))
 """The grid of penalties, from 0.01 to 10,000, two a decade."""
+
+Predictor = Callable[[Tensor], Tensor]
+"""A ridge prepared on fixed features: targets ``(N, K)`` in, their out-of-sample predictions ``(N, K)`` out."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,46 @@ class Spectrum:
         return (fitted - leverage * targets) / (1 - leverage)
 
 
+def ridge_predictor(features: Tensor, targets: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Predictor:
+    """Ridge on targets of any meaning: one factorisation, penalty chosen on ``targets``, any targets afterwards.
+
+    The predictor that comes back keeps the hat matrix that ``targets`` chose, so that a control costs two thin matrix
+    products and is judged by the very same probe. See :func:`ridge_probe_scores` for the formula.
+
+    Args:
+        features: ``(N, C)``.
+        targets: ``(N, K)`` numbers whose leave-one-out squared error, summed over columns, chooses the penalty.
+        alphas: the grid of penalties.
+
+    Returns:
+        A function from targets ``(N, K)`` to float64 leave-one-out predictions ``(N, K)``.
+
+    Raises:
+        ValueError: if shapes disagree, a value is NaN or Inf, or the grid is empty or not positive.
+
+    Source: reconstruction (linear probes, Alain & Bengio 2016).
+
+    Example:
+        >>> import torch
+        >>> x = torch.arange(6.0)[:, None]
+        >>> ridge_predictor(x, 3 * x + 1)(3 * x + 1).round().flatten().tolist()
+        [1.0, 4.0, 7.0, 10.0, 13.0, 16.0]
+    """
+    check_alphas(alphas)
+    check_features(features)
+    if targets.ndim != 2 or len(targets) != len(features):
+        raise ValueError(f"The targets must have shape ({len(features)}, K), got {tuple(targets.shape)}.")
+    check_finite("features", features)
+    check_finite("targets", targets)
+    spectrum = Spectrum.of(standardise(features))
+    device = spectrum.components.device
+    grid = torch.tensor(list(alphas), dtype=torch.float64, device=device)
+    truth = as_double(targets).to(device)
+    errors = (spectrum.leave_one_out(truth, grid) - truth).square().sum(dim=(1, 2))
+    chosen = grid[errors.argmin()][None]
+    return lambda others: spectrum.leave_one_out(as_double(others).to(device), chosen)[0]
+
+
 def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Scorer:
     """Ridge prepared on ``features``: one factorisation, penalty chosen on ``target``, any labels afterwards.
 
@@ -76,14 +119,9 @@ def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEF
         >>> ridge_scorer(x, y)(y.flip(0)).shape
         torch.Size([6, 2])
     """
-    check_alphas(alphas)
     features, target = prepare_probe_input(features, target)
-    spectrum = Spectrum.of(standardise(features))
-    grid = torch.tensor(list(alphas), dtype=torch.float64, device=spectrum.components.device)
-    truth = one_hot(target).to(grid.device)
-    errors = (spectrum.leave_one_out(truth, grid) - truth).square().sum(dim=(1, 2))
-    chosen = grid[errors.argmin()][None]
-    return lambda labels: spectrum.leave_one_out(one_hot(labels.to(grid.device)), chosen)[0]
+    predictor = ridge_predictor(features, one_hot(target), alphas)
+    return lambda labels: predictor(one_hot(labels))
 
 
 def ridge_probe_scores(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Tensor:

@@ -209,7 +209,7 @@ def best_layer(accuracy: Tensor) -> Tensor:
 def probe_depth(accuracy: Tensor, tolerance: float = 0.05) -> Tensor:
     r"""Index of the first layer that comes within ``tolerance`` of the best.
 
-    .. math:: \min\{l : a_l \ge (1 - \text{tolerance}) \max_{l'} a_{l'}\}
+    .. math:: \min\{l : a_l \ge m - \text{tolerance} \cdot |m|\}, \qquad m = \max_{l'} a_{l'}
 
     Args:
         accuracy: ``(L,)`` in order of depth.
@@ -232,7 +232,9 @@ def probe_depth(accuracy: Tensor, tolerance: float = 0.05) -> Tensor:
     if not 0 <= tolerance < 1:
         raise ValueError(f"`tolerance` must lie in [0, 1), got {tolerance!r}.")
     accuracy = as_double(accuracy)
-    return _first(accuracy >= (1 - tolerance) * accuracy.max())
+    best = accuracy.max()
+    factor = 1 - tolerance if best > 0 else 1 + tolerance  # an R² may be negative everywhere
+    return _first(accuracy >= factor * best)
 
 
 def depth_monotonicity(accuracy: Tensor) -> Tensor:

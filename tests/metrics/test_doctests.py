@@ -14,7 +14,7 @@ import convscope.metrics.functional
 MODULES = [
     *(
         f"convscope.metrics.{name}"
-        for name in ("probe", "cka", "drift", "health", "correlation", "importance", "summary")
+        for name in ("probe", "task_probes", "cka", "drift", "health", "correlation", "importance", "summary")
     ),
     *(
         f"convscope.metrics.functional.{name}"
@@ -27,6 +27,8 @@ MODULES = [
             "logistic",
             "neighbours",
             "covariance",
+            "tasks",
+            "positions",
             "correlation",
             "importance",
             "summary",

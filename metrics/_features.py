@@ -1,0 +1,62 @@
+"""Features and targets of all held-out samples, in one order however they came in: the state of every probe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convscope.metrics._base import NO_INDEX, GatheringMetric, canonical_order
+from convscope.metrics.functional._validation import check_index
+
+
+class FeatureStore(GatheringMetric):
+    """Collects rows of features and of targets, and gives them back in the order of their index, each once.
+
+    Features are kept in float32 whatever they came in, so that a rank that saw none can take part in a gather.
+    """
+
+    features: list[Tensor]
+    targets: list[Tensor]
+    index: list[Tensor]
+    width: Tensor
+    target_width: Tensor
+
+    def __init__(self, target_dtype: torch.dtype, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._add_lists(features=torch.float32, targets=target_dtype, index=torch.int64)
+        self.add_state("width", default=torch.tensor(0), dist_reduce_fx="max")
+        self.add_state("target_width", default=torch.tensor(0), dist_reduce_fx="max")
+
+    def numbers(self) -> Tensor:
+        """``(N,)`` the index of each row of the result, over all ranks; like compute, to be called on every rank."""
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
+            index = self._joined("index")
+        known = index[index >= 0]
+        return torch.unique(known) if len(known) else torch.arange(len(index), device=index.device)
+
+    def _collect(self, features: Tensor, targets: Tensor, index: Tensor | None) -> None:
+        """Add ``(N, F)`` features and ``(N, T)`` targets."""
+        _keep_width(self.width, "features", features.shape[1])
+        _keep_width(self.target_width, "targets", targets.shape[1])
+        places = torch.full((len(features),), NO_INDEX, device=features.device) if index is None else index
+        check_index(places, len(features), given=index is not None)
+        self._append("features", features)
+        self._append("targets", targets)
+        self._append("index", places)
+
+    def _canonical(self) -> tuple[Tensor, Tensor]:
+        index = self._joined("index")
+        order = canonical_order(index)
+        features = self._joined("features").reshape(len(index), int(self.width))
+        return features[order], self._joined("targets").reshape(len(index), int(self.target_width))[order]
+
+
+def _keep_width(known: Tensor, name: str, width: int) -> None:
+    if int(known) not in (0, width):
+        raise ValueError(
+            f"The {name} must have {int(known)} columns as in earlier chunks, got {width}. "
+            "Use one metric for each layer."
+        )
+    known.fill_(width)

@@ -1,0 +1,320 @@
+"""Probes for targets that are no single class: quantities, several labels a sample, or a class a position.
+
+All are ridge regression judged out of sample in closed form; their targets differ, and so does what is called good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from convscope.metrics._features import FeatureStore
+from convscope.metrics.functional._precision import as_double, is_varying
+from convscope.metrics.functional._validation import check_features, check_positive_int
+from convscope.metrics.functional.positions import (
+    counted_first,
+    exchanged_labels,
+    features_at,
+    position_scorer,
+    spread_positions,
+)
+from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, check_alphas, ridge_predictor
+from convscope.metrics.functional.tasks import (
+    check_labels,
+    control_score,
+    label_prevalence,
+    mean_average_precision,
+    mean_iou,
+    r2_score,
+)
+
+
+class RegressionResult(NamedTuple):
+    """What a probe of quantities computes.
+
+    Attributes:
+        r2: float32 scalar, at most 1, out of sample.
+        chance: float32 scalar, 0: what the mean reaches.
+        selectivity: float32 scalar, ``r2 - control_r2``.
+        control_r2: float32 scalar, mean R² on permuted targets; about 0 or below.
+        predictions: ``(N, D)`` float64 out-of-sample predictions, samples in order of their index.
+        target: ``(N, D)`` float64, in the same order.
+    """
+
+    r2: Tensor
+    chance: Tensor
+    selectivity: Tensor
+    control_r2: Tensor
+    predictions: Tensor
+    target: Tensor
+
+
+class MultiLabelResult(NamedTuple):
+    """What a probe of several labels computes.
+
+    Attributes:
+        mean_average_precision: float32 scalar in (0, 1], out of sample.
+        chance: float32 scalar in (0, 1), mean prevalence of the labels.
+        selectivity: float32 scalar, ``mean_average_precision - control_mean_average_precision``.
+        control_mean_average_precision: float32 scalar, on permuted targets.
+        scores: ``(N, K)`` float64 out-of-sample scores, samples in order of their index.
+        target: ``(N, K)`` float64 of 0 and 1, in the same order.
+    """
+
+    mean_average_precision: Tensor
+    chance: Tensor
+    selectivity: Tensor
+    control_mean_average_precision: Tensor
+    scores: Tensor
+    target: Tensor
+
+
+class SegmentationResult(NamedTuple):
+    """What a probe of positions computes.
+
+    Attributes:
+        miou: float32 scalar in [0, 1], mean intersection over union, whole samples left out.
+        pixel_accuracy: float32 scalar in [0, 1], share of positions with the right class.
+        chance: float32 scalar, mean IoU of naming the most frequent class everywhere.
+        selectivity: float32 scalar, ``miou - control_miou``.
+        control_miou: float32 scalar, mean IoU where each sample has the labels of another.
+        predicted: ``(N, P)`` predicted classes at the positions read, samples in order of their index.
+        target: ``(N, P)`` true classes, -100 where ignored.
+    """
+
+    miou: Tensor
+    pixel_accuracy: Tensor
+    chance: Tensor
+    selectivity: Tensor
+    control_miou: Tensor
+    predicted: Tensor
+    target: Tensor
+
+
+class _RidgeStore(FeatureStore):
+    """Options that the probes below share."""
+
+    higher_is_better = True
+
+    def __init__(
+        self, target_dtype: torch.dtype, alphas: Sequence[float], n_controls: int, seed: int, **kwargs: Any
+    ) -> None:
+        super().__init__(target_dtype, **kwargs)
+        check_alphas(alphas)
+        check_positive_int("n_controls", n_controls)
+        self.alphas, self.n_controls, self.seed = tuple(alphas), n_controls, seed
+
+    def update(self, features: Tensor, target: Tensor, index: Tensor | None = None) -> None:
+        """Add a chunk.
+
+        Args:
+            features: ``(N, C)`` pooled activations, of any float type.
+            target: ``(N, D)``, or ``(N,)`` for one column.
+            index: ``(N,)`` each sample's place in the held-out set, so that order and ranks do not matter.
+
+        Raises:
+            ValueError: if shapes or types are wrong, or a number of columns changed.
+        """
+        check_features(features)
+        columns = target[:, None] if target.ndim == 1 else target
+        if columns.ndim != 2 or len(columns) != len(features):
+            raise ValueError(
+                f"The target must have shape ({len(features)}, D), one row a sample, got {tuple(target.shape)}."
+            )
+        self._collect(features, columns, index)
+
+
+class RegressionProbe(_RidgeStore):
+    """R² of ridge regression on quantities, by exact leave-one-out.
+
+    Targets are standardised for the choice of the penalty, so that each counts equally; constant ones are left out.
+
+    Args:
+        alphas: the grid of penalties, each above 0.
+        n_controls: permutations of the targets that selectivity averages over.
+        seed: of the permutations.
+        kwargs: passed to :class:`torchmetrics.Metric`.
+
+    Update takes features ``(N, C)``, targets ``(N, D)`` or ``(N,)`` and optionally indices ``(N,)``; compute gives a
+    :class:`RegressionResult`.
+
+    Raises:
+        ValueError: if an option is out of range; in compute, if no target varies or a value is NaN or Inf.
+
+    Source: reconstruction (linear probes, Alain & Bengio 2016).
+
+    Example:
+        >>> import torch
+        >>> probe = RegressionProbe()
+        >>> probe.update(torch.arange(8.0)[:, None], 3 * torch.arange(8.0) - 1)
+        >>> probe.compute().r2
+        tensor(1.0000)
+    """
+
+    def __init__(
+        self, alphas: Sequence[float] = DEFAULT_ALPHAS, n_controls: int = 4, seed: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(torch.float64, alphas, n_controls, seed, **kwargs)
+
+    def compute(self) -> RegressionResult:
+        """Fit and judge the probe on everything collected, over all ranks."""
+        features, target = self._canonical()
+        target = as_double(target)
+        mean, scale = target.mean(dim=0), _scale(target)
+        standard = (target - mean) / scale
+        predictor = ridge_predictor(features, standard, self.alphas)
+
+        def judge(order: Tensor) -> Tensor:
+            permuted = standard[order.to(standard.device)]
+            return r2_score(predictor(permuted), permuted)
+
+        predictions = predictor(standard)
+        r2 = r2_score(predictions, standard)
+        control = control_score(judge, len(target), self.n_controls, self.seed)
+        return RegressionResult(r2, torch.zeros_like(r2), r2 - control, control, mean + scale * predictions, target)
+
+
+class MultiLabelProbe(_RidgeStore):
+    """Mean average precision of ridge regression on several labels a sample, by exact leave-one-out.
+
+    Args:
+        alphas: the grid of penalties, each above 0.
+        n_controls: permutations of the samples' labels that selectivity averages over.
+        seed: of the permutations.
+        kwargs: passed to :class:`torchmetrics.Metric`.
+
+    Update takes features ``(N, C)``, targets ``(N, K)`` of 0 and 1 and optionally indices ``(N,)``; compute gives a
+    :class:`MultiLabelResult`.
+
+    Raises:
+        ValueError: if an option is out of range or a target is not 0 or 1; in compute, if no label varies.
+
+    Source: reconstruction (linear probes, Alain & Bengio 2016).
+
+    Example:
+        >>> import torch
+        >>> probe = MultiLabelProbe()
+        >>> x = torch.tensor([[0.0, 1], [0, 0], [1, 1], [1, 0], [0, 1], [1, 0]])
+        >>> probe.update(x, x.long())
+        >>> probe.compute().mean_average_precision
+        tensor(1.)
+    """
+
+    def __init__(
+        self, alphas: Sequence[float] = DEFAULT_ALPHAS, n_controls: int = 4, seed: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(torch.float64, alphas, n_controls, seed, **kwargs)
+
+    def update(self, features: Tensor, target: Tensor, index: Tensor | None = None) -> None:
+        """Add a chunk of features ``(N, C)`` and labels ``(N, K)`` of 0 and 1."""
+        check_labels(target)
+        super().update(features, target, index)
+
+    def compute(self) -> MultiLabelResult:
+        """Fit and judge the probe on everything collected, over all ranks."""
+        features, target = self._canonical()
+        predictor = ridge_predictor(features, target, self.alphas)
+
+        def judge(order: Tensor) -> Tensor:
+            permuted = target[order.to(target.device)]
+            return mean_average_precision(predictor(permuted), permuted)
+
+        scores = predictor(target)
+        reached = mean_average_precision(scores, target)
+        control = control_score(judge, len(target), self.n_controls, self.seed)
+        return MultiLabelResult(reached, label_prevalence(target), reached - control, control, scores, target)
+
+
+class SegmentationProbe(_RidgeStore):
+    """Mean IoU of ridge regression on the class of each position, every sample predicted without its own positions.
+
+    See :func:`~convscope.metrics.functional.position_scorer` for the formula. A layer's map is linearly interpolated
+    to the grid of the targets, of which ``positions`` a sample are read, the same for every layer.
+
+    Args:
+        positions: positions read of each sample; all of them where there are fewer.
+        alphas: the grid of penalties, each above 0.
+        n_controls: exchanges of the samples' labels that selectivity averages over.
+        seed: of the positions and the exchanges.
+        kwargs: passed to :class:`torchmetrics.Metric`.
+
+    Update takes activations ``(N, C, *S)``, class indices ``(N, *T)`` (negative ones are ignored) and optionally
+    indices ``(N,)``; compute gives a :class:`SegmentationResult`.
+
+    Raises:
+        ValueError: if an option is out of range, S and T differ in their number of dimensions, or (in compute) there
+            are fewer than two samples or classes.
+
+    Source: reconstruction (linear probes, Alain & Bengio 2016).
+
+    Example:
+        >>> import torch
+        >>> probe = SegmentationProbe(positions=4)
+        >>> masks = torch.tensor([[[0, 1], [0, 1]], [[1, 1], [0, 0]], [[0, 0], [0, 1]]])
+        >>> probe.update(masks[:, None].float(), masks)
+        >>> probe.compute().miou
+        tensor(1.)
+    """
+
+    def __init__(
+        self,
+        positions: int = 8,
+        alphas: Sequence[float] = DEFAULT_ALPHAS,
+        n_controls: int = 4,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(torch.int64, alphas, n_controls, seed, **kwargs)
+        check_positive_int("positions", positions)
+        self.positions = positions
+
+    def update(self, features: Tensor, target: Tensor, index: Tensor | None = None) -> None:
+        """Add a chunk of activations ``(N, C, *S)`` and class indices ``(N, *T)``."""
+        if target.is_floating_point() or target.ndim < 2 or len(target) != len(features):
+            raise ValueError(
+                f"The target must hold a class index for each position of {len(features)} samples, shape (N, *T), got "
+                f"{target.dtype} of shape {tuple(target.shape)}."
+            )
+        seen = sum(len(part) for part in self.index)
+        numbers = torch.arange(seen, seen + len(target)) if index is None else index
+        labels = target.to(features.device).flatten(1)
+        read = min(self.positions, labels.shape[1])
+        places = spread_positions(numbers.to(features.device), labels.shape[1], read, self.seed)
+        rows = features_at(features, places, target.shape[1:])
+        self._collect(rows.flatten(1), labels.gather(1, places), index)
+
+    def compute(self) -> SegmentationResult:
+        """Fit and judge the probe on everything collected, over all ranks."""
+        features, target = self._canonical()
+        features, target = counted_first(features.unflatten(1, (target.shape[1], -1)), target)
+        scorer = position_scorer(features, target, self.alphas)
+
+        def judge(order: Tensor) -> Tensor:
+            exchanged = exchanged_labels(target, order.to(target.device))
+            return mean_iou(_named(scorer(exchanged), exchanged), exchanged)
+
+        predicted = _named(scorer(target), target)
+        reached = mean_iou(predicted, target)
+        counted = target >= 0
+        right = (predicted == target)[counted].double().mean().float()
+        control = control_score(judge, len(target), self.n_controls, self.seed)
+        return SegmentationResult(reached, right, _blind_iou(target), reached - control, control, predicted, target)
+
+
+def _scale(target: Tensor) -> Tensor:
+    """Standard deviation ``(D,)``, 1 for constant targets."""
+    variance = target.var(dim=0, correction=0)
+    return torch.where(is_varying(variance, target.square().mean(dim=0)), variance, 1.0).sqrt()
+
+
+def _named(scores: Tensor, target: Tensor) -> Tensor:
+    """Classes ``(N, P)`` with the highest scores ``(N, P, K)``, a column for each class in ``target``."""
+    return target[target >= 0].unique()[scores.argmax(dim=2)]
+
+
+def _blind_iou(target: Tensor) -> Tensor:
+    counts = target[target >= 0].unique(return_counts=True)[1].double()
+    return (counts.max() / counts.sum() / len(counts)).float()
