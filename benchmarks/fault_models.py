@@ -103,7 +103,7 @@ def _digits() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _cifar() -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels, _ = cifar10(2400)
+    images, labels, _ = cifar10(1600)
     return F.avg_pool2d(images * 0.25 + 0.5, 2), labels
 
 

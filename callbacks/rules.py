@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
 from convscope.metrics.detectors import DETECTORS, Detector, Gate, quorum
 
+T = TypeVar("T")
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
 TRANSFORMS = ("value", "change", "log", "log_change")
-PLACEHOLDERS = ("layer", "layers", "count", "others", "metric", "value", "expected", "change", "percent", "points")
+PLACEHOLDERS = (
+    "layer",
+    "layers",
+    "count",
+    "others",
+    "metric",
+    "value",
+    "expected",
+    "change",
+    "percent",
+    "points",
+    "factor",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +100,10 @@ class Rule:
     Args:
         name: Names the rule in tags (``alert/<name>``), files and checkpoints.
         when: Conditions, all of which must hold at the same check.
-        message: The sentence, with placeholders ``{layer}`` (the worst), ``{layers}``, ``{others}`` (" and 2 more: …",
+        message: The sentence, with placeholders ``{layer}`` (the worst), ``{layers}``, ``{others}`` ("; also: conv2, …",
             or nothing), ``{count}``, ``{metric}``, ``{value}``, ``{expected}``, ``{change}``, ``{percent}`` and
-            ``{points}`` (changes times 100, relative and absolute, without sign), all of the first condition.
+            ``{points}`` (changes times 100, relative and absolute, without sign), ``{factor}`` (times more or less than
+            before), all of the first condition.
         severity: ``info``, ``warning`` or ``critical``.
         likely: What is probably the matter.
         look_at: Where to look first.
@@ -177,7 +192,7 @@ def _read(text: str) -> list[Any]:
 
 
 def _rules(source: list[Any]) -> list[Rule]:
-    rules = [_located(f"rule {place}: ", lambda item=item: _rule(item)) for place, item in enumerate(source, 1)]
+    rules = [_located(f"rule {place}: ", partial(_rule, item)) for place, item in enumerate(source, 1)]
     names = [rule.name for rule in rules]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -198,7 +213,7 @@ def _conditions(when: Any) -> Iterable[Condition]:
     if isinstance(when, str | Mapping) or not isinstance(when, Sequence) or not when:
         raise ValueError(f"when: got {when!r}; give a list of at least one condition")
     for place, item in enumerate(when):
-        yield item if isinstance(item, Condition) else _located(f"when[{place}].", lambda item=item: _condition(item))
+        yield item if isinstance(item, Condition) else _located(f"when[{place}].", partial(_condition, item))
 
 
 def _condition(item: Any) -> Condition:
@@ -244,7 +259,8 @@ def _check_message(message: str) -> None:
         raise ValueError(f"message: got {message!r}: {error}") from error
 
 
-def _located(where: str, make: Any) -> Any:
+def _located(where: str, make: Callable[[], T]) -> T:
+    """What ``make`` gives; its errors say where."""
     try:
         return make()
     except ValueError as error:

@@ -120,6 +120,14 @@ class _Series:
         expected = self.evidence.expected
         return 10**expected if self.transform == "log" and expected < 300 else expected
 
+    def factor(self) -> float:
+        """How many times larger or smaller than what it is compared with."""
+        if self.transform == "log_change":
+            return 10 ** min(abs(self.evidence.score + self.evidence.expected), 300)
+        expected = self.expected()
+        ratio = abs(self.value / expected) if expected and self.value else math.inf
+        return max(ratio, 1 / ratio) if math.isfinite(ratio) else math.inf
+
     def _transformed(self, value: float) -> float | None:
         if self.transform == "value" or not math.isfinite(value):
             return value
@@ -254,13 +262,14 @@ def _words(found: dict[str, _Series]) -> dict[str, Any]:
         "layer": layers[0],
         "layers": ", ".join(layers),
         "count": len(layers),
-        "others": f" and {len(layers) - 1} more: {named}" if len(layers) > 1 else "",
+        "others": f"; also: {named}" if len(layers) > 1 else "",
         "metric": tag,
         "value": worst.value,
         "expected": expected,
         "change": change,
         "percent": abs(100 * change / expected) if expected else math.inf,
         "points": abs(100 * change),
+        "factor": worst.factor(),
     }
 
 

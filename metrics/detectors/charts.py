@@ -169,10 +169,9 @@ class EWMA(_Chart):
         count = len(self._baseline)
         if count:  # the estimated mean errs as well, by 1/count
             score /= math.sqrt(1 + (1 - (1 - self.smoothing) ** self._steps) ** 2 / (count * self._variance()))
-        tail = (lambda s: float(special.stdtr(count - 1, -s))) if count else (lambda s: float(special.ndtr(-s)))
         if self.direction != "both":
-            return tail(score if self.direction == "up" else -score)
-        return 2 * tail(abs(score))
+            return _tail(score if self.direction == "up" else -score, count)
+        return 2 * _tail(abs(score), count)
 
     def restart(self) -> None:
         self._average, self._steps = 0.0, 0
@@ -303,3 +302,8 @@ class PageHinkley(Detector):
 
 def _t_tail(t: float, count: int) -> float:
     return float(special.stdtr(max(0.4 * (count - 1), 1.0), -t))
+
+
+def _tail(score: float, count: int) -> float:
+    """Upper tail of t with a baseline of ``count`` values, of the normal distribution with a given one."""
+    return float(special.stdtr(count - 1, -score)) if count else float(special.ndtr(-score))

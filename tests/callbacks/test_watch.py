@@ -117,7 +117,7 @@ def test_the_message_names_the_worst_layer_and_the_others() -> None:
     found.update(layers)
     (alert,) = found.update({"probe/accuracy/conv1": 0.4, "probe/accuracy/layer.conv2": 0.4, "probe/accuracy/c3": 0.8})
     assert alert.message == (
-        "layer.conv2 lost 40 points (50 %) of probe/accuracy/layer.conv2 and 1 more: conv1; 2: layer.conv2, conv1"
+        "layer.conv2 lost 40 points (50 %) of probe/accuracy/layer.conv2; also: conv1; 2: layer.conv2, conv1"
     )
     assert alert.expected == {"probe/accuracy/layer.conv2": 0.8, "probe/accuracy/conv1": 0.5}
 

@@ -1,0 +1,206 @@
+"""The tables of the fault benchmark: detected share, delay, lead, false alarms, each with its uncertainty."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.fault_injection import LEVELS, SLOW, STRENGTHS
+from benchmarks.fault_models import EPOCHS
+from benchmarks.fault_rivals import EVERYBODY, OURS, RIVALS, Record, alerts, delay
+from benchmarks.measure import machine
+
+USABLE = 0.2  # a rival that speaks in more than this share of healthy runs would be switched off
+
+
+def report(records: list[Record]) -> str:
+    """Markdown of everything."""
+    healthy = [r for r in records if r["fault"] is None]
+    faulty = [r for r in records if r["fault"] is not None]
+    spoke = {name: {r["key"]: alarms(r) for r in records} for name, alarms in EVERYBODY.items()}
+    false = {name: _share([bool(said[r["key"]]) for r in healthy]) for name, said in spoke.items()}
+    parts = [
+        f"{len(healthy)} healthy runs, {len(faulty)} with a fault; {machine()}.",
+        _section("Aims", _aims(healthy, faulty, spoke, false)),
+        _section("False alarms in healthy runs", _false_alarms(healthy, spoke)),
+        _section("Which rules spoke in healthy runs", _culprits(healthy)),
+        _section("Detection by fault and strength", _detection(faulty, spoke[OURS])),
+        _section("Detection by rival, medium strength", _by_rival(faulty, spoke)),
+        _section("Lead over the best rival, medium strength", _leads(faulty, spoke, false)),
+        _section("Which rule speaks first, medium strength", _first_rules(faulty)),
+    ]
+    return "\n\n".join(parts)
+
+
+Said = dict[str, list[int]]
+
+
+def _aims(
+    healthy: list[Record], faulty: list[Record], spoke: dict[str, Said], false: dict[str, Any]
+) -> list[list[str]]:
+    medium = _of(faulty, strength="medium")
+    delays = [delay(r, spoke[OURS][r["key"]]) for r in medium]
+    found = [d for d in delays if d is not None]
+    slow = [r for r in medium if r["fault"] in SLOW]
+    best = _best_rival(slow, spoke, false, usable=True)
+    leads = _lead(slow, spoke[OURS], spoke[best])
+    rate = false[OURS][0]
+    rows = [["aim", "found", "met"]]
+    rows.append(["≥ 90 % of faults of medium strength detected", _percent(_share([d is not None for d in delays])),
+                 _yes(len(found) >= 0.9 * len(medium))])  # fmt: skip
+    rows.append(["median delay ≤ 1 check", f"{statistics.median(found):g}", _yes(statistics.median(found) <= 1)])
+    rows.append(["≥ 2 checks of lead over the val-loss rules on the slow faults",
+                 f"median {statistics.median(leads):g} over {best}", _yes(statistics.median(leads) >= 2)])  # fmt: skip
+    rows.append(["≤ 5 % of healthy runs with an alert", _percent(false[OURS]), _yes(rate <= 0.05)])
+    return rows
+
+
+def _false_alarms(healthy: list[Record], spoke: dict[str, Said]) -> list[list[str]]:
+    rows = [["", "runs with an alarm", "alarms a run"]]
+    for name, said in spoke.items():
+        alarms = [len(said[r["key"]]) for r in healthy]
+        rows.append([name, _percent(_share([n > 0 for n in alarms])), f"{statistics.fmean(alarms):.2f}"])
+    return rows
+
+
+def _culprits(healthy: list[Record]) -> list[list[str]]:
+    rows = [["rule", "severity", "healthy runs"]]
+    counts: dict[tuple[str, str], set[str]] = {}
+    for record in healthy:
+        for alert in alerts(record, ("info", "warning", "critical")):
+            counts.setdefault((alert.rule, alert.severity), set()).add(record["key"])
+    for (rule, severity), keys in sorted(counts.items(), key=lambda item: -len(item[1])):
+        rows.append([rule, severity, f"{len(keys)} of {len(healthy)}"])
+    return rows if len(rows) > 1 else [*rows, ["none", "", ""]]
+
+
+def _detection(faulty: list[Record], said: Said) -> list[list[str]]:
+    rows = [["fault", *(f"{s}: detected, median delay" for s in STRENGTHS), "alarms before the fault"]]
+    for fault in LEVELS:
+        cells = []
+        for strength in STRENGTHS:
+            delays = [delay(r, said[r["key"]]) for r in _of(faulty, fault, strength)]
+            found = [d for d in delays if d is not None]
+            cells.append(f"{len(found)} of {len(delays)}, {_median(found)}")
+        runs = _of(faulty, fault)
+        early = sum(any(a < r["begins"] for a in said[r["key"]]) for r in runs)
+        rows.append([fault, *cells, f"{early} of {len(runs)}"])
+    medium = _of(faulty, strength="medium")
+    delays = [delay(r, said[r["key"]]) for r in medium]
+    found = [d for d in delays if d is not None]
+    early = sum(any(a < r["begins"] for a in said[r["key"]]) for r in faulty)
+    rows.append(["all", "", f"{_percent(_share([d is not None for d in delays]))}, {_interval(found)}", "",
+                 f"{early} of {len(faulty)}"])  # fmt: skip
+    return rows
+
+
+def _by_rival(faulty: list[Record], spoke: dict[str, Said]) -> list[list[str]]:
+    """Detected share and median delay; who had spoken before the fault is deaf afterwards if it ends the run."""
+    rows = [["fault", *spoke]]
+    medium = _of(faulty, strength="medium")
+    for fault in [*LEVELS, "all"]:
+        runs = medium if fault == "all" else _of(medium, fault)
+        cells = []
+        for said in spoke.values():
+            found = [d for r in runs if (d := delay(r, said[r["key"]])) is not None]
+            cells.append(f"{100 * len(found) / max(len(runs), 1):.0f} %, {_median(found)}")
+        rows.append([fault, *cells])
+    return rows
+
+
+def _leads(faulty: list[Record], spoke: dict[str, Said], false: dict[str, Any]) -> list[list[str]]:
+    rows = [["fault", "slow", "best usable rival", "lead (95 % interval)", "best rival at any price", "lead"]]
+    for fault in LEVELS:
+        runs = _of(faulty, fault, "medium")
+        if not runs:
+            continue
+        cells = []
+        for usable in (True, False):
+            rival = _best_rival(runs, spoke, false, usable=usable)
+            cells += [rival, _interval(_lead(runs, spoke[OURS], spoke[rival]))]
+        rows.append([fault, "yes" if fault in SLOW else "", *cells])
+    return rows
+
+
+def _first_rules(faulty: list[Record]) -> list[list[str]]:
+    rows = [["fault", "first to speak (runs)", "speaks too"]]
+    for fault in LEVELS:
+        first: dict[str, int] = {}
+        other: dict[str, int] = {}
+        for record in _of(faulty, fault, "medium"):
+            after = [alert for alert in alerts(record) if alert.epoch >= record["begins"]]
+            for alert in after:
+                place = first if alert.epoch == after[0].epoch else other
+                place[alert.rule] = place.get(alert.rule, 0) + 1
+        rows.append([fault, _counts(first), _counts(other)])
+    return rows
+
+
+def _best_rival(runs: list[Record], spoke: dict[str, Said], false: dict[str, Any], *, usable: bool) -> str:
+    """Most detected, then soonest; of those that speak in few healthy runs where only usable ones count."""
+    names = [n for n in RIVALS if not usable or false[n][0] <= USABLE] or list(RIVALS)
+    return max(names, key=lambda name: -statistics.fmean(_censored(r, spoke[name]) for r in runs))
+
+
+def _lead(runs: list[Record], ours: Said, theirs: Said) -> list[int]:
+    return [_censored(r, theirs) - _censored(r, ours) for r in runs]
+
+
+def _censored(record: Record, said: Said) -> int:
+    """The delay; up to the end of the run where nothing was said."""
+    found = delay(record, said[record["key"]])
+    return EPOCHS - record["begins"] if found is None else found
+
+
+def _of(records: list[Record], fault: str | None = None, strength: str | None = None) -> list[Record]:
+    return [r for r in records if fault in (None, r["fault"]) and strength in (None, r["strength"])]
+
+
+# Statistics.
+
+
+def _share(answers: list[bool]) -> tuple[float, float, float]:
+    """Share with Wilson's 95 % interval."""
+    count = len(answers)
+    if not count:
+        return math.nan, 0.0, 1.0
+    p, z = sum(answers) / count, 1.96
+    centre = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return p, max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _interval(values: list[int], statistic: Callable[..., Any] = np.median) -> str:
+    """Median with a bootstrap 95 % interval."""
+    if not values:
+        return "–"
+    draws = np.random.default_rng(0).choice(values, (2000, len(values)))
+    low, high = np.percentile(statistic(draws, axis=1), (2.5, 97.5))
+    return f"{statistics.median(values):g} ({low:g} to {high:g})"
+
+
+def _median(values: list[int]) -> str:
+    return f"{statistics.median(values):g}" if values else "–"
+
+
+def _percent(share: tuple[float, float, float]) -> str:
+    return f"{100 * share[0]:.0f} % ({100 * share[1]:.0f} to {100 * share[2]:.0f})"
+
+
+def _yes(answer: bool) -> str:
+    return "yes" if answer else "**no**"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} ({count})" for name, count in ordered) or "–"
+
+
+def _section(title: str, rows: Iterable[list[str]]) -> str:
+    head, *body = rows
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
+    return "\n".join([f"## {title}", "", *lines])

@@ -1,0 +1,35 @@
+"""Two processes with different values: one decision, one file, and no deadlock where an action fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convscope.loggers import read_jsonl
+
+ROOT = Path(__file__).parents[2]
+
+
+def program(folder: Path, mode: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "tests.distributed.alert_program", str(folder), mode]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"{mode}-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("mode", ["plain", "failing"])
+def test_all_processes_decide_as_the_main_one_does(tmp_path: Path, mode: str) -> None:
+    main, other = program(tmp_path, mode)
+    assert main["alerts"] == other["alerts"]
+    assert [(alert["rule"], alert["epoch"]) for alert in main["alerts"]] == [("high", 1)]
+    assert (main["epochs"], other["epochs"]) == (2, 2)
+    assert (main["called"], other["called"]) == (["high"], [])
+    assert len(read_jsonl(tmp_path / "alerts.jsonl")) == 1
+    assert len(list(tmp_path.glob("alerts/high-epoch=1-*.ckpt"))) == (mode == "plain")
