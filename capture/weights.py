@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from convscope.capture.isolation import isolated
 from convscope.capture.trace import Layer
 
 
 def filter_weights(layer: Layer) -> torch.Tensor | None:
     """Weights ``(C, fan_in)`` of each filter, detached; None where the layer has no such weight."""
-    weight = _whole(getattr(layer.module, "weight", None))
+    weight = _read(layer.module)
     if weight is None or weight.dim() < 2:
         return None
     if isinstance(layer.module, nn.modules.conv._ConvTransposeNd):  # (C_in, C_out / groups, ...)
@@ -21,7 +22,7 @@ def filter_weights(layer: Layer) -> torch.Tensor | None:
 
 def norm_scale(layer: Layer) -> torch.Tensor | None:
     """The scale ``γ`` ``(C,)`` of the unit's normalisation, detached; None where it has none."""
-    scale = _whole(getattr(layer.norm, "weight", None))
+    scale = _read(layer.norm)
     return scale if scale is not None and scale.shape == (layer.channels,) else None
 
 
@@ -39,6 +40,13 @@ def learning_weights(module: nn.Module | None) -> tuple[torch.Tensor, bool] | No
         return None
     copy = torch.cat([part.to("cpu", torch.float32, copy=True) for part in whole])
     return copy, any(parameter.requires_grad for parameter in parameters)
+
+
+def _read(module: nn.Module | None) -> torch.Tensor | None:
+    if module is None:
+        return None
+    with isolated(module, seed=0, gradients=False):  # reading a spectral norm in training mode would move its state
+        return _whole(getattr(module, "weight", None))
 
 
 def _whole(parameter: object) -> torch.Tensor | None:
