@@ -204,12 +204,11 @@ class Classifier(L.LightningModule):
         self.log("val_acc", (logits.argmax(1) == labels).float().mean())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        normal = any(isinstance(module, nn.BatchNorm2d) for module in self.net.modules())
         groups = [{"params": [p], "base": 0.0} for p in self.net.parameters()]
         if self.config.optimizer == "adamw":
             optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=2e-3, weight_decay=1e-2)
         else:
-            optimizer = torch.optim.SGD(groups, lr=0.05 if normal else 0.02, momentum=0.9, weight_decay=1e-4)
+            optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9, weight_decay=1e-4)
         for group in optimizer.param_groups:
             group["base"] = group["lr"]
         return optimizer

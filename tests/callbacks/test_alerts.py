@@ -18,6 +18,7 @@ import convscope
 from convscope.callbacks.actions import AlertError
 from convscope.callbacks.alerts import DriftAlert
 from convscope.callbacks.readings import Readings
+from convscope.callbacks.watch import Watch
 from convscope.loggers import read_jsonl
 from tests.callbacks.conftest import Classifier, loaders
 
@@ -372,3 +373,24 @@ def test_training_is_the_same_with_and_without(fit: Any) -> None:
 
     without, with_it = weights([]), weights([DriftAlert(actions=["log"])])
     assert all(torch.equal(without[name], with_it[name]) for name in without)
+
+
+def test_a_recorded_run_replays_to_the_same_alerts(fit: Any) -> None:
+    recorded: list[dict[str, float]] = []
+
+    class Recorder(L.Callback):
+        readings = Readings()
+
+        def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            if not trainer.sanity_checking:
+                recorded.append(self.readings.take(trainer))
+
+    when = [{"metric": "*/*/*", "detector": {"kind": "relative_drop", "limit": 0.02, "warm_up": 1}}]
+    source = [*rules(), {"name": "any", "when": when, "cool_down": 0}]
+    alert = DriftAlert(source)
+    observer = convscope.FilterCorrelation(pictures=False)
+    fit([observer, Recorder(), alert], module=Scripted([0.0, 0.9, 0.0, 0.9]), max_epochs=4)
+    watch = Watch(convscope.rules.load(source))
+    replayed = [found for values in recorded for found in watch.update(values)]
+    assert [(a.rule, a.check, a.values) for a in replayed] == [(a.rule, a.check, a.values) for a in alert.alerts]
+    assert {a.rule for a in replayed} == {"high", "any"}

@@ -1,0 +1,115 @@
+"""Every default rule speaks for what it is for, and is silent on curves that merely move."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import convscope
+from convscope.callbacks.watch import Alert, Watch
+
+LAYERS = 4
+Rows = list[dict[str, float]]
+
+
+def rows(quantity: str, values: list[float], layers: int = LAYERS, others: float | None = None) -> Rows:
+    """One quantity of ``LAYERS`` layers by check; with ``others`` the last ``layers`` alone move."""
+    return [
+        {f"{quantity}/l{i}": value if others is None or i >= LAYERS - layers else others for i in range(LAYERS)}
+        for value in values
+    ]
+
+
+def plain(tag: str, values: list[float]) -> Rows:
+    return [{tag: value} for value in values]
+
+
+def both(*parts: Rows) -> Rows:
+    return [{k: v for row in at for k, v in row.items()} for at in zip(*parts, strict=True)]
+
+
+def alerts(series: Rows) -> list[Alert]:
+    watch = Watch(convscope.rules.default())
+    return [alert for row in series for alert in watch.update(row)]
+
+
+STEADY = [0.5] * 7
+CASES: dict[str, Rows] = {
+    "not_finite": plain("anything", [1.0, math.nan]),
+    "non_finite_values": rows("health/nonfinite", [0.0, 0.0, 12.0], layers=1, others=0.0),
+    "probe_collapse": rows("probe/accuracy", [0.3, 0.6, 0.8, 0.82, 0.81, 0.6], layers=1, others=0.5),
+    "memorising": both(
+        rows("probe/accuracy", [0.6, 0.8, 0.9, 0.85, 0.81, 0.8, 0.79, 0.78]),
+        plain("train_loss", [1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]),
+    ),
+    "forgetting": rows("drift/cka_reference", [0.95, 0.8, 0.4]),
+    "stalled_layer": rows("health/not_learning", [0.0, 0.0, 1.0], layers=1, others=0.0),
+    "learning_stopped": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.2, 0.001]),
+    "update_surge": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.15, 0.1, 0.1, 0.1, 3.0]),
+    "training_loss_rise": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 0.8]),
+    "dead_filter_surge": rows("health/dead_filters", [0.0, 0.1, 0.1, 0.4], layers=1, others=0.0),
+    "redundancy_surge": rows("correlation/redundant_share", [0.05] * 5 + [0.3], layers=1, others=0.0),
+    "rank_collapse": rows(
+        "correlation/effective_rank_ratio", [0.8, 0.7, 0.6, 0.6, 0.6, 0.6, 0.3], layers=1, others=0.5
+    ),
+    "importance_concentration": rows("importance/gini", [0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.8], layers=1, others=0.5),
+    "exploding_signal": rows("health/gradient_rms", [0.1, 0.05, 0.02, 0.02, 0.01, 0.01, 0.5]),
+    "vanishing_signal": rows("health/activation_rms", [1.0, 1.1, 1.0, 0.1], layers=1, others=1.0),
+    "representation_jump": rows("drift/cka_previous", [0.6, 0.8, 0.9, 0.95, 0.97, 0.98, 0.2]),
+    "heldout_changed": plain("convscope/heldout_changed", [0.0, 1.0]),
+}
+
+
+def test_every_default_rule_has_a_case() -> None:
+    assert CASES.keys() == {rule.name for rule in convscope.rules.default()}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_rule_speaks_for_what_it_is_for_and_not_before(name: str) -> None:
+    series = CASES[name]
+    (alert,) = [alert for alert in alerts(series) if alert.rule == name]
+    assert alert.check == len(series) or name == "memorising"
+    assert "{" not in alert.message
+    assert "nan" not in alert.message or name == "not_finite"
+
+
+# Curves of healthy training, in the shapes that fool simple rules.
+HEALTHY: dict[str, Rows] = {
+    "accuracy saturates": rows("probe/accuracy", [0.1, 0.5, 0.7, 0.8, 0.84, 0.86, 0.85, 0.87, 0.86, 0.87]),
+    "early layers lose what late ones gain": rows("probe/accuracy", [0.6] * 8 + [0.55, 0.5]),
+    "the loss falls": plain("train_loss", [2.3 * 0.7**i for i in range(12)]),
+    "a warm restart": plain("train_loss", [1.0, 0.5, 0.3, 0.25, 0.33, 0.28, 0.2, 0.18, 0.25]),
+    "cosine to nothing": rows(
+        "health/update_ratio", [0.3 * (1 + math.cos(math.pi * i / 12)) + 1e-4 for i in range(12)]
+    ),
+    "a step of the schedule": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.2, 0.02, 0.02, 0.002, 0.002]),
+    "warm-up": rows("health/update_ratio", [0.01, 0.03, 0.06, 0.1, 0.12, 0.12, 0.12]),
+    "the rank settles": rows("correlation/effective_rank_ratio", [0.9, 0.6, 0.45, 0.4, 0.37, 0.35, 0.34, 0.33]),
+    "gradients vanish as the loss does": rows("health/gradient_rms", [0.1 * 0.6**i for i in range(12)]),
+    "a few filters die": rows("health/dead_filters", [0.0, 0.05, 0.05, 0.1, 0.1, 0.15, 0.15]),
+    "drift slows down": rows("drift/cka_previous", [0.5, 0.7, 0.85, 0.9, 0.95, 0.97, 0.99, 0.96, 0.99]),
+}
+
+
+@pytest.mark.parametrize("name", list(HEALTHY))
+def test_default_rules_are_silent_on(name: str) -> None:
+    assert alerts(HEALTHY[name]) == []
+
+
+def test_the_sentence_names_layer_numbers_cause_and_place() -> None:
+    (alert,) = [a for a in alerts(CASES["probe_collapse"]) if a.rule == "probe_collapse"]
+    assert alert.message.startswith("l3 lost 22 points of probe accuracy (0.82 to 0.60)")
+    assert "Likely: " in alert.text
+    assert "Look at: " in alert.text
+    record: dict[str, Any] = alert.as_dict()
+    assert record["severity"] == "critical"
+
+
+def test_the_documentation_lists_every_default_rule() -> None:
+    page = Path(__file__).parents[2] / "docs" / "alerts.md"
+    text = page.read_text(encoding="utf-8")
+    for rule in convscope.rules.default():
+        assert f"| `{rule.name}` | {rule.severity} |" in text
