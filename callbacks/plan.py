@@ -38,29 +38,44 @@ def make_plan(subject: Subject, heldout: HeldOut, observers: list[LayerObserver]
     found, logits = trace_layers(subject, heldout)
     plan = Plan(subject, heldout, chunk_size=heldout.batch_size)
     no_loss = _settle_loss(plan, logits, observers)
+    output = _output(plan, logits)
     for observer in observers:
         reason = observer.skips(heldout, no_loss)
         if reason is not None:
             plan.messages.append(f"{observer.name} is skipped: {reason}")
             continue
-        chosen = _choose(plan, found, observer)
+        chosen = _choose(plan, found, observer, output)
         plan.observers.append(observer)
-        plan.layers[observer.name] = [*chosen, output_layer(logits)] if observer.includes_output else chosen
+        plan.layers[observer.name] = chosen
     for observer in plan.observers:
         observer.ready(plan)
     return plan
 
 
-def _choose(plan: Plan, found: Trace, observer: LayerObserver) -> list[Layer]:
+def _output(plan: Plan, logits: torch.Tensor) -> Layer | None:
+    """The model's output as a layer, None where it is not one row a sample: a detector's boxes."""
+    if len(logits) == 1:
+        return output_layer(logits)
+    plan.messages.append(f"{_rows(logits)}, so it is not observed as a layer")
+    return None
+
+
+def _rows(logits: torch.Tensor) -> str:
+    return f"the model's output has {len(logits)} rows for one sample"
+
+
+def _choose(plan: Plan, found: Trace, observer: LayerObserver, output: Layer | None) -> list[Layer]:
     chosen = select_layers(found, observer.layers, raw=observer.observe_at == "conv")
-    chosen = _suitable(plan, chosen, observer)
+    last = [output] if observer.includes_output and output is not None else []
+    suitable = _suitable(plan, [*chosen, *last], observer)
+    chosen = [layer for layer in suitable if layer is not output]
     kept = spread_over_depth(chosen, observer.max_layers)
     if len(kept) < len(chosen):
         plan.messages.append(
             f"{observer.name} observes {len(kept)} of {len(chosen)} layers, evenly over depth (max_layers="
             f"{observer.max_layers}): {', '.join(layer.name for layer in kept)}"
         )
-    return kept
+    return [*kept, *(layer for layer in suitable if layer is output)]
 
 
 def _suitable(plan: Plan, chosen: list[Layer], observer: LayerObserver) -> list[Layer]:
@@ -84,11 +99,33 @@ def _settle_loss(plan: Plan, logits: torch.Tensor, observers: list[LayerObserver
         raise ValueError(f"{names} name different losses for one held-out set; give them one loss, or a HeldOut each")
     if plan.heldout.targets is None:
         return "the held-out batches have no targets, so there is no loss to take a gradient of"
+    if not own and (unknown := _no_logits(logits, plan.heldout)):
+        return unknown
     try:
         plan.subject.loss = summed(next(iter(own.values()))) if own else _inferred(logits, plan.heldout.targets)
     except NoLossError as error:
         return str(error)
     return None
+
+
+def _no_logits(logits: torch.Tensor, heldout: HeldOut) -> str | None:
+    """Why outputs are taken for no logits: a detector's boxes, or a self-supervised embedding.
+
+    Cross-entropy of an embedding is a number without a meaning. Classes ``0 … K-1`` that all occur, and more outputs
+    than K, are the sign; labels of a held-out set that lacks classes have gaps, unless it lacks the last ones.
+    """
+    summary = heldout.summary
+    if len(logits) != 1:
+        return f"{_rows(logits)} and its loss is unknown; pass loss=, a callable(outputs, targets)"
+    if summary is None or summary.floating or summary.shape != () or logits.dim() != 2:
+        return None
+    classes, outputs = len(summary.classes), logits.shape[1]
+    if summary.classes != tuple(range(classes)) or outputs < 2 or outputs <= max(classes, 2):
+        return None
+    return (
+        f"the model has {outputs} outputs where the targets have {classes} classes, so they may be no logits, and its "
+        "loss is unknown; pass loss=torch.nn.functional.cross_entropy if they are logits, or else the loss"
+    )
 
 
 def _inferred(logits: torch.Tensor, targets: torch.Tensor) -> Loss:

@@ -10,7 +10,7 @@ from convscope.callbacks.base import LayerObserver
 from convscope.callbacks.example_images import ExampleImages
 from convscope.callbacks.findings import Findings, LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.prediction_path import PredictionPath, Snapshot, changed_table
-from convscope.callbacks.probe import unfit_for_classes
+from convscope.callbacks.tasks import NoTaskError, Task, class_task
 from convscope.capture.heldout import HeldOut
 from convscope.capture.observation import Record
 from convscope.capture.trace import OUTPUT, Layer
@@ -87,6 +87,7 @@ class LayerPrediction(LayerObserver):
         super().__init__(**arguments)
         self._metrics: dict[str, FeatureProbe] = {}
         self._readings: dict[str, torch.Tensor] = {}
+        self._task = Task("classification")
         self._outputs = 0  # columns of the model's output, 0 where it is read out
         self._path: PredictionPath | None = None
         self._before: Snapshot | None = None
@@ -99,12 +100,17 @@ class LayerPrediction(LayerObserver):
         return True
 
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
-        return unfit_for_classes(heldout)
+        try:
+            self._task = class_task(heldout)
+        except NoTaskError as error:
+            return str(error)
+        return None
 
     def ready(self, plan: Plan) -> None:
         self._images = ExampleImages(plan.heldout)
-        self._outputs = max(plan.layers[self.name][-1].channels, 2) if self.output == "logits" else 0
-        highest = int(plan.heldout.targets.max()) if plan.heldout.targets is not None else 0
+        last = plan.layers[self.name][-1]  # not the output where that is not one row a sample
+        self._outputs = max(last.channels, 2) if self.output == "logits" and last.name == OUTPUT else 0
+        highest = max(self._task.classes)
         if self._outputs and highest >= self._outputs:
             raise ValueError(
                 f"{self.name}: the held-out set has class {highest}, but the model has {self._outputs} outputs, so "
@@ -117,7 +123,8 @@ class LayerPrediction(LayerObserver):
 
     def on_activation(self, record: Record) -> None:
         metric = self._metrics[record.layer.name]
-        metric.to(record.pooled.device).update(record.pooled, record.targets, record.index)
+        targets = None if record.targets is None else self._task.targets(record.targets)
+        metric.to(record.pooled.device).update(record.pooled, targets, record.index)
 
     def compute(self, layer: Layer) -> LayerResult | None:
         readout = self._read(layer.name)

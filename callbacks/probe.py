@@ -1,33 +1,28 @@
-"""What each layer already knows: probe accuracy of a linear (or kNN, or centroid) read-out of its activations."""
+"""What each layer already knows: how well a linear (or kNN, or centroid) read-out of it predicts the targets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from math import prod
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from torchmetrics import Metric
 
 from convscope.callbacks.base import LayerObserver
 from convscope.callbacks.findings import LayerResult, MapSpec, Values
+from convscope.callbacks.probe_tasks import PROBE_TASKS, PROBES, ProbeTask, make_probe
+from convscope.callbacks.tasks import TASKS, NoTaskError, Task, TaskName, settle_task
 from convscope.capture.heldout import HeldOut
 from convscope.capture.observation import Record
 from convscope.capture.trace import Layer
-from convscope.metrics import CentroidProbe, KNNProbe, LogisticProbe, RidgeProbe
 from convscope.metrics.functional import best_layer, depth_monotonicity, probe_depth
-from convscope.metrics.probe import FeatureProbe
 
 ProbeName = Literal["ridge", "logistic", "knn", "centroid"]
-_PROBES: dict[str, Callable[[], FeatureProbe]] = {
-    "ridge": RidgeProbe,
-    "logistic": LogisticProbe,
-    "knn": KNNProbe,
-    "centroid": CentroidProbe,
-}
 
 
 class LayerProbe(LayerObserver):
-    """Layer-wise probe accuracy: how well the classes can be read from each layer's pooled activations.
+    """Layer-wise probes: how well the targets can be read from each layer's activations.
 
     A probe is fitted on the held-out activations of every layer, each sample predicted by a probe that has not
     seen it (leave-one-out; five folds for ``"logistic"``). The model is never touched. The model's output is the
@@ -35,42 +30,60 @@ class LayerProbe(LayerObserver):
     CNN-Interpreter's layer-specific prediction (arXiv 2211.00185) is a reconstruction.
 
     Args:
-        probe: ``"ridge"`` (exact leave-one-out, cheapest), ``"logistic"``, ``"knn"`` or ``"centroid"``.
+        probe: ``"ridge"`` (exact leave-one-out, cheapest), ``"logistic"``, ``"knn"`` or ``"centroid"``. Targets that
+            are no classes have ridge only; with another probe the callback is skipped.
         pooling: How an activation map becomes features: ``"mean"``, ``"max"``, or a number ``p`` for the means of a
-            p × p grid (``p``² · C features).
+            p × p grid (``p``² · C features). Masks are probed position by position, without pooling.
+        task: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"segmentation"``; None to infer it from
+            the targets (see :func:`~convscope.callbacks.tasks.settle_task`).
+        max_positions: Masks: positions that are read, over all held-out samples (at least one a sample). Memory is
+            ``max_positions`` · C numbers a layer.
         **arguments: See :class:`~convscope.callbacks.base.LayerObserver`.
 
-    Logged for each layer, shares in [0, 1]:
-        ``probe/accuracy/<layer>``, ``probe/balanced_accuracy/<layer>`` (mean recall of the classes),
-        ``probe/selectivity/<layer>`` (accuracy minus that of the same probe on permuted labels).
+    Logged for each layer, by task:
+        Classes: ``probe/accuracy/<layer>`` and ``probe/balanced_accuracy/<layer>`` (mean recall of the classes), shares
+        in [0, 1]. Several labels: ``probe/mean_average_precision/<layer>``, in (0, 1]. Quantities:
+        ``probe/r2/<layer>``, at most 1. Masks: ``probe/miou/<layer>`` and ``probe/pixel_accuracy/<layer>``, in [0, 1],
+        whole samples left out. In each task ``probe/selectivity/<layer>``: the first of these minus that of the same
+        probe on permuted targets.
     Logged once a check:
-        ``probe/chance`` (share of the largest class), ``probe/depth`` (place, counted from 1, of the first layer
-        within 5 % of the best), ``probe/best_layer`` (place of the best), ``probe/monotonicity`` (Spearman of
-        depth and accuracy, in [-1, 1]).
+        ``probe/chance`` (what a guess without the image reaches: share of the largest class; mean prevalence of the
+        labels; 0; mean IoU of the largest class everywhere), ``probe/depth`` (place, counted from 1, of the first
+        layer within 5 % of the best), ``probe/best_layer`` (place of the best), ``probe/monotonicity`` (Spearman of
+        depth and the first quantity, in [-1, 1]).
 
     With a probe other than ridge the tags begin with ``probe_<probe>/``.
+
+    Raises:
+        ValueError: An argument is out of range, or a probe of classes is wanted for another task.
     """
 
     family = "probe"
-    charts: ClassVar[dict[str, str]] = {
-        "accuracy": "accuracy of each layer",
-        "balanced_accuracy": "balanced accuracy of each layer",
-        "selectivity": "selectivity of each layer",
-    }
-    maps: ClassVar[dict[str, MapSpec]] = {"accuracy": MapSpec("Probe accuracy", "accuracy (0 to 1)", 0.0, 1.0)}
-    columns: ClassVar[dict[str, str]] = {"accuracy": "probe acc", "selectivity": "selectivity"}
+    charts: ClassVar[dict[str, str]] = PROBE_TASKS["classification"].charts
+    maps: ClassVar[dict[str, MapSpec]] = {"accuracy": PROBE_TASKS["classification"].map}
+    columns: ClassVar[dict[str, str]] = PROBE_TASKS["classification"].columns
 
     def __init__(
-        self, *, probe: ProbeName = "ridge", pooling: Literal["mean", "max"] | int = "mean", **arguments: Any
+        self,
+        *,
+        probe: ProbeName = "ridge",
+        pooling: Literal["mean", "max"] | int = "mean",
+        task: TaskName | None = None,
+        max_positions: int = 8192,
+        **arguments: Any,
     ) -> None:
-        if probe not in _PROBES:
-            raise ValueError(f"probe={probe!r}: give one of {', '.join(map(repr, _PROBES))}")
+        if probe not in PROBES:
+            raise ValueError(f"probe={probe!r}: give one of {', '.join(map(repr, PROBES))}")
         if pooling not in ("mean", "max") and not (isinstance(pooling, int) and pooling >= 1):
             raise ValueError(f"pooling={pooling!r}: give 'mean', 'max', or a grid size of at least 1")
-        self.probe, self.pooling = probe, pooling
+        if isinstance(max_positions, bool) or not isinstance(max_positions, int) or max_positions < 1:
+            raise ValueError(f"max_positions={max_positions!r}: give a whole number of positions, at least 1")
+        _check_task(task, probe, pooling)
+        self.probe, self.pooling, self.task, self.max_positions = probe, pooling, task, max_positions
         super().__init__(**arguments)
-        self._metrics: dict[str, FeatureProbe] = {}
+        self._metrics: dict[str, Metric] = {}
         self._chance = float("nan")
+        self._adopt(Task("classification"))
 
     def default_name(self) -> str:
         return self.family if self.probe == "ridge" else f"{self.family}_{self.probe}"
@@ -80,40 +93,53 @@ class LayerProbe(LayerObserver):
         return True
 
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
-        return unfit_for_classes(heldout)
+        try:
+            task = settle_task(heldout, self.task)
+        except NoTaskError as error:
+            return str(error)
+        if task.name != "classification" and self.probe != "ridge":
+            return f"probe={self.probe!r} predicts classes, but this is {task.name}; probe='ridge' does that"
+        _check_task(task.name, self.probe, self.pooling)
+        self._adopt(task)  # here, since which layers suit depends on it
+        return None
+
+    def suits(self, layer: Layer) -> bool:
+        return self._task.name != "segmentation" or len(layer.spatial) == len(self._task.positions)
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        self._metrics = {layer.name: _PROBES[self.probe]() for layer in layers}
+        positions = max(1, min(self.max_positions // samples, prod(self._task.positions)))
+        self._metrics = {layer.name: make_probe(self._task.name, self.probe, positions) for layer in layers}
 
     def on_activation(self, record: Record) -> None:
-        metric = self._metrics[record.layer.name]
-        features = self._pool(record)
-        metric.to(features.device).update(features, record.targets, record.index)
+        metric = self._metrics[record.layer.name].to(record.activation.device)
+        features = record.activation if self._task.name == "segmentation" else self._pool(record)
+        targets = None if record.targets is None else self._task.targets(record.targets)
+        metric.update(features, targets, record.index)
 
     def compute(self, layer: Layer) -> LayerResult:
         result = self._metrics[layer.name].compute()
         self._chance = float(result.chance)
-        return LayerResult(
-            {
-                "accuracy": float(result.accuracy),
-                "balanced_accuracy": float(result.balanced_accuracy),
-                "selectivity": float(result.selectivity),
-            }
-        )
+        return LayerResult(self._measures.scalars(result))
 
     def summarise(self, values: Values) -> dict[str, float]:
-        accuracy = torch.tensor(list(values.get("accuracy", {}).values()))
-        if len(accuracy) == 0:
+        reached = torch.tensor(list(values.get(self._measures.leading, {}).values()))
+        if len(reached) == 0:
             return {}
         return {
             "chance": self._chance,
-            "depth": float(probe_depth(accuracy)) + 1,
-            "best_layer": float(best_layer(accuracy)) + 1,
-            "monotonicity": float(depth_monotonicity(accuracy)),
+            "depth": float(probe_depth(reached)) + 1,
+            "best_layer": float(best_layer(reached)) + 1,
+            "monotonicity": float(depth_monotonicity(reached)),
         }
 
     def end(self) -> None:
         self._metrics = {}
+
+    def _adopt(self, task: Task) -> None:
+        self._task, self._measures = task, PROBE_TASKS[task.name]
+        measures: ProbeTask = self._measures
+        self.charts, self.columns = measures.charts, measures.columns  # type: ignore[misc]
+        self.maps = {measures.leading: measures.map}  # type: ignore[misc]
 
     def _pool(self, record: Record) -> torch.Tensor:
         activation = record.activation
@@ -125,42 +151,10 @@ class LayerProbe(LayerObserver):
         return pool(activation.to(record.pooled.dtype), self.pooling).flatten(1)
 
 
-def unfit_for_classes(heldout: HeldOut) -> str | None:
-    """Why nothing can be read off as a class here, None where it can.
-
-    Raises:
-        ValueError: The targets are classes, but faulty or too few.
-    """
-    targets = heldout.targets
-    if targets is None:
-        return "the held-out batches have no targets to predict"
-    if targets.is_floating_point() and targets.dim() == 2 and _soft(targets):
-        raise ValueError(
-            f"held-out targets are soft labels {tuple(targets.shape)}, but a probe needs class indices (N,); pass "
-            "HeldOut(adapter=lambda batch: (batch[0], batch[1].argmax(1)))"
-        )
-    if targets.dim() != 1 or targets.is_floating_point():
-        return f"its targets {tuple(targets.shape)} of {targets.dtype} are not class indices (N,)"
-    _check_classes(targets, heldout.total)
-    return None
-
-
-def _soft(targets: torch.Tensor) -> bool:
-    sums = targets.sum(1)
-    return (
-        targets.shape[1] > 1 and bool((targets >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
-    )
-
-
-def _check_classes(targets: torch.Tensor, samples: int) -> None:
-    classes = targets.unique()
-    if len(classes) < 2:
-        raise ValueError(
-            f"every held-out sample has class {int(classes[0])}: a probe needs at least two classes; "
-            "use a shuffled or stratified source, or a larger HeldOut(size=...)"
-        )
-    if samples < 2 * len(classes):
-        raise ValueError(
-            f"the held-out set has {samples} samples of {len(classes)} classes: a probe needs at least two samples a "
-            f"class; raise HeldOut(size=...) to {2 * len(classes)} or, better, to {20 * len(classes)}"
-        )
+def _check_task(task: TaskName | None, probe: ProbeName, pooling: Literal["mean", "max"] | int) -> None:
+    if task is not None and task not in TASKS:
+        raise ValueError(f"task={task!r}: give one of {', '.join(map(repr, TASKS))}, or None to infer it")
+    if task not in (None, "classification") and probe != "ridge":
+        raise ValueError(f"probe={probe!r} predicts classes, but task={task!r}: leave probe out, or give probe='ridge'")
+    if task == "segmentation" and pooling != "mean":
+        raise ValueError(f"pooling={pooling!r}: masks are probed position by position; leave pooling out")

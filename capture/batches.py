@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,12 +68,18 @@ def adapt_batch(batch: Any) -> tuple[Any, torch.Tensor | None]:
     if fields is not None and (names := _known(fields, _INPUT_NAMES)):
         targets = _known(fields, _TARGET_NAMES)
         return fields[names[0]], _as_targets(fields[targets[0]]) if targets else None
-    if isinstance(batch, list | tuple) and batch:
+    if isinstance(batch, list | tuple) and batch and not _is_detection(batch):
         return batch[0], _as_targets(batch[1]) if len(batch) > 1 else None
     found = f"a {type(batch).__name__}" + (f" with fields {list(fields)}" if fields is not None else "")
     raise TypeError(
         f"cannot tell inputs from targets in {found}; pass HeldOut(adapter=lambda batch: (inputs, targets))"
     )
+
+
+def _is_detection(batch: Sequence[Any]) -> bool:
+    """Lists of images and of dicts: images may differ in size, and what the targets are is not known."""
+    second = batch[1] if len(batch) > 1 else None
+    return isinstance(second, list | tuple) and any(isinstance(item, Mapping) for item in second)
 
 
 def _fields(batch: Any) -> dict[str, Any] | None:

@@ -13,10 +13,19 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from convscope.capture.batches import Adapter, adapt_batch, batch_length, tree_cat, tree_map, tree_tensors
 from convscope.capture.isolation import preserved_random_state
-from convscope.capture.reading import read_all, read_selected
+from convscope.capture.reading import Adapted, read_all, read_selected
 from convscope.capture.sampling import random_order
+from convscope.capture.targets import TargetSummary, merge_summaries, summarise_targets
 
 Gather = Callable[[Any], list[Any]]
+
+
+def _alone(value: Any) -> list[Any]:
+    return [value]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 @dataclass(frozen=True)
@@ -79,12 +88,13 @@ class HeldOut:
         self.source, self.size, self.batch_size = source, size, batch_size
         self.stratify, self.seed = stratify, seed
         self.adapter: Adapter = adapter or adapt_batch
-        self._gather: Gather = lambda value: [value]
+        self._gather: Gather = _alone  # no lambda: a held-out set goes to spawned processes
         self._forget()
 
     def _forget(self) -> None:
         self.inputs: Any = None
         self.targets: torch.Tensor | None = None
+        self.summary: TargetSummary | None = None
         self.index = torch.empty(0, dtype=torch.long)
         self.total = 0
         self.fingerprint = ""
@@ -106,10 +116,10 @@ class HeldOut:
         self,
         default: Any = None,
         *,
-        transfer: Callable[[Any], Any] = lambda batch: batch,
+        transfer: Callable[[Any], Any] = _as_it_is,
         rank: int = 0,
         world_size: int = 1,
-        gather: Gather = lambda value: [value],
+        gather: Gather = _alone,
         most: int | None = None,
     ) -> None:
         """Read the samples, this process's share of them, without a trace in any random stream.
@@ -123,14 +133,14 @@ class HeldOut:
             most: Upper bound on ``size`` for this run.
         """
         self._forget()
-        self._gather, self._rank, self._world, self._transfer = gather, rank, world_size, transfer
+        self._gather, self._rank, self._world = gather, rank, world_size
         self._limit = self.size if most is None else min(self.size, most)
         source = _resolve(default if self.source is None else self.source)
         if self.source is None and not _indexable(source):
             self._tapping = True
             return
         with torch.inference_mode(False), torch.no_grad(), preserved_random_state(self.seed):
-            self._agree(lambda: self._read(source))
+            self._agree(lambda: self._read(source, lambda batch: _checked(*self.adapter(transfer(batch)))))
 
     def tap(self, batch: Any) -> None:
         """Copy a batch that flows by; once ``size`` samples have, the held-out set is ready."""
@@ -179,18 +189,15 @@ class HeldOut:
         part._agree(lambda: part._keep(tree_map(lambda t: t[here], self.inputs), targets, index))
         return part
 
-    def _read(self, source: Any) -> None:
+    def _read(self, source: Any, adapted: Adapted) -> None:
         if _indexable(source):
             loader = source if isinstance(source, DataLoader) else DataLoader(source, self.batch_size)
             inputs, targets, index = read_selected(
-                loader, self._adapted, self._limit, self.stratify, self.seed, self._rank, self._world
+                loader, adapted, self._limit, self.stratify, self.seed, self._rank, self._world
             )
         else:
-            inputs, targets, index = read_all(source, self._adapted, self._limit, self._rank, self._world)
+            inputs, targets, index = read_all(source, adapted, self._limit, self._rank, self._world)
         self._keep(inputs, targets, index)
-
-    def _adapted(self, batch: Any) -> tuple[Any, torch.Tensor | None]:
-        return _checked(*self.adapter(self._transfer(batch)))
 
     def _keep(self, inputs: Any, targets: torch.Tensor | None, index: torch.Tensor) -> None:
         _check_finite(inputs)
@@ -199,20 +206,27 @@ class HeldOut:
     def _agree(self, materialise: Callable[[], None]) -> None:
         """Run ``materialise`` on every process; where it fails on one, it fails on all."""
         failure: Exception | None = None
+        summary: TargetSummary | None = None
         try:
             materialise()
+            summary = self._summary()
         except Exception as error:
             failure = error
         real = int((self.index >= 0).sum())
-        found = self._gather((None if failure is None else str(failure), real, _checksum(self, real)))
-        for message, _, _ in found:
+        found = self._gather((None if failure is None else str(failure), real, _checksum(self, real), summary))
+        for message, *_ in found:
             if message is not None:
                 raise failure or ValueError(message)
-        self._real, self._most = real, max(n for _, n, _ in found)
-        self.total = sum(n for _, n, _ in found)
+        self._real, self._most = real, max(n for _, n, _, _ in found)
+        self.total = sum(n for _, n, _, _ in found)
         if self.total == 0:
             raise ValueError(_EMPTY)
-        self.fingerprint = f"{sum(c for _, _, c in found) % 2**64:016x}-{self.total}"
+        self.fingerprint = f"{sum(c for _, _, c, _ in found) % 2**64:016x}-{self.total}"
+        self.summary = merge_summaries(summary for *_, summary in found)
+
+    def _summary(self) -> TargetSummary | None:
+        """Facts about this process's targets; a sample that only fills an empty share does not count."""
+        return None if self.targets is None else summarise_targets(self.targets[self.index >= 0])
 
 
 _EMPTY = "the held-out set is empty: its source gave no sample; check the data set behind HeldOut(source=...)"

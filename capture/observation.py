@@ -270,4 +270,5 @@ def _plain_arithmetic(device: torch.device) -> Iterator[None]:
 
 
 def _with_classes(logits: torch.Tensor) -> torch.Tensor:
-    return logits.unsqueeze(1) if logits.dim() == 1 else logits
+    """One logit a sample as ``(n, 1)``; ``.squeeze()`` of a single sample leaves no axis at all."""
+    return logits.reshape(-1, 1) if logits.dim() < 2 else logits

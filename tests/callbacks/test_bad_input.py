@@ -9,7 +9,6 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import convscope
 from tests.callbacks.conftest import Classifier, loaders
@@ -35,7 +34,7 @@ def with_nan() -> torch.Tensor:
         ((X[:0], Y[:0]), r"the held-out set is empty"),
         ((with_nan(), Y), r"1 of 30 held-out inputs have NaN or infinite values \(samples \[3\]\)"),
         ((X, Y + 5), r"held-out labels lie in \[5, 7\], but the model has 3 outputs, so labels must be in \[0, 2\]"),
-        ((X, nn.functional.one_hot(Y).float() * 0.8 + 0.2 / 3), r"soft labels \(30, 3\).*argmax"),
+        ((X, nn.functional.one_hot(Y).float() * 0.8 + 0.2 / 3), r"soft labels \(N, 3\).*argmax"),
     ],
     ids=["one class", "fewer samples than classes", "empty", "nan", "labels", "soft labels"],
 )
@@ -198,32 +197,16 @@ def test_no_validation_data_at_all(fit: Any) -> None:
     assert [step for step, _ in run.curve("probe/accuracy/output")] == [0, 3, 7]
 
 
-def test_tasks_without_classes_skip_the_probe_with_one_sentence(fit: Any, caplog: Any) -> None:
-    class Regression(Classifier):
-        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-            return nn.functional.mse_loss(self(batch[0]).squeeze(1), batch[1])
-
-        def validation_step(self, batch: Any, batch_idx: int) -> None:
-            self.log("val_loss", self.training_step(batch, batch_idx))
-
-    data = TensorDataset(X, torch.randn(30))
-    with caplog.at_level("INFO"):
-        run = fit(
-            convscope.suite("standard"),
-            module=Regression(TinyResNet(4, classes=1)),
-            data=(DataLoader(data, 8), DataLoader(data, 8)),
-        )
-    assert sum("probe is skipped" in message and "not class indices" in message for message in caplog.messages) == 1
-    assert "importance/gini/net.conv1" in run.events.Tags()["scalars"]
-    assert not any(tag.startswith("probe/") for tag in run.events.Tags()["scalars"])
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: convscope.LayerProbe(probe="svm"), "probe='svm': give one of 'ridge', 'logistic', 'knn', 'centroid'"),
         (lambda: convscope.LayerProbe(pooling="sum"), "pooling='sum'"),
         (lambda: convscope.LayerProbe(pooling=0), "pooling=0"),
+        (lambda: convscope.LayerProbe(task="ranking"), "task='ranking': give one of 'classification', 'multilabel'"),
+        (lambda: convscope.LayerProbe(task="regression", probe="knn"), "probe='knn' predicts classes"),
+        (lambda: convscope.LayerProbe(task="segmentation", pooling=2), "pooling=2: masks are probed position by"),
+        (lambda: convscope.LayerProbe(max_positions=0), "max_positions=0"),
         (lambda: convscope.LayerProbe(every_n_epochs=-1), "every_n_epochs=-1"),
         (lambda: convscope.LayerProbe(every_n_epochs=1.5), r"every_n_epochs=1\.5"),
         (lambda: convscope.LayerProbe(every_n_epochs=0, on_start=False), "no check would ever be made"),

@@ -175,7 +175,7 @@ def test_processes_divide_the_samples_and_run_the_same_number_of_chunks(world_si
     said: list[Any] = []
     for rank, share in enumerate(shares):  # first hear what each process says, then let all hear it
         share.prepare(
-            rank=rank, world_size=world_size, gather=lambda value: said.append(value) or [value, (None, 1, 0)]
+            rank=rank, world_size=world_size, gather=lambda value: said.append(value) or [value, (None, 1, 0, None)]
         )
     for rank, share in enumerate(shares):
         share.prepare(rank=rank, world_size=world_size, gather=lambda value: said)
@@ -191,7 +191,7 @@ def test_processes_divide_the_samples_and_run_the_same_number_of_chunks(world_si
 def test_a_failure_on_another_process_is_raised_here_too() -> None:
     heldout = HeldOut((IMAGES, LABELS))
     with pytest.raises(ValueError, match="broken elsewhere"):
-        heldout.prepare(gather=lambda value: [value, ("broken elsewhere", 0, 0)])
+        heldout.prepare(gather=lambda value: [value, ("broken elsewhere", 0, 0, None)])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""What a probe measures in each task: its metric, its quantities, and how they are charted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torchmetrics import Metric
+
+from convscope.callbacks.findings import MapSpec
+from convscope.callbacks.tasks import TaskName
+from convscope.metrics import (
+    CentroidProbe,
+    KNNProbe,
+    LogisticProbe,
+    MultiLabelProbe,
+    RegressionProbe,
+    RidgeProbe,
+    SegmentationProbe,
+)
+
+PROBES: dict[str, Callable[[], Metric]] = {
+    "ridge": RidgeProbe,
+    "logistic": LogisticProbe,
+    "knn": KNNProbe,
+    "centroid": CentroidProbe,
+}
+"""Probes of classes; the other tasks have ridge."""
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """Quantities are attributes of the metric's result, and logged under their own names.
+
+    Attributes:
+        charts: Each quantity that is logged for a layer, with its chart's title.
+        leading: The quantity that says how good a layer is: mapped, and summarised over depth.
+        map: The learning map of it.
+        column: Its title in the printed table.
+    """
+
+    charts: dict[str, str]
+    leading: str
+    map: MapSpec
+    column: str
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return {self.leading: self.column, "selectivity": "selectivity"}
+
+    def scalars(self, result: Any) -> dict[str, float]:
+        """What is logged for one layer."""
+        return {quantity: float(getattr(result, quantity)) for quantity in self.charts}
+
+
+PROBE_TASKS: dict[TaskName, ProbeTask] = {
+    "classification": ProbeTask(
+        {
+            "accuracy": "accuracy of each layer",
+            "balanced_accuracy": "balanced accuracy of each layer",
+            "selectivity": "selectivity of each layer",
+        },
+        "accuracy",
+        MapSpec("Probe accuracy", "accuracy (0 to 1)", 0.0, 1.0),
+        "probe acc",
+    ),
+    "multilabel": ProbeTask(
+        {
+            "mean_average_precision": "mean average precision of each layer",
+            "selectivity": "selectivity (mean average precision) of each layer",
+        },
+        "mean_average_precision",
+        MapSpec("Probe mean average precision", "mean average precision (0 to 1)", 0.0, 1.0),
+        "probe mAP",
+    ),
+    "regression": ProbeTask(
+        {"r2": "R² of each layer", "selectivity": "selectivity (R²) of each layer"},
+        "r2",
+        MapSpec("Probe R²", "R² (at most 1; below 0 drawn as 0)", 0.0, 1.0),
+        "probe R²",
+    ),
+    "segmentation": ProbeTask(
+        {
+            "miou": "mean IoU of each layer",
+            "pixel_accuracy": "pixel accuracy of each layer",
+            "selectivity": "selectivity (mean IoU) of each layer",
+        },
+        "miou",
+        MapSpec("Probe mean IoU", "mean IoU (0 to 1)", 0.0, 1.0),
+        "probe mIoU",
+    ),
+}
+
+
+def make_probe(task: TaskName, probe: str, positions: int) -> Metric:
+    """A fresh metric of one layer; ``positions`` a sample are read of masks."""
+    if task == "classification":
+        return PROBES[probe]()
+    if task == "segmentation":
+        return SegmentationProbe(positions)
+    return MultiLabelProbe() if task == "multilabel" else RegressionProbe()

@@ -1,0 +1,214 @@
+"""Which task the held-out targets are, and the form in which a probe takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from convscope.capture.heldout import HeldOut
+from convscope.capture.targets import TargetSummary
+
+TaskName = Literal["classification", "multilabel", "regression", "segmentation"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+
+
+class NoTaskError(ValueError):
+    """The targets are none that can be probed: one sentence why."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task and how its targets are read.
+
+    Attributes:
+        name: Which task.
+        argmax: The first axis of a sample's target stands for classes: one-hot rows or masks.
+        positions: Shape of a mask, for segmentation.
+        classes: The classes that occur, for classification and segmentation.
+    """
+
+    name: TaskName
+    argmax: bool = False
+    positions: tuple[int, ...] = ()
+    classes: tuple[int, ...] = ()
+
+    def targets(self, raw: torch.Tensor) -> torch.Tensor:
+        """Targets as they come to classes ``(N,)``, labels ``(N, K)``, quantities ``(N, D)`` or masks ``(N, *S)``."""
+        if self.argmax:
+            raw = raw.argmax(1)
+        if self.name == "segmentation":
+            return raw.long().reshape(len(raw), *self.positions)
+        if self.name == "classification":
+            return raw.long().reshape(len(raw))
+        return raw.double().reshape(len(raw), -1)
+
+
+def settle_task(heldout: HeldOut, wanted: TaskName | None = None) -> Task:
+    """The task of a held-out set; every process comes to the same one.
+
+    ==============================================  ================
+    one sample's target                             inferred task
+    ==============================================  ================
+    a whole number, or 0.0 and 1.0 only             classification
+    a one-hot row                                   classification
+    a row of 0 and 1                                multilabel
+    real numbers                                    regression
+    whole numbers of one or more dimensions         segmentation
+    a one-hot mask ``(K, *S)``, or ``(1, *S)``      segmentation
+    ==============================================  ================
+
+    Args:
+        heldout: The prepared held-out set.
+        wanted: The task that the user names, None to infer it.
+
+    Raises:
+        NoTaskError: These targets cannot be probed.
+        ValueError: They could, but are faulty or too few, or are not what ``wanted`` needs.
+    """
+    summary = heldout.summary
+    if summary is None:
+        raise NoTaskError("the held-out batches have no targets to predict")
+    name = wanted or _inferred(summary)
+    task = _MAKERS[name](summary)
+    if task is None:
+        raise ValueError(
+            f"task={name!r} does not fit held-out targets of shape (N{_sizes(summary)}) and {summary.dtype}: it needs "
+            f"{_NEEDS[name]}; leave task= out to infer it, or mend the targets with HeldOut(adapter=...)"
+        )
+    _check_enough(task, summary, heldout.total)
+    return task
+
+
+def class_task(heldout: HeldOut) -> Task:
+    """The task of a held-out set, for callbacks that need classes.
+
+    Raises:
+        NoTaskError: The targets are no classes.
+        ValueError: They are, but are faulty or too few.
+    """
+    task = settle_task(heldout)
+    if task.name != "classification" and heldout.summary is not None:
+        raise NoTaskError(
+            f"its targets (N{_sizes(heldout.summary)}) of {heldout.summary.dtype} are {_NOUNS[task.name]}, not class "
+            "indices (N,)"
+        )
+    return task
+
+
+_NOUNS = {
+    "classification": "classes",
+    "multilabel": "labels of which several may hold",
+    "regression": "quantities",
+    "segmentation": "masks",
+}
+_NEEDS = {
+    "classification": "one class index a sample, or a row with a column for each class",
+    "multilabel": "rows (N, K) of 0 and 1",
+    "regression": "one number (N,) or one row of numbers (N, D) a sample",
+    "segmentation": "a class index for each position (N, *S), or one-hot masks (N, K, *S)",
+}
+
+
+def _inferred(summary: TargetSummary) -> TaskName:
+    dims, whole = len(summary.shape), not summary.floating
+    if dims > 1:
+        return _inferred_mask(summary)
+    if summary.shape in ((), (1,)):
+        return "classification" if whole or summary.binary else "regression"
+    if summary.one_hot:
+        return "classification"
+    if summary.binary:
+        return "multilabel"
+    if summary.shares:
+        raise ValueError(
+            f"held-out targets are soft labels (N{_sizes(summary)}), but a probe needs class indices (N,); pass "
+            "HeldOut(adapter=lambda batch: (batch[0], batch[1].argmax(1))), or LayerProbe(task='classification') to "
+            "take each row's largest, or LayerProbe(task='regression') to predict the shares themselves"
+        )
+    return "segmentation" if whole else "regression"
+
+
+def _inferred_mask(summary: TargetSummary) -> TaskName:
+    if summary.floating and not summary.binary:
+        raise NoTaskError(
+            f"its targets (N{_sizes(summary)}) of {summary.dtype} are a quantity at each position, which is not probed"
+        )
+    if _segmentation(summary) is None:
+        raise NoTaskError(
+            f"its targets (N{_sizes(summary)}) of {summary.dtype} are masks that may overlap, which are not probed; an "
+            "adapter that gives one class index a position makes them a segmentation"
+        )
+    return "segmentation"
+
+
+def _classification(summary: TargetSummary) -> Task | None:
+    if summary.shape in ((), (1,)) and (not summary.floating or summary.binary):
+        return Task("classification", classes=summary.classes)
+    if summary.one_hot:  # a class occurs where its column is 1 somewhere
+        return Task("classification", True, classes=tuple(k for k, high in enumerate(summary.high) if high == 1))
+    if summary.shares:
+        return Task("classification", True, classes=tuple(range(summary.shape[0])))
+    return None
+
+
+def _multilabel(summary: TargetSummary) -> Task | None:
+    return Task("multilabel") if len(summary.shape) == 1 and summary.binary else None
+
+
+def _regression(summary: TargetSummary) -> Task | None:
+    return Task("regression") if len(summary.shape) < 2 else None
+
+
+def _segmentation(summary: TargetSummary) -> Task | None:
+    shape = summary.shape
+    several = summary.floating or summary.dtype == "bool"  # of these a mask a channel is the custom
+    if len(shape) == 0 or (summary.floating and not summary.binary):
+        return None
+    if len(shape) > 1 and summary.one_hot:
+        return Task("segmentation", True, shape[1:], tuple(range(shape[0])))
+    if len(shape) > 1 and shape[0] == 1:
+        return Task("segmentation", False, shape[1:], summary.classes)
+    return None if several and len(shape) > 2 else Task("segmentation", False, shape, summary.classes)
+
+
+_MAKERS = {
+    "classification": _classification,
+    "multilabel": _multilabel,
+    "regression": _regression,
+    "segmentation": _segmentation,
+}
+
+
+def _check_enough(task: Task, summary: TargetSummary, samples: int) -> None:
+    if task.name in ("regression", "multilabel"):
+        _check_columns(task, summary, samples)
+        return
+    if len(task.classes) < 2:
+        every = "sample has" if task.name == "classification" else "position has"
+        raise ValueError(
+            f"every held-out {every} class {task.classes[0] if task.classes else 'none'}: a probe needs at least two "
+            "classes; use a shuffled or stratified source, or a larger HeldOut(size=...)"
+        )
+    fewest = 2 * len(task.classes) if task.name == "classification" else 2
+    if samples < fewest:
+        raise ValueError(
+            f"the held-out set has {samples} samples of {len(task.classes)} classes: a probe needs at least two "
+            f"samples a class; raise HeldOut(size=...) to {fewest} or, better, to {10 * fewest}"
+            + ("; if the targets are quantities, pass LayerProbe(task='regression')" if not summary.shape else "")
+        )
+
+
+def _check_columns(task: Task, summary: TargetSummary, samples: int) -> None:
+    if any(value != value or abs(value) == float("inf") for value in (*summary.low, *summary.high)):
+        raise ValueError("held-out targets have NaN or infinite values; remove or mend them with HeldOut(adapter=...)")
+    if summary.low == summary.high or samples < 3:
+        raise ValueError(
+            f"the {samples} held-out samples all have one target: a probe of {_NOUNS[task.name]} needs some that "
+            "differ; use a shuffled source, or a larger HeldOut(size=...)"
+        )
+
+
+def _sizes(summary: TargetSummary) -> str:
+    return "".join(f", {size}" for size in summary.shape) or ","
