@@ -46,14 +46,18 @@ def spike_detection(record: Record) -> list[int]:
 
 def z_score(record: Record, limit: float = 3.0, window: int = 5) -> list[int]:
     """Validation loss more than three standard deviations above the mean of its last five values."""
-    losses, found = _val_loss(record), []
-    for epoch in range(window, len(losses)):
-        past = losses[epoch - window : epoch]
-        if not math.isfinite(losses[epoch]):
-            found.append(epoch)
-        elif all(map(math.isfinite, past)) and losses[epoch] > statistics.fmean(past) + limit * statistics.stdev(past):
-            found.append(epoch)
-    return found
+    losses = _val_loss(record)
+    return [
+        epoch
+        for epoch in range(window, len(losses))
+        if _is_outlier(losses[epoch], losses[epoch - window : epoch], limit)
+    ]
+
+
+def _is_outlier(value: float, past: list[float], limit: float) -> bool:
+    if not all(map(math.isfinite, [value, *past])):
+        return not math.isfinite(value)
+    return value > statistics.fmean(past) + limit * statistics.stdev(past)
 
 
 def _detector(make: Callable[[], Detector]) -> Callable[[Record], list[int]]:

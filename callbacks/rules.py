@@ -100,7 +100,7 @@ class Rule:
     Args:
         name: Names the rule in tags (``alert/<name>``), files and checkpoints.
         when: Conditions, all of which must hold at the same check.
-        message: The sentence, with placeholders ``{layer}`` (the worst), ``{layers}``, ``{others}`` ("; also: conv2, …",
+        message: The sentence, with placeholders ``{layer}`` (the worst), ``{layers}``, ``{others}`` ("; also: conv2"
             or nothing), ``{count}``, ``{metric}``, ``{value}``, ``{expected}``, ``{change}``, ``{percent}`` and
             ``{points}`` (changes times 100, relative and absolute, without sign), ``{factor}`` (times more or less than
             before), all of the first condition.

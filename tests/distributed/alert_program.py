@@ -1,4 +1,4 @@
-"""DriftAlert on several processes that log different values: ``python -m tests.distributed.alert_program FOLDER MODE``."""
+"""DriftAlert on two processes that log different values: ``python -m tests.distributed.alert_program FOLDER MODE``."""
 
 from __future__ import annotations
 
