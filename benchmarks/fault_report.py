@@ -48,15 +48,22 @@ def _aims(
     slow = [r for r in medium if r["fault"] in SLOW]
     best = _best_rival(slow, spoke, false, usable=True)
     leads = _lead(slow, spoke[OURS], spoke[best])
-    rate = false[OURS][0]
-    rows = [["aim", "found", "met"]]
-    rows.append(["≥ 90 % of faults of medium strength detected", _percent(_share([d is not None for d in delays])),
-                 _yes(len(found) >= 0.9 * len(medium))])  # fmt: skip
-    rows.append(["median delay ≤ 1 check", f"{statistics.median(found):g}", _yes(statistics.median(found) <= 1)])
-    rows.append(["≥ 2 checks of lead over the val-loss rules on the slow faults",
-                 f"median {statistics.median(leads):g} over {best}", _yes(statistics.median(leads) >= 2)])  # fmt: skip
-    rows.append(["≤ 5 % of healthy runs with an alert", _percent(false[OURS]), _yes(rate <= 0.05)])
-    return rows
+    middle, lead = (statistics.median(values) if values else math.nan for values in (found, leads))
+    return [
+        ["aim", "found", "met"],
+        [
+            "≥ 90 % of faults of medium strength detected",
+            _percent(_share([d is not None for d in delays])),
+            _yes(len(found) >= 0.9 * len(medium)),
+        ],
+        ["median delay ≤ 1 check", f"{middle:g}", _yes(middle <= 1)],
+        [
+            "≥ 2 checks of lead over the val-loss rules on the slow faults",
+            f"{_interval(leads)} over {best}",
+            _yes(lead >= 2),
+        ],
+        ["≤ 5 % of healthy runs with an alert", _percent(false[OURS]), _yes(false[OURS][0] <= 0.05)],
+    ]
 
 
 def _false_alarms(healthy: list[Record], spoke: dict[str, Said]) -> list[list[str]]:

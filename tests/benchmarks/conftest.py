@@ -1,0 +1,5 @@
+"""The trainer of the callbacks' tests."""
+
+from tests.callbacks.conftest import fit
+
+__all__ = ["fit"]
