@@ -394,3 +394,20 @@ def test_a_recorded_run_replays_to_the_same_alerts(fit: Any) -> None:
     replayed = [found for values in recorded for found in watch.update(values)]
     assert [(a.rule, a.check, a.values) for a in replayed] == [(a.rule, a.check, a.values) for a in alert.alerts]
     assert {a.rule for a in replayed} == {"high", "any"}
+
+
+def test_lightning_cli_builds_it_from_plain_values(tmp_path: Path) -> None:
+    jsonargparse = pytest.importorskip("jsonargparse")
+    parser = jsonargparse.ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(L.Callback, "alert")
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "alert:\n  class_path: convscope.DriftAlert\n  init_args:\n"
+        "    rules: [{name: a, when: [{metric: x, detector: {kind: threshold, limit: 1.5}}]}]\n"
+        f"    actions: {{warning: [log, {{jsonl: {{path: {tmp_path / 'a.jsonl'}}}}}]}}\n"
+    )
+    alert = parser.instantiate_classes(parser.parse_args(["--config", str(path)])).alert
+    assert isinstance(alert, DriftAlert)
+    assert [rule.name for rule in alert.rules] == ["a"]
+    assert [type(action).__name__ for action in alert._actions["warning"]] == ["Log", "Jsonl"]
