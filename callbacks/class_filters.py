@@ -62,8 +62,8 @@ class ClassFilters(LayerObserver):
         return True
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        outputs = layers[-1].channels
-        self._metrics = {layer.name: OutputCorrelation(layer.channels, outputs) for layer in layers[:-1]}
+        *filters, output = layers if layers[-1].name == OUTPUT else [layers[-1]]  # without an output, nothing
+        self._metrics = {layer.name: OutputCorrelation(layer.channels, output.channels) for layer in filters}
         self._pooled, self._found = {}, {}
 
     def on_activation(self, record: Record) -> None:
@@ -75,7 +75,7 @@ class ClassFilters(LayerObserver):
         self._pooled = {}
 
     def compute(self, layer: Layer) -> LayerResult | None:
-        if layer.name == OUTPUT:
+        if layer.name not in self._metrics:
             return None
         matrix = self._metrics[layer.name].matrix().cpu()
         best = serving_filters(matrix, self.top)

@@ -101,6 +101,9 @@ class InterveningObserver(LayerObserver):
     def ready(self, plan: Plan) -> None:
         self._plan, self._sample = plan, plan.heldout.sample(self.samples)
         *layers, output = plan.layers[self.name]
+        if output.name != OUTPUT:  # no row of outputs a sample, so nothing to see the effect on
+            plan.layers[self.name] = []
+            return
         kept = spread_over_depth(layers, self.max_forwards // self.fewest_sets)
         plan.layers[self.name] = [*kept, output]
         self._per_layer = self.max_forwards // len(kept)

@@ -11,7 +11,7 @@ from convscope.metrics.functional.logistic import stratified_folds
 from convscope.metrics.functional.scores import encode_classes
 
 _MAX_STEPS = 50
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-9
 
 
 def calibrated_readout(scores: Tensor, target: Tensor, folds: int = 5) -> Tensor:

@@ -25,7 +25,10 @@ def program(folder: Path, devices: int, mode: str = "plain") -> list[dict[str, A
 
 
 def comparable(result: dict[str, Any]) -> dict[str, float]:
-    prefixes = ("probe", "importance", "correlation", "drift", "health")
+    prefixes = (
+        "probe", "importance", "correlation", "drift", "health",
+        "prediction", "similarity", "class_filters", "ablation", "forward",
+    )  # fmt: skip
     return {key: value for key, value in result["metrics"].items() if key.startswith(prefixes)}
 
 
