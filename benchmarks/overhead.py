@@ -81,23 +81,41 @@ def bare_forward(network: torch.nn.Module, images: torch.Tensor) -> Callable[[],
 
 
 def compare_check(samples: int, repeats: int) -> None:
-    """The check against bare training, and its forward-only part against a bare forward."""
+    """The check of a whole suite against bare training, and its forward-only part against a bare forward."""
+    _compare(
+        {
+            "check: probe, importance, correlation": lambda: convscope.suite("standard"),
+            "check: probe, correlation": lambda: convscope.suite("light"),
+        },
+        samples,
+        repeats,
+    )
+
+
+def compare_callbacks(samples: int, repeats: int) -> None:
+    """The check of each callback alone."""
+    _compare(
+        {
+            "check: probe": lambda: [convscope.LayerProbe()],
+            "check: correlation": lambda: [convscope.FilterCorrelation()],
+            "check: importance": lambda: [convscope.FilterImportance()],
+        },
+        samples,
+        repeats,
+    )
+
+
+def _compare(checks: dict[str, Callable[[], list]], samples: int, repeats: int) -> None:
     images, labels, origin = cifar10(samples, "train")
     network = ResNet18().to(device())
     heldout = HeldOut((images, labels), size=samples, batch_size=CHUNK)
     heldout.prepare()
-    seconds = interleaved(
-        {
-            "training forward + backward": bare_training(network, images, labels),
-            "forward": bare_forward(network, images),
-            "check: probe, importance, correlation": check(network, heldout, convscope.suite("standard")),
-            "check: probe, correlation": check(network, heldout, convscope.suite("light")),
-            "check: probe": check(network, heldout, [convscope.LayerProbe()]),
-            "check: correlation": check(network, heldout, [convscope.FilterCorrelation()]),
-            "check: importance": check(network, heldout, [convscope.FilterImportance()]),
-        },
-        repeats,
-    )
+    actions = {
+        "training forward + backward": bare_training(network, images, labels),
+        "forward": bare_forward(network, images),
+    }
+    actions |= {name: check(network, heldout, make()) for name, make in checks.items()}
+    seconds = interleaved(actions, repeats)
     print(f"\n### One check on {samples} images ({origin}), ResNet-18, 20 conv layers, {repeats} rounds\n")
     print("| what | median s | ÷ training forward + backward | ÷ forward |\n|---|---|---|---|")
     for name in seconds:
@@ -192,7 +210,9 @@ def _peak() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("check", "epoch", "probes", "memory"), help="one part of the benchmark")
+    parser.add_argument(
+        "--only", choices=("check", "callbacks", "probes", "memory", "epoch"), help="one part of the benchmark"
+    )
     parser.add_argument("--samples", type=int, default=1024, help="held-out images of a check (default 1024)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that are counted (default 5)")
     parser.add_argument("--train-size", type=int, default=10000, help="images of the epoch (default 10000)")
@@ -205,6 +225,7 @@ def main() -> None:
     print(f"Machine: {machine()}")
     parts: dict[str, Callable[[], None]] = {
         "check": lambda: compare_check(options.samples, options.repeats),
+        "callbacks": lambda: compare_callbacks(options.samples, options.repeats),
         "probes": lambda: compare_probes(options.samples),
         "memory": lambda: measure_memory([1024, 4096]),
         "epoch": lambda: compare_epoch(options.train_size),
