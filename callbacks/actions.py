@@ -97,11 +97,15 @@ class Call(Action):
             self._function(alert)
 
 
+def _report(sentence: str) -> None:
+    log.error("convscope: %s", sentence)
+
+
 class Webhook(Action):
     """Posts the alert as JSON in the background; see :class:`~convscope.loggers.WebhookSink`."""
 
     def __init__(self, **arguments: Any) -> None:
-        self._sink = WebhookSink(**arguments, report=lambda sentence: log.error("convscope: %s", sentence))
+        self._sink = WebhookSink(**arguments, report=_report)
 
     def run(self, occasion: Occasion) -> None:
         for alert in occasion.told:

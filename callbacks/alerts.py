@@ -98,6 +98,9 @@ class DriftAlert(pl.Callback):
         if not has_validation(trainer):
             self._check(trainer, "train")
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")  # which Lightning leaves out then; alerts may still be on their way
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for action in {id(a): a for actions in self._actions.values() for a in actions}.values():
             self._guarded(_name(action), action.close)

@@ -238,7 +238,12 @@ class LayerObserver(pl.Callback, ABC):
         if (session := self._leads()) and not has_validation(trainer):
             session.check(trainer, pl_module, moment(trainer, "train"))
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")  # which Lightning leaves out then
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if session := self._leads():
+            session.close(trainer)
         self.session = None
         self.end()
 

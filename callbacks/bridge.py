@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -138,6 +139,18 @@ def write_scalars(trainer: pl.Trainer, pl_module: pl.LightningModule, scalars: d
     for logger in trainer.loggers:
         logger.log_metrics({**scalars, "epoch": float(when.epoch)}, step=when.step)
         logger.save()
+
+
+def keep_from_main_process(trainer: pl.Trainer, tags: Iterable[str]) -> None:
+    """Take values out of what a spawned or forked process sends back at the end of a fit.
+
+    Lightning sends ``callback_metrics`` through a pipe which the main process reads only once the others have ended.
+    What does not fit into it, 64 KiB or about a hundred scalars, has both wait for ever.
+    """
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        metrics = trainer.callback_metrics
+        for tag in tags:
+            metrics.pop(tag, None)
 
 
 def callback_metrics(trainer: pl.Trainer) -> dict[str, torch.Tensor]:

@@ -39,6 +39,7 @@ class Session:
         self._pictures = Pictures()
         self._plans: list[Plan] = []
         self._heldout_changed = False
+        self._tags: set[str] = set()
         shared = HeldOut()
         groups: dict[int, tuple[HeldOut, list[LayerObserver]]] = {}
         for observer in observers:
@@ -128,6 +129,7 @@ class Session:
         scalars = self._own_scalars(trainer, when)
         for _, findings in found:
             scalars |= findings.scalars()
+        self._tags |= scalars.keys()
         with self._failures.guard("logging"):
             bridge.write_scalars(trainer, pl_module, scalars, when)
 
@@ -159,6 +161,10 @@ class Session:
         with self._failures.guard(f"the summary of {observer.name}"):
             findings.summary = observer.summarise(findings.values)
         return findings
+
+    def close(self, trainer: pl.Trainer) -> None:
+        """The fit is over."""
+        bridge.keep_from_main_process(trainer, self._tags)
 
     def layer_names(self) -> list[str]:
         """Names of all observed layers, in depth order."""

@@ -21,6 +21,10 @@ QUEUE = 100
 _STOP = object()
 
 
+def _silent(sentence: str) -> None:
+    return
+
+
 class WebhookSink:
     """Posts records as JSON from a thread of its own.
 
@@ -57,7 +61,7 @@ class WebhookSink:
         timeout: float = 5.0,
         attempts: int = 3,
         pause: float = 1.0,
-        report: Callable[[str], None] = lambda sentence: None,
+        report: Callable[[str], None] = _silent,
     ) -> None:
         self._url = _checked(_secret(url, "url"))
         self._headers = {name: _secret(value, f"headers[{name!r}]") for name, value in (headers or {}).items()}
@@ -68,9 +72,10 @@ class WebhookSink:
             )
         self._timeout, self._attempts, self._pause = timeout, attempts, pause
         self._report, self._reported = report, False
-        self._queue: queue.Queue[Any] = queue.Queue(QUEUE)
+        # Made at the first record: until then the sink can be pickled, as spawned processes need.
+        self._queue: queue.Queue[Any]
+        self._give_up: threading.Event
         self._thread: threading.Thread | None = None
-        self._give_up = threading.Event()
 
     def __repr__(self) -> str:
         return f"WebhookSink(host={self.host!r})"
