@@ -14,6 +14,29 @@ from benchmarks.fault_models import EPOCHS
 from benchmarks.fault_rivals import EVERYBODY, OURS, RIVALS, Record, alerts, delay
 from benchmarks.measure import machine
 
+PREFACE = """\
+# Injected faults: does DriftAlert speak in time, and is it silent when nothing is wrong?
+
+Made by `python -m benchmarks.faults run --half test` and `python -m benchmarks.faults report --write FILE`.
+
+**Runs.** Small CNNs on scikit-learn's digits (three channels: intensity and two gradients) and on CIFAR-10 images
+at 16 × 16, 1,000 to 1,200 training images, 16 epochs, one check an epoch on 256 held-out samples. Each seed draws
+its network, data, optimizer (SGD, AdamW), batch size (32, 64, 128), schedule (constant, steps, cosine, warm
+restarts, warm-up), augmentation, dropout and width. Faults strike at the start of epoch 5, 6, 7 or 8, by seed; what
+each strength means is in `benchmarks/fault_injection.py`.
+
+**Halves.** The limits of the default rules were set on the tuning half alone: even seeds, networks `plain` (no
+normalisation, ReLU) and `vgg_bn`; 40 healthy runs and 36 with a fault of medium strength, some of them with 2,000
+CIFAR-10 images, half of them without RepresentationDrift, and a learning rate of 0.02 instead of 0.05 in `plain`
+with SGD. What is reported here is the test half: odd seeds, networks `leaky` (no normalisation, leaky ReLU) and
+`resnet_bn`. No rule was run on it before all were final.
+
+**Words.** *Detected*: an alert of severity warning or above at or after the first check that can see the fault.
+*Delay*: checks from that one on; 0 is at once. *Lead*: a rival's delay minus ours in the same run; where somebody
+says nothing, up to the end of the run. *Usable* rivals are those that speak in at most 20 % of the healthy runs.
+EarlyStopping and SpikeDetection end a run, so they speak once at most. Intervals are 95 %: Wilson's for shares,
+bootstrap for medians.
+"""
 USABLE = 0.2  # a rival that speaks in more than this share of healthy runs would be switched off
 
 
@@ -24,6 +47,7 @@ def report(records: list[Record]) -> str:
     spoke = {name: {r["key"]: alarms(r) for r in records} for name, alarms in EVERYBODY.items()}
     false = {name: _share([bool(said[r["key"]]) for r in healthy]) for name, said in spoke.items()}
     parts = [
+        PREFACE,
         f"{len(healthy)} healthy runs, {len(faulty)} with a fault; {machine()}.",
         _section("Aims", _aims(healthy, faulty, spoke, false)),
         _section("False alarms in healthy runs", _false_alarms(healthy, spoke)),
