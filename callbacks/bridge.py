@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from convscope.callbacks.findings import Moment
+from convscope.capture.modules import named_modules
 from convscope.capture.observation import Subject
 
 
@@ -38,15 +39,18 @@ def moment(trainer: pl.Trainer, trigger: str) -> Moment:
     return Moment(trigger, trainer.current_epoch, max(step - 1, 0) if trigger == "train" else step)
 
 
-def subject(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Subject:
-    """The user's network, run as Lightning's validation would run it."""
-    return Subject(pl_module, caller(pl_module), pl_module.device, trainer.precision_plugin.forward_context)
+def subject(trainer: pl.Trainer, pl_module: pl.LightningModule, network: str | None = None) -> Subject:
+    """The user's network, or the part of it that ``network`` names, run as Lightning's validation would run it."""
+    chosen = _network(pl_module) if network is None else _submodule(pl_module, network)
+    return Subject(pl_module, _called(chosen), pl_module.device, trainer.precision_plugin.forward_context)
 
 
 def caller(module: nn.Module) -> Callable[[Any], Any]:
     """How a network takes held-out inputs: one tensor, a tuple of arguments, or a dict of named ones."""
-    network = _network(module)
+    return _called(_network(module))
 
+
+def _called(network: nn.Module) -> Callable[[Any], Any]:
     def forward(inputs: Any) -> Any:
         if isinstance(inputs, dict):
             return network(**inputs)
@@ -58,13 +62,29 @@ def caller(module: nn.Module) -> Callable[[Any], Any]:
 def _network(module: nn.Module) -> nn.Module:
     if type(module).forward not in (pl.LightningModule.forward, nn.Module.forward):
         return module
-    parts = [child for child in module.children() if next(child.parameters(), None) is not None]
+    parts = _parts(module)
     if len(parts) == 1:
-        return parts[0]
+        return next(iter(parts.values()))
     raise MisconfigurationException(
-        f"{type(module).__name__} has no forward() and {len(parts)} submodules with parameters, so it is not known "
-        "which network to run on the held-out set; define forward(self, inputs) to return the logits"
+        f"{type(module).__name__} has no forward() and {len(parts)} submodules with parameters "
+        f"({', '.join(parts) or 'none'}), so it is not known which network to run on the held-out set; name one, "
+        "HeldOut(network=...), or define forward(self, inputs) to return the logits"
     )
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module:
+    # The first of a name is the outermost: a compiled or sharded module is called through its wrapper.
+    found = next((part for known, part in named_modules(module) if known == name), None)
+    if found is None:
+        raise MisconfigurationException(
+            f"HeldOut(network={name!r}): {type(module).__name__} has no such submodule; it has "
+            f"{', '.join(_parts(module)) or 'none with parameters'}"
+        )
+    return found
+
+
+def _parts(module: nn.Module) -> dict[str, nn.Module]:
+    return {name: child for name, child in module.named_children() if next(child.parameters(), None) is not None}
 
 
 def transfer(trainer: pl.Trainer) -> Callable[[Any], Any]:

@@ -81,7 +81,7 @@ class Session:
     def _make_plans(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._plans = []
         for heldout, observers in self._groups:
-            plan = make_plan(bridge.subject(trainer, pl_module), heldout, observers)
+            plan = make_plan(bridge.subject(trainer, pl_module, heldout.network), heldout, observers)
             self._plans.append(plan)
             for message in plan.messages:
                 rank_zero_info(f"convscope: {message}")

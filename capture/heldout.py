@@ -57,6 +57,8 @@ class HeldOut:
         adapter: ``adapter(batch) -> (inputs, targets)`` for batches that are not understood by themselves
             (tuples, lists, dicts, named tuples and dataclasses are). ``inputs`` may be a tensor, a tuple
             (``model(*inputs)``) or a dict (``model(**inputs)``).
+        network: Name of the submodule to run on these inputs, ``"discriminator"``; by default the model itself, or,
+            where it has no ``forward``, its only submodule.
 
     Raises:
         ValueError: An argument is out of range; while reading: the source is empty or has NaN or infinite inputs.
@@ -77,6 +79,7 @@ class HeldOut:
         stratify: bool = True,
         seed: int = 0,
         adapter: Adapter | None = None,
+        network: str | None = None,
     ) -> None:
         for name, value in (("size", size), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < 1:
@@ -85,7 +88,10 @@ class HeldOut:
             raise ValueError(f"HeldOut(seed={seed!r}): give a whole number, at least 0")
         if adapter is not None and not callable(adapter):
             raise ValueError(f"HeldOut(adapter={adapter!r}): give a callable(batch) -> (inputs, targets)")
+        if network is not None and not (isinstance(network, str) and network):
+            raise ValueError(f"HeldOut(network={network!r}): give the name of a submodule, such as 'discriminator'")
         self.source, self.size, self.batch_size = source, size, batch_size
+        self.network = network
         self.stratify, self.seed = stratify, seed
         self.adapter: Adapter = adapter or adapt_batch
         self._gather: Gather = _alone  # no lambda: a held-out set goes to spawned processes

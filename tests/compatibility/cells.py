@@ -88,7 +88,7 @@ def train(
     )
     trainer.fit(wrap(module), ckpt_path=ckpt_path, **source)
     outcome = {
-        **snapshot(module),
+        **{what: value for what, value in snapshot(module).items() if what != "grad_objects"},
         "optimizers": [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers],
         "global_step": trainer.global_step,
         "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
@@ -116,4 +116,4 @@ def assert_same_training(callbacks: list[Any], folder: Path, **cell: Any) -> Tra
 def assert_same(without: Trained, observed: Trained) -> None:
     """Whatever training made of module, optimizers and random streams is bitwise the same."""
     different = [name for name in without.outcome if not same(without.outcome[name], observed.outcome[name])]
-    assert different == []
+    assert different == [], different
