@@ -138,8 +138,8 @@ def difficulty(runs: Records) -> str:
     }
     return (
         "## Hard and mislabelled samples are decided later (Baldock et al. 2021)\n\nDigits, 10 % of the training "
-        "labels wrong. Easy and hard held-out samples are the halves by a logistic regression on pixels. Mislabelled samples "
-        "are decided later only where the network has learned their labels.\n\n" + by_model(runs, columns)
+        "labels wrong. Easy and hard held-out samples are the halves by a logistic regression on pixels. Mislabelled "
+        "samples are decided later only where the network has learned their labels.\n\n" + by_model(runs, columns)
     )
 
 
@@ -171,9 +171,9 @@ def ablation(watched: Records) -> str:
     }
     return (
         "## Which cheap criterion foretells ablation?\n\nSpearman of a criterion with the rise of the loss when a "
-        "filter is held at its mean, within each layer over filters that no criterion chose, mean over layers. Molchanov "
-        "et al. (2019) report a correlation above 0.93 of Taylor importance with their oracle, taken over a whole ResNet with "
-        "squared changes of the loss; ours is signed, within layers and by rank, which is harder.\n\n"
+        "filter is held at its mean, within each layer over filters that no criterion chose, mean over layers. "
+        "Molchanov et al. (2019) report a correlation above 0.93 of Taylor importance with their oracle, taken over a "
+        "whole ResNet with squared changes of the loss; ours is signed, within layers and by rank, which is harder.\n\n"
         + table(["stage", *names], stages) + "\n\nAt the end of training, by model:\n\n" + by_model(watched, columns)
         + "\n\nMean rise of the loss when one filter is ablated, filters ranked by Taylor, end of training:\n\n"
         + by_model(watched, groups)
@@ -192,6 +192,6 @@ def convergence(watched: Records) -> str:
     }
     return (
         "## Early layers converge first (SVCCA, Raghu et al. 2017)\n\nNearness: debiased linear CKA of a layer with "
-        "itself at the end of training, mean over all earlier checks. A negative correlation with depth means that early "
-        "layers are near their end first.\n\n" + by_model(watched, columns)
+        "itself at the end of training, mean over all earlier checks. A negative correlation with depth means that "
+        "early layers are near their end first.\n\n" + by_model(watched, columns)
     )
