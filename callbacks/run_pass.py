@@ -29,6 +29,7 @@ class _Outcome:
     nonfinite: dict[str, int] = field(default_factory=dict)
     nonfinite_gradients: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
+    unmatched: set[str] = field(default_factory=set)
 
 
 class _Bound:
@@ -89,7 +90,8 @@ def _attempt(plan: Plan, due: list[LayerObserver], failures: Failures) -> tuple[
     for (place, layer), failure in observed.failures.items():
         failures.record(f"{due[place].name}, layer {layer}", failure)
         failed.add((due[place].name, layer))
-    return _Outcome(None, False, failed, observed.nonfinite, observed.nonfinite_gradients, observed.missing), None
+    bad = observed.nonfinite, observed.nonfinite_gradients
+    return _Outcome(None, False, failed, *bad, observed.missing, observed.unmatched), None
 
 
 def _observe(plan: Plan, due: list[LayerObserver]) -> Observed:
@@ -101,13 +103,14 @@ def _observe(plan: Plan, due: list[LayerObserver]) -> Observed:
 def _usable(
     plan: Plan, due: list[LayerObserver], outcomes: list[_Outcome], failures: Failures
 ) -> dict[str, list[Layer]]:
-    missing, bad = _everywhere(outcomes, lambda o: o.missing), _everywhere(outcomes, lambda o: o.nonfinite)
+    unseen = _everywhere(outcomes, lambda o: o.missing | o.unmatched)
+    bad = _everywhere(outcomes, lambda o: o.nonfinite)
     bad_gradients = _everywhere(outcomes, lambda o: o.nonfinite_gradients) - bad
     failed = {pair for outcome in outcomes for pair in outcome.failed}
     _note(outcomes, bad_gradients, failures)
 
     def is_usable(observer: LayerObserver, layer: Layer) -> bool:
-        if layer.name in missing or (observer.name, layer.name) in failed:
+        if layer.name in unseen or (observer.name, layer.name) in failed:
             return False
         without_gradient = observer.needs_gradient and layer.name in bad_gradients
         return observer.takes_nonfinite or not (layer.name in bad or without_gradient)
@@ -124,6 +127,8 @@ def _note(outcomes: list[_Outcome], bad_gradients: set[str], failures: Failures)
         failures.note(f"layer {name} gives NaN or infinite activations; it is not measured")
     for name in sorted(_everywhere(outcomes, lambda o: o.missing)):
         failures.note(f"layer {name} did not run in the held-out pass; it is not measured")
+    for name in sorted(_everywhere(outcomes, lambda o: o.unmatched)):
+        failures.note(f"layer {name} does not give the same number of rows for each sample; it is not measured")
     if bad_gradients:
         names = ", ".join(sorted(bad_gradients))
         failures.note(f"gradients are NaN or infinite at {names}; what needs them is not measured there")

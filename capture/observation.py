@@ -30,7 +30,7 @@ class Record:
 
     Attributes:
         layer: Which layer.
-        activation: ``(n, C, *S)``, without a graph, in the precision in which the network ran.
+        activation: ``(n, C, *S)`` with the layer's ``spatial`` S, without a graph, in the network's own precision.
         targets: ``(n, ...)`` on the activation's device, None where the batches have none.
         index: ``(n,)`` numbers of the samples in the held-out set.
     """
@@ -93,6 +93,7 @@ class Observed:
             values were given them.
         nonfinite_gradients: Layers whose gradient was NaN or infinite; given to the same consumers only.
         missing: Layers that did not run.
+        unmatched: Layers whose rows are not as many a sample as in the trace; nobody was given them.
     """
 
     samples: int = 0
@@ -100,6 +101,7 @@ class Observed:
     nonfinite: dict[str, int] = field(default_factory=dict)
     nonfinite_gradients: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
+    unmatched: set[str] = field(default_factory=set)
 
 
 def trace_layers(subject: Subject, heldout: HeldOut) -> tuple[Trace, torch.Tensor]:
@@ -188,7 +190,10 @@ class _Pass:
     def _hand_out(self, layer: Layer, tensor: torch.Tensor) -> None:
         if self._chunk is None or self._chunk.padding:
             return
-        activation = tensor.detach().movedim(layer.channel_dim, 1)
+        if len(tensor) != layer.repeats * len(self._chunk.index):
+            self.report.unmatched.add(layer.name)  # whose each row is cannot be known
+            return
+        activation = _by_sample(tensor.detach(), layer)
         record = Record(layer, activation, self._targets, self._chunk.index)
         with _plain_arithmetic(tensor.device):
             finite = self._finite(record)
@@ -231,7 +236,7 @@ class _Pass:
         if not bool(torch.isfinite(gradient.sum(dtype=torch.promote_types(gradient.dtype, torch.float32)))):
             self.report.nonfinite_gradients.add(record.layer.name)
         finite = record.layer.name not in self.report.nonfinite_gradients
-        moved = gradient.movedim(record.layer.channel_dim, 1)
+        moved = _by_sample(gradient, record.layer)
         with _plain_arithmetic(gradient.device):
             for place, consumer in enumerate(self._consumers):
                 if consumer.needs_gradient and (finite or consumer.takes_nonfinite):
@@ -267,6 +272,12 @@ def _plain_arithmetic(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(default)
+
+
+def _by_sample(tensor: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """``(n, C, *S)`` with the channels second, and an axis that was folded into the batch third."""
+    moved = tensor.movedim(layer.channel_dim, 1)
+    return moved if layer.repeats == 1 else moved.unflatten(0, (-1, layer.repeats)).movedim(2, 1)
 
 
 def _with_classes(logits: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from convscope.capture.axes import ChannelAxes
 from convscope.capture.follow import Event, EventKey, follow
 from convscope.capture.modules import Kind, tensors_in
 
@@ -30,6 +31,8 @@ class Layer:
         channels: Number of channels (filters) ``C``.
         spatial: The activation's other sizes, ``(H, W)`` for images, ``()`` for vectors.
         channel_dim: Axis of the channels in the tensor that the network computes.
+        repeats: Rows of that tensor for one sample. More than one where the network folds another axis into the batch
+            (frames, windows); that axis is then the first of ``spatial``.
         key: Operation after which the layer is observed.
         order: Position of that operation in the traced pass.
         module: Module that holds the filters, None for a functional convolution and for the output.
@@ -46,6 +49,7 @@ class Layer:
     channel_dim: int
     key: EventKey
     order: int
+    repeats: int = 1
     module: nn.Module | None = field(default=None, repr=False, compare=False)
     norm: nn.Module | None = field(default=None, repr=False, compare=False)
     activation: nn.Module | None = field(default=None, repr=False, compare=False)
@@ -68,6 +72,7 @@ class _Step:
     output: torch.Tensor
     version: int
     sources: tuple[int, ...]
+    channel_dim: int
 
     @property
     def label(self) -> str:
@@ -83,12 +88,15 @@ class Trace:
         self._producer: dict[int, int] = {}  # id of a tensor -> index of the step that last wrote it
         self._consumers: Counter[int] = Counter()
         self._consumer: dict[int, int] = {}
+        self._axes = ChannelAxes()
 
     def __call__(self, event: Event) -> None:
         """Record one event of :func:`~convscope.capture.follow.follow`."""
         output = next(tensors_in(event.output), None)
         if output is None:
             return
+        if event.kind != "other" or event.module is None:
+            self._axes.follow(event, output)
         if event.kind == "other" and event.module is not None:
             self._containers.append(self._step(event, output, ()))
             return
@@ -103,7 +111,9 @@ class Trace:
 
     def _step(self, event: Event, output: torch.Tensor, sources: tuple[int, ...]) -> _Step:
         order = len(self._steps) + len(self._containers)
-        return _Step(event.key, order, event.kind, event.module, output, output._version, sources)
+        axis = self._axes.of(output)
+        channel_dim = _likely_axis(output) if axis is None else axis
+        return _Step(event.key, order, event.kind, event.module, output, output._version, sources, channel_dim)
 
     def units(self, *, raw: bool = False) -> list[Layer]:
         """One layer per convolution that ran: after the norm and activation that directly consume it, or raw."""
@@ -138,9 +148,8 @@ class Trace:
 
 def _layer(chain: list[_Step]) -> Layer:
     head, end = chain[0], chain[-1]
-    channel_dim = _channel_dim(head)
-    shape = list(end.output.shape)
-    channels = shape.pop(channel_dim)
+    repeats, *shape = end.output.shape
+    channels = shape.pop(end.channel_dim - 1)
     norm = next((s.module for s in chain[1:] if s.kind == "norm"), None)
     activation = next((s.module for s in chain if s.kind == "activation"), None)
     return Layer(
@@ -148,10 +157,11 @@ def _layer(chain: list[_Step]) -> Layer:
         kind=head.label,
         parts=tuple(s.label for s in chain),
         channels=channels,
-        spatial=tuple(shape[1:]),
-        channel_dim=channel_dim,
+        spatial=tuple(shape) if repeats == 1 else (repeats, *shape),
+        channel_dim=end.channel_dim,
         key=end.key,
         order=end.order,
+        repeats=repeats,
         module=head.module,
         norm=norm,
         activation=activation,
@@ -159,9 +169,9 @@ def _layer(chain: list[_Step]) -> Layer:
     )
 
 
-def _channel_dim(step: _Step) -> int:
-    """Convolutions put channels first; any other three-dimensional output is (N, tokens, C)."""
-    return 2 if step.output.dim() == 3 and step.kind != "conv" else 1
+def _likely_axis(output: torch.Tensor) -> int:
+    """Where the pass does not tell: three dimensions are (N, tokens, C), any others (N, C, *S)."""
+    return 2 if output.dim() == 3 else 1
 
 
 def _call_name(key: EventKey) -> str:
