@@ -177,7 +177,7 @@ class InterveningObserver(LayerObserver):
             return
         loss = self._plan.subject.loss
         losses = sample_losses(loss, logits.flatten(0, 1), targets.repeat(len(logits), *[1] * (targets.dim() - 1)))
-        losses = losses.unflatten(0, logits.shape[:2])
+        losses = losses.view(logits.shape[:2])
         if self._classes:
             hits, groups = _predicted(logits) == targets, targets
         else:

@@ -87,9 +87,9 @@ class Intervention:
         repeated = tree_map(lambda t: t.repeat(len(keep), *[1] * (t.dim() - 1)), inputs)
 
         def replace(tensor: torch.Tensor) -> torch.Tensor:
-            return self._mixed(tensor.unflatten(0, (len(keep), -1)), keep).flatten(0, 1)
+            return self._mixed(_by_set(tensor, keep), keep).flatten(0, 1)
 
-        return self._run(repeated, replace, may_write=True).unflatten(0, (len(keep), -1))
+        return _by_set(self._run(repeated, replace, may_write=True), keep)
 
     def _with_shared_beginning(self, inputs: Any, keep: torch.Tensor) -> torch.Tensor:
         widen = _Widen(self._subject.module, batch_length(inputs), len(keep))
@@ -99,7 +99,7 @@ class Intervention:
             return self._mixed(tensor.unsqueeze(0), keep).flatten(0, 1)
 
         with widen:
-            return self._run(inputs, replace, may_write=False).unflatten(0, (len(keep), -1))
+            return _by_set(self._run(inputs, replace, may_write=False), keep)
 
     def _mixed(self, tensor: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
         """``(S, n, …)`` from ``(S or 1, n, …)``: the filters that each set keeps, and the fill."""
@@ -132,6 +132,11 @@ class Intervention:
         if not fired:
             raise RuntimeError(f"layer {self._layer.name} did not run, so nothing was put in its place")
         return logits
+
+
+def _by_set(tensor: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """``(S, n, …)`` from ``(S · n, …)``."""
+    return tensor.reshape(len(keep), -1, *tensor.shape[1:])
 
 
 class _Widen(TorchFunctionMode):

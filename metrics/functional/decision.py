@@ -86,7 +86,8 @@ def prediction_entropy(log_probabilities: Tensor) -> Tensor:
     """
     if log_probabilities.ndim == 0 or log_probabilities.shape[-1] == 0:
         raise ValueError(f"The log-probabilities must have shape (..., K), got {tuple(log_probabilities.shape)}.")
-    return torch.special.entr(as_double(log_probabilities).exp()).sum(dim=-1)
+    entropies: Tensor = torch.special.entr(as_double(log_probabilities).exp())
+    return entropies.sum(dim=-1)
 
 
 def lost_and_found(hits: Tensor) -> tuple[Tensor, Tensor]:
