@@ -23,6 +23,7 @@ class Schedule:
     on_start: bool
     _last_epoch: int = field(default=-1, init=False)
     _last_step: int = field(default=0, init=False)
+    _measured: int = field(default=-1, init=False)  # optimizer steps at the last check that a step triggered
 
     def __post_init__(self) -> None:
         for name in ("every_n_epochs", "every_n_train_steps"):
@@ -35,30 +36,35 @@ class Schedule:
     def is_due(self, moment: Moment, steps: int) -> bool:
         """Whether a check is to be made at ``moment``, after ``steps`` optimizer steps.
 
-        In a due epoch each validation run is a check, as it is for Lightning's ModelCheckpoint.
+        In a due epoch each validation run is a check, as it is for Lightning's ModelCheckpoint. A check made after
+        the very same step stands for it: another one would find the same network, and call it a change of nothing.
         """
         if moment.trigger == "start":
             return self.on_start and steps == 0
         if moment.trigger == "step":
             return self.every_n_train_steps > 0 and steps - self._last_step >= self.every_n_train_steps
         since = moment.epoch - self._last_epoch
-        return self.every_n_epochs > 0 and (since == 0 or since >= self.every_n_epochs)
+        due = self.every_n_epochs > 0 and (since == 0 or since >= self.every_n_epochs)
+        if due and steps == self._measured:
+            self._last_epoch, due = moment.epoch, False
+        return due
 
     def done(self, moment: Moment, steps: int) -> None:
         """Remember that a check was made."""
         if moment.at_epoch_end:
             self._last_epoch = moment.epoch
         if moment.trigger == "step":
-            self._last_step = steps - steps % self.every_n_train_steps
+            self._last_step, self._measured = steps - steps % self.every_n_train_steps, steps
 
     def restart(self) -> None:
         """Forget past checks."""
-        self._last_epoch, self._last_step = -1, 0
+        self._last_epoch, self._last_step, self._measured = -1, 0, -1
 
     def state_dict(self) -> dict[str, Any]:
         """The last epoch and step at which a check was made."""
-        return {"last_epoch": self._last_epoch, "last_step": self._last_step}
+        return {"last_epoch": self._last_epoch, "last_step": self._last_step, "measured": self._measured}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self._last_epoch, self._last_step = state["last_epoch"], state["last_step"]
+        self._measured = state.get("measured", -1)
