@@ -123,8 +123,9 @@ class LayerPrediction(LayerObserver):
 
     def on_activation(self, record: Record) -> None:
         metric = self._metrics[record.layer.name]
-        targets = None if record.targets is None else self._task.targets(record.targets)
-        metric.to(record.pooled.device).update(record.pooled, targets, record.index)
+        if record.targets is not None:  # without targets the callback is skipped
+            targets = self._task.targets(record.targets)
+            metric.to(record.pooled.device).update(record.pooled, targets, record.index)
 
     def compute(self, layer: Layer) -> LayerResult | None:
         readout = self._read(layer.name)

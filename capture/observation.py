@@ -277,7 +277,7 @@ def _plain_arithmetic(device: torch.device) -> Iterator[None]:
 def _by_sample(tensor: torch.Tensor, layer: Layer) -> torch.Tensor:
     """``(n, C, *S)`` with the channels second, and an axis that was folded into the batch third."""
     moved = tensor.movedim(layer.channel_dim, 1)
-    return moved if layer.repeats == 1 else moved.unflatten(0, (-1, layer.repeats)).movedim(2, 1)
+    return moved if layer.repeats == 1 else moved.reshape(-1, layer.repeats, *moved.shape[1:]).movedim(2, 1)
 
 
 def _with_classes(logits: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ class TargetSummary:
 
 def summarise_targets(targets: torch.Tensor) -> TargetSummary | None:
     """Facts about this process's targets, None where it has none."""
-    return merge_summaries(_summary(part) for part in targets.split(_AT_ONCE)) if len(targets) else None
+    return merge_summaries(_summary(part) for part in torch.split(targets, _AT_ONCE)) if len(targets) else None
 
 
 def merge_summaries(summaries: Iterable[TargetSummary | None]) -> TargetSummary | None:
@@ -101,4 +101,4 @@ def _classes(targets: torch.Tensor) -> tuple[int, ...]:
     values = values[values >= 0]
     if len(values) and int(values.max()) < _MOST_CLASSES:  # counting is far faster than sorting where masks are large
         return tuple(values.bincount().nonzero().flatten().tolist())
-    return tuple(values.unique().tolist())
+    return tuple(torch.unique(values).tolist())

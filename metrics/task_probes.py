@@ -289,7 +289,7 @@ class SegmentationProbe(_RidgeStore):
     def compute(self) -> SegmentationResult:
         """Fit and judge the probe on everything collected, over all ranks."""
         features, target = self._canonical()
-        features, target = counted_first(features.unflatten(1, (target.shape[1], -1)), target)
+        features, target = counted_first(features.reshape(*target.shape, -1), target)
         scorer = position_scorer(features, target, self.alphas)
 
         def judge(order: Tensor) -> Tensor:
@@ -312,9 +312,10 @@ def _scale(target: Tensor) -> Tensor:
 
 def _named(scores: Tensor, target: Tensor) -> Tensor:
     """Classes ``(N, P)`` with the highest scores ``(N, P, K)``, a column for each class in ``target``."""
-    return target[target >= 0].unique()[scores.argmax(dim=2)]
+    classes: Tensor = torch.unique(target[target >= 0])
+    return classes[scores.argmax(dim=2)]
 
 
 def _blind_iou(target: Tensor) -> Tensor:
-    counts = target[target >= 0].unique(return_counts=True)[1].double()
+    counts: Tensor = torch.unique(target[target >= 0], return_counts=True)[1].double()
     return (counts.max() / counts.sum() / len(counts)).float()

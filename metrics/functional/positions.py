@@ -115,7 +115,8 @@ class _Blocks:
         hat = (self.components * inverse) @ self.components.mT
         hat += self.mask[:, :, None] * self.mask[:, None, :] / self.mask.sum()
         identity = torch.eye(hat.shape[-1], dtype=hat.dtype, device=hat.device)
-        return truth - torch.linalg.solve(identity - hat, residual)
+        left_out: Tensor = truth - torch.linalg.solve(identity - hat, residual)
+        return left_out
 
 
 def position_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> BlockScorer:
@@ -202,8 +203,9 @@ def counted_first(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _one_hot(target: Tensor) -> Tensor:
-    classes = target[target >= 0].unique()
-    return (target[:, :, None] == classes).double()
+    classes = torch.unique(target[target >= 0])
+    membership: Tensor = target[:, :, None] == classes
+    return membership.double()
 
 
 def _check(features: Tensor, target: Tensor) -> None:
@@ -214,8 +216,8 @@ def _check(features: Tensor, target: Tensor) -> None:
         )
     check_finite("features", features)
     counted = target >= 0
-    if int(counted.any(dim=1).sum()) < 2 or len(target[counted].unique()) < 2:
+    if int(counted.any(dim=1).sum()) < 2 or len(torch.unique(target[counted])) < 2:
         raise ValueError(
             f"A probe of positions needs at least 2 samples and 2 classes, got {int(counted.any(dim=1).sum())} "
-            f"samples and {len(target[counted].unique())} classes. Enlarge the held-out set."
+            f"samples and {len(torch.unique(target[counted]))} classes. Enlarge the held-out set."
         )

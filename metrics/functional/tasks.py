@@ -123,7 +123,7 @@ def mean_iou(predicted: Tensor, target: Tensor) -> Tensor:
     counted = target >= 0
     _some("is a position that counts", counted)
     predicted, target = predicted[counted], target[counted]
-    ious = [_iou(predicted == label, target == label) for label in target.unique()]
+    ious = [_iou(predicted == label, target == label) for label in torch.unique(target)]
     return torch.stack(ious).mean().float()
 
 
