@@ -44,7 +44,7 @@ def main(folder: Path, devices: int, mode: str) -> None:
     if mode == "plain":
         callbacks.append(convscope.RepresentationDrift(heldout=heldout, reference=TinyResNet(4, classes=3)))
         callbacks.append(convscope.FilterHealth(heldout=heldout))
-        often: dict[str, Any] = {"heldout": heldout, "every_n_epochs": 1, "samples": 20, "on_error": "raise"}
+        often: dict[str, Any] = {"heldout": heldout, "layers": "*.layer2.0.conv1", "every_n_epochs": 1, "samples": 20}
         callbacks.append(convscope.AblationOracle(name="ablation_often", **often))
         callbacks.append(convscope.ForwardFromLayer(name="forward_often", criterion="weight_l1", **often))
     if mode == "failing":
