@@ -86,7 +86,7 @@ class AblationOracle(InterveningObserver):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r}: give a whole number of filters, at least {least}")
         self.criteria, self.rank_by, self.ends, self.random = tuple(criteria), rank_by, ends, random
-        super().__init__(criteria, loss, baseline, samples, max_forwards, arguments)
+        super().__init__(criteria, loss, baseline, samples, max_forwards, **arguments)
         self._chosen: dict[str, _Chosen] = {}
         self._by_class: dict[str, torch.Tensor] = {}
 

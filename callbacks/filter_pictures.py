@@ -41,13 +41,21 @@ class FilterPictures(LayerObserver):
     family = "filter_pictures"
     charts: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, *, criterion: Criterion = "taylor", filters: int = 3, images: int = 4, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        criterion: Criterion = "taylor",
+        filters: int = 3,
+        images: int = 4,
+        every_n_epochs: int = 5,
+        **arguments: Any,
+    ) -> None:
         for name, value in (("filters", filters), ("images", images)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r}: give a whole number, at least 1")
         self.criterion, self.filters, self.images = criterion, filters, images
         self._criteria = Criteria([criterion])
-        super().__init__(**{"every_n_epochs": 5, **arguments})
+        super().__init__(every_n_epochs=every_n_epochs, **arguments)
         self._correlation: dict[str, ChannelCorrelation] = {}
         self._peaks: dict[str, _Peaks] = {}
         self._rows: dict[str, list[tuple[int, str]]] = {}

@@ -74,7 +74,7 @@ class ForwardFromLayer(InterveningObserver):
             raise ValueError(f"shares={shares!r}: give at least one share of filters in (0, 1), in rising order")
         self.criterion, self.shares = criterion, tuple(shares)
         self.fewest_sets = len(ORDERS) * len(self.shares) + 1
-        super().__init__([criterion], loss, baseline, samples, max_forwards, arguments)
+        super().__init__([criterion], loss, baseline, samples, max_forwards, **arguments)
         self._curves: dict[str, dict[str, list[float]]] = {}
 
     def default_name(self) -> str:

@@ -52,7 +52,9 @@ class InterveningObserver(LayerObserver):
         baseline: Baseline,
         samples: int,
         max_forwards: int,
-        arguments: dict[str, Any],
+        *,
+        every_n_epochs: int = 5,
+        **arguments: Any,
     ) -> None:
         check_baseline(baseline)
         if loss is not None and not callable(loss):
@@ -63,7 +65,7 @@ class InterveningObserver(LayerObserver):
             raise ValueError(f"max_forwards={max_forwards!r}: give a whole number, at least {self.fewest_sets}")
         self._criteria, self._loss = Criteria(criteria), loss
         self.baseline, self.samples, self.max_forwards = baseline, samples, max_forwards
-        super().__init__(**{"every_n_epochs": 5, **arguments})
+        super().__init__(every_n_epochs=every_n_epochs, **arguments)
         self._plan: Plan | None = None
         self._sample: HeldOut | None = None
         self._means: dict[str, ChannelMean] = {}

@@ -41,10 +41,10 @@ class Session:
         self._heldout_changed = False
         self._tags: set[str] = set()
         shared = HeldOut()
-        groups: dict[int, tuple[HeldOut, list[LayerObserver]]] = {}
+        groups: dict[tuple[Any, ...], tuple[HeldOut, list[LayerObserver]]] = {}
         for observer in observers:
             heldout = observer.heldout or shared
-            groups.setdefault(id(heldout), (heldout, []))[1].append(observer)
+            groups.setdefault(heldout.identity, (heldout, []))[1].append(observer)
         self._groups = list(groups.values())
 
     # Before training: what the user gave wrongly is raised here, when nothing can be lost.

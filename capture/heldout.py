@@ -109,6 +109,12 @@ class HeldOut:
         self._tapping = False
 
     @property
+    def identity(self) -> tuple[Any, ...]:
+        """Equal where two held-out sets hold the same samples, run alike: as those of a YAML file, each built anew."""
+        how = (self.size, self.batch_size, self.stratify, self.seed, self.network)
+        return None if self.source is None else id(self.source), id(self.adapter), *how
+
+    @property
     def ready(self) -> bool:
         """Whether the samples have been read."""
         return self.total > 0

@@ -13,7 +13,8 @@ from torch import nn
 from convscope.capture.trace import Layer, Trace
 
 LayerEntry = str | re.Pattern[str] | type | Callable[[str, nn.Module], bool]
-LayerSpec = LayerEntry | Sequence[LayerEntry] | None
+# What YAML holds is named first: otherwise LightningCLI cannot write a list of names back into the config it saves.
+LayerSpec = str | Sequence[str] | LayerEntry | Sequence[LayerEntry] | None
 
 
 def select_layers(trace: Trace, spec: LayerSpec = None, *, raw: bool = False) -> list[Layer]:

@@ -126,7 +126,7 @@ def test_an_exception_in_a_metric_costs_one_layer(fit: Any, caplog: Any, place: 
 
 
 def test_an_exception_in_a_whole_check_costs_the_check(fit: Any, caplog: Any) -> None:
-    run = fit([Broken("begin", RuntimeError("no room")), convscope.LayerProbe(heldout=convscope.HeldOut())])
+    run = fit([Broken("begin", RuntimeError("no room")), convscope.LayerProbe(heldout=convscope.HeldOut(size=29))])
     assert "probe/accuracy/output" in run.events.Tags()["scalars"]  # another held-out set, another pass
     assert any("a check failed (RuntimeError: no room)" in message for message in caplog.messages)
     assert run.trainer.global_step == 8
