@@ -11,7 +11,7 @@ from convscope.metrics.functional.logistic import stratified_folds
 from convscope.metrics.functional.scores import encode_classes
 
 _MAX_STEPS = 50
-_TOLERANCE = 1e-9
+_TOLERANCE = 1e-7
 
 
 def calibrated_readout(scores: Tensor, target: Tensor, folds: int = 5) -> Tensor:
@@ -114,16 +114,19 @@ def _fit(offsets: Tensor, prior: Tensor, codes: Tensor, weights: Tensor, beta: T
     """The slope ``(F,)`` of each fold: Newton's method inside a bracket, since the loss is convex in it."""
     wanted = _smoothed(offsets, codes)
     low, high = torch.zeros_like(beta), torch.full_like(beta, torch.inf)
+    useless = _derivatives(low, offsets, prior, wanted, weights)[0] >= 0  # the loss is least at zero or below
     for _ in range(_MAX_STEPS):
         slope, curvature = _derivatives(beta, offsets, prior, wanted, weights)
         low, high = torch.where(slope < 0, beta, low), torch.where(slope >= 0, beta, high)
         step = beta - slope / curvature.clamp(min=1e-300)
+        # Newton's method doubles its digits: after a step as small as this nothing is left to gain.
+        settled = useless | ((step - beta).abs() <= _TOLERANCE * (1 + beta))
+        if bool(settled.all()):
+            return torch.where(useless, 0.0, step)
         middle = torch.where(high.isinf(), 2 * low + 1, (low + high) / 2)
-        following = torch.where((step > low) & (step < high) & (step < 10 * low + 10), step, middle)
-        if bool(((following - beta).abs() <= _TOLERANCE * (1 + beta)).all()):
-            return following
-        beta = following
-    return beta
+        inside = (step > low) & (step < high) & (step < 10 * low + 10)
+        beta = torch.where(inside | settled, step, middle)
+    return torch.where(useless, 0.0, beta)
 
 
 def _smoothed(offsets: Tensor, codes: Tensor) -> Tensor:
