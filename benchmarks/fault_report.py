@@ -28,8 +28,8 @@ each strength means is in `benchmarks/fault_injection.py`.
 **Halves.** The limits of the default rules were set on the tuning half alone: even seeds, networks `plain` (no
 normalisation, ReLU) and `vgg_bn`; 24 healthy seeds and 30 with a fault of medium strength, trained with up to 2,000
 CIFAR-10 images, the faulty ones mostly without RepresentationDrift, and with a learning rate of 0.02 instead of
-0.05 in `plain` with SGD. What is reported here is the test half: odd seeds, networks `leaky` (no normalisation, leaky ReLU) and
-`resnet_bn`. No rule was run on it before all were final.
+0.05 in `plain` with SGD. What is reported here is the test half: odd seeds, networks `leaky` (no normalisation, leaky
+ReLU) and `resnet_bn`. No rule was run on it before all were final.
 
 **Words.** *Detected*: an alert of severity warning or above at or after the first check that can see the fault.
 *Delay*: checks from that one on; 0 is at once. *Lead*: a rival's delay minus ours in the same run; where somebody

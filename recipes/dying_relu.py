@@ -1,6 +1,7 @@
 """Filters that die of a learning rate that is too large for one epoch, and the alerts that follow.
 
-Run ``python -m convscope.recipes.dying_relu`` (``--help`` for options). A CNN without normalisation learns scikit-learn's
+Run ``python -m convscope.recipes.dying_relu`` (``--help`` for options). A CNN without normalisation learns
+scikit-learn's
 digits; in epoch ``--at-epoch`` the learning rate is ``--factor`` times as large. Nothing is downloaded.
 """
 

@@ -1,6 +1,7 @@
 """Fine-tuning that forgets what the network knew, and the alerts that follow.
 
-Run ``python -m convscope.recipes.forgetting`` (``--help`` for options). A small CNN learns the digits 0 to 4, and is then
+Run ``python -m convscope.recipes.forgetting`` (``--help`` for options). A small CNN learns the digits 0 to 4, and is
+then
 fine-tuned on 5 to 9 alone. The held-out set is the old task's, and drift is measured against the network as it was
 before fine-tuning. Nothing is downloaded.
 """
