@@ -22,6 +22,7 @@ def write_report(records: Records, docs: Path) -> None:
     watched = of(records, "watched")
     sections = [HEAD.format(machine=machine()), planted(records), random_labels(records), probes(watched)]
     sections += [difficulty(of(records, "difficulty")), ablation(watched), convergence(watched)]
+    sections.append(not_reproduced(watched, of(records, "difficulty")))
     (docs / "benchmarks-validity.md").write_text("\n\n".join(sections) + "\n")
     draw(watched, of(records, "difficulty"), docs / "figures" / "validity.png")
 
@@ -39,7 +40,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 def spread(values: Iterable[float]) -> str:
     """Mean, and least to greatest."""
-    found = list(values)
+    found = [value for value in values if value == value]
     return f"{mean(found):.2f} ({min(found):.2f} to {max(found):.2f})" if found else "–"
 
 
@@ -107,11 +108,13 @@ def accuracies(run: dict[str, Any], check: int) -> list[float]:
     return [v for name, v in run["probe"][check]["values"]["accuracy"].items() if not name.endswith("skip")]
 
 
-def probes(watched: Records) -> str:
-    def rise(run: dict[str, Any], check: int) -> float:
-        found = accuracies(run, check)[:-1]
-        return float(spearmanr(range(len(found)), found).statistic)
+def rise(run: dict[str, Any], check: int) -> float:
+    """Spearman of depth and probe accuracy, the output left out."""
+    found = accuracies(run, check)[:-1]
+    return float(spearmanr(range(len(found)), found).statistic)
 
+
+def probes(watched: Records) -> str:
     columns: dict[str, Callable[[dict[str, Any]], float]] = {
         "first layer": lambda run: accuracies(run, -1)[0],
         "last layer": lambda run: accuracies(run, -1)[-2],
@@ -194,4 +197,28 @@ def convergence(watched: Records) -> str:
         "## Early layers converge first (SVCCA, Raghu et al. 2017)\n\nNearness: debiased linear CKA of a layer with "
         "itself at the end of training, mean over all earlier checks. A negative correlation with depth means that "
         "early layers are near their end first.\n\n" + by_model(watched, columns)
+    )
+
+
+def not_reproduced(watched: Records, runs: Records) -> str:
+    """What failed, by rules that were set before looking at which runs they would name."""
+
+    def named(found: Records) -> str:
+        return ", ".join(f"{run['model']} seed {run['seed']}" for run in found) or "no run"
+
+    flat = [run for run in watched if rise(run, -1) < 0.5]
+    untold = [run for run in runs if run["auc_wrong"] < 0.6]
+    taylor = [spearmans(run, -1)["taylor"] for run in watched]
+    magnitude = [spearmans(run, -1)["weight_l1"] for run in watched]
+    better = sum(t > m for t, m in zip(taylor, magnitude, strict=True))
+    return (
+        "## What did not reproduce\n\n"
+        f"- Molchanov's correlation above 0.93: ours is {spread(taylor)} at the end of training, within layers. Taylor is "
+        f"ahead of magnitude ({spread(magnitude)} for the L1 norm) in {better} of {len(taylor)} runs, but neither settles "
+        "the order of a layer's filters.\n"
+        "- No criterion foretells ablation before training, nor after two epochs at a rising learning rate.\n"
+        f"- Probe accuracy does not rise with depth (Spearman below 0.5) in: {named(flat)}. A network that has learned "
+        "nothing has nothing to show; its output accuracy is in the table.\n"
+        f"- Mislabelled samples are not told by depth (AUC below 0.6) in: {named(untold)}. "
+        "These are runs that had not learned the wrong labels."
     )
