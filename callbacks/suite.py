@@ -8,8 +8,10 @@ from convscope.callbacks.ablation import AblationOracle
 from convscope.callbacks.base import LayerObserver
 from convscope.callbacks.class_filters import ClassFilters
 from convscope.callbacks.correlation import FilterCorrelation
+from convscope.callbacks.drift import RepresentationDrift
 from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
+from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
@@ -30,6 +32,8 @@ _SUITES: dict[str, list[tuple[type[LayerObserver], dict[str, Any]]]] = {
         (FilterImportance, {"criterion": "weight_l1"}),
         (FilterImportance, {"criterion": "output_correlation"}),
         (FilterCorrelation, {}),
+        (RepresentationDrift, {}),
+        (FilterHealth, {}),
         (LayerPrediction, {}),
         (LayerSimilarity, {}),
         (ClassFilters, {}),
@@ -46,8 +50,8 @@ def suite(name: SuiteName = "standard", heldout: HeldOut | None = None, **argume
     ============  ===========================================================================================
     ``light``     probe accuracy and correlation, forward only, no pictures
     ``standard``  probe accuracy, Taylor importance and correlation, with pictures
-    ``full``      besides: logistic and kNN probes, importance by weight norm and by output correlation, the
-                  prediction of each layer, similarity of layers, filters by class; every fifth epoch, on at most 256
+    ``full``      besides: logistic and kNN probes, importance by weight norm and by output correlation, drift
+                  and health of each layer, its prediction, similarity of layers, filters by class; every fifth epoch, on at most 256
                   samples, removal curves and ablation, and pictures of filters
     ============  ===========================================================================================
 
