@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from convscope.callbacks.base import LayerObserver
 
+SPARE = 64 << 20
+"""Bytes of the disk that pictures leave alone: once it is full, TensorBoard's writer is lost, and the run with it."""
+
 
 class Pictures:
     """Draws what observers found. One layout event a run holds the charts of all observers."""
@@ -45,6 +48,12 @@ class Pictures:
             self._charts[observer.name] = _charts(observer, findings)
         for writer in writers:
             dashboard = self._dashboards.setdefault(writer, TensorBoardDashboard(writer))
+            if dashboard.free_space < SPARE:
+                self._say_once(
+                    f"less than {SPARE >> 20} MiB are free where TensorBoard's files are: histograms and pictures are "
+                    "skipped, so that there is room for scalars and checkpoints"
+                )
+                continue
             dashboard.layout(self._charts)
             for observer, findings in found:
                 if observer.pictures:

@@ -70,6 +70,7 @@ def run_pass(plan: Plan, due: list[LayerObserver], failures: Failures, gather: G
         outcomes: list[_Outcome] = gather(outcome)
         if not any(o.out_of_memory for o in outcomes) or plan.chunk_size == 1:
             break
+        error = None  # its traceback holds what the failed attempt had in memory
         plan.chunk_size //= 2
         failures.note(f"out of memory in a check: held-out samples now go through {plan.chunk_size} at a time")
     failed_elsewhere = next((o.error for o in outcomes if o.error is not None), None)

@@ -125,7 +125,8 @@ class Session:
         self.checks += 1
         for observer in due:
             observer.schedule.done(when, trainer.global_step)
-            observer.end()
+            with self._failures.guard(f"the end of a check of {observer.name}"):
+                observer.end()
         scalars = self._own_scalars(trainer, when)
         for _, findings in found:
             scalars |= findings.scalars()

@@ -50,7 +50,10 @@ class Record:
 
 
 class Consumer(Protocol):
-    """Who wants a layer's activations. An exception costs the consumer this layer, for this check."""
+    """Who wants a layer's activations. An exception costs the consumer this layer, for this check.
+
+    Out of memory is no fault of the layer: it ends the pass, unless the chunk is of one sample.
+    """
 
     @property
     def needs_gradient(self) -> bool: ...
@@ -251,6 +254,8 @@ class _Pass:
         try:
             call()
         except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError) and self._chunk is not None and len(self._chunk.index) > 1:
+                raise  # fewer samples at a time may do
             self.report.failures[place, layer.name] = error
 
     def _finite(self, record: Record) -> bool:

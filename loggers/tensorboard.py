@@ -1,6 +1,8 @@
 """What convscope writes to TensorBoard besides scalars: histograms, pictures, text, one layout of charts."""
 
+import math
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -82,6 +84,14 @@ class TensorBoardDashboard:
         self._writer = writer
         self._kinds: dict[str, str] = {}
         self._layout: dict[str, dict[str, list[str]]] | None = None
+
+    @property
+    def free_space(self) -> float:
+        """Bytes that are free where the run is written; infinite where that is no local folder."""
+        try:
+            return float(shutil.disk_usage(self._writer.log_dir).free)
+        except OSError:
+            return math.inf
 
     def histogram(self, tag: str, values: npt.ArrayLike, step: int) -> None:
         """Write the distribution of `values`, any shape, in 64 equal bins between their least and greatest.

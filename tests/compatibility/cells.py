@@ -18,6 +18,7 @@ import convscope
 from convscope.callbacks.base import LayerObserver
 from tests.callbacks.conftest import Classifier, loaders
 from tests.capture.test_isolation import same, snapshot
+from tests.networks import Plain
 
 
 def observers(**arguments: Any) -> list[Any]:
@@ -31,6 +32,11 @@ def few(**arguments: Any) -> list[Any]:
     """A forward-only callback and two with gradients, without pictures: enough where a loop is what is tested."""
     given = {"on_error": "raise", "pictures": False, "layers": ["*.conv1", "*.conv2"], **arguments}
     return [kind(**given) for kind in (convscope.LayerProbe, convscope.FilterImportance, convscope.FilterHealth)]
+
+
+def small() -> Classifier:
+    """Two convolutions: enough where a loop is what is tested."""
+    return Classifier(Plain(channels=3))
 
 
 class Streams(L.Callback):

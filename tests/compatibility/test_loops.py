@@ -16,12 +16,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import convscope
 from tests.callbacks.conftest import Classifier, loaders
-from tests.compatibility.cells import assert_same_training, few, train
+from tests.compatibility.cells import assert_same_training, few, small, train
 from tests.networks import Plain, images
-
-
-def small() -> Classifier:
-    return Classifier(Plain(channels=3))
 
 
 class Adversarial(L.LightningModule):

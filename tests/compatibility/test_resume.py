@@ -13,12 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import convscope
 from convscope.loggers import read_jsonl
 from tests.callbacks.conftest import Classifier, loaders
-from tests.compatibility.cells import few, observers, train
+from tests.compatibility.cells import few, observers, small, train
 from tests.networks import Plain, images
-
-
-def small() -> Classifier:
-    return Classifier(Plain(channels=3))
 
 
 def alike() -> tuple[DataLoader, DataLoader]:

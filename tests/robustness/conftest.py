@@ -1,0 +1,5 @@
+"""The ``fit`` fixture of the callbacks' tests."""
+
+from tests.callbacks.conftest import fit
+
+__all__ = ["fit"]
