@@ -51,8 +51,8 @@ def suite(name: SuiteName = "standard", heldout: HeldOut | None = None, **argume
     ``light``     probe accuracy and correlation, forward only, no pictures
     ``standard``  probe accuracy, Taylor importance and correlation, with pictures
     ``full``      besides: logistic and kNN probes, importance by weight norm and by output correlation, drift
-                  and health of each layer, its prediction, similarity of layers, filters by class; every fifth epoch, on at most 256
-                  samples, removal curves and ablation, and pictures of filters
+                  and health of each layer, its prediction, similarity of layers, filters by class; every fifth
+                  epoch, on at most 256 samples, removal curves and ablation, and pictures of filters
     ============  ===========================================================================================
 
     Args:
