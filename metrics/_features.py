@@ -48,6 +48,8 @@ class FeatureStore(GatheringMetric):
 
     def _canonical(self) -> tuple[Tensor, Tensor]:
         index = self._joined("index")
+        if len(index) == 0:
+            raise ValueError("A probe needs samples, got none. Pass a held-out set that is not empty.")
         order = canonical_order(index)
         features = self._joined("features").reshape(len(index), int(self.width))
         return features[order], self._joined("targets").reshape(len(index), int(self.target_width))[order]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from convscope.metrics.functional._precision import as_double
-from convscope.metrics.functional._validation import check_features
+from convscope.metrics.functional._validation import check_features, check_finite
 from convscope.metrics.functional.scores import Scorer, encode_classes
 from convscope.metrics.probe import FeatureProbe
 
@@ -26,7 +26,8 @@ class OutputReadout(FeatureProbe):
     single one for two classes, or probabilities: rows that are not negative and sum to one.
 
     Raises:
-        ValueError: if shapes or types are wrong, or a class index is not below K.
+        ValueError: if shapes or types are wrong, or a class index is not below K; in compute, if there is no sample,
+            or an output is NaN or Inf.
 
     Source: reconstruction.
 
@@ -66,4 +67,5 @@ class OutputReadout(FeatureProbe):
         return outputs.log_softmax(dim=1)
 
     def _scorer(self, features: Tensor, target: Tensor) -> Scorer:
+        check_finite("outputs", features)
         return lambda labels: as_double(features)[:, encode_classes(labels)[0]]
