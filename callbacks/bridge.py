@@ -25,6 +25,11 @@ def fitting(trainer: pl.Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
+def fast_dev_run(trainer: pl.Trainer) -> bool:
+    """Whether this is a trial of a few batches, whose loggers are dummies."""
+    return bool(trainer.__dict__.get("fast_dev_run"))
+
+
 def has_validation(trainer: pl.Trainer) -> bool:
     """Whether the fit has a validation loop, at whose end checks are made."""
     return trainer.fit_loop.epoch_loop.val_loop is not None and trainer.enable_validation
@@ -114,8 +119,8 @@ def validation_loader(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any
     ``heldout_dataloader()`` of the DataModule or module, else the first validation loader, else (where the
     validation loop is switched off) what ``val_dataloader()`` returns.
     """
-    datamodule = getattr(trainer, "datamodule", None)
-    for owner in (datamodule, pl_module):
+    owners: list[Any] = [getattr(trainer, "datamodule", None), pl_module]
+    for owner in owners:
         if hasattr(owner, "heldout_dataloader"):
             return owner.heldout_dataloader()
     loaders = trainer.val_dataloaders
@@ -131,6 +136,21 @@ def _first(loaders: Any) -> Any:
     if isinstance(loaders, list | tuple):
         return loaders[0] if loaders else None
     return loaders
+
+
+def require_whole_networks(trainer: pl.Trainer) -> None:
+    """Held-out samples are divided among all processes, which is right only where each runs the network on its own.
+
+    Raises:
+        MisconfigurationException: The strategy has several processes run one network together (tensor parallelism).
+    """
+    found: dict[str, Any] = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
+    replicas = found.get("num_replicas", trainer.world_size)
+    if replicas != trainer.world_size:
+        raise MisconfigurationException(
+            f"convscope cannot observe tensor parallelism yet: {trainer.world_size} processes run {replicas} networks, "
+            "and held-out samples are divided among processes; use tensor_parallel_size=1"
+        )
 
 
 def gather_objects(value: Any) -> list[Any]:
@@ -186,6 +206,6 @@ def callback_metrics(trainer: pl.Trainer) -> dict[str, torch.Tensor]:
 
 def tensorboard_writers(trainer: pl.Trainer) -> list[SummaryWriter]:
     """The TensorBoard writers of the run, on the main process."""
-    if not trainer.is_global_zero or trainer.fast_dev_run:
+    if not trainer.is_global_zero or fast_dev_run(trainer):
         return []
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

@@ -140,6 +140,7 @@ class _Peaks:
     def __init__(self, most: int) -> None:
         self._most = most
         self._values: torch.Tensor | None = None
+        self._numbers = self._maps = torch.empty(0)
 
     def update(self, activation: torch.Tensor, index: torch.Tensor) -> None:
         """Add a chunk ``(n, C, H, W)`` of the samples numbered ``index`` ``(n,)``."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from convscope.callbacks.bridge import tensorboard_writers
+from convscope.callbacks.bridge import fast_dev_run, tensorboard_writers
 from convscope.callbacks.findings import Findings, Moment
 from convscope.loggers import (
     TensorBoardDashboard,
@@ -37,7 +37,7 @@ class Pictures:
     def draw(self, trainer: pl.Trainer, found: list[tuple[LayerObserver, Findings]], when: Moment) -> None:
         """Draw one check's pictures, on the main process, to every TensorBoard logger."""
         found = [(observer, findings) for observer, findings in found if findings.layers]
-        if not trainer.is_global_zero or trainer.fast_dev_run or not found:
+        if not trainer.is_global_zero or fast_dev_run(trainer) or not found:
             return
         writers = tensorboard_writers(trainer)
         if not writers and any(observer.pictures for observer, _ in found):

@@ -58,6 +58,7 @@ class Session:
         if trainer.global_step == 0:
             for observer in self.observers:
                 observer.restart()
+        bridge.require_whole_networks(trainer)
         try:
             for heldout, _ in self._groups:
                 self._read(heldout, trainer, pl_module)
@@ -75,7 +76,7 @@ class Session:
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             gather=bridge.gather_objects,
-            most=heldout.batch_size if trainer.fast_dev_run else None,
+            most=heldout.batch_size if bridge.fast_dev_run(trainer) else None,
         )
 
     def _make_plans(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -183,7 +183,7 @@ class HeldOut:
             padding = start >= self._real
             part = slice(0, 1) if padding else here
             targets = None if self.targets is None else self.targets[part]
-            yield Chunk(tree_map(lambda t, p=part: t[p], self.inputs), targets, self.index[part], padding)
+            yield Chunk(_part(self.inputs, part), targets, self.index[part], padding)
 
     def sample(self, size: int) -> HeldOut:
         """At most ``size`` of the prepared samples, drawn at random by the seed; every process must call it."""
@@ -242,6 +242,10 @@ class HeldOut:
 
 
 _EMPTY = "the held-out set is empty: its source gave no sample; check the data set behind HeldOut(source=...)"
+
+
+def _part(inputs: Any, part: slice) -> Any:
+    return tree_map(lambda t: t[part], inputs)
 
 
 def _resolve(source: Any) -> Any:

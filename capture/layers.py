@@ -55,7 +55,7 @@ def as_entries(spec: LayerSpec) -> list[LayerEntry]:
     """A layer specification as a list of entries, each checked for its type."""
     if spec is None:
         return []
-    entries = list(spec) if isinstance(spec, list | tuple | set) else [spec]
+    entries: list[Any] = list(spec) if isinstance(spec, list | tuple | set) else [spec]
     for entry in entries:
         if not (isinstance(entry, str | re.Pattern) or callable(entry)):
             raise ValueError(

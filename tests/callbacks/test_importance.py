@@ -77,7 +77,7 @@ def test_rank_stability_is_spearman_with_the_check_before(fit: Any) -> None:
 def test_the_users_loss_is_used(fit: Any) -> None:
     plain = convscope.FilterImportance()
     doubled = convscope.FilterImportance(
-        loss=lambda z, y: 2 * F.cross_entropy(z, y), heldout=convscope.HeldOut(), name="doubled"
+        loss=lambda z, y: 2 * F.cross_entropy(z, y), heldout=convscope.HeldOut(batch_size=64), name="doubled"
     )
     fit([plain, doubled])
     for layer, values in plain._previous.items():  # Taylor is quadratic in the gradient

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.plugins.precision import MixedPrecision
 from scipy.stats import spearmanr
 from torchmetrics import Metric
@@ -140,7 +141,7 @@ def test_small_gradients_do_not_vanish_in_half_precision(tmp_path: Path) -> None
     all_right = convscope.HeldOut((images(30)[0], torch.zeros(30, dtype=torch.long)))
     found = []
     for precision in ({}, PRECISIONS["16-mixed"]()):
-        spy = Spy(heldout=all_right, on_error="raise", pictures=False)
+        spy = Spy(loss=F.cross_entropy, heldout=all_right, on_error="raise", pictures=False)
         train([spy], tmp_path, make=Sure, max_epochs=1, **precision)
         found.append(spy.result)
     for layer, expected in found[0].items():

@@ -42,8 +42,9 @@ def main(folder: Path, devices: int, mode: str) -> None:
     heldout = convscope.HeldOut(size=29, batch_size=4)  # uneven shares
     callbacks: list[Any] = list(convscope.suite("full", heldout=heldout, on_error="warn"))
     if mode == "plain":
-        callbacks.append(convscope.RepresentationDrift(heldout=heldout, reference=TinyResNet(4, classes=3)))
-        callbacks.append(convscope.FilterHealth(heldout=heldout))
+        callbacks.append(
+            convscope.RepresentationDrift(heldout=heldout, reference=TinyResNet(4, classes=3), name="reference")
+        )
         often: dict[str, Any] = {"heldout": heldout, "layers": "*.layer2.0.conv1", "every_n_epochs": 1, "samples": 20}
         callbacks.append(convscope.AblationOracle(name="ablation_often", **often))
         callbacks.append(convscope.ForwardFromLayer(name="forward_often", criterion="weight_l1", **often))

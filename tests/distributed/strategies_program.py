@@ -72,14 +72,15 @@ def main(folder: Path, strategy: str, devices: int, mode: str) -> None:
         if isinstance(norm, torch.nn.BatchNorm2d) and mode == "still":
             norm.momentum = 0.0  # each process sees other training batches
     accelerator, _, chosen = strategy.rpartition(":")
-    sharded = ModelParallelStrategy(data_parallel_size=devices, tensor_parallel_size=1)
+    together = devices if chosen == "tensor_parallel" else 1
+    sharded = ModelParallelStrategy(data_parallel_size=devices // together, tensor_parallel_size=together)
     callbacks = [Report(folder / f"{strategy}-{devices}-{mode}")]
     if mode != "alone":
         callbacks = [*observers(), ModelCheckpoint(folder / strategy, save_last=True), *callbacks]
     trainer = L.Trainer(
         accelerator=accelerator or "cpu",
         devices=devices,
-        strategy=sharded if chosen == "model_parallel" else chosen,
+        strategy=sharded if chosen.endswith("_parallel") else chosen,
         max_epochs=2,
         logger=TensorBoardLogger(folder, name=f"{strategy}-{mode}"),
         default_root_dir=folder,

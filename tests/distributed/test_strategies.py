@@ -16,11 +16,16 @@ ROOT = Path(__file__).parents[2]
 FAMILIES = ("probe/", "importance", "correlation/", "health/", "drift/")
 
 
-def program(folder: Path, strategy: str, devices: int, mode: str) -> list[dict[str, Any]]:
-    """Run the program with its own time-out; what each process found."""
+def run(folder: Path, strategy: str, devices: int, mode: str) -> subprocess.CompletedProcess[str]:
+    """Run the program with its own time-out."""
     command = [sys.executable, "-m", "tests.distributed.strategies_program", str(folder), strategy, str(devices), mode]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def program(folder: Path, strategy: str, devices: int, mode: str) -> list[dict[str, Any]]:
+    """What each process found."""
+    done = run(folder, strategy, devices, mode)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"{strategy}-{devices}-{mode}-{rank}.json").read_text()) for rank in range(devices)]
 
@@ -54,6 +59,14 @@ def test_training_is_the_same_bit_for_bit(tmp_path: Path, strategy: str) -> None
         assert one["weights"] == other["weights"]
         assert (one["gradients"], one["hooks"]) == (other["gradients"], other["hooks"])
         assert other["metrics"]["convscope/errors"] == 0.0
+
+
+@pytest.mark.slow
+def test_tensor_parallelism_is_refused_before_training(tmp_path: Path) -> None:
+    done = run(tmp_path, "tensor_parallel", 2, "still")
+    assert done.returncode != 0
+    assert "convscope cannot observe tensor parallelism yet: 2 processes run 1 networks" in done.stderr
+    assert not list(tmp_path.glob("*.json"))
 
 
 @pytest.mark.gpu
