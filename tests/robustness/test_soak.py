@@ -15,7 +15,8 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import convscope
-from tests.compatibility.cells import observers, small, train
+from tests.callbacks.conftest import loaders
+from tests.compatibility.cells import observers, small
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc, which Linux has")
 EPOCHS = 300
@@ -46,7 +47,11 @@ def test_three_hundred_epochs_of_everything(tmp_path: Path) -> None:
     before = threading.active_count(), len(os.listdir("/proc/self/fd"))
     meter, began = Meter(), time.perf_counter()
     callbacks = [*observers(), convscope.DriftAlert(), meter]
-    train(callbacks, tmp_path, make=small, max_epochs=EPOCHS, logger=TensorBoardLogger(tmp_path, name="run"))
+    trainer = L.Trainer(
+        max_epochs=EPOCHS, accelerator="cpu", callbacks=callbacks, logger=TensorBoardLogger(tmp_path, name="run"),
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(small(), *loaders())
     memory, threads, files, seconds = np.array(meter.rows).T
     growth = np.polyfit(np.arange(20, EPOCHS), memory[20:], 1)[0]
     written = (meter.sizes[-1] - meter.sizes[19]) / (EPOCHS - 20) / 1024
