@@ -16,8 +16,8 @@ from torch import nn
 from benchmarks.data import cifar10
 
 EPOCHS = 16
-TUNING_NETS = ("plain", "vgg_bn")
-TEST_NETS = ("leaky", "resnet_bn")
+TUNING_NETS = ("plain", "vgg_bn", "leaky", "resnet_bn")
+TEST_NETS = ("gelu", "dense_bn")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def augmented(images: torch.Tensor) -> torch.Tensor:
     return images.roll((random.randint(-1, 1), random.randint(-1, 1)), (2, 3))
 
 
-# Networks: two without normalisation, two with.
+# Networks: three without normalisation, three with.
 
 
 def build_net(config: Config) -> nn.Module:
@@ -121,6 +121,10 @@ def build_net(config: Config) -> nn.Module:
     stride = 2 if config.data == "cifar" else 1
     if config.net == "resnet_bn":
         return _ResNet(width, stride, dropout)
+    if config.net == "dense_bn":
+        return _DenseNet(width, stride, dropout)
+    if config.net == "gelu":
+        return _pooled_net(width, config.data == "cifar", dropout)
     normal = config.net == "vgg_bn"
     activation = nn.LeakyReLU(0.1) if config.net == "leaky" else nn.ReLU()
     sizes = [(3, width, stride), (width, width, 1), (width, 2 * width, 2), (2 * width, 2 * width, 1)]
@@ -135,6 +139,17 @@ def build_net(config: Config) -> nn.Module:
 def _unit(channels: int, filters: int, stride: int, normal: bool, activation: nn.Module) -> nn.Sequential:
     norm: list[nn.Module] = [nn.BatchNorm2d(filters)] if normal else []
     return nn.Sequential(nn.Conv2d(channels, filters, 3, stride, 1, bias=not normal), *norm, activation)
+
+
+def _pooled_net(width: int, large: bool, dropout: float) -> nn.Module:
+    """Convolutions of kernel 5 and 3 without normalisation, GELU, and max pooling in place of strides."""
+    first = [nn.Conv2d(3, width, 5, 1, 2), nn.GELU()] + [nn.MaxPool2d(2)] * large
+    rest = [nn.Conv2d(width, 2 * width, 3, 1, 1), nn.GELU(), nn.MaxPool2d(2)]
+    rest += [nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.GELU(), nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.GELU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(2 * width, 10)]
+    net = nn.Sequential(*first, *rest, *head)
+    _initialise(net)
+    return net
 
 
 def _initialise(net: nn.Module) -> None:
@@ -164,6 +179,27 @@ class _ResNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(self.blocks(self.stem(x)).mean((2, 3)))
+        return logits
+
+
+class _DenseNet(nn.Module):
+    """Three layers whose outputs join their inputs, after a stem, and a 1 × 1 transition: BatchNorm after each."""
+
+    def __init__(self, width: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.stem = _unit(3, width, stride, True, nn.ReLU())
+        self.layers = nn.ModuleList(_unit(width * (place + 1), width, 1, True, nn.ReLU()) for place in range(3))
+        self.transition = nn.Sequential(
+            nn.Conv2d(4 * width, 2 * width, 1, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU()
+        )
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for place, layer in enumerate(self.layers):
+            x = torch.cat([x, layer(x)], 1)
+            x = F.avg_pool2d(x, 2) if place == 1 else x
+        logits: torch.Tensor = self.head(self.transition(x).mean((2, 3)))
         return logits
 
 

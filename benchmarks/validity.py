@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from benchmarks import validity_planted as planted
 from benchmarks.validity_models import MODELS
+from benchmarks.validity_oracle import oracle_run
 from benchmarks.validity_report import write_report
 from benchmarks.validity_runs import difficulty_run, random_label_run, watched_run
 
@@ -39,6 +40,10 @@ def jobs(images: int, held: int, seeds: int) -> list[Job]:
         for model in MODELS:
             identity = {"model": model, "seed": seed, "kind": "watched", "images": images, "held": held}
             found.append((identity, lambda m=model, s=seed: watched_run(m, s, images, held)))  # type: ignore[misc]
+    for seed in range(seeds):
+        for model in MODELS:
+            identity = {"model": model, "seed": seed, "kind": "oracle", "images": images, "held": held}
+            found.append((identity, lambda m=model, s=seed: oracle_run(m, s, images, held)))  # type: ignore[misc]
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from benchmarks import validity_oracle
 from benchmarks.measure import machine
 from benchmarks.validity_figure import draw
-
-Records = list[dict[str, Any]]
+from benchmarks.validity_tables import Records, by_model, of, spread, table
 
 
 def write_report(records: Records, docs: Path) -> None:
@@ -21,37 +21,11 @@ def write_report(records: Records, docs: Path) -> None:
     (docs / "figures").mkdir(parents=True, exist_ok=True)
     watched = of(records, "watched")
     sections = [HEAD.format(machine=machine()), planted(records), random_labels(records), probes(watched)]
-    sections += [difficulty(of(records, "difficulty")), ablation(watched), convergence(watched)]
+    sections += [difficulty(of(records, "difficulty")), ablation(watched)]
+    sections += [validity_oracle.section(of(records, "oracle")), convergence(watched)]
     sections.append(not_reproduced(watched, of(records, "difficulty")))
     (docs / "benchmarks-validity.md").write_text("\n\n".join(sections) + "\n")
     draw(watched, of(records, "difficulty"), docs / "figures" / "validity.png")
-
-
-def of(records: Records, kind: str) -> Records:
-    """The records of one kind."""
-    return [record for record in records if record["kind"] == kind]
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A Markdown table."""
-    lines = [list(head), ["---"] * len(list(head)), *[[str(cell) for cell in row] for row in rows]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def spread(values: Iterable[float]) -> str:
-    """Mean, and least to greatest."""
-    found = [value for value in values if value == value]
-    return f"{mean(found):.2f} ({min(found):.2f} to {max(found):.2f})" if found else "–"
-
-
-def by_model(records: Records, columns: dict[str, Callable[[dict[str, Any]], float]]) -> str:
-    """One row a model, the spread over seeds in each column."""
-    models = list(dict.fromkeys(record["model"] for record in records))
-    rows = []
-    for model in models:
-        runs = [record for record in records if record["model"] == model]
-        rows.append([model, len(runs), *[spread(f(run) for run in runs) for f in columns.values()]])
-    return table(["model", "seeds", *columns], rows)
 
 
 HEAD = """# Do the numbers mean what they say?

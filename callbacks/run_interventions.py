@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
+
 from convscope.callbacks.failures import Failures
+from convscope.callbacks.plan import Plan
 from convscope.capture.heldout import Gather
 from convscope.capture.trace import Layer
 
 if TYPE_CHECKING:
     from convscope.callbacks.base import LayerObserver
 
+Pair = tuple[str, str]  # names of an observer and of a layer
+Usable = dict[str, list[Layer]]
+
 
 def run_interventions(
-    due: list[LayerObserver], usable: dict[str, list[Layer]], failures: Failures, gather: Gather
-) -> dict[str, list[Layer]]:
+    plan: Plan, due: list[LayerObserver], usable: Usable, failures: Failures, gather: Gather
+) -> Usable:
     """Let observers intervene in their usable layers; a layer that fails on one process is left out on all.
+
+    Out of device memory, every process halves its chunk and the layers concerned are run anew.
 
     Returns:
         What is still usable, by observer's name.
@@ -23,15 +32,41 @@ def run_interventions(
     intervening = [observer for observer in due if observer.intervenes]
     if not intervening:
         return usable
-    failed: set[tuple[str, str]] = set()
+    todo = {observer.name: usable[observer.name] for observer in intervening}
+    failed: set[Pair] = set()
+    while any(todo.values()):
+        starved, broken = _agreed(_attempt(intervening, todo), plan, failures, gather)
+        failed |= broken
+        todo = _only(todo, starved.__contains__)
+        if starved:
+            plan.chunk_size //= 2
+            failures.note(f"out of memory in a check: filter sets now take {plan.chunk_size} samples at a time")
+    return _only(usable, lambda pair: pair not in failed)
+
+
+def _attempt(intervening: list[LayerObserver], todo: Usable) -> dict[Pair, Exception]:
+    errors: dict[Pair, Exception] = {}
     for observer in intervening:
-        for layer in usable[observer.name]:
+        for layer in todo[observer.name]:
             try:
                 observer.intervene(layer)
             except Exception as error:
-                failures.record(f"{observer.name}, layer {layer.name}", error)
-                failed.add((observer.name, layer.name))
-    everywhere: set[tuple[str, str]] = set().union(*gather(failed))
-    return {
-        name: [layer for layer in layers if (name, layer.name) not in everywhere] for name, layers in usable.items()
-    }
+                errors[observer.name, layer.name] = error
+    return errors
+
+
+def _agreed(
+    errors: dict[Pair, Exception], plan: Plan, failures: Failures, gather: Gather
+) -> tuple[set[Pair], set[Pair]]:
+    """What is to be run anew with a smaller chunk, and what has failed, on any process."""
+    divisible = plan.chunk_size > 1
+    mine = {pair: divisible and isinstance(error, torch.OutOfMemoryError) for pair, error in errors.items()}
+    everyone: list[dict[Pair, bool]] = gather(mine)
+    broken = {pair for outcome in everyone for pair, starved in outcome.items() if not starved}
+    for pair in errors.keys() & broken:
+        failures.record(f"{pair[0]}, layer {pair[1]}", errors[pair])
+    return {pair for outcome in everyone for pair in outcome} - broken, broken
+
+
+def _only(layers: Usable, wanted: Callable[[Pair], bool]) -> Usable:
+    return {name: [layer for layer in found if wanted((name, layer.name))] for name, found in layers.items()}

@@ -76,7 +76,7 @@ def run_pass(plan: Plan, due: list[LayerObserver], failures: Failures, gather: G
     failed_elsewhere = next((o.error for o in outcomes if o.error is not None), None)
     if failed_elsewhere is not None:
         raise error or RuntimeError(f"on another process: {failed_elsewhere}")
-    return run_interventions(due, _usable(plan, due, outcomes, failures), failures, gather)
+    return run_interventions(plan, due, _usable(plan, due, outcomes, failures), failures, gather)
 
 
 def _attempt(plan: Plan, due: list[LayerObserver], failures: Failures) -> tuple[_Outcome, Exception | None]:

@@ -17,6 +17,8 @@ import numpy.typing as npt
 Picture = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
+# The Images tab draws every picture 350 pixels wide without smoothing, so another width would garble the text.
+CARD = 350
 DPI = 100
 FONT = "DejaVu Sans"  # comes with matplotlib, so it is always there
 TEXT_SIZE, TITLE_SIZE = 8.5, 10.0

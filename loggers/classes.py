@@ -7,19 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from convscope.loggers._canvas import Floats, Page, Picture, text_width
-from convscope.loggers.figures import (
-    CARD,
+from convscope.loggers._canvas import CARD, Floats, Page, Picture, text_width
+from convscope.loggers._heatmap import (
     HEATMAP_SIDE,
     MAP_ROW,
-    _cells,
-    _clamp,
-    _colour_bar,
-    _middles,
-    _shrink,
-    _shrink_signed,
-    _stride,
-    _title,
+    clamp,
+    colour_cells,
+    draw_colour_bar,
+    draw_title,
+    middles_of,
+    shrink,
+    shrink_signed,
+    tick_stride,
 )
 from convscope.loggers.names import short_labels
 
@@ -52,19 +51,19 @@ def class_table(
     finite = np.abs(table[np.isfinite(table)])
     bound = limit if limit is not None else float(finite.max(initial=0.0)) or 1.0
     left, top = text_width(list(rows)) + 26, 42
-    width, height = CARD - left - 80, _clamp(len(rows) * MAP_ROW, 126, 560)
+    width, height = CARD - left - 80, clamp(len(rows) * MAP_ROW, 126, 560)
     page = Page(CARD, top + height + 44)
-    _title(page, title)
-    shown = _shrink(table, height, width)
-    page.area(_cells(shown, height, width, "RdBu_r", -bound, bound), left, top)
+    draw_title(page, title)
+    shown = shrink(table, height, width)
+    page.area(colour_cells(shown, height, width, "RdBu_r", -bound, bound), left, top)
     thinned = slice(None, None, -(-len(rows) * 12 // height))
-    page.ticks_left(_middles(len(rows), height, top)[thinned], list(rows)[thinned], left)
-    stride = _stride(table.shape[1], width, len(str(table.shape[1])))
+    page.ticks_left(middles_of(len(rows), height, top)[thinned], list(rows)[thinned], left)
+    stride = tick_stride(table.shape[1], width, len(str(table.shape[1])))
     columns = list(range(table.shape[1]))[::stride]
-    page.ticks_below(_middles(table.shape[1], width, left)[::stride], [str(c) for c in columns], top + height)
+    page.ticks_below(middles_of(table.shape[1], width, left)[::stride], [str(c) for c in columns], top + height)
     page.text("class", left + width / 2, top + height + 20, across="middle", down="top")
     page.text("filter", 2, top + height / 2, upwards=True)
-    _colour_bar(page, "RdBu_r", (-bound, bound), unit, left + width + 12, top, height, steps=4)
+    draw_colour_bar(page, "RdBu_r", (-bound, bound), unit, left + width + 12, top, height, steps=4)
     return page.pixels
 
 
@@ -94,17 +93,17 @@ def layer_heatmap(matrix: npt.ArrayLike, layers: Sequence[str], title: str, unit
     left, top = text_width(names) + 24, 42
     side = min(HEATMAP_SIDE, CARD - left - 76)
     page = Page(CARD, top + side + 44)
-    _title(page, title)
-    page.area(_cells(_shrink_signed(table, side), side, side, "viridis", 0.0, 1.0), left, top)
+    draw_title(page, title)
+    page.area(colour_cells(shrink_signed(table, side), side, side, "viridis", 0.0, 1.0), left, top)
     thinned = slice(None, None, -(-count * 12 // side))
-    middles = _middles(count, side, 0)
+    middles = middles_of(count, side, 0)
     page.ticks_left([top + place for place in middles][thinned], names[thinned], left)
-    stride = _stride(count, side, len(str(count)))
+    stride = tick_stride(count, side, len(str(count)))
     labels = [str(place + 1) for place in range(count)]
     page.ticks_below([left + place for place in middles][::stride], labels[::stride], top + side)
     page.text("layer, in order of depth →", left + side / 2, top + side + 20, across="middle", down="top")
     page.text("← depth", 2, top + side / 2, upwards=True)
-    _colour_bar(page, "viridis", (0.0, 1.0), unit, left + side + 12, top, side, steps=4)
+    draw_colour_bar(page, "viridis", (0.0, 1.0), unit, left + side + 12, top, side, steps=4)
     return page.pixels
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from convscope.loggers._canvas import Page, Picture, text_width
-from convscope.loggers.figures import CARD
+from convscope.loggers._canvas import CARD, Page, Picture, text_width
 from convscope.loggers.names import shorten_middle
 
 HEIGHT = 170

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from convscope.loggers._canvas import INK, Floats, Page, Picture, colour, stretch, text_width
-from convscope.loggers.figures import CARD
+from convscope.loggers._canvas import CARD, INK, Floats, Page, Picture, colour, stretch, text_width
 from convscope.loggers.names import short_labels, shorten_middle
 
 IMAGE_SIDE = 96

@@ -8,7 +8,7 @@ from scipy.spatial.distance import squareform
 
 from convscope.loggers import cluster_order, correlation_heatmap, learning_map, require_matplotlib
 from convscope.loggers._canvas import MISSING_FACE, MISSING_STRIPE, Page
-from convscope.loggers.figures import HEATMAP_SIDE
+from convscope.loggers._heatmap import HEATMAP_SIDE
 
 LEFT, TOP = 46, 42  # where a heat-map's cells start
 

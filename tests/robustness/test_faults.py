@@ -295,6 +295,38 @@ def test_out_of_memory_in_a_metric_halves_the_chunk_too(tmp_path: Path, caplog: 
     assert done.scalars[name] == pytest.approx(plain.scalars[name], rel=1e-5)
 
 
+class HungryAblation(convscope.AblationOracle):
+    """Has no memory for the outputs of more than ten rows, filter sets times samples, once the pass is done."""
+
+    def intervene(self, layer: Any) -> None:
+        self.intervening = True
+        super().intervene(layer)
+
+    def begin(self, *args: Any) -> None:
+        self.intervening = False
+        super().begin(*args)
+
+    def _add(self, outcome: Any, logits: torch.Tensor, *args: Any) -> None:
+        if self.intervening and logits.shape[0] * logits.shape[1] > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
+        super()._add(outcome, logits, *args)
+
+
+def test_out_of_memory_in_an_ablation_halves_its_chunk_and_gives_the_same_numbers(tmp_path: Path, caplog: Any) -> None:
+    def scalars(kind: Any) -> dict[str, float]:
+        heldout = convscope.HeldOut(images(30), batch_size=30)
+        once = {"every_n_epochs": 1, "on_start": False, "pictures": False}
+        return train([kind(heldout=heldout, random=3, ends=1, **once)], tmp_path, make=small, max_epochs=1).scalars
+
+    found = scalars(HungryAblation)
+    assert "filter sets now take 7 samples at a time" in caplog.text
+    expected = scalars(convscope.AblationOracle)
+    tags = [tag for tag in expected if tag.startswith("ablation/")]
+    assert len(tags) > 10
+    for tag in tags:
+        assert found[tag] == pytest.approx(expected[tag], rel=1e-4, abs=1e-6), tag
+
+
 def test_everything_at_once_leaves_no_thread_and_no_open_file(tmp_path: Path) -> None:
     train([], tmp_path, make=small)  # whatever Lightning itself starts
     threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))

@@ -1,4 +1,4 @@
-"""Three hundred epochs with everything on: no memory, thread, file handle or second is added by the hundredth check."""
+"""Three hundred epochs with everything on: no memory, thread or file handle is added by the hundredth check."""
 
 from __future__ import annotations
 
@@ -64,5 +64,4 @@ def test_three_hundred_epochs_of_everything(tmp_path: Path) -> None:
     assert growth < 0.04  # MiB an epoch: the history of learning maps, and alerts
     assert threads[20:].max() == threads[20]
     assert files[20:].max() == files[20]
-    assert np.median(seconds[-40:]) < 1.5 * np.median(seconds[20:60]) + 0.01
     assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
