@@ -107,6 +107,8 @@ class Rule:
         severity: ``info``, ``warning`` or ``critical``.
         likely: What is probably the matter.
         look_at: Where to look first.
+        unless: Conditions that excuse it: the rule is silent while any of them holds. What it would have said is
+            said afterwards, if it still holds then.
         cool_down: Checks after an alert during which the rule is silent. It is silent, too, for as long as its
             conditions go on holding.
         optional: Say nothing where no tag matches: the rule is for those who use the callback that logs it.
@@ -130,9 +132,11 @@ class Rule:
     severity: Severity = "warning"
     likely: str = ""
     look_at: str = ""
+    unless: Sequence[Condition | Mapping[str, Any]] = ()
     cool_down: int = 5
     optional: bool = False
     conditions: tuple[Condition, ...] = field(init=False)
+    excuses: tuple[Condition, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or set(self.name) & set("/ \t\n"):
@@ -152,7 +156,10 @@ class Rule:
             raise ValueError(f"optional: got {self.optional!r}; give true or false")
         _check_message(self.message)
         Gate(cool_down=self.cool_down)
-        object.__setattr__(self, "conditions", tuple(_conditions(self.when)))
+        if not self.when:
+            raise ValueError(f"when: got {self.when!r}; give a list of at least one condition")
+        object.__setattr__(self, "conditions", tuple(_conditions("when", self.when)))
+        object.__setattr__(self, "excuses", tuple(_conditions("unless", self.unless)))
 
 
 def load_rules(source: str | Path | Iterable[Rule | Mapping[str, Any]]) -> list[Rule]:
@@ -209,11 +216,11 @@ def _rule(item: Any) -> Rule:
     return Rule(**item)
 
 
-def _conditions(when: Any) -> Iterable[Condition]:
-    if isinstance(when, str | Mapping) or not isinstance(when, Sequence) or not when:
-        raise ValueError(f"when: got {when!r}; give a list of at least one condition")
-    for place, item in enumerate(when):
-        yield item if isinstance(item, Condition) else _located(f"when[{place}].", partial(_condition, item))
+def _conditions(name: str, given: Any) -> Iterable[Condition]:
+    if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
+        raise ValueError(f"{name}: got {given!r}; give a list of conditions")
+    for place, item in enumerate(given):
+        yield item if isinstance(item, Condition) else _located(f"{name}[{place}].", partial(_condition, item))
 
 
 def _condition(item: Any) -> Condition:

@@ -208,11 +208,13 @@ class _RuleWatch:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self._conditions = [_ConditionWatch(condition) for condition in rule.conditions]
+        self._excuses = [_ConditionWatch(condition) for condition in rule.excuses]
         self._gate = Gate(cool_down=rule.cool_down)
 
     def update(self, values: Mapping[str, float], moment: dict[str, int]) -> Alert | None:
         held = [condition.update(values) for condition in self._conditions]  # every condition learns
-        _, fired = self._gate.update(all(held))
+        excused = [excuse.update(values) for excuse in self._excuses]
+        _, fired = self._gate.update(all(held) and not any(excused))
         if not fired:
             return None
         alert = self._alert(moment)
@@ -237,14 +239,16 @@ class _RuleWatch:
         return [glob for condition in dead for glob in sorted(condition.unmatched)]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"gate": self._gate.state_dict(), "conditions": [c.state_dict() for c in self._conditions]}
+        parts = [*self._conditions, *self._excuses]
+        return {"gate": self._gate.state_dict(), "conditions": [part.state_dict() for part in parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if len(state["conditions"]) != len(self._conditions):
+        parts = [*self._conditions, *self._excuses]
+        if len(state["conditions"]) != len(parts):
             return  # another rule by the same name
         self._gate.load_state_dict(state["gate"])
-        for condition, own in zip(self._conditions, state["conditions"], strict=True):
-            condition.load_state_dict(own)
+        for part, own in zip(parts, state["conditions"], strict=True):
+            part.load_state_dict(own)
 
 
 def layer_of(tag: str) -> str:

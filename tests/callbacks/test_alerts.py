@@ -101,6 +101,23 @@ def test_a_value_that_is_no_longer_logged_is_not_read_again(fit: Any) -> None:
     assert all("val_loss" in row for row in taken)
 
 
+class Restarts(Classifier):
+    """Two optimizers' worth of rates in one: the larger is multiplied by ten in epoch 2."""
+
+    def configure_optimizers(self) -> Any:
+        head, rest = list(self.net.parameters())[-2:], list(self.net.parameters())[:-2]
+        optimizer = torch.optim.SGD([{"params": rest, "lr": 0.001}, {"params": head, "lr": 0.01}])
+        factors = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 10.0 if epoch == 2 else 1.0)
+        return {"optimizer": optimizer, "lr_scheduler": factors}
+
+
+def test_rules_see_the_learning_rate_of_the_epoch_that_ends(fit: Any) -> None:
+    when = [{"metric": "convscope/learning_rate", "detector": {"kind": "threshold", "limit": 0.05}}]
+    alert = DriftAlert([{"name": "fast", "when": when, "message": "{value:.3f}"}])
+    fit([alert], module=Restarts(), max_epochs=4)
+    assert [(a.epoch, a.message) for a in alert.alerts] == [(2, "0.100")]
+
+
 def test_the_epochs_own_training_mean_is_read_in_validation(fit: Any) -> None:
     taken: list[float] = []
 

@@ -49,7 +49,11 @@ CASES: dict[str, Rows] = {
     "stalled_layer": rows("health/not_learning", [0.0, 0.0, 1.0], layers=1, others=0.0),
     "learning_stopped": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.2, 0.001]),
     "update_surge": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.15, 0.1, 0.1, 0.1, 3.0]),
-    "training_loss_rise": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 0.8]),
+    "training_loss_rise": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.5, 0.6, 0.7]),
+    "training_loss_surge": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 1.2]),
+    "validation_loss_surge": plain("val_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 3.0, 2.0]),
+    "distribution_shift": rows("drift/mean_shift", [0.5, 0.3, 0.2, 0.2, 0.1, 0.1, 2.0], layers=1, others=0.1),
+    "activation_surge": rows("health/activation_rms", [1.0, 1.1, 1.0, 1.0, 5.0], layers=1, others=1.0),
     "dead_filter_surge": rows("health/dead_filters", [0.0, 0.1, 0.1, 0.4], layers=1, others=0.0),
     "redundancy_surge": rows("correlation/redundant_share", [0.05] * 5 + [0.3], layers=1, others=0.0),
     "rank_collapse": rows(

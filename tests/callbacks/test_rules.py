@@ -33,6 +33,7 @@ def test_yaml_loads_the_same_rules_as_python(tmp_path: Path) -> None:
     source = [
         rule(severity="critical", cool_down=2, message="{layer} {value:.1f}", likely="a", look_at="b", optional=True),
         rule(name="b", when=[{"metric": ["x", "y/*"], "detector": THRESHOLD, "depth": [0.5, 1], "quorum": 0.5}]),
+        rule(name="c", unless=[{"metric": "z", "detector": THRESHOLD}]),
     ]
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump(source), encoding="utf-8")
@@ -74,6 +75,8 @@ def test_default_gives_a_list_of_its_own() -> None:
         ([rule(when=[])], "field when: got []"),
         ([rule(when="x")], "field when: got 'x'"),
         ([rule(when=["x"])], "when[0].metric: got 'x'"),
+        ([rule(unless="x")], "field unless: got 'x'"),
+        ([rule(unless=[{"metric": "x"}])], "field unless[0].detector: is missing"),
         ([rule(message="{nothing}")], "field message: there is no placeholder {nothing}"),
         ([rule(message="{layer.__class__}")], "field message: there is no placeholder"),
         ([rule(message="{value")], "field message: got '{value'"),

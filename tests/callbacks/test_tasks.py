@@ -30,8 +30,8 @@ SIZE = X.mean((1, 2, 3))
 class Task(Classifier):
     """A user's module with a loss of its own."""
 
-    def __init__(self, net: nn.Module, loss: Callable[..., torch.Tensor]) -> None:
-        super().__init__(net, lr=0.01)
+    def __init__(self, net: nn.Module, loss: Callable[..., torch.Tensor], lr: float = 0.01) -> None:
+        super().__init__(net, lr=lr)
         self.loss = loss
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:

@@ -57,6 +57,19 @@ def test_all_conditions_must_hold_at_the_same_check() -> None:
     assert checks(both, {"x": [1, 0, 1, 1], "y": [1, 0, 1, 0]}) == [3]
 
 
+def test_a_rule_is_silent_while_it_is_excused_and_speaks_afterwards_if_it_still_holds() -> None:
+    def excused() -> Watch:
+        return watch({"metric": "x", "detector": UP}, unless=[{"metric": "y", "detector": UP}])
+
+    assert checks(excused(), {"x": [0, 1, 1, 0, 1, 1], "y": [0, 1, 1, 0, 1, 0]}) == [5]
+    assert checks(excused(), {"x": [0, 1, 1], "y": [None, None, None]}) == [1]
+    # What excuses it has learnt is in the state, too.
+    first, second = excused(), excused()
+    first.update({"x": 0.0, "y": 1.0})
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.update({"x": 1.0}) == first.update({"x": 1.0}) == []
+
+
 def test_a_series_that_is_not_logged_keeps_its_last_answer_and_its_detector_its_data() -> None:
     both = watch({"metric": "x", "detector": UP}, {"metric": "y", "detector": UP})
     assert checks(both, {"x": [1, None, None], "y": [0, 0, 1]}) == [2]

@@ -9,12 +9,16 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import convscope
 from tests.callbacks.conftest import Classifier, loaders
+from tests.callbacks.test_tasks import MASKS, Segmenter, Task, X, both
 from tests.networks import TinyResNet
+
+MEANS = X.mean((2, 3))
 
 
 class FailsOnRankOne(convscope.FilterCorrelation):
@@ -32,10 +36,27 @@ class FailsOnRankOne(convscope.FilterCorrelation):
         super().begin(layers, samples)
 
 
+def task(mode: str) -> tuple[Classifier, tuple[Any, Any]]:
+    """A module and its loaders: a classifier unless the mode names another task."""
+    other_tasks: dict[str, Any] = {
+        "segmentation": lambda: (Segmenter(), F.cross_entropy, MASKS),
+        "regression": lambda: (TinyResNet(4, classes=2), F.mse_loss, MEANS[:, :2]),
+        "multilabel": lambda: (
+            TinyResNet(4, classes=3),
+            F.binary_cross_entropy_with_logits,
+            X.mean((2, 3)).gt(0).float(),
+        ),
+    }
+    if mode not in other_tasks:
+        return Classifier(lr=0.0), loaders()
+    network, loss, targets = other_tasks[mode]()
+    return Task(network, loss, lr=0.0), both(X, targets)
+
+
 def main(folder: Path, devices: int, mode: str) -> None:
     """Train without moving weights or statistics, so that all see one network; write what was logged."""
     L.seed_everything(0, workers=True, verbose=False)
-    module = Classifier(lr=0.0)
+    module, data = task(mode)
     for norm in module.net.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.momentum = 0.0  # each process sees other training batches
@@ -63,7 +84,7 @@ def main(folder: Path, devices: int, mode: str) -> None:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    trainer.fit(module, *loaders())
+    trainer.fit(module, *data)
     result = {
         "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
         "epochs": trainer.current_epoch,

@@ -53,6 +53,17 @@ def test_three_processes_give_the_values_of_one(tmp_path: Path) -> None:
         assert comparable(result) == pytest.approx(comparable(one), rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["segmentation", "regression", "multilabel"])
+def test_two_processes_give_the_values_of_one_in_other_tasks(tmp_path: Path, task: str) -> None:
+    (one,) = program(tmp_path, 1, task)
+    expected = comparable(one)
+    assert any(key.startswith("importance/gini") for key in expected)
+    assert any(key.startswith(("probe/miou", "probe/r2", "probe/mean_average_precision")) for key in expected)
+    for result in program(tmp_path, 2, task):
+        assert comparable(result) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
 def test_a_failure_on_one_process_neither_hangs_nor_stops_the_others(tmp_path: Path) -> None:
     results = program(tmp_path, 2, "failing")
     for result in results:
