@@ -25,7 +25,7 @@ from benchmarks.fault_runs import Job, jobs, run
 # How many runs: healthy ones, and of each fault at each strength.
 PLANS: dict[str, tuple[int, dict[str, int]]] = {
     "tune": (60, {"medium": 3}),
-    "test": (60, {"medium": 6, "strong": 5, "weak": 5}),
+    "test": (44, {"medium": 5, "strong": 5, "weak": 5}),
 }
 
 
