@@ -90,6 +90,9 @@ class DriftAlert(pl.Callback):
         if not has_validation(trainer):
             _check_order(trainer, self)
 
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._readings.note_learning_rate(trainer)
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if fitting(trainer):
             self._check(trainer, "validation")

@@ -102,7 +102,7 @@ def test_a_value_that_is_no_longer_logged_is_not_read_again(fit: Any) -> None:
 
 
 class Restarts(Classifier):
-    """Two optimizers' worth of rates in one: the larger is multiplied by ten in epoch 2."""
+    """Two groups of different rates, ten times as large in epoch 2."""
 
     def configure_optimizers(self) -> Any:
         head, rest = list(self.net.parameters())[-2:], list(self.net.parameters())[:-2]
@@ -111,7 +111,7 @@ class Restarts(Classifier):
         return {"optimizer": optimizer, "lr_scheduler": factors}
 
 
-def test_rules_see_the_learning_rate_of_the_epoch_that_ends(fit: Any) -> None:
+def test_rules_see_the_learning_rate_of_the_steps_that_were_made(fit: Any) -> None:
     when = [{"metric": "convscope/learning_rate", "detector": {"kind": "threshold", "limit": 0.05}}]
     alert = DriftAlert([{"name": "fast", "when": when, "message": "{value:.3f}"}])
     fit([alert], module=Restarts(), max_epochs=4)
