@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 @pytest.mark.slow
 def test_wrong_labels_are_found_at_once(tmp_path: Path) -> None:
     alerts = label_corruption.train(epochs=8, from_epoch=6, share=0.4, logdir=tmp_path).alerts
-    assert "training_loss_rise" in {alert.rule for alert in alerts if alert.epoch == 6}
+    assert "training_loss_surge" in {alert.rule for alert in alerts if alert.epoch == 6}
     assert min(alert.epoch for alert in alerts) == 6
 
 
