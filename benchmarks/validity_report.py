@@ -149,8 +149,8 @@ def ablation(watched: Records) -> str:
     return (
         "## Which cheap criterion foretells ablation?\n\nSpearman of a criterion with the rise of the loss when a "
         "filter is held at its mean, within each layer over filters that no criterion chose, mean over layers. "
-        "Molchanov et al. (2019) report a correlation above 0.93 of Taylor importance with their oracle, taken over a "
-        "whole ResNet with squared changes of the loss; ours is signed, within layers and by rank, which is harder.\n\n"
+        "This is what AblationOracle logs: signed, within layers and by rank. The next section has the measure of "
+        "Molchanov et al. (2019).\n\n"
         + table(["stage", *names], stages) + "\n\nAt the end of training, by model:\n\n" + by_model(watched, columns)
         + "\n\nMean rise of the loss when one filter is ablated, filters ranked by Taylor, end of training:\n\n"
         + by_model(watched, groups)
@@ -187,9 +187,10 @@ def not_reproduced(watched: Records, runs: Records) -> str:
     better = sum(t > m for t, m in zip(taylor, magnitude, strict=True))
     return (
         "## What did not reproduce\n\n"
-        f"- Molchanov's correlation above 0.93: ours is {spread(taylor)} at the end of training, within layers. "
-        f"Taylor is ahead of magnitude ({spread(magnitude)} for the L1 norm) in {better} of {len(taylor)} runs, but "
-        "neither settles the order of a layer's filters.\n"
+        "- Molchanov's correlation above 0.93 is reproduced under their measure (the section above). It does not carry "
+        f"over to the *signed* rise of the loss within a layer: {spread(taylor)} at the end of training. Taylor is ahead "
+        f"of magnitude ({spread(magnitude)} for the L1 norm) in {better} of {len(taylor)} runs there, but neither settles "
+        "which filters the network is better off with.\n"
         "- No criterion foretells ablation before training, nor after two epochs at a rising learning rate.\n"
         f"- Probe accuracy does not rise with depth (Spearman below 0.5) in: {named(flat)}. A network that has learned "
         "nothing has nothing to show; its output accuracy is in the table.\n"
