@@ -188,9 +188,9 @@ def not_reproduced(watched: Records, runs: Records) -> str:
     return (
         "## What did not reproduce\n\n"
         "- Molchanov's correlation above 0.93 is reproduced under their measure (the section above). It does not carry "
-        f"over to the *signed* rise of the loss within a layer: {spread(taylor)} at the end of training. Taylor is ahead "
-        f"of magnitude ({spread(magnitude)} for the L1 norm) in {better} of {len(taylor)} runs there, but neither settles "
-        "which filters the network is better off with.\n"
+        f"over to the *signed* rise of the loss within a layer: {spread(taylor)} at the end of training. Taylor is "
+        f"ahead of magnitude ({spread(magnitude)} for the L1 norm) in {better} of {len(taylor)} runs there, but "
+        "neither settles which filters the network is better off with.\n"
         "- No criterion foretells ablation before training, nor after two epochs at a rising learning rate.\n"
         f"- Probe accuracy does not rise with depth (Spearman below 0.5) in: {named(flat)}. A network that has learned "
         "nothing has nothing to show; its output accuracy is in the table.\n"
