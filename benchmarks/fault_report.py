@@ -38,6 +38,7 @@ says nothing, up to the end of the run. *Usable* rivals are those that speak in 
 EarlyStopping and SpikeDetection end a run, so they speak once at most. Intervals are 95 %: Wilson's for shares,
 bootstrap for medians.
 """
+UNSEEN = "shortcut"
 USABLE = 0.2  # a rival that speaks in more than this share of healthy runs would be switched off
 
 
@@ -70,6 +71,7 @@ def _aims(
     medium = _of(faulty, strength="medium")
     delays = [delay(r, spoke[OURS][r["key"]]) for r in medium]
     found = [d for d in delays if d is not None]
+    seen = [r for r in medium if r["fault"] != UNSEEN]
     slow = [r for r in medium if r["fault"] in SLOW]
     best = _best_rival(slow, spoke, false, usable=True)
     leads = _lead(slow, spoke[OURS], spoke[best])
@@ -80,6 +82,11 @@ def _aims(
             "≥ 90 % of faults of medium strength detected",
             _percent(_share([d is not None for d in delays])),
             _yes(len(found) >= 0.9 * len(medium)),
+        ],
+        [
+            f"the same, without `{UNSEEN}`, which cannot be seen from the inside",
+            _percent(_share([delay(r, spoke[OURS][r["key"]]) is not None for r in seen])),
+            "",
         ],
         ["median delay ≤ 1 check", f"{middle:g}", _yes(middle <= 1)],
         [
