@@ -15,6 +15,7 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import convscope
+from convscope.loggers import correlation_heatmap
 from tests.callbacks.conftest import loaders
 from tests.compatibility.cells import observers, small
 
@@ -44,6 +45,7 @@ class Meter(L.Callback):
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_three_hundred_epochs_of_everything(tmp_path: Path) -> None:
+    correlation_heatmap(np.eye(2), "so that matplotlib has opened its fonts, which stay open")
     before = threading.active_count(), len(os.listdir("/proc/self/fd"))
     meter, began = Meter(), time.perf_counter()
     callbacks = [*observers(), convscope.DriftAlert(), meter]
