@@ -182,17 +182,20 @@ def test_fit_twice_with_a_validation_and_a_test_between(tmp_path: Path) -> None:
     assert callbacks[0].history.steps == [0, 3, 7, 11]
 
 
+class Data(L.LightningDataModule):
+    """Has a batch size that can be searched for."""
+
+    batch_size = 4
+
+    def train_dataloader(self) -> Any:
+        return loaders(batch_size=self.batch_size)[0]
+
+    def val_dataloader(self) -> Any:
+        return loaders()[1]
+
+
 def tuned(callbacks: list[Any], folder: Path, method: str) -> tuple[Any, Any]:
     L.seed_everything(3, verbose=False)
-
-    class Data(L.LightningDataModule):
-        batch_size = 4
-
-        def train_dataloader(self) -> Any:
-            return loaders(batch_size=self.batch_size)[0]
-
-        def val_dataloader(self) -> Any:
-            return loaders()[1]
 
     module, data = small(), Data()
     trainer = L.Trainer(
@@ -225,15 +228,6 @@ def test_inside_lightnings_tuner(method: str, tmp_path: Path) -> None:
     ids=["LearningRateFinder", "BatchSizeFinder"],
 )
 def test_with_lightnings_finders_as_callbacks(finder: Any, tmp_path: Path) -> None:
-    class Data(L.LightningDataModule):
-        batch_size = 4
-
-        def train_dataloader(self) -> Any:
-            return loaders(batch_size=self.batch_size)[0]
-
-        def val_dataloader(self) -> Any:
-            return loaders()[1]
-
     without = train([finder()], tmp_path, make=small, data=Data)
     callbacks = few()
     observed = train([finder(), *callbacks], tmp_path, make=small, data=Data)
