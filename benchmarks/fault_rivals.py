@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 import convscope
-from convscope.callbacks.watch import Alert, Watch
-from convscope.metrics.detectors import CUSUM, EWMA, Detector, PageHinkley, RelativeDrop, RobustZ, Threshold
+from convscope.alerts.detectors import CUSUM, EWMA, Detector, PageHinkley, RelativeDrop, RobustZ, Threshold
+from convscope.alerts.watch import Alert, Watch
 
 Record = dict[str, Any]
 OURS = "convscope rules"

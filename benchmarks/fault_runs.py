@@ -17,8 +17,8 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 import convscope
 from benchmarks.fault_injection import LEVELS, STRENGTHS, Fault
 from benchmarks.fault_models import EPOCHS, TEST_NETS, TUNING_NETS, Classifier, Images, draw_config, load_images
-from convscope.callbacks.bridge import fitting
-from convscope.callbacks.readings import Readings
+from convscope.callbacks.engine.bridge import fitting
+from convscope.callbacks.parts.fresh_values import Readings
 
 FRESH = 200_000
 

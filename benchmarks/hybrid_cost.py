@@ -19,11 +19,11 @@ from benchmarks.data import cifar10
 from benchmarks.measure import interleaved, machine
 from benchmarks.networks import ResNet18
 from convscope import ClassFilters, FilterCorrelation, HeldOut, LayerPrediction, LayerProbe, LayerSimilarity
-from convscope.callbacks.base import LayerObserver
-from convscope.callbacks.failures import Failures
-from convscope.callbacks.findings import Findings
-from convscope.callbacks.plan import make_plan
-from convscope.callbacks.run_pass import run_pass
+from convscope.callbacks.engine.failures import Failures
+from convscope.callbacks.engine.findings import Findings
+from convscope.callbacks.engine.plan import make_plan
+from convscope.callbacks.engine.shared_pass import run_pass
+from convscope.callbacks.layer_observer import LayerObserver
 from convscope.capture import Subject
 from convscope.capture.intervention import Intervention
 

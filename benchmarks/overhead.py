@@ -26,10 +26,10 @@ from benchmarks.data import cifar10
 from benchmarks.measure import interleaved, machine, median, ratio
 from benchmarks.networks import ResNet18
 from benchmarks.probes import compare_probes
-from convscope.callbacks.bridge import gather_objects
-from convscope.callbacks.failures import Failures
-from convscope.callbacks.plan import make_plan
-from convscope.callbacks.run_pass import run_pass
+from convscope.callbacks.engine.bridge import gather_objects
+from convscope.callbacks.engine.failures import Failures
+from convscope.callbacks.engine.plan import make_plan
+from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.capture import HeldOut, Subject
 
 CHUNK = 128

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from convscope.callbacks.ablation import CHEAP
-from convscope.callbacks.criteria import Criteria
+from convscope.callbacks.parts.criteria import Criteria
 from convscope.capture import HeldOut, Layer, Record, Subject, forward_from_layer, observe, select_layers, trace_layers
 from convscope.capture.loss import infer_loss
 from convscope.capture.trace import output_layer

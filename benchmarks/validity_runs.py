@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.data import cifar10
 from benchmarks.validity_models import MODELS, Classifier
 from convscope import AblationOracle, HeldOut, LayerPrediction, LayerProbe
-from convscope.callbacks.base import LayerObserver
-from convscope.callbacks.findings import Findings, LayerResult, Moment
+from convscope.callbacks.engine.findings import Findings, LayerResult, Moment
+from convscope.callbacks.layer_observer import LayerObserver
 from convscope.capture.observation import Record
 from convscope.capture.trace import Layer
 from convscope.metrics import PooledFeatures

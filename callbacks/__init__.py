@@ -2,7 +2,6 @@
 
 from convscope.callbacks.ablation import AblationOracle
 from convscope.callbacks.alerts import DriftAlert
-from convscope.callbacks.base import LayerObserver
 from convscope.callbacks.class_filters import ClassFilters
 from convscope.callbacks.correlation import FilterCorrelation
 from convscope.callbacks.drift import RepresentationDrift
@@ -10,10 +9,11 @@ from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.layer_observer import LayerObserver
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
 from convscope.callbacks.similarity import LayerSimilarity
-from convscope.callbacks.suite import suite
+from convscope.callbacks.suites import suite
 from convscope.callbacks.table import LayerTable
 
 __all__ = [

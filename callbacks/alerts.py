@@ -12,7 +12,11 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from convscope.callbacks.actions import (
+from convscope.alerts.rules import SEVERITIES, Rule, default_rules, load_rules
+from convscope.alerts.watch import Alert, Watch
+from convscope.callbacks.engine.bridge import fitting, has_validation, moment
+from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.actions import (
     Action,
     ActionSpec,
     Occasion,
@@ -20,11 +24,7 @@ from convscope.callbacks.actions import (
     make_actions,
     run_folder,
 )
-from convscope.callbacks.base import LayerObserver
-from convscope.callbacks.bridge import fitting, has_validation, moment
-from convscope.callbacks.readings import Readings
-from convscope.callbacks.rules import SEVERITIES, Rule, default_rules, load_rules
-from convscope.callbacks.watch import Alert, Watch
+from convscope.callbacks.parts.fresh_values import Readings
 
 log = logging.getLogger("convscope")
 
@@ -55,10 +55,10 @@ class DriftAlert(pl.Callback):
                             :class:`~convscope.loggers.WebhookSink`
             ``checkpoint``  saves ``alerts/<rule>-….ckpt`` beside the run
             ``stop``        stops as EarlyStopping does, after ``min_epochs``
-            ``raise``       raises :class:`~convscope.callbacks.actions.AlertError`, after all else was done
+            ``raise``       raises :class:`~convscope.callbacks.parts.actions.AlertError`, after all else was done
             ==============  ==================================================================================
 
-            A callable is called with each :class:`~convscope.callbacks.watch.Alert`. An action that fails is
+            A callable is called with each :class:`~convscope.alerts.watch.Alert`. An action that fails is
             reported once, and training goes on.
 
     Raises:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from convscope.callbacks.base import LayerObserver
-from convscope.callbacks.criteria import Criteria
-from convscope.callbacks.example_images import ExampleImages
-from convscope.callbacks.findings import LayerResult, Moment
+from convscope.callbacks.engine.findings import LayerResult, Moment
 from convscope.callbacks.importance import Criterion
+from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.criteria import Criteria
+from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.capture.heldout import HeldOut
 from convscope.capture.observation import Record
 from convscope.capture.trace import OUTPUT, Layer
@@ -18,7 +18,7 @@ from convscope.loggers.filter_grid import FilterRow, filter_grid
 from convscope.metrics import ChannelCorrelation
 
 if TYPE_CHECKING:
-    from convscope.callbacks.plan import Plan
+    from convscope.callbacks.engine.plan import Plan
     from convscope.loggers import TensorBoardDashboard
 
 _OBSERVATIONS = 16384
@@ -35,7 +35,7 @@ class FilterPictures(LayerObserver):
         criterion: Of importance, as in :class:`~convscope.callbacks.importance.FilterImportance`.
         filters: Number of the most important filters, and of the most redundant ones.
         images: Number of images a filter.
-        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`; ``every_n_epochs`` is 5 by default.
+        **arguments: See :class:`~convscope.callbacks.layer_observer.LayerObserver`; ``every_n_epochs`` is 5 by default.
     """
 
     family = "filter_pictures"

@@ -8,10 +8,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from convscope.callbacks.base import LayerObserver
-from convscope.callbacks.deaths import Death, Deaths
-from convscope.callbacks.findings import Findings, LayerResult, MapSpec, Moment, Values
-from convscope.callbacks.weight_changes import WeightChanges
+from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.deaths import Death, Deaths
+from convscope.callbacks.parts.weight_changes import WeightChanges
 from convscope.capture.activations import activation_bounds, is_rectified
 from convscope.capture.heldout import HeldOut
 from convscope.capture.loss import Loss
@@ -21,7 +21,7 @@ from convscope.metrics import FilterActivity, SignalRMS
 from convscope.metrics.functional import ActivityResult
 
 if TYPE_CHECKING:
-    from convscope.callbacks.plan import Plan
+    from convscope.callbacks.engine.plan import Plan
     from convscope.loggers import TensorBoardDashboard
 
 
@@ -33,7 +33,7 @@ class FilterHealth(LayerObserver):
     Args:
         gradients: Measure the loss gradient too, at the cost of a backward pass unless another callback needs it.
         loss: ``loss(outputs, targets)``, as for :class:`~convscope.callbacks.FilterImportance`.
-        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`.
+        **arguments: See :class:`~convscope.callbacks.layer_observer.LayerObserver`.
 
     Logged for each layer, over the whole held-out set:
         ``health/dead_filters/<layer>``: share of filters never active: after a rectifier (ReLU, GELU, SiLU, …) never

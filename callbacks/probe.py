@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torchmetrics import Metric
 
-from convscope.callbacks.base import LayerObserver
-from convscope.callbacks.findings import LayerResult, MapSpec, Values
-from convscope.callbacks.probe_tasks import PROBE_TASKS, PROBES, ProbeTask, make_probe
-from convscope.callbacks.tasks import TASKS, NoTaskError, Task, TaskName, settle_task
+from convscope.callbacks.engine.findings import LayerResult, MapSpec, Values
+from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.probe_tasks import PROBE_TASKS, PROBES, ProbeTask, make_probe
+from convscope.callbacks.parts.tasks import TASKS, NoTaskError, Task, TaskName, settle_task
 from convscope.capture.heldout import HeldOut
 from convscope.capture.observation import Record
 from convscope.capture.trace import Layer
@@ -35,10 +35,10 @@ class LayerProbe(LayerObserver):
         pooling: How an activation map becomes features: ``"mean"``, ``"max"``, or a number ``p`` for the means of a
             p × p grid (``p``² · C features). Masks are probed position by position, without pooling.
         task: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"segmentation"``; None to infer it from
-            the targets (see :func:`~convscope.callbacks.tasks.settle_task`).
+            the targets (see :func:`~convscope.callbacks.parts.tasks.settle_task`).
         max_positions: Masks: positions that are read, over all held-out samples (at least one a sample). Memory is
             ``max_positions`` · C numbers a layer.
-        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`.
+        **arguments: See :class:`~convscope.callbacks.layer_observer.LayerObserver`.
 
     Logged for each layer, by task:
         Classes: ``probe/accuracy/<layer>`` and ``probe/balanced_accuracy/<layer>`` (mean recall of the classes), shares

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 
-from convscope.callbacks.base import LayerObserver
-from convscope.callbacks.bridge import fitting, has_validation
-from convscope.callbacks.session import Session
+from convscope.callbacks.engine.bridge import fitting, has_validation
+from convscope.callbacks.engine.session import Session
+from convscope.callbacks.layer_observer import LayerObserver
 from convscope.loggers import layer_table
 
 

@@ -15,10 +15,10 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import convscope
-from convscope.callbacks.actions import AlertError
+from convscope.alerts.watch import Watch
 from convscope.callbacks.alerts import DriftAlert
-from convscope.callbacks.readings import Readings
-from convscope.callbacks.watch import Watch
+from convscope.callbacks.parts.actions import AlertError
+from convscope.callbacks.parts.fresh_values import Readings
 from convscope.loggers import read_jsonl
 from tests.callbacks.conftest import Classifier, loaders
 

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from torch.utils.tensorboard import SummaryWriter
 
 import convscope
-import convscope.callbacks.pictures as pictures_module
+import convscope.callbacks.engine.pictures as pictures_module
 from tests.callbacks.conftest import Classifier, loaders
 from tests.capture.test_isolation import same, snapshot
 from tests.compatibility.cells import few, observers, small, train

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from convscope.callbacks.failures import Failures
-from convscope.callbacks.plan import Plan
-from convscope.callbacks.run_interventions import run_interventions
+from convscope.callbacks.engine.failures import Failures
+from convscope.callbacks.engine.interventions import run_interventions
+from convscope.callbacks.engine.plan import Plan
 from convscope.capture.heldout import Gather
 from convscope.capture.observation import Consumer, Observed, Record, observe
 from convscope.capture.trace import Layer
 
 if TYPE_CHECKING:
-    from convscope.callbacks.base import LayerObserver
+    from convscope.callbacks.layer_observer import LayerObserver
 
 
 @dataclass

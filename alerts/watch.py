@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from convscope.callbacks.rules import Condition, Rule
-from convscope.metrics.detectors import Evidence, Gate, benjamini_hochberg, quorum
+from convscope.alerts.detectors import Evidence, Gate, benjamini_hochberg, quorum
+from convscope.alerts.rules import Condition, Rule
 
 NOT_FINITE = "not_finite"
 

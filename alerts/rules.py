@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from convscope.metrics.detectors import DETECTORS, Detector, Gate, quorum
+from convscope.alerts.detectors import DETECTORS, Detector, Gate, quorum
 
 T = TypeVar("T")
 Severity = Literal["info", "warning", "critical"]
@@ -40,7 +40,7 @@ class Condition:
     Args:
         metric: Glob, or globs, over the tags in ``trainer.callback_metrics``: ``"probe/accuracy/*"``, ``"val_loss"``.
             Every tag that matches is a series of its own.
-        detector: ``{"kind": name, **arguments}``: :data:`~convscope.metrics.detectors.DETECTORS` and their arguments
+        detector: ``{"kind": name, **arguments}``: :data:`~convscope.alerts.detectors.DETECTORS` and their arguments
             (``warm_up``, ``persistence``, ``out_of`` and ``direction`` included; ``cool_down`` is the rule's).
         transform: What the detector sees of a series: its ``value``, its ``change`` since the last, its ``log``
             (base 10; values of 0 or below are passed over) or ``log_change``, in decades.
@@ -178,13 +178,13 @@ def load_rules(source: str | Path | Iterable[Rule | Mapping[str, Any]]) -> list[
 
 
 def default_rules() -> list[Rule]:
-    """The rules that convscope ships, from ``callbacks/default_rules.yaml``.
+    """The rules that convscope ships, from ``alerts/default_rules.yaml``.
 
     Example:
         >>> [rule.name for rule in default_rules() if rule.severity == "critical"][:2]
         ['not_finite', 'non_finite_values']
     """
-    text = resources.files("convscope.callbacks").joinpath("default_rules.yaml").read_text(encoding="utf-8")
+    text = resources.files("convscope.alerts").joinpath("default_rules.yaml").read_text(encoding="utf-8")
     return _rules(_read(text))
 
 

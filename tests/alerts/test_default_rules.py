@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import convscope
-from convscope.callbacks.watch import Alert, Watch
+from convscope.alerts.watch import Alert, Watch
 
 LAYERS = 4
 Rows = list[dict[str, float]]

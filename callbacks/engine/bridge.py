@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from convscope.callbacks.findings import Moment
+from convscope.callbacks.engine.findings import Moment
 from convscope.capture.modules import named_modules
 from convscope.capture.observation import Subject
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from convscope.callbacks.base import LayerObserver
-from convscope.callbacks.criteria import Criteria
-from convscope.callbacks.findings import LayerResult
+from convscope.callbacks.engine.findings import LayerResult
 from convscope.callbacks.importance import Criterion
+from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.criteria import Criteria
 from convscope.capture.heldout import HeldOut
 from convscope.capture.intervention import Baseline, Intervention, check_baseline
 from convscope.capture.layers import spread_over_depth
@@ -23,7 +23,7 @@ from convscope.metrics import ChannelMean, InterventionOutcome
 from convscope.metrics.functional import OutcomeResult
 
 if TYPE_CHECKING:
-    from convscope.callbacks.plan import Plan
+    from convscope.callbacks.engine.plan import Plan
 
 
 class InterveningObserver(LayerObserver):
@@ -39,7 +39,7 @@ class InterveningObserver(LayerObserver):
         samples: Run the filter sets on at most so many of the held-out samples, the same ones at every check.
         max_forwards: At most so many forward passes of those samples a check. What a check will cost is said
             before training; where it would be more, fewer filters, then fewer layers are looked at.
-        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`; ``every_n_epochs`` is 5 by default.
+        **arguments: See :class:`~convscope.callbacks.layer_observer.LayerObserver`; ``every_n_epochs`` is 5 by default.
     """
 
     fewest_sets: int

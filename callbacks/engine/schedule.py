@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from convscope.callbacks.findings import Moment
+from convscope.callbacks.engine.findings import Moment
 
 
 @dataclass

@@ -3,10 +3,10 @@
 ``detector.update(value)`` gives a verdict, and ``state_dict`` holds plain values, so that a run resumes where it was.
 """
 
-from convscope.metrics.detectors.base import Detector, Direction, Evidence, Gate, Verdict
-from convscope.metrics.detectors.charts import CUSUM, EWMA, PageHinkley, RobustZ
-from convscope.metrics.detectors.control import benjamini_hochberg, quorum
-from convscope.metrics.detectors.limits import Finite, RelativeDrop, Threshold
+from convscope.alerts.detectors.base import Detector, Direction, Evidence, Gate, Verdict
+from convscope.alerts.detectors.charts import CUSUM, EWMA, PageHinkley, RobustZ
+from convscope.alerts.detectors.control import benjamini_hochberg, quorum
+from convscope.alerts.detectors.limits import Finite, RelativeDrop, Threshold
 
 DETECTORS: dict[str, type[Detector]] = {
     "threshold": Threshold,

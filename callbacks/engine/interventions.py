@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from convscope.callbacks.failures import Failures
-from convscope.callbacks.plan import Plan
+from convscope.callbacks.engine.failures import Failures
+from convscope.callbacks.engine.plan import Plan
 from convscope.capture.heldout import Gather
 from convscope.capture.trace import Layer
 
 if TYPE_CHECKING:
-    from convscope.callbacks.base import LayerObserver
+    from convscope.callbacks.layer_observer import LayerObserver
 
 Pair = tuple[str, str]  # names of an observer and of a layer
 Usable = dict[str, list[Layer]]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convscope.callbacks.findings import Moment
+from convscope.callbacks.engine.findings import Moment
 from convscope.loggers import escape_markdown
 
 _NEVER = -1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-from convscope.metrics.detectors.base import Detector, Direction, Evidence, check_count, check_number
+from convscope.alerts.detectors.base import Detector, Direction, Evidence, check_count, check_number
 
 
 @dataclass(kw_only=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from convscope.callbacks.bridge import fast_dev_run, tensorboard_writers
-from convscope.callbacks.findings import Findings, Moment
+from convscope.callbacks.engine.bridge import fast_dev_run, tensorboard_writers
+from convscope.callbacks.engine.findings import Findings, Moment
 from convscope.loggers import (
     TensorBoardDashboard,
     correlation_heatmap,
@@ -20,7 +20,7 @@ from convscope.loggers import (
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from convscope.callbacks.base import LayerObserver
+    from convscope.callbacks.layer_observer import LayerObserver
 
 SPARE = 64 << 20
 """Bytes of the disk that pictures leave alone: once it is full, TensorBoard's writer is lost, and the run with it."""

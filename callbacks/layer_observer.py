@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 
-from convscope.callbacks.bridge import fitting, has_validation, moment
-from convscope.callbacks.findings import Findings, History, LayerResult, MapSpec, Moment, Values
-from convscope.callbacks.schedule import Schedule
+from convscope.callbacks.engine.bridge import fitting, has_validation, moment
+from convscope.callbacks.engine.findings import Findings, History, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.engine.schedule import Schedule
 from convscope.capture.heldout import HeldOut
 from convscope.capture.layers import LayerSpec, as_entries
 from convscope.capture.loss import Loss
@@ -19,8 +19,8 @@ from convscope.capture.trace import Layer
 if TYPE_CHECKING:
     import torch
 
-    from convscope.callbacks.plan import Plan
-    from convscope.callbacks.session import Session
+    from convscope.callbacks.engine.plan import Plan
+    from convscope.callbacks.engine.session import Session
     from convscope.loggers import TensorBoardDashboard
 
 
@@ -205,7 +205,7 @@ class LayerObserver(pl.Callback, ABC):
     # Lightning's hooks. The first observer of the trainer acts for all.
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        from convscope.callbacks.session import Session
+        from convscope.callbacks.engine.session import Session
 
         observers = [callback for callback in trainer.callbacks if isinstance(callback, LayerObserver)]  # type: ignore[attr-defined]
         if stage == "fit" and observers[0] is self:

@@ -8,7 +8,7 @@ from statistics import fmean, median, stdev
 
 from scipy import special
 
-from convscope.metrics.detectors.base import Detector, Evidence, check_count, check_number
+from convscope.alerts.detectors.base import Detector, Evidence, check_count, check_number
 
 _MAD_TO_SIGMA = 1.4826022185056018  # 1 / Φ⁻¹(3/4): the MAD of a normal series times this is its standard deviation
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from convscope.callbacks.bridge import tensorboard_writers
-from convscope.callbacks.watch import Alert
+from convscope.alerts.watch import Alert
+from convscope.callbacks.engine.bridge import tensorboard_writers
 from convscope.loggers import JsonlSink, WebhookSink, alerts_markdown
 
 log = logging.getLogger("convscope")

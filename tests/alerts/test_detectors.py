@@ -13,7 +13,7 @@ import pytest
 from river import drift
 from scipy import stats
 
-from convscope.metrics.detectors import (
+from convscope.alerts.detectors import (
     CUSUM,
     DETECTORS,
     EWMA,
@@ -41,7 +41,7 @@ MAKERS: dict[str, Callable[..., Detector]] = {
 
 @pytest.mark.parametrize("name", ["base", "limits", "charts", "control"])
 def test_examples_run(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(f"convscope.metrics.detectors.{name}")).failed == 0
+    assert doctest.testmod(importlib.import_module(f"convscope.alerts.detectors.{name}")).failed == 0
 
 
 def test_every_detector_has_a_name_and_a_test() -> None:

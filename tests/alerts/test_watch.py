@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import convscope
-from convscope.callbacks.watch import Alert, Watch, layer_of
+from convscope.alerts.watch import Alert, Watch, layer_of
 
 UP = {"kind": "threshold", "limit": 0.5}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torchmetrics import Metric
 
-from convscope.callbacks.findings import MapSpec
-from convscope.callbacks.tasks import TaskName
+from convscope.callbacks.engine.findings import MapSpec
+from convscope.callbacks.parts.tasks import TaskName
 from convscope.metrics import (
     CentroidProbe,
     KNNProbe,
