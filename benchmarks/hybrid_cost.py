@@ -23,7 +23,7 @@ from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings
 from convscope.callbacks.engine.plan import make_plan
 from convscope.callbacks.engine.shared_pass import run_pass
-from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture import Subject
 from convscope.capture.intervention import Intervention
 

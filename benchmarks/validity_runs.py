@@ -22,7 +22,7 @@ from benchmarks.data import cifar10
 from benchmarks.validity_models import MODELS, Classifier
 from convscope import AblationOracle, HeldOut, LayerPrediction, LayerProbe
 from convscope.callbacks.engine.findings import Findings, LayerResult, Moment
-from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.observation import Record
 from convscope.capture.trace import Layer
 from convscope.metrics import PooledFeatures

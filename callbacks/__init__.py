@@ -9,7 +9,7 @@ from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
-from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
 from convscope.callbacks.similarity import LayerSimilarity

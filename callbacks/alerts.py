@@ -15,7 +15,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from convscope.alerts.rules import SEVERITIES, Rule, default_rules, load_rules
 from convscope.alerts.watch import Alert, Watch
 from convscope.callbacks.engine.bridge import fitting, has_validation, moment
-from convscope.callbacks.layer_observer import LayerObserver
 from convscope.callbacks.parts.actions import (
     Action,
     ActionSpec,
@@ -25,6 +24,7 @@ from convscope.callbacks.parts.actions import (
     run_folder,
 )
 from convscope.callbacks.parts.fresh_values import Readings
+from convscope.callbacks.parts.layer_observer import LayerObserver
 
 log = logging.getLogger("convscope")
 

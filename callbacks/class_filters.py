@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from convscope.callbacks.engine.findings import LayerResult, Moment
-from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.observation import Record
 from convscope.capture.trace import OUTPUT, Layer
 from convscope.loggers.classes import class_table
@@ -29,7 +29,7 @@ class ClassFilters(LayerObserver):
 
     Args:
         top: Filters to name for each class.
-        **arguments: See :class:`~convscope.callbacks.layer_observer.LayerObserver`.
+        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
 
     Logged for each layer:
         ``class_filters/strongest/<layer>`` (mean over classes of the largest correlation, -1 to 1),

@@ -11,7 +11,7 @@ from torch import nn
 
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment
 from convscope.callbacks.importance import FilterImportance
-from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.reference import Reference, reference_features
 from convscope.callbacks.parts.snapshots import Features, Snapshot
 from convscope.capture.observation import Record
@@ -37,7 +37,7 @@ class RepresentationDrift(LayerObserver):
             as there are samples.
         max_observations: As for :class:`~convscope.callbacks.FilterCorrelation`: values a filter contributes to the
             correlation matrix, means and variances. None for all positions.
-        **arguments: See :class:`~convscope.callbacks.layer_observer.LayerObserver`.
+        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
 
     Logged for each layer, pooled features of all held-out samples compared by linear CKA (1: the same up to rotation
     and scale; 0: nothing in common, or a side that does not vary at all):

@@ -8,9 +8,9 @@ import torch
 
 from convscope.callbacks.engine.findings import LayerResult, Moment
 from convscope.callbacks.importance import Criterion
-from convscope.callbacks.layer_observer import LayerObserver
 from convscope.callbacks.parts.criteria import Criteria
 from convscope.callbacks.parts.example_images import ExampleImages
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.heldout import HeldOut
 from convscope.capture.observation import Record
 from convscope.capture.trace import OUTPUT, Layer
@@ -35,7 +35,7 @@ class FilterPictures(LayerObserver):
         criterion: Of importance, as in :class:`~convscope.callbacks.importance.FilterImportance`.
         filters: Number of the most important filters, and of the most redundant ones.
         images: Number of images a filter.
-        **arguments: See :class:`~convscope.callbacks.layer_observer.LayerObserver`; ``every_n_epochs`` is 5 by default.
+        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`; ``every_n_epochs`` is 5 by default.
     """
 
     family = "filter_pictures"

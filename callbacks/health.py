@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
-from convscope.callbacks.layer_observer import LayerObserver
 from convscope.callbacks.parts.deaths import Death, Deaths
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.weight_changes import WeightChanges
 from convscope.capture.activations import activation_bounds, is_rectified
 from convscope.capture.heldout import HeldOut
@@ -33,7 +33,7 @@ class FilterHealth(LayerObserver):
     Args:
         gradients: Measure the loss gradient too, at the cost of a backward pass unless another callback needs it.
         loss: ``loss(outputs, targets)``, as for :class:`~convscope.callbacks.FilterImportance`.
-        **arguments: See :class:`~convscope.callbacks.layer_observer.LayerObserver`.
+        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
 
     Logged for each layer, over the whole held-out set:
         ``health/dead_filters/<layer>``: share of filters never active: after a rectifier (ReLU, GELU, SiLU, …) never

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
-from convscope.callbacks.layer_observer import LayerObserver
 from convscope.callbacks.parts.example_images import ExampleImages
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.prediction_path import PredictionPath, Snapshot, changed_table
 from convscope.callbacks.parts.tasks import NoTaskError, Task, class_task
 from convscope.capture.heldout import HeldOut
@@ -38,7 +38,7 @@ class LayerPrediction(LayerObserver):
         examples: Number of held-out samples that get a picture at each check, from easy to hard, chosen at the
             first check; 0 for none.
         changed: Rows of the table of samples that changed most since the last check; 0 for no table.
-        **arguments: See :class:`~convscope.callbacks.layer_observer.LayerObserver`.
+        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
 
     Logged for each layer:
         ``prediction/true_probability/<layer>`` (mean probability of the true class, 0 to 1),

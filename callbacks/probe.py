@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torchmetrics import Metric
 
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Values
-from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.probe_tasks import PROBE_TASKS, PROBES, ProbeTask, make_probe
 from convscope.callbacks.parts.tasks import TASKS, NoTaskError, Task, TaskName, settle_task
 from convscope.capture.heldout import HeldOut
@@ -38,7 +38,7 @@ class LayerProbe(LayerObserver):
             the targets (see :func:`~convscope.callbacks.parts.tasks.settle_task`).
         max_positions: Masks: positions that are read, over all held-out samples (at least one a sample). Memory is
             ``max_positions`` · C numbers a layer.
-        **arguments: See :class:`~convscope.callbacks.layer_observer.LayerObserver`.
+        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
 
     Logged for each layer, by task:
         Classes: ``probe/accuracy/<layer>`` and ``probe/balanced_accuracy/<layer>`` (mean recall of the classes), shares

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
-from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.observation import Record
 from convscope.capture.trace import OUTPUT, Layer
 from convscope.loggers.classes import layer_heatmap
@@ -27,7 +27,7 @@ class LayerSimilarity(LayerObserver):
     Args:
         debiased: Use the unbiased estimator, which does not rise where layers have about as many filters as there
             are held-out samples. Needs four samples.
-        **arguments: See :class:`~convscope.callbacks.layer_observer.LayerObserver`.
+        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
 
     Logged for each layer:
         ``similarity/to_previous/<layer>`` (CKA with the layer before; from the second layer on) and

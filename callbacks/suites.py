@@ -12,7 +12,7 @@ from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
-from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
 from convscope.callbacks.similarity import LayerSimilarity
@@ -59,7 +59,7 @@ def suite(name: SuiteName = "standard", heldout: HeldOut | None = None, **argume
         name: Which suite.
         heldout: The held-out set of all callbacks; by default 1,024 samples of the validation loader.
         **arguments: Given to every callback: ``layers``, ``every_n_epochs``, ``max_layers``, ``max_overhead``, … as
-            in :class:`~convscope.callbacks.layer_observer.LayerObserver`.
+            in :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
 
     Raises:
         ValueError: There is no such suite, or an argument is out of range.

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 
 from convscope.callbacks.engine.bridge import fitting, has_validation
 from convscope.callbacks.engine.session import Session
-from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.loggers import layer_table
 
 

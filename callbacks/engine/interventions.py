@@ -13,7 +13,7 @@ from convscope.capture.heldout import Gather
 from convscope.capture.trace import Layer
 
 if TYPE_CHECKING:
-    from convscope.callbacks.layer_observer import LayerObserver
+    from convscope.callbacks.parts.layer_observer import LayerObserver
 
 Pair = tuple[str, str]  # names of an observer and of a layer
 Usable = dict[str, list[Layer]]

@@ -20,7 +20,7 @@ from convscope.loggers import (
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from convscope.callbacks.layer_observer import LayerObserver
+    from convscope.callbacks.parts.layer_observer import LayerObserver
 
 SPARE = 64 << 20
 """Bytes of the disk that pictures leave alone: once it is full, TensorBoard's writer is lost, and the run with it."""

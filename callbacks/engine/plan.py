@@ -14,7 +14,7 @@ from convscope.capture.observation import Subject, trace_layers
 from convscope.capture.trace import Layer, Trace, output_layer
 
 if TYPE_CHECKING:
-    from convscope.callbacks.layer_observer import LayerObserver
+    from convscope.callbacks.parts.layer_observer import LayerObserver
 
 
 @dataclass

@@ -18,7 +18,7 @@ from convscope.callbacks.engine.stopwatch import Cost
 from convscope.capture.heldout import HeldOut
 
 if TYPE_CHECKING:
-    from convscope.callbacks.layer_observer import LayerObserver
+    from convscope.callbacks.parts.layer_observer import LayerObserver
 
 
 class Session:

@@ -16,7 +16,7 @@ from convscope.capture.observation import Consumer, Observed, Record, observe
 from convscope.capture.trace import Layer
 
 if TYPE_CHECKING:
-    from convscope.callbacks.layer_observer import LayerObserver
+    from convscope.callbacks.parts.layer_observer import LayerObserver
 
 
 @dataclass

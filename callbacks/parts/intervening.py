@@ -10,8 +10,8 @@ import torch
 
 from convscope.callbacks.engine.findings import LayerResult
 from convscope.callbacks.importance import Criterion
-from convscope.callbacks.layer_observer import LayerObserver
 from convscope.callbacks.parts.criteria import Criteria
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.heldout import HeldOut
 from convscope.capture.intervention import Baseline, Intervention, check_baseline
 from convscope.capture.layers import spread_over_depth
@@ -39,7 +39,7 @@ class InterveningObserver(LayerObserver):
         samples: Run the filter sets on at most so many of the held-out samples, the same ones at every check.
         max_forwards: At most so many forward passes of those samples a check. What a check will cost is said
             before training; where it would be more, fewer filters, then fewer layers are looked at.
-        **arguments: See :class:`~convscope.callbacks.layer_observer.LayerObserver`; ``every_n_epochs`` is 5 by default.
+        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`; ``every_n_epochs`` is 5 by default.
     """
 
     fewest_sets: int

@@ -13,7 +13,7 @@ from convscope.callbacks.engine import bridge
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.plan import Plan
 from convscope.callbacks.engine.shared_pass import run_pass
-from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.layers import select_layers
 from convscope.capture.observation import Record, Subject, trace_layers
 from convscope.capture.reference import fit_weights, match_names, own_tensors, read_weights, with_tensors

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 import convscope
-from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from tests.callbacks.conftest import Classifier, loaders
 from tests.networks import TINY_RESNET_UNITS, TinyResNet
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import convscope
-from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from tests.callbacks.conftest import Classifier, loaders
 from tests.capture.test_isolation import same, snapshot
 from tests.networks import Plain

@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 import convscope
-from convscope.callbacks.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from tests.callbacks.conftest import Classifier, loaders
 from tests.networks import Plain
 
