@@ -38,12 +38,12 @@ class AblationOracle(InterveningObserver):
         rank_by: The one of them that says which filters are top and bottom.
         ends: Number of filters from the top, and as many from the bottom, of each layer.
         random: Number of filters drawn at random. With ``2 · ends + random`` filters or fewer, all are ablated.
-        loss: As in :class:`~convscope.callbacks.importance.FilterImportance`.
+        loss: As in :class:`~convscope.FilterImportance`.
         baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
         samples: Run the filter sets on at most so many held-out samples, drawn once. Importance is measured on all.
         max_forwards: At most so many forward passes of those samples a check; a filter takes one. Where all
             would take more, fewer filters a layer are ablated, then fewer layers.
-        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`; ``every_n_epochs`` is 5 by default.
+        **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
 
     Logged for each layer, in units of the loss:
         ``ablation/top/<layer>``, ``ablation/bottom/<layer>``, ``ablation/random/<layer>`` (mean rise of the loss

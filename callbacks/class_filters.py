@@ -29,7 +29,7 @@ class ClassFilters(LayerObserver):
 
     Args:
         top: Filters to name for each class.
-        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
+        **arguments: See :class:`~convscope.LayerObserver`.
 
     Logged for each layer:
         ``class_filters/strongest/<layer>`` (mean over classes of the largest correlation, -1 to 1),

@@ -21,7 +21,7 @@ class FilterCorrelation(LayerObserver):
         redundant_threshold: A pair of filters counts as redundant above this ``|ρ|``, in (0, 1).
         max_observations: Values a filter contributes, over samples and positions: where a layer has more positions
             than that, an equal number of them is taken from every sample. None for all positions.
-        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
+        **arguments: See :class:`~convscope.LayerObserver`.
 
     Logged for each layer of ``C`` filters:
         ``correlation/mean_abs/<layer>``: mean ``|ρ|`` of pairs, 0 to 1;

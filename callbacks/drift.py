@@ -37,7 +37,7 @@ class RepresentationDrift(LayerObserver):
             as there are samples.
         max_observations: As for :class:`~convscope.callbacks.FilterCorrelation`: values a filter contributes to the
             correlation matrix, means and variances. None for all positions.
-        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
+        **arguments: See :class:`~convscope.LayerObserver`.
 
     Logged for each layer, pooled features of all held-out samples compared by linear CKA (1: the same up to rotation
     and scale; 0: nothing in common, or a side that does not vary at all):
@@ -48,7 +48,7 @@ class RepresentationDrift(LayerObserver):
         ``drift/correlation_change/<layer>``: ``‖R_t − R_{t−1}‖_F / ‖R_{t−1}‖_F`` of the inter-filter Pearson matrix;
         ``drift/mean_shift/<layer>``: of the channel means, in standard deviations of the layer;
         ``drift/variance_shift/<layer>``: ``Σ|v − v'| / Σ(v + v')`` of the channel variances, 0 to 1.
-    Where a :class:`~convscope.callbacks.FilterImportance` measures the layer in the same check (the first one, if there
+    Where a :class:`~convscope.FilterImportance` measures the layer in the same check (the first one, if there
     are several), Spearman correlations of its importances, from its second check on:
         ``drift/importance_stability_previous/<layer>``, ``drift/importance_stability_first/<layer>``: -1 to 1.
 

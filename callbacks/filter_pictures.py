@@ -32,10 +32,10 @@ class FilterPictures(LayerObserver):
     ``|ρ|`` with another filter of the layer. With several processes the images are the main one's. Logs no scalars.
 
     Args:
-        criterion: Of importance, as in :class:`~convscope.callbacks.importance.FilterImportance`.
+        criterion: Of importance, as in :class:`~convscope.FilterImportance`.
         filters: Number of the most important filters, and of the most redundant ones.
         images: Number of images a filter.
-        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`; ``every_n_epochs`` is 5 by default.
+        **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
     """
 
     family = "filter_pictures"

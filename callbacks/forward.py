@@ -32,14 +32,14 @@ class ForwardFromLayer(InterveningObserver):
     :func:`~convscope.capture.forward_from_layer`.
 
     Args:
-        criterion: Order of importance, as in :class:`~convscope.callbacks.importance.FilterImportance`.
+        criterion: Order of importance, as in :class:`~convscope.FilterImportance`.
         shares: Shares of filters to remove, rising, each between 0 and 1. No filter and all of them come on top.
         loss: As there.
         baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
         samples: Run the filter sets on at most so many held-out samples, drawn once. Importance is measured on all.
         max_forwards: At most so many forward passes of those samples a check; where all layers would take more,
             fewer are looked at, evenly over depth. A layer takes ``3 · len(shares) + 1``.
-        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`; ``every_n_epochs`` is 5 by default.
+        **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
 
     Logged for each layer, from accuracy for classes, else from the share of the loss that is kept (see
     docs/metrics/forward-from-layer.md), 0 to 1:

@@ -32,8 +32,8 @@ class FilterHealth(LayerObserver):
 
     Args:
         gradients: Measure the loss gradient too, at the cost of a backward pass unless another callback needs it.
-        loss: ``loss(outputs, targets)``, as for :class:`~convscope.callbacks.FilterImportance`.
-        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
+        loss: ``loss(outputs, targets)``, as for :class:`~convscope.FilterImportance`.
+        **arguments: See :class:`~convscope.LayerObserver`.
 
     Logged for each layer, over the whole held-out set:
         ``health/dead_filters/<layer>``: share of filters never active: after a rectifier (ReLU, GELU, SiLU, …) never

@@ -54,7 +54,7 @@ class FilterImportance(LayerObserver):
         loss: ``loss(outputs, targets)``, for criteria that need gradients: one value a sample, or their mean (what
             ``torch.nn`` losses give). By default cross-entropy, binary cross-entropy or squared error, by the targets.
         top: Share of filters that count as the top, in (0, 1], for ``top_share`` and ``turnover``.
-        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
+        **arguments: See :class:`~convscope.LayerObserver`.
 
     Logged for each layer:
         ``importance/gini/<layer>`` (0: all filters alike, towards 1: one filter has it all), ``importance/top_share/

@@ -38,7 +38,7 @@ class LayerPrediction(LayerObserver):
         examples: Number of held-out samples that get a picture at each check, from easy to hard, chosen at the
             first check; 0 for none.
         changed: Rows of the table of samples that changed most since the last check; 0 for no table.
-        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
+        **arguments: See :class:`~convscope.LayerObserver`.
 
     Logged for each layer:
         ``prediction/true_probability/<layer>`` (mean probability of the true class, 0 to 1),

@@ -38,7 +38,7 @@ class LayerProbe(LayerObserver):
             the targets (see :func:`~convscope.callbacks.parts.tasks.settle_task`).
         max_positions: Masks: positions that are read, over all held-out samples (at least one a sample). Memory is
             ``max_positions`` · C numbers a layer.
-        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
+        **arguments: See :class:`~convscope.LayerObserver`.
 
     Logged for each layer, by task:
         Classes: ``probe/accuracy/<layer>`` and ``probe/balanced_accuracy/<layer>`` (mean recall of the classes), shares

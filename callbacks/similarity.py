@@ -27,7 +27,7 @@ class LayerSimilarity(LayerObserver):
     Args:
         debiased: Use the unbiased estimator, which does not rise where layers have about as many filters as there
             are held-out samples. Needs four samples.
-        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
+        **arguments: See :class:`~convscope.LayerObserver`.
 
     Logged for each layer:
         ``similarity/to_previous/<layer>`` (CKA with the layer before; from the second layer on) and

@@ -59,7 +59,7 @@ def suite(name: SuiteName = "standard", heldout: HeldOut | None = None, **argume
         name: Which suite.
         heldout: The held-out set of all callbacks; by default 1,024 samples of the validation loader.
         **arguments: Given to every callback: ``layers``, ``every_n_epochs``, ``max_layers``, ``max_overhead``, … as
-            in :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`.
+            in :class:`~convscope.LayerObserver`.
 
     Raises:
         ValueError: There is no such suite, or an argument is out of range.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,13 @@ class JsonlSink:
 
     def __init__(self, path: Path, key: Sequence[str]) -> None:
         self.path, self._key = Path(path), tuple(key)
+        self._known: set[tuple[Any, ...]] = set()
+        self._read = 0  # bytes of the file whose identities are known
 
     def write(self, record: Record) -> bool:
         """Append ``record``; returns False where it was there already."""
-        if self._identity(record) in {self._identity(known) for known in read_jsonl(self.path)}:
+        self._learn()
+        if self._identity(record) in self._known:
             return False
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n"
@@ -55,6 +58,19 @@ class JsonlSink:
         finally:
             os.close(descriptor)
         return True
+
+    def _learn(self) -> None:
+        """Take in what has come to the file since the last time: all of it at first, then a line or two."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size < self._read:  # the file is another one now
+            self._known, self._read = set(), 0
+        if size > self._read:
+            with self.path.open("rb") as file:
+                file.seek(self._read)
+                added = file.read()
+            whole = added.rfind(b"\n") + 1  # what follows may still be being written
+            self._known |= {self._identity(known) for known in _records(added[:whole])}
+            self._read += whole
 
     def _append(self, descriptor: int, text: str) -> None:
         data = text.encode("utf-8")
@@ -70,7 +86,8 @@ class JsonlSink:
             return file.read(1) != b"\n"
 
     def _identity(self, record: Record) -> tuple[Any, ...]:
-        return tuple(record.get(name) for name in self._key)
+        # As it is in the file, where a list of values is not what a tuple of them was.
+        return tuple(json.dumps(_plain(record.get(name)), sort_keys=True) for name in self._key)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -80,17 +97,17 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         >>> read_jsonl(Path("no such file"))
         []
     """
-    if not Path(path).exists():
-        return []
-    found = []
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+    return list(_records(Path(path).read_bytes())) if Path(path).exists() else []
+
+
+def _records(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data.split(b"\n"):  # not splitlines: a text may hold a line separator of Unicode's
         try:
-            record = json.loads(line)
+            record = json.loads(line.decode("utf-8", errors="replace"))
         except json.JSONDecodeError:
             continue
         if isinstance(record, dict):
-            found.append(record)
-    return found
+            yield record
 
 
 def alerts_markdown(records: Sequence[Record]) -> str:

@@ -78,12 +78,14 @@ class Jsonl(Action):
 
     def __init__(self, path: str | None = None) -> None:
         self._path = path
+        self._sink: JsonlSink | None = None
 
     def run(self, occasion: Occasion) -> None:
         path = Path(self._path) if self._path else occasion.folder / "alerts.jsonl"
-        sink = JsonlSink(path, key=("run", "rule", "check"))
+        if self._sink is None or self._sink.path != path:
+            self._sink = JsonlSink(path, key=("run", "rule", "check"))
         for alert in occasion.told:
-            sink.write({"run": occasion.run, **alert.as_dict()})
+            self._sink.write({"run": occasion.run, **alert.as_dict()})
 
 
 class Call(Action):

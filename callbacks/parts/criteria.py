@@ -15,7 +15,7 @@ class Criteria:
     """Several criteria of the same layers.
 
     Args:
-        names: Criteria of :class:`~convscope.callbacks.importance.FilterImportance`.
+        names: Criteria of :class:`~convscope.FilterImportance`.
 
     Raises:
         ValueError: A name is no criterion, or there is none.

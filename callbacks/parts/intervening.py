@@ -34,12 +34,12 @@ class InterveningObserver(LayerObserver):
 
     Args:
         criteria: Criteria of importance to measure beside.
-        loss: As in :class:`~convscope.callbacks.importance.FilterImportance`.
+        loss: As in :class:`~convscope.FilterImportance`.
         baseline: ``"mean"`` (a filter's mean over the held-out set) or ``"zero"``.
         samples: Run the filter sets on at most so many of the held-out samples, the same ones at every check.
         max_forwards: At most so many forward passes of those samples a check. What a check will cost is said
             before training; where it would be more, fewer filters, then fewer layers are looked at.
-        **arguments: See :class:`~convscope.callbacks.parts.layer_observer.LayerObserver`; ``every_n_epochs`` is 5 by default.
+        **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
     """
 
     fewest_sets: int

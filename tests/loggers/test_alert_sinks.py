@@ -52,6 +52,34 @@ def test_a_record_is_written_once_by_its_key(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_two_sinks_of_one_file_see_what_the_other_adds(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    sink, other = JsonlSink(path, key=("n",)), JsonlSink(path, key=("n",))
+    assert [sink.write({"n": 0}), other.write({"n": 0}), other.write({"n": 1}), sink.write({"n": 1})] == [
+        True, False, True, False,
+    ]  # fmt: skip
+
+
+def test_what_was_read_is_not_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    sink = JsonlSink(path, key=("n",))
+    sink.write({"n": 0})
+    sink.write({"n": 1})  # has read the first line
+    path.write_bytes(path.read_bytes().replace(b'{"n": 0}', b'{"n": 9}'))
+    assert not sink.write({"n": 0})  # the first line was not looked at again
+    assert not sink.write({"n": 1})
+
+
+def test_a_file_that_was_taken_away_is_begun_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    sink = JsonlSink(path, key=("n",))
+    sink.write({"n": 0})
+    sink.write({"n": 1})
+    path.unlink()
+    assert sink.write({"n": 0})
+    assert read_jsonl(path) == [{"n": 0}]
+
+
 def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     sink = JsonlSink(path, key=("n",))
