@@ -1,4 +1,4 @@
-"""Rules as data: what to watch, when to speak, and what to say. Plain mappings, so that YAML holds them too."""
+"""Rules as data: which metrics to watch, when to fire, and the sentence. Plain mappings, so YAML holds them too."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """When to speak, and what to say.
+    """When to fire, and what to say.
 
     Args:
         name: Names the rule in tags (``alert/<name>``), files and checkpoints.

@@ -1,4 +1,4 @@
-"""Rules at work: series in, alerts out. Knows neither trainer nor tensors, so that a recorded run can be replayed."""
+"""Runs rules over series: values in, alerts out. Knows no trainer and no tensors: a recorded run can be replayed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_FINITE = "not_finite"
 
 @dataclass(frozen=True)
 class Alert:
-    """A rule that spoke.
+    """A rule that fired.
 
     Attributes:
         rule: Name of the rule.

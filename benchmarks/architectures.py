@@ -1,4 +1,4 @@
-"""Observe every network of the zoo and hold what is seen against plain hooks: values, channels, order, gradients.
+"""Observe every network of the zoo and compare with plain hooks: values, channels, order, gradients.
 
 Run with ``python -m benchmarks.architectures > table.md``.
 """

@@ -15,7 +15,7 @@ from benchmarks.fault_rivals import EVERYBODY, OURS, RIVALS, Record, alerts, del
 from benchmarks.measure import machine
 
 PREFACE = """\
-# Injected faults: does DriftAlert speak in time, and is it silent when nothing is wrong?
+# Injected faults: does DriftAlert fire in time, and is it silent when nothing is wrong?
 
 Made by `python -m benchmarks.faults run --half test` and `python -m benchmarks.faults report --write FILE`.
 
@@ -27,7 +27,7 @@ each strength means is in `benchmarks/fault_injection.py`.
 
 **Halves.** The limits of the default rules were set on networks `plain` (no normalisation, ReLU), `leaky` (leaky ReLU),
 `vgg_bn` and `resnet_bn`: 68 healthy runs and 50 with a fault of medium strength, all of which the final limits pass in
-silence, and of which they find 46. 88 of these had been a test half once: the first set of rules spoke in 5 of its 44
+silence, and of which they find 46. 88 of these had been a test half once: the first set of rules fired in 5 of its 44
 healthy runs (11 %), so it was used for tuning, and this half was made with other seeds and other networks, `gelu` (no
 normalisation, GELU, max pooling) and `dense_bn` (BatchNorm, concatenation). No rule was run on it before all were
 final. The other 30 were trained with up to 2,000 CIFAR-10 images, the faulty ones mostly without RepresentationDrift,
@@ -35,30 +35,30 @@ and with a learning rate of 0.02 instead of 0.05 in `plain` with SGD.
 
 **Words.** *Detected*: an alert of severity warning or above at or after the first check that can see the fault.
 *Delay*: checks from that one on; 0 is at once. *Lead*: a rival's delay minus ours in the same run; where somebody
-says nothing, up to the end of the run. *Usable* rivals are those that speak in at most 20 % of the healthy runs.
-EarlyStopping and SpikeDetection end a run, so they speak once at most. Intervals are 95 %: Wilson's for shares,
+says nothing, up to the end of the run. *Usable* rivals are those that fire in at most 20 % of the healthy runs.
+EarlyStopping and SpikeDetection end a run, so they fire once at most. Intervals are 95 %: Wilson's for shares,
 bootstrap for medians.
 """
 UNSEEN = "shortcut"
-USABLE = 0.2  # a rival that speaks in more than this share of healthy runs would be switched off
+USABLE = 0.2  # a rival that fires in more than this share of healthy runs would be switched off
 
 
 def report(records: list[Record]) -> str:
     """Markdown of everything."""
     healthy = [r for r in records if r["fault"] is None]
     faulty = [r for r in records if r["fault"] is not None]
-    spoke = {name: {r["key"]: alarms(r) for r in records} for name, alarms in EVERYBODY.items()}
-    false = {name: _share([bool(said[r["key"]]) for r in healthy]) for name, said in spoke.items()}
+    fired = {name: {r["key"]: alarms(r) for r in records} for name, alarms in EVERYBODY.items()}
+    false = {name: _share([bool(said[r["key"]]) for r in healthy]) for name, said in fired.items()}
     parts = [
         PREFACE,
         f"{len(healthy)} healthy runs, {len(faulty)} with a fault; {machine()}.",
-        _section("Aims", _aims(healthy, faulty, spoke, false)),
-        _section("False alarms in healthy runs", _false_alarms(healthy, spoke)),
-        _section("Which rules spoke in healthy runs", _culprits(healthy)),
-        _section("Detection by fault and strength", _detection(faulty, spoke[OURS])),
-        _section("Detection by rival, medium strength", _by_rival(faulty, spoke)),
-        _section("Lead over the best rival, medium strength", _leads(faulty, spoke, false)),
-        _section("Which rule speaks first, medium strength", _first_rules(faulty)),
+        _section("Aims", _aims(healthy, faulty, fired, false)),
+        _section("False alarms in healthy runs", _false_alarms(healthy, fired)),
+        _section("Which rules fired in healthy runs", _culprits(healthy)),
+        _section("Detection by fault and strength", _detection(faulty, fired[OURS])),
+        _section("Detection by rival, medium strength", _by_rival(faulty, fired)),
+        _section("Lead over the best rival, medium strength", _leads(faulty, fired, false)),
+        _section("Which rule fires first, medium strength", _first_rules(faulty)),
     ]
     return "\n\n".join(parts)
 
@@ -67,15 +67,15 @@ Said = dict[str, list[int]]
 
 
 def _aims(
-    healthy: list[Record], faulty: list[Record], spoke: dict[str, Said], false: dict[str, Any]
+    healthy: list[Record], faulty: list[Record], fired: dict[str, Said], false: dict[str, Any]
 ) -> list[list[str]]:
     medium = _of(faulty, strength="medium")
-    delays = [delay(r, spoke[OURS][r["key"]]) for r in medium]
+    delays = [delay(r, fired[OURS][r["key"]]) for r in medium]
     found = [d for d in delays if d is not None]
     seen = [r for r in medium if r["fault"] != UNSEEN]
     slow = [r for r in medium if r["fault"] in SLOW]
-    best = _best_rival(slow, spoke, false, usable=True)
-    leads = _lead(slow, spoke[OURS], spoke[best])
+    best = _best_rival(slow, fired, false, usable=True)
+    leads = _lead(slow, fired[OURS], fired[best])
     middle, lead = (statistics.median(values) if values else math.nan for values in (found, leads))
     return [
         ["aim", "found", "met"],
@@ -86,7 +86,7 @@ def _aims(
         ],
         [
             f"the same, without `{UNSEEN}`, which cannot be seen from the inside",
-            _percent(_share([delay(r, spoke[OURS][r["key"]]) is not None for r in seen])),
+            _percent(_share([delay(r, fired[OURS][r["key"]]) is not None for r in seen])),
             "",
         ],
         ["median delay ≤ 1 check", f"{middle:g}", _yes(middle <= 1)],
@@ -99,9 +99,9 @@ def _aims(
     ]
 
 
-def _false_alarms(healthy: list[Record], spoke: dict[str, Said]) -> list[list[str]]:
+def _false_alarms(healthy: list[Record], fired: dict[str, Said]) -> list[list[str]]:
     rows = [["", "runs with an alarm", "alarms a run"]]
-    for name, said in spoke.items():
+    for name, said in fired.items():
         alarms = [len(said[r["key"]]) for r in healthy]
         rows.append([name, _percent(_share([n > 0 for n in alarms])), f"{statistics.fmean(alarms):.2f}"])
     return rows
@@ -138,21 +138,21 @@ def _detection(faulty: list[Record], said: Said) -> list[list[str]]:
     return rows
 
 
-def _by_rival(faulty: list[Record], spoke: dict[str, Said]) -> list[list[str]]:
+def _by_rival(faulty: list[Record], fired: dict[str, Said]) -> list[list[str]]:
     """Detected share and median delay; who had spoken before the fault is deaf afterwards if it ends the run."""
-    rows = [["fault", *spoke]]
+    rows = [["fault", *fired]]
     medium = _of(faulty, strength="medium")
     for fault in [*LEVELS, "all"]:
         runs = medium if fault == "all" else _of(medium, fault)
         cells = []
-        for said in spoke.values():
+        for said in fired.values():
             found = [d for r in runs if (d := delay(r, said[r["key"]])) is not None]
             cells.append(f"{100 * len(found) / max(len(runs), 1):.0f} %, {_median(found)}")
         rows.append([fault, *cells])
     return rows
 
 
-def _leads(faulty: list[Record], spoke: dict[str, Said], false: dict[str, Any]) -> list[list[str]]:
+def _leads(faulty: list[Record], fired: dict[str, Said], false: dict[str, Any]) -> list[list[str]]:
     rows = [["fault", "slow", "best usable rival", "lead (95 % interval)", "best rival at any price", "lead"]]
     for fault in LEVELS:
         runs = _of(faulty, fault, "medium")
@@ -160,14 +160,14 @@ def _leads(faulty: list[Record], spoke: dict[str, Said], false: dict[str, Any]) 
             continue
         cells = []
         for usable in (True, False):
-            rival = _best_rival(runs, spoke, false, usable=usable)
-            cells += [rival, _interval(_lead(runs, spoke[OURS], spoke[rival]))]
+            rival = _best_rival(runs, fired, false, usable=usable)
+            cells += [rival, _interval(_lead(runs, fired[OURS], fired[rival]))]
         rows.append([fault, "yes" if fault in SLOW else "", *cells])
     return rows
 
 
 def _first_rules(faulty: list[Record]) -> list[list[str]]:
-    rows = [["fault", "first to speak (runs)", "speaks too"]]
+    rows = [["fault", "first to fire (runs)", "fires too"]]
     for fault in LEVELS:
         first: dict[str, int] = {}
         other: dict[str, int] = {}
@@ -180,10 +180,10 @@ def _first_rules(faulty: list[Record]) -> list[list[str]]:
     return rows
 
 
-def _best_rival(runs: list[Record], spoke: dict[str, Said], false: dict[str, Any], *, usable: bool) -> str:
-    """Most detected, then soonest; of those that speak in few healthy runs where only usable ones count."""
+def _best_rival(runs: list[Record], fired: dict[str, Said], false: dict[str, Any], *, usable: bool) -> str:
+    """Most detected, then soonest; of those that fire in few healthy runs where only usable ones count."""
     names = [n for n in RIVALS if not usable or false[n][0] <= USABLE] or list(RIVALS)
-    return max(names, key=lambda name: -statistics.fmean(_censored(r, spoke[name]) for r in runs))
+    return max(names, key=lambda name: -statistics.fmean(_censored(r, fired[name]) for r in runs))
 
 
 def _lead(runs: list[Record], ours: Said, theirs: Said) -> list[int]:

@@ -1,4 +1,4 @@
-"""Who speaks when, in a recorded run: our rules, and every rival that sees the validation loss or the batch losses."""
+"""Which alerts fire when in a recorded run: our rules, and rivals that see the validation loss or the batch losses."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def alerts(record: Record, severities: tuple[str, ...] = ("warning", "critical")
 
 
 def our_alarms(record: Record) -> list[int]:
-    """Checks at which a rule of severity warning or above spoke."""
+    """Checks at which a rule of severity warning or above fired."""
     return [alert.epoch for alert in alerts(record)]
 
 
 def early_stopping(record: Record) -> list[int]:
-    """Lightning's own, ``val_loss`` with patience 3; it ends the run, so it speaks once at most."""
+    """Lightning's own, ``val_loss`` with patience 3; it ends the run, so it fires once at most."""
     stopper = EarlyStopping("val_loss", patience=3)
     for epoch, loss in enumerate(_val_loss(record)):
         if stopper._evaluate_stopping_criteria(torch.tensor(loss))[0]:
@@ -40,7 +40,7 @@ def early_stopping(record: Record) -> list[int]:
 
 
 def spike_detection(record: Record) -> list[int]:
-    """Lightning's own, on batch losses, as it ran; it ends the run, so it speaks once at most."""
+    """Lightning's own, on batch losses, as it ran; it ends the run, so it fires once at most."""
     return [] if record["spike"] is None else [record["spike"]]
 
 

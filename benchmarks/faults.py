@@ -1,4 +1,4 @@
-"""Does DriftAlert speak in time, and is it silent when nothing is wrong? Injected faults, healthy runs, rivals.
+"""Fault benchmark: does DriftAlert fire in time, and is it silent on healthy runs? Faults, healthy runs, rivals.
 
     python -m benchmarks.faults run --half tune
     python -m benchmarks.faults run --half test

@@ -1,4 +1,4 @@
-"""What the hybrid interpreter costs: ``python -m benchmarks.hybrid_cost`` writes docs/benchmarks-hybrid-cost.md.
+"""Cost of the hybrid interpreter: ``python -m benchmarks.hybrid_cost`` writes docs/benchmarks-hybrid-cost.md.
 
 Callbacks in units of one forward and backward over the held-out set, on top of a check that makes the shared pass for
 ``LayerProbe`` and ``FilterCorrelation``; interventions in forward passes a filter set.

@@ -1,4 +1,4 @@
-"""What convscope costs: a check against bare training, probes against scikit-learn, and memory.
+"""Cost of convscope: a check against bare training, probes against scikit-learn, and memory.
 
 Run ``python -m benchmarks.overhead`` from the repository (about twenty minutes on two cores), or one part of it with
 ``--only check``. Prints Markdown tables; docs/benchmarks.md holds what one run printed.

@@ -1,4 +1,4 @@
-"""How convscope scales: deep networks, wide layers, many classes, large held-out sets, and a thousand checks.
+"""Scale of convscope: deep networks, wide layers, many classes, large held-out sets, and a thousand checks.
 
 ``python -m benchmarks.scale [CASE ...]``; every case runs in a process of its own, so that memory is its own.
 """

@@ -1,4 +1,4 @@
-"""Do the numbers mean what they say? Planted facts, published behaviour, and every cheap criterion against ablation.
+"""Validity benchmark: planted facts, published behaviour, and every cheap criterion against ablation.
 
 ``python -m benchmarks.validity run`` adds what is missing to a file of records, one JSON line a run, and may be broken
 off at any time; ``python -m benchmarks.validity report`` writes docs/benchmarks-validity.md and its figures from it.

@@ -1,4 +1,4 @@
-"""Networks that nobody here wrote, built small and without weights, and a few by hand that do what real ones do."""
+"""Networks from other packages, built small and without weights, and a few by hand that do what real ones do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lightning callbacks: when to observe, what to log, what to keep in a checkpoint."""
+"""Lightning callbacks, one file for each thing that a user adds to a Trainer."""
 
 from convscope.callbacks.ablation import AblationOracle
 from convscope.callbacks.alerts import DriftAlert

@@ -1,4 +1,4 @@
-"""The judge of importance: ablate filters one by one and hold every cheap criterion against what that does."""
+"""Ablation oracle: remove filters one by one and compare every cheap criterion of importance with the effect."""
 
 from __future__ import annotations
 

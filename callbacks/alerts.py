@@ -1,4 +1,4 @@
-"""Early warning: rules over whatever is logged, and what to do when one of them speaks."""
+"""Early-warning callback: rules over every logged metric, and the actions taken when one of them fires."""
 
 from __future__ import annotations
 

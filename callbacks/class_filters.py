@@ -1,4 +1,4 @@
-"""Which filters serve which class: correlation of every filter with every output."""
+"""Filters by class: correlation of every filter with every output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What repeats: Pearson correlation between the filters of a layer, and how many directions they really use."""
+"""Inter-filter correlation: Pearson matrix of a layer's filters, and how many directions they use."""
 
 from __future__ import annotations
 

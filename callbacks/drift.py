@@ -1,4 +1,4 @@
-"""How far each layer has moved: from the check before, from the first, and from a reference."""
+"""Representation drift: how far each layer moved since the last check, the first, and a reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What excites the filters that matter most, and those that repeat one another."""
+"""Pictures of filters: the images that excite the most important and the most redundant ones."""
 
 from __future__ import annotations
 

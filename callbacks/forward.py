@@ -1,4 +1,4 @@
-"""What the network still says when filters of a layer are taken away, in order of importance."""
+"""Forward from a layer: accuracy as filters are removed in order of importance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is every filter alive, does every layer learn, and do signal and gradient get through."""
+"""Filter health: dead, saturated and constant filters, sizes of signals and gradients, layers that do not learn."""
 
 from __future__ import annotations
 

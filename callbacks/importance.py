@@ -1,4 +1,4 @@
-"""What matters: the importance of each filter, how concentrated it is, and how it moves over training."""
+"""Filter importance: the importance of each filter, how concentrated it is, and how it changes over training."""
 
 from __future__ import annotations
 

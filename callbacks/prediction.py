@@ -1,4 +1,4 @@
-"""What each layer would predict, sample by sample: calibrated read-outs, decision depth, predictions as they form."""
+"""Prediction of each layer for each sample: calibrated read-outs, decision depth, predictions as they form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each layer already knows: how well a linear (or kNN, or centroid) read-out of it predicts the targets."""
+"""Layer-wise probes: how well a linear (or kNN, or centroid) read-out of each layer predicts the targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers say the same thing: linear CKA between all layers."""
+"""Layer similarity: linear CKA between all layers."""
 
 from __future__ import annotations
 

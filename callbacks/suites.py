@@ -1,4 +1,4 @@
-"""Ready sets of callbacks."""
+"""Ready lists of callbacks: light, standard, full."""
 
 from __future__ import annotations
 

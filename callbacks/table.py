@@ -1,4 +1,4 @@
-"""A compact table of what was found, printed after each check."""
+"""Table of each layer's numbers, printed after each check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pass over the held-out set: choose layers, hold samples out, observe, and leave no trace."""
+"""One pass over the held-out set: choose layers, read samples, observe, and restore all state."""
 
 from convscope.capture.heldout import HeldOut
 from convscope.capture.intervention import forward_from_layer

@@ -1,4 +1,4 @@
-"""Which axis of a tensor are its channels: followed through a forward pass from where it is known.
+"""Channel axis of every tensor, followed through a forward pass from where it is known.
 
 A shape does not say it: ConvNeXt's blocks hand on (N, C, H, W) and compute in (N, H, W, C), Swin's hand on the latter.
 Convolutions put channels first and linear maps last; views are followed by their strides, the rest keeps the axis.

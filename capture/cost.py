@@ -1,4 +1,4 @@
-"""What a layer costs: its share of a forward pass's floating-point operations."""
+"""Share of a forward pass's floating-point operations that a layer takes."""
 
 from __future__ import annotations
 

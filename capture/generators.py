@@ -1,4 +1,4 @@
-"""Put private random generators back: those that a data set, sampler or module owns itself.
+"""Restore private random generators: those that a data set, sampler or module owns itself.
 
 A seed of the global streams does not reach a ``torch.Generator``, a ``numpy.random.Generator`` or a ``random.Random``
 that lives in an attribute. Two objects may share one (``random_split`` with a generator, then a sampler with the same),

@@ -1,4 +1,4 @@
-"""Forward from a layer: keep some of its filters, put a baseline in the place of the others, run the rest as it is."""
+"""Forward from a layer: keep some of its filters, put a baseline in place of the others, run the rest unchanged."""
 
 from __future__ import annotations
 

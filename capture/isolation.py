@@ -1,4 +1,4 @@
-"""Leave no trace: what a check may touch is put back, bit for bit, however it ends."""
+"""Isolation of a check: everything that it may touch is restored bit for bit, however it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a module or function is to us: a convolution, a normalisation, an activation, or none of these."""
+"""Kinds of modules and functions: convolution, normalisation, activation, or other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one pass: run the held-out set through the network and hand each layer's activations to who asked for them."""
+"""The one pass: run the held-out set through the network and hand each layer's activations to its consumers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which samples of a data set are held out: seeded, and stratified by class where labels can be had."""
+"""Choice of held-out samples: seeded, and stratified by class where labels can be had."""
 
 from __future__ import annotations
 

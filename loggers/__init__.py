@@ -1,4 +1,4 @@
-"""Where values go: TensorBoard dashboard, pictures, and the table printed at each epoch."""
+"""Outputs: TensorBoard dashboard, pictures, the printed table, alert files and webhooks."""
 
 from convscope.loggers._canvas import require_matplotlib
 from convscope.loggers.alerts import JsonlSink, alerts_markdown, read_jsonl

@@ -1,4 +1,4 @@
-"""A page of pixels with text on it: what both pictures are drawn on.
+"""A page of pixels with text, on which pictures are drawn.
 
 Matplotlib supplies colour maps and text, through its Agg renderer alone. Areas, frames and ticks are set as
 pixels: that is many times faster than its axes, and no style that a training script has set changes the picture.

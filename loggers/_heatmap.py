@@ -1,4 +1,4 @@
-"""What pictures made of coloured cells have in common: shrinking, cells, title, colour bar, legend and tick places."""
+"""Shared parts of heat-maps: shrinking, cells, title, colour bar, legend and ticks."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Where alerts go besides the log: a file of JSON lines, and a Markdown table for TensorBoard."""
+"""Alert files: JSON lines, and a Markdown table for TensorBoard."""
 
 from __future__ import annotations
 

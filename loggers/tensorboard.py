@@ -1,4 +1,4 @@
-"""What convscope writes to TensorBoard besides scalars: histograms, pictures, text, one layout of charts."""
+"""TensorBoard writer for histograms, pictures, text and one layout of charts."""
 
 import math
 import re

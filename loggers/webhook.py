@@ -1,4 +1,4 @@
-"""Alerts to a web address, in the background: a server that hangs, refuses or fails never holds up training."""
+"""Webhook for alerts, in the background: a server that hangs, refuses or fails never holds up training."""
 
 from __future__ import annotations
 

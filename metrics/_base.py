@@ -1,4 +1,4 @@
-"""What all metrics share: vectors that stay vectors, and states that survive an empty shard."""
+"""Base of all metrics: vectors that stay vectors, and states that survive an empty shard."""
 
 from __future__ import annotations
 

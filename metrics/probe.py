@@ -1,4 +1,4 @@
-"""Layer probes: what a simple classifier can read off a layer's pooled activation."""
+"""Layer probes: simple classifiers fitted on a layer's pooled activation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Summaries of filter importance as metrics: concentration now, and change since before."""
+"""Summaries of filter importance as metrics: concentration now, and change since the last check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes for targets that are no single class: quantities, several labels a sample, or a class a position.
+"""Probes for targets that are no single class: quantities, several labels per sample, a class per position.
 
 All are ridge regression judged out of sample in closed form; their targets differ, and so does what is called good.
 """

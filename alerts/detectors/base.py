@@ -1,4 +1,4 @@
-"""What every detector shares: evidence for one value, the gate that turns it into an alarm, state, bad arguments."""
+"""Base class of detectors: evidence for one value, the gate that turns it into an alarm, saved state."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Detector(ABC):
         return evidence
 
     def update(self, value: float) -> Verdict:
-        """:meth:`observe`, then persistence and cool-down. After an alarm the chart begins anew."""
+        """:meth:`observe`, then persistence and cool-down. After an alarm the chart begins again."""
         evidence = self.observe(value)
         active, fired = self._gate.update(evidence.exceeded)
         if fired:

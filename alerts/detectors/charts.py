@@ -236,7 +236,7 @@ class PageHinkley(Detector):
         U_t = \alpha U_{t-1} + x_t - \bar{x}_t - \delta,\quad U_t - \min_{s \le t} U_s > \texttt{limit}
 
     and likewise downwards. In the unit of the series; the score is the signed distance. After an alarm it begins
-    anew, with a new mean.
+    again, with a new mean.
 
     Args:
         limit: In the unit of the series, above 0.

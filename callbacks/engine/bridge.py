@@ -1,4 +1,4 @@
-"""Every place where convscope leans on Lightning's inside, in one file."""
+"""The one file that uses private parts of Lightning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Never kill a run: what goes wrong in a check is logged once, counted, and training goes on."""
+"""Guard around everything a check runs: a failure is logged once and counted, and training goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a callback found in one check, ready to be logged, drawn and printed."""
+"""Results of one observer in one check, ready to be logged, drawn and printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The further passes of observers that intervene, in step on every process."""
+"""Further passes of observers that intervene, in step on every process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of a check: for one held-out set, who observes which layers, and with which loss."""
+"""The plan of a check: for one held-out set, which observers see which layers, and with which loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a callback's check is due: every n epochs, every n training steps, and once before the first step."""
+"""Schedule of one observer's checks: every n epochs, every n training steps, and once before the first step."""
 
 from __future__ import annotations
 

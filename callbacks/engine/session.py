@@ -1,4 +1,4 @@
-"""One fit, seen by all observers at once: the held-out sets, the layers of each, and the shared check."""
+"""One fit, shared by all observers: the held-out sets, the layers of each, and the check."""
 
 from __future__ import annotations
 

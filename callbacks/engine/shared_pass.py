@@ -1,4 +1,4 @@
-"""Run one plan's pass on every process, and agree on which layers of which observers can be used."""
+"""The shared pass of one plan on every process, and agreement on which layers of which observers are usable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks cost: seconds each, share of training time, and when the next one may come."""
+"""Time that checks take: seconds each, share of training time, and when the next one may come."""
 
 from __future__ import annotations
 

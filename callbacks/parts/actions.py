@@ -1,4 +1,4 @@
-"""What an alert does: each action is a small object, called on every process, at work where it should be."""
+"""Actions of alerts: small objects, called on every process, that act where they should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cheap criteria of filter importance, measured in the shared pass to be held against ablation."""
+"""Cheap criteria of filter importance, measured in the shared pass for comparison with ablation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was logged since the last check, out of the metrics that Lightning keeps for ever."""
+"""Values logged since the last check, out of the metrics that Lightning keeps forever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the callbacks share that replace filters and run the rest of the network again."""
+"""Base class of callbacks that replace filters and rerun the rest of the network."""
 
 from __future__ import annotations
 

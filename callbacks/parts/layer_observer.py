@@ -1,4 +1,4 @@
-"""What every observing callback shares: its arguments, its hooks, its state, and its place in the one check."""
+"""Base class of observing callbacks: shared arguments, Lightning's hooks, saved state."""
 
 from __future__ import annotations
 

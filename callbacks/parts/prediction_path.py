@@ -1,4 +1,4 @@
-"""What every layer predicts of every held-out sample in one check, and what changed since the check before."""
+"""Prediction of every layer for every held-out sample in one check, and what changed since the last one."""
 
 from __future__ import annotations
 

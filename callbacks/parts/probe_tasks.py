@@ -1,4 +1,4 @@
-"""What a probe measures in each task: its metric, its quantities, and how they are charted."""
+"""Probes by task: the metric, its quantities, and how they are charted."""
 
 from __future__ import annotations
 

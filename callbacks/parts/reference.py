@@ -1,4 +1,4 @@
-"""Features of a reference network on the held-out set, seen once by the same code that makes the checks."""
+"""Features of a reference network on the held-out set, computed once by the shared pass."""
 
 from __future__ import annotations
 

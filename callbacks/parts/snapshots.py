@@ -1,4 +1,4 @@
-"""What is remembered of a layer at a check, to compare later checks with: small enough for a checkpoint."""
+"""A layer's state at a check, small enough for a checkpoint, to compare later checks with."""
 
 from __future__ import annotations
 

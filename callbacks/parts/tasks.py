@@ -1,4 +1,4 @@
-"""Which task the held-out targets are, and the form in which a probe takes them."""
+"""Task of the held-out targets (classes, labels, quantities, masks), and how a probe takes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far each layer's weights moved since the last check, and which stand still though they should learn."""
+"""Weight updates of each layer since the last check, and layers that stand still though they should learn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what users pass: each error names the value, what is accepted, and the fix."""
+"""Checks of arguments: each error names the value, what is accepted, and the fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What removing filters does: sums of outcomes by class, and the area under a removal curve."""
+"""Effect of removing filters: sums of outcomes by class, and the area under a removal curve."""
 
 from __future__ import annotations
 

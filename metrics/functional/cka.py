@@ -1,4 +1,4 @@
-"""How alike two representations of the same samples are: linear centred kernel alignment."""
+"""Linear centred kernel alignment (CKA): similarity of two representations of the same samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How alike the filters of a layer are: the Pearson matrix and what its spectrum says."""
+"""Correlation of a layer's filters: the Pearson matrix and summaries of its spectrum."""
 
 from __future__ import annotations
 

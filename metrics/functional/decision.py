@@ -1,4 +1,4 @@
-"""How a prediction forms over depth: decision depth, gain, entropy, and what is lost or found on the way."""
+"""Formation of a prediction over depth: decision depth, gain, entropy, and what is lost or found on the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a layer moved between two checks: its correlation matrix, its channel means and variances."""
+"""Distance of a layer from its earlier self: correlation matrix, channel means and variances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a layer alive: filters that never fire, never vary or sit at a bound, the size of signals and of updates."""
+"""Health of a layer: filters that never fire, never vary or sit at a bound; sizes of signals and updates."""
 
 from __future__ import annotations
 

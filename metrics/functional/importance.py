@@ -1,4 +1,4 @@
-"""How much each filter matters, by six criteria: arithmetic only, each as sums that add up over chunks."""
+"""Filter importance by six criteria: arithmetic only, each as sums that add up over chunks."""
 
 from __future__ import annotations
 

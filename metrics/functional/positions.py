@@ -1,4 +1,4 @@
-"""A probe of every position: which positions are read, what a layer says there, and ridge without a whole sample."""
+"""Probe of every position of a mask: which positions are read, and ridge that leaves whole samples out."""
 
 from __future__ import annotations
 

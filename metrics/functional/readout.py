@@ -1,4 +1,4 @@
-"""From a probe's out-of-sample scores to calibrated probabilities, and how well calibrated they are."""
+"""Calibrated probabilities from a probe's out-of-sample scores, and their calibration error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The closed-form probe: ridge regression on one-hot targets, judged by exact leave-one-out."""
+"""Ridge probe with exact leave-one-out, in closed form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a probe's scores to numbers: accuracy, chance, selectivity, and summaries over depth."""
+"""Scores of a probe: accuracy, chance, selectivity, and summaries over depth."""
 
 from __future__ import annotations
 

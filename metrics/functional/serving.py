@@ -1,4 +1,4 @@
-"""Which filters serve which class: from correlations with the outputs to each filter's share."""
+"""Filters by class: each filter's share in serving a class, from correlations with the outputs."""
 
 from __future__ import annotations
 

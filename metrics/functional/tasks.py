@@ -1,4 +1,4 @@
-"""What a read-out is worth where the targets are no single class: quantities, several labels, or a class a position."""
+"""Scores of read-outs for targets that are no single class: quantities, several labels, a class per position."""
 
 from __future__ import annotations
 

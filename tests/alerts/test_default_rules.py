@@ -1,4 +1,4 @@
-"""Every default rule speaks for what it is for, and is silent on curves that merely move."""
+"""Every default rule fires for what it is for, and is silent on curves that merely move."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def watch(*conditions: dict[str, Any], **changes: Any) -> Watch:
 
 
 def checks(found: Watch, series: dict[str, list[float | None]]) -> list[int]:
-    """Numbers, from 0, of the checks at which rule ``a`` spoke; None: not logged at that check."""
+    """Numbers, from 0, of the checks at which rule ``a`` fired; None: not logged at that check."""
     length = len(next(iter(series.values())))
     rows = [{tag: v[i] for tag, v in series.items() if v[i] is not None} for i in range(length)]
     return [i for i, row in enumerate(rows) for alert in found.update(row) if alert.rule == "a"]  # type: ignore[arg-type]
@@ -100,13 +100,13 @@ def test_false_discovery_rate_over_layers_and_quantities() -> None:
     """24 noisy series of 40 checks: judged one by one they nearly all cry wolf, together hardly ever."""
 
     def share(alpha: float | None) -> float:
-        spoke = 0
+        fired = 0
         for seed in range(40):
             noise = np.random.default_rng(seed).normal(size=(24, 12))
             detector = {"kind": "robust_z", "limit": 2.0, "warm_up": 8}
             when = {"metric": "p/*", "detector": detector, **({} if alpha is None else {"alpha": alpha})}
-            spoke += bool(checks(watch(when), {f"p/{i}": list(row) for i, row in enumerate(noise)}))
-        return spoke / 40
+            fired += bool(checks(watch(when), {f"p/{i}": list(row) for i, row in enumerate(noise)}))
+        return fired / 40
 
     assert share(None) > 0.9
     assert share(0.01) < 0.25  # four checks are judged in each run

@@ -1,4 +1,4 @@
-"""The fault benchmark's own arithmetic: who spoke when, how sure the shares are, what every fault does."""
+"""The fault benchmark's own arithmetic: who fired when, how sure the shares are, what every fault does."""
 
 from __future__ import annotations
 
