@@ -6,6 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from convscope.callbacks.engine.bridge import fitting
 from convscope.callbacks.parts.fresh_values import Readings
 
 FRESH = 200_000
+_TALKATIVE = ("lightning.pytorch", "lightning.fabric", "convscope")  # loggers
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,11 @@ def jobs(half: str, healthy: int, faulty: dict[str, int]) -> Iterator[Job]:
 
 def run(job: Job) -> dict[str, Any]:
     """Train once; returns a record of plain values."""
-    _quiet()
+    with _quiet():
+        return _record(job)
+
+
+def _record(job: Job) -> dict[str, Any]:
     began = time.perf_counter()
     nets = TUNING_NETS if job.half == "tune" else TEST_NETS
     nets = tuple(net for net in nets if net.endswith("_bn")) if job.fault == "bn_momentum" else nets
@@ -152,8 +158,19 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _quiet() -> None:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """One thread, since runs go side by side, and no word of Lightning's or ours; all of it as before afterwards."""
+    threads, loggers = torch.get_num_threads(), [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    for name in ("lightning.pytorch", "lightning.fabric", "convscope"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
