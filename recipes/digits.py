@@ -6,9 +6,6 @@ downloaded.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import lightning as L
 import torch
 import torch.nn.functional as F
@@ -17,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import convscope
+from convscope.recipes._program import command_line, where_to_look
 
 
 class DigitsCNN(L.LightningModule):
@@ -71,22 +69,19 @@ def digits_loaders(batch_size: int = 64, held_out: int = 500) -> tuple[DataLoade
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=8, help="epochs to train (default 8)")
+    parser = command_line(__doc__, epochs=8)
     parser.add_argument("--suite", choices=("light", "standard", "full"), default="standard")
-    parser.add_argument("--logdir", type=Path, default=Path("runs"), help="where the TensorBoard run is written")
     options = parser.parse_args()
 
     L.seed_everything(0)
-    logger = TensorBoardLogger(options.logdir, name="digits")
     trainer = L.Trainer(
         max_epochs=options.epochs,
-        logger=logger,
+        logger=TensorBoardLogger(options.logdir, name="digits"),
         log_every_n_steps=5,
         callbacks=[*convscope.suite(options.suite), convscope.LayerTable()],
     )
     trainer.fit(DigitsCNN(), *digits_loaders())
-    print(f"\nSee it all:  tensorboard --logdir {logger.log_dir}")
+    where_to_look(trainer)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,20 @@
 """Filters that die of a learning rate that is too large for one epoch, and the alerts that follow.
 
 Run ``python -m convscope.recipes.dying_relu`` (``--help`` for options). A CNN without normalisation learns
-scikit-learn's
-digits; in epoch ``--at-epoch`` the learning rate is ``--factor`` times as large. Nothing is downloaded.
+scikit-learn's digits; in epoch ``--at-epoch`` the learning rate is ``--factor`` times as large. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 import convscope
+from convscope.recipes._program import command_line, report, watched_trainer, where_to_look
 from convscope.recipes.digits import digits_loaders
 
 
@@ -57,38 +55,22 @@ def _unit(channels: int, filters: int, stride: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.ReLU())
 
 
-def train(epochs: int, at_epoch: int, factor: float, logdir: Path) -> convscope.DriftAlert:
-    """Train, and return the callback with what it has said."""
+def train(epochs: int, at_epoch: int, factor: float, logdir: Path) -> tuple[L.Trainer, convscope.DriftAlert]:
+    """Train, and return the trainer and the callback with its alerts."""
     L.seed_everything(0)
-    alert = convscope.DriftAlert()
-    heldout = convscope.HeldOut(size=400)
-    trainer = L.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=TensorBoardLogger(logdir, name="dying_relu"),
-        log_every_n_steps=5,
-        callbacks=[
-            *convscope.suite("standard", heldout=heldout),
-            convscope.RepresentationDrift(heldout=heldout),
-            convscope.FilterHealth(heldout=heldout),
-            alert,
-        ],
-    )
+    trainer, alert = watched_trainer("dying_relu", epochs, convscope.HeldOut(size=400), logdir)
     trainer.fit(PlainCNN(at_epoch, factor), *digits_loaders())
-    return alert
+    return trainer, alert
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=12, help="epochs to train (default 12)")
+    parser = command_line(__doc__, epochs=12)
     parser.add_argument("--at-epoch", type=int, default=7, help="epoch, from 0, that is too fast (default 7)")
     parser.add_argument("--factor", type=float, default=6.0, help="times the learning rate (default 6)")
-    parser.add_argument("--logdir", type=Path, default=Path("runs"), help="where the TensorBoard run is written")
     options = parser.parse_args()
-    alert = train(options.epochs, options.at_epoch, options.factor, options.logdir)
-    print(f"\nEpoch {options.at_epoch} was too fast. What was said, and when:")
-    for found in alert.alerts:
-        print(f"  epoch {found.epoch}: [{found.severity}] {found.rule}: {found.text}")
+    trainer, alert = train(options.epochs, options.at_epoch, options.factor, options.logdir)
+    report(f"Epoch {options.at_epoch} was too fast.", alert)
+    where_to_look(trainer)
 
 
 if __name__ == "__main__":

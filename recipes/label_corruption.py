@@ -7,15 +7,14 @@ downloaded.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import TensorBoardLogger
 
 import convscope
+from convscope.recipes._program import command_line, report, watched_trainer, where_to_look
 from convscope.recipes.digits import DigitsCNN, digits_loaders
 
 
@@ -36,38 +35,22 @@ class CorruptedDigits(DigitsCNN):
         return loss
 
 
-def train(epochs: int, from_epoch: int, share: float, logdir: Path) -> convscope.DriftAlert:
-    """Train, and return the callback with what it has said."""
+def train(epochs: int, from_epoch: int, share: float, logdir: Path) -> tuple[L.Trainer, convscope.DriftAlert]:
+    """Train, and return the trainer and the callback with its alerts."""
     L.seed_everything(0)
-    alert = convscope.DriftAlert()
-    heldout = convscope.HeldOut(size=400)
-    trainer = L.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=TensorBoardLogger(logdir, name="label_corruption"),
-        log_every_n_steps=5,
-        callbacks=[
-            *convscope.suite("standard", heldout=heldout),
-            convscope.RepresentationDrift(heldout=heldout),
-            convscope.FilterHealth(heldout=heldout),
-            alert,
-        ],
-    )
+    trainer, alert = watched_trainer("label_corruption", epochs, convscope.HeldOut(size=400), logdir)
     trainer.fit(CorruptedDigits(from_epoch, share), *digits_loaders())
-    return alert
+    return trainer, alert
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=12, help="epochs to train (default 12)")
+    parser = command_line(__doc__, epochs=12)
     parser.add_argument("--from-epoch", type=int, default=7, help="first epoch, from 0, with wrong labels (default 7)")
     parser.add_argument("--share", type=float, default=0.4, help="share of wrong labels (default 0.4)")
-    parser.add_argument("--logdir", type=Path, default=Path("runs"), help="where the TensorBoard run is written")
     options = parser.parse_args()
-    alert = train(options.epochs, options.from_epoch, options.share, options.logdir)
-    print(f"\nLabels went wrong at epoch {options.from_epoch}. What was said, and when:")
-    for found in alert.alerts:
-        print(f"  epoch {found.epoch}: [{found.severity}] {found.rule}: {found.text}")
+    trainer, alert = train(options.epochs, options.from_epoch, options.share, options.logdir)
+    report(f"Labels went wrong at epoch {options.from_epoch}.", alert)
+    where_to_look(trainer)
 
 
 if __name__ == "__main__":

@@ -3,29 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from convscope.recipes import dying_relu, forgetting, label_corruption
+from convscope.recipes import digits, dying_relu, forgetting, label_corruption
 
 pytest.importorskip("sklearn")
 
 
 @pytest.mark.slow
 def test_wrong_labels_are_found_at_once(tmp_path: Path) -> None:
-    alerts = label_corruption.train(epochs=8, from_epoch=6, share=0.4, logdir=tmp_path).alerts
+    alerts = label_corruption.train(epochs=8, from_epoch=6, share=0.4, logdir=tmp_path)[1].alerts
     assert "training_loss_surge" in {alert.rule for alert in alerts if alert.epoch == 6}
     assert min(alert.epoch for alert in alerts) == 6
 
 
 @pytest.mark.slow
 def test_dead_filters_are_found_at_once(tmp_path: Path) -> None:
-    alerts = dying_relu.train(epochs=8, at_epoch=7, factor=6.0, logdir=tmp_path).alerts
+    alerts = dying_relu.train(epochs=8, at_epoch=7, factor=6.0, logdir=tmp_path)[1].alerts
     assert "dead_filter_surge" in {alert.rule for alert in alerts}
     assert min(alert.epoch for alert in alerts) == 7
 
 
 @pytest.mark.slow
 def test_forgetting_is_found(tmp_path: Path) -> None:
-    alerts = forgetting.train(epochs=4, learning_rate=3e-3, logdir=tmp_path).alerts
+    alerts = forgetting.train(epochs=4, learning_rate=3e-3, logdir=tmp_path)[1].alerts
     assert "forgetting" in {alert.rule for alert in alerts}
+
+
+@pytest.mark.parametrize("recipe", [digits, dying_relu, forgetting, label_corruption])
+def test_help_is_plain_text(
+    recipe: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["recipe", "--help"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        recipe.main()
+    printed = capsys.readouterr().out
+    assert "`" not in printed
+    assert (recipe.__doc__ or "").split("\n")[0] in printed
+    assert all(option in printed for option in ("--epochs", "--logdir"))
+
+
+@pytest.mark.parametrize("recipe", [digits, dying_relu, forgetting, label_corruption])
+def test_every_recipe_runs_and_says_how_to_see_the_run(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["recipe", "--epochs", "1", "--logdir", str(tmp_path)])
+    recipe.main()
+    line = capsys.readouterr().out.strip().split("\n")[-1]
+    assert line.startswith(f"See it all:  tensorboard --logdir {tmp_path}")
+    assert list(Path(line.split()[-1]).glob("events.out.tfevents.*"))

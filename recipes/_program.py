@@ -1,0 +1,63 @@
+"""Shared parts of the recipes: the command line, the watched trainer, and the report at the end."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import convscope
+
+
+def command_line(doc: str | None, epochs: int, epochs_help: str = "epochs to train") -> argparse.ArgumentParser:
+    """A parser whose description is the recipe's docstring as plain text, with ``--epochs`` and ``--logdir``."""
+    description = (doc or "").replace("``", "")
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=epochs, help=f"{epochs_help} (default {epochs})")
+    parser.add_argument(
+        "--logdir", type=Path, default=Path("runs"), help="folder of the TensorBoard run (default runs)"
+    )
+    return parser
+
+
+def watched_trainer(
+    name: str, epochs: int, heldout: convscope.HeldOut, logdir: Path, **drift: Any
+) -> tuple[L.Trainer, convscope.DriftAlert]:
+    """A trainer with everything that the default rules look at, and its alerts.
+
+    Args:
+        name: Of the run's folder.
+        epochs: To train.
+        heldout: Shared by all callbacks.
+        logdir: Folder of the runs.
+        **drift: Arguments of RepresentationDrift.
+    """
+    alert = convscope.DriftAlert()
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=TensorBoardLogger(logdir, name=name),
+        log_every_n_steps=5,
+        callbacks=[
+            *convscope.suite("standard", heldout=heldout),
+            convscope.RepresentationDrift(heldout=heldout, **drift),
+            convscope.FilterHealth(heldout=heldout),
+            alert,
+        ],
+    )
+    return trainer, alert
+
+
+def report(headline: str, alert: convscope.DriftAlert) -> None:
+    """Print what was found and when."""
+    print(f"\n{headline} What was said, and when:")
+    for found in alert.alerts:
+        print(f"  epoch {found.epoch}: [{found.severity}] {found.rule}: {found.text}")
+
+
+def where_to_look(trainer: L.Trainer) -> None:
+    """Print the line that shows the run in TensorBoard."""
+    print(f"\nSee it all:  tensorboard --logdir {trainer.log_dir}")
