@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from convscope.callbacks.actions import (
@@ -22,6 +21,7 @@ from convscope.callbacks.actions import (
 )
 from convscope.callbacks.base import LayerObserver
 from convscope.callbacks.bridge import fitting, has_validation, moment
+from convscope.callbacks.hierarchies import Callback, MisconfigurationException
 from convscope.callbacks.readings import Readings
 from convscope.callbacks.rules import SEVERITIES, Rule, default_rules, load_rules
 from convscope.callbacks.watch import Alert, Watch
@@ -36,7 +36,7 @@ DEFAULT_ACTIONS: dict[str, list[ActionSpec]] = {
 }
 
 
-class DriftAlert(pl.Callback):
+class DriftAlert(Callback):
     """Watches every metric that is logged, the user's own included, and says when something is going wrong.
 
     A check is made after each validation, else at the end of each training epoch; a metric that was not logged since

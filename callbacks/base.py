@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 
 from convscope.callbacks.bridge import fitting, has_validation, moment
 from convscope.callbacks.findings import Findings, History, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.hierarchies import Callback
 from convscope.callbacks.schedule import Schedule
 from convscope.capture.heldout import HeldOut
 from convscope.capture.layers import LayerSpec, as_entries
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from convscope.loggers import TensorBoardDashboard
 
 
-class LayerObserver(pl.Callback, ABC):
+class LayerObserver(Callback, ABC):
     """Base of the callbacks that measure layers on a held-out set while a model trains.
 
     All observers of a trainer share one pass over the held-out set: the first of them in ``trainer.callbacks``

@@ -8,16 +8,16 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
-from lightning.pytorch.trainer.states import RunningStage, TrainerFn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from convscope.callbacks.findings import Moment
+from convscope.callbacks.hierarchies import MisconfigurationException, both
 from convscope.capture.modules import named_modules
 from convscope.capture.observation import Subject
+from convscope.loggers import summary_writer
 
 
 def fitting(trainer: pl.Trainer) -> bool:
@@ -65,7 +65,7 @@ def _called(network: nn.Module) -> Callable[[Any], Any]:
 
 
 def _network(module: nn.Module) -> nn.Module:
-    if type(module).forward not in (pl.LightningModule.forward, nn.Module.forward):
+    if type(module).forward not in [kind.forward for kind in (*both(pl.LightningModule), nn.Module)]:
         return module
     parts = _parts(module)
     if len(parts) == 1:
@@ -106,7 +106,7 @@ def transfer(trainer: pl.Trainer) -> Callable[[Any], Any]:
 def _as_validation(trainer: pl.Trainer) -> Iterator[None]:
     # A user's on_after_batch_transfer may augment when trainer.training says so.
     stage = trainer.state.stage
-    trainer.state.stage = RunningStage.VALIDATING
+    trainer.validating = True  # by the trainer's own setter: there are two RunningStages, one an import name
     try:
         yield
     finally:
@@ -187,7 +187,7 @@ def keep_from_main_process(trainer: pl.Trainer, tags: Iterable[str]) -> None:
     Lightning sends ``callback_metrics`` through a pipe which the main process reads only once the others have ended.
     What does not fit into it, 64 KiB or about a hundred scalars, has both wait for ever.
     """
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+    if isinstance(trainer.strategy.launcher, both(_MultiProcessingLauncher)):
         metrics = trainer.callback_metrics
         for tag in tags:
             metrics.pop(tag, None)
@@ -205,7 +205,7 @@ def callback_metrics(trainer: pl.Trainer) -> dict[str, torch.Tensor]:
 
 
 def tensorboard_writers(trainer: pl.Trainer) -> list[SummaryWriter]:
-    """The TensorBoard writers of the run, on the main process."""
+    """The TensorBoard writers of the run, on the main process, whatever the class of the logger that holds them."""
     if not trainer.is_global_zero or fast_dev_run(trainer):
         return []
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return [writer for logger in trainer.loggers if (writer := summary_writer(logger)) is not None]

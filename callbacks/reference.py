@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from convscope.callbacks import bridge
 from convscope.callbacks.base import LayerObserver
 from convscope.callbacks.failures import Failures
+from convscope.callbacks.hierarchies import MisconfigurationException
 from convscope.callbacks.plan import Plan
 from convscope.callbacks.run_pass import run_pass
 from convscope.capture.layers import select_layers

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from convscope.callbacks import bridge
 from convscope.callbacks.cost import Cost
 from convscope.callbacks.failures import Failures
 from convscope.callbacks.findings import Findings, Moment
+from convscope.callbacks.hierarchies import MisconfigurationException
 from convscope.callbacks.pictures import Pictures
 from convscope.callbacks.plan import Plan, make_plan
 from convscope.callbacks.run_pass import run_pass

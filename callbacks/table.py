@@ -6,11 +6,12 @@ import lightning.pytorch as pl
 
 from convscope.callbacks.base import LayerObserver
 from convscope.callbacks.bridge import fitting, has_validation
+from convscope.callbacks.hierarchies import Callback
 from convscope.callbacks.session import Session
 from convscope.loggers import layer_table
 
 
-class LayerTable(pl.Callback):
+class LayerTable(Callback):
     """Prints one line a layer after each epoch in which a check was made, above the progress bar.
 
     Give it with other convscope callbacks: it shows their columns (probe accuracy, Gini, effective rank, …) and

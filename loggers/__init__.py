@@ -6,6 +6,7 @@ from convscope.loggers.figures import cluster_order, correlation_heatmap, learni
 from convscope.loggers.table import layer_table
 from convscope.loggers.tensorboard import TensorBoardDashboard, depth_charts, escape_markdown
 from convscope.loggers.webhook import WebhookSink
+from convscope.loggers.writers import summary_writer
 
 __all__ = [
     "JsonlSink",
@@ -20,4 +21,5 @@ __all__ = [
     "learning_map",
     "read_jsonl",
     "require_matplotlib",
+    "summary_writer",
 ]
