@@ -114,7 +114,7 @@ class DriftAlert(Callback):
         values, when = self._readings.take(trainer), moment(trainer, trigger)
         new: list[Alert] = []
         self._guarded("the rules", lambda: new.extend(self._watch.update(values, when.epoch, when.step)))
-        self._look_for_globs(values)
+        self._guarded("the search for metrics that rules name", lambda: self._look_for_globs(values))
         # Before the actions: a checkpoint that one of them saves must know these alerts.
         self.alerts += new
         if new:

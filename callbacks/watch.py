@@ -261,7 +261,7 @@ def _words(found: dict[str, _Series]) -> dict[str, Any]:
     tag, worst = next(iter(found.items()))
     layers, expected = [layer_of(t) for t in found], worst.expected()
     change = worst.value - expected
-    named = ", ".join(layers[1:4]) + (", …" if len(layers) > 4 else "")
+    named = ", ".join(layers[1:4]) + (", ..." if len(layers) > 4 else "")
     return {
         "layer": layers[0],
         "layers": ", ".join(layers),
