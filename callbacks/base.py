@@ -114,6 +114,19 @@ class LayerObserver(Callback, ABC):
         """Whether the model's output is observed as the last layer."""
         return False
 
+    @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
+        """Whether the model's output means something only as logits (or as the quantities that the targets are).
+
+        ``"too"`` leaves the output out where it is not known to be such, ``"only"`` the callback.
+        """
+        return False
+
+    @property
+    def infers_task(self) -> bool:
+        """Whether what the targets are is inferred, with nothing said by the user."""
+        return False
+
     def suits(self, layer: Layer) -> bool:
         """Whether the callback can measure this layer."""
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -60,6 +60,10 @@ class ClassFilters(LayerObserver):
     @property
     def includes_output(self) -> bool:
         return True
+
+    @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
+        return "only"
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         *filters, output = layers if layers[-1].name == OUTPUT else [layers[-1]]  # without an output, nothing

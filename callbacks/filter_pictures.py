@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -68,6 +68,10 @@ class FilterPictures(LayerObserver):
     @property
     def includes_output(self) -> bool:
         return self.criterion == "output_correlation"
+
+    @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
+        return "only" if self.includes_output else False
 
     def suits(self, layer: Layer) -> bool:
         return layer.name == OUTPUT or (len(layer.spatial) == 2 and self._criteria.measures(layer))

@@ -16,6 +16,7 @@ from convscope.capture.activations import activation_bounds, is_rectified
 from convscope.capture.heldout import HeldOut
 from convscope.capture.loss import Loss
 from convscope.capture.observation import Record
+from convscope.capture.targets import counted_rows
 from convscope.capture.trace import Layer
 from convscope.metrics import FilterActivity, SignalRMS
 from convscope.metrics.functional import ActivityResult
@@ -132,7 +133,10 @@ class FilterHealth(LayerObserver):
         self._activity[record.layer.name].to(record.activation.device).update(record.activation)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
-        self._gradients[record.layer.name].to(gradient.device).update(gradient)
+        mine = counted_rows(record.targets)
+        gradient = gradient if mine is None else gradient[mine]
+        if len(gradient):
+            self._gradients[record.layer.name].to(gradient.device).update(gradient)
 
     def compute(self, layer: Layer) -> LayerResult:
         activity = self._activity[layer.name].compute()

@@ -13,6 +13,7 @@ from convscope.callbacks.findings import LayerResult, MapSpec
 from convscope.capture.heldout import HeldOut
 from convscope.capture.loss import Loss
 from convscope.capture.observation import Record
+from convscope.capture.targets import counted_rows
 from convscope.capture.trace import OUTPUT, Layer
 from convscope.capture.weights import filter_weights, norm_scale
 from convscope.metrics import (
@@ -109,6 +110,10 @@ class FilterImportance(LayerObserver):
         return self.criterion == "output_correlation"
 
     @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
+        return "only" if self.criterion == "output_correlation" else False
+
+    @property
     def loss(self) -> Loss | None:
         return self._loss
 
@@ -139,7 +144,12 @@ class FilterImportance(LayerObserver):
             self._pooled = {}
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
-        self._metrics[record.layer.name].to(gradient.device).update(record.activation, gradient)
+        mine = counted_rows(record.targets)
+        activation = record.activation
+        if mine is not None:  # a sample whose label is ignored has no loss, and is not one without importance
+            activation, gradient = activation[mine], gradient[mine]
+        if len(gradient):
+            self._metrics[record.layer.name].to(gradient.device).update(activation, gradient)
 
     def compute(self, layer: Layer) -> LayerResult | None:
         if layer.name == OUTPUT:

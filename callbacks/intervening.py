@@ -18,6 +18,7 @@ from convscope.capture.layers import spread_over_depth
 from convscope.capture.loss import Loss
 from convscope.capture.observation import Record
 from convscope.capture.sample_loss import sample_losses
+from convscope.capture.targets import counted_rows
 from convscope.capture.trace import OUTPUT, Layer
 from convscope.metrics import ChannelMean, InterventionOutcome
 from convscope.metrics.functional import OutcomeResult
@@ -112,9 +113,7 @@ class InterveningObserver(LayerObserver):
         total = sum(min(self.most_sets(layer), self._per_layer) for layer in kept)
         wanted = sum(self.most_sets(layer) for layer in layers)
         plan.messages.append(self._cost(total, wanted, len(kept), self._sample.total))
-        targets = plan.heldout.targets
-        has_classes = targets is not None and targets.dim() == 1 and not targets.is_floating_point()
-        self._classes = max(output.channels, 2) if has_classes and not output.spatial else 0
+        self._classes = plan.outputs.classes
 
     def _cost(self, total: int, wanted: int, layers: int, samples: int) -> str:
         said = f"{self.name} runs up to {total} forward passes of its {samples} held-out samples a check, in {layers} "
@@ -177,18 +176,19 @@ class InterveningObserver(LayerObserver):
     def _add(self, outcome: InterventionOutcome, logits: torch.Tensor, targets: torch.Tensor, first: int) -> None:
         if self._plan is None or self._plan.subject.loss is None:
             return
-        loss = self._plan.subject.loss
+        loss, verdict = self._plan.subject.loss, self._plan.outputs
+        if (mine := counted_rows(targets)) is not None:  # a sample whose label is ignored has no loss
+            logits, targets = logits[:, mine], targets[mine]
+            if len(targets) == 0:
+                return
         losses = sample_losses(loss, logits.flatten(0, 1), targets.repeat(len(logits), *[1] * (targets.dim() - 1)))
         losses = losses.view(logits.shape[:2])
         if self._classes:
-            hits, groups = _predicted(logits) == targets, targets
+            groups = verdict.true_classes(targets)
+            hits = verdict.predicted(logits) == groups
         else:
             hits, groups = torch.zeros_like(losses, dtype=torch.bool), targets.new_zeros(len(targets), dtype=torch.long)
         outcome.to(logits.device).update(losses, hits, groups, first)
-
-
-def _predicted(logits: torch.Tensor) -> torch.Tensor:
-    return (logits[..., 0] > 0).long() if logits.shape[-1] == 1 else logits.argmax(-1)
 
 
 def random_order(layer: Layer) -> torch.Tensor:

@@ -9,8 +9,9 @@ import torch
 
 from convscope.capture.heldout import HeldOut
 from convscope.capture.layers import select_layers, spread_over_depth
-from convscope.capture.loss import Loss, NoLossError, infer_loss, summed
 from convscope.capture.observation import Subject, trace_layers
+from convscope.capture.outputs import NO_TARGETS, Outputs
+from convscope.capture.settle import settle
 from convscope.capture.trace import Layer, Trace, output_layer
 
 if TYPE_CHECKING:
@@ -27,20 +28,21 @@ class Plan:
     layers: dict[str, list[Layer]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
     chunk_size: int = 0
+    outputs: Outputs = field(default_factory=Outputs)
 
 
 def make_plan(subject: Subject, heldout: HeldOut, observers: list[LayerObserver]) -> Plan:
-    """Trace one sample, choose each observer's layers, and settle the loss.
+    """Settle the output and the loss, trace one sample, and choose each observer's layers.
 
     Raises:
         ValueError: A layer entry matches nothing, or the held-out set is faulty for an observer.
     """
-    found, logits = trace_layers(subject, heldout)
     plan = Plan(subject, heldout, chunk_size=heldout.batch_size)
-    no_loss = _settle_loss(plan, logits, observers)
-    output = _output(plan, logits)
+    no_loss = _settle_outputs(plan, observers)
+    found, _ = trace_layers(subject, heldout)
+    output = _output(plan)
     for observer in observers:
-        reason = observer.skips(heldout, no_loss)
+        reason = _no_logits(observer, plan) or observer.skips(heldout, no_loss)
         if reason is not None:
             plan.messages.append(f"{observer.name} is skipped: {reason}")
             continue
@@ -52,21 +54,16 @@ def make_plan(subject: Subject, heldout: HeldOut, observers: list[LayerObserver]
     return plan
 
 
-def _output(plan: Plan, logits: torch.Tensor) -> Layer | None:
+def _output(plan: Plan) -> Layer | None:
     """The model's output as a layer, None where it is not one row a sample: a detector's boxes."""
-    if len(logits) == 1:
-        return output_layer(logits)
-    plan.messages.append(f"{_rows(logits)}, so it is not observed as a layer")
-    return None
-
-
-def _rows(logits: torch.Tensor) -> str:
-    return f"the model's output has {len(logits)} rows for one sample"
+    shape = plan.outputs.shape
+    return None if shape is None else output_layer(torch.empty(1, *shape))
 
 
 def _choose(plan: Plan, found: Trace, observer: LayerObserver, output: Layer | None) -> list[Layer]:
     chosen = select_layers(found, observer.layers, raw=observer.observe_at == "conv")
-    last = [output] if observer.includes_output and output is not None else []
+    wanted = observer.includes_output and not (observer.takes_output_as_logits and plan.outputs.why_not)
+    last = [output] if wanted and output is not None else []
     suitable = _suitable(plan, [*chosen, *last], observer)
     chosen = [layer for layer in suitable if layer is not output]
     kept = spread_over_depth(chosen, observer.max_layers)
@@ -88,46 +85,42 @@ def _suitable(plan: Plan, chosen: list[Layer], observer: LayerObserver) -> list[
     return suitable
 
 
-def _settle_loss(plan: Plan, logits: torch.Tensor, observers: list[LayerObserver]) -> str | None:
-    """Set the subject's loss; returns a sentence why there is none."""
+def _settle_outputs(plan: Plan, observers: list[LayerObserver]) -> str | None:
+    """Settle which output is the logits, and the loss; returns a sentence why there is none.
+
+    Raises:
+        ValueError: Targets and outputs do not go together for an observer, or a loss cannot be used.
+    """
     wanting = [observer for observer in observers if observer.needs_gradient]
-    if not wanting:
-        return None
     own = {id(observer.loss): observer.loss for observer in wanting if observer.loss is not None}
     if len(own) > 1:
         names = ", ".join(observer.name for observer in wanting)
         raise ValueError(f"{names} name different losses for one held-out set; give them one loss, or a HeldOut each")
+    loss = next(iter(own.values()), None)
+    outputs = plan.outputs = settle(plan.subject, plan.heldout, loss)
+    _raise_mistakes(plan, observers, loss is None)
+    if any(observer.needs_gradient or observer.includes_output for observer in observers):
+        plan.messages += outputs.notes
+        if outputs.shape is None and outputs.why_not:
+            plan.messages.append(outputs.why_not)
     if plan.heldout.targets is None:
-        return "the held-out batches have no targets, so there is no loss to take a gradient of"
-    if not own and (unknown := _no_logits(logits, plan.heldout)):
-        return unknown
-    try:
-        plan.subject.loss = summed(next(iter(own.values()))) if own else _inferred(logits, plan.heldout.targets)
-    except NoLossError as error:
-        return str(error)
-    return None
+        return NO_TARGETS
+    return None if plan.subject.loss is not None else outputs.why_not
 
 
-def _no_logits(logits: torch.Tensor, heldout: HeldOut) -> str | None:
-    """Why outputs are taken for no logits: a detector's boxes, or a self-supervised embedding.
-
-    Cross-entropy of an embedding is a number without a meaning. Classes ``0 … K-1`` that all occur, and more outputs
-    than K, are the sign; labels of a held-out set that lacks classes have gaps, unless it lacks the last ones.
-    """
-    summary = heldout.summary
-    if len(logits) != 1:
-        return f"{_rows(logits)} and its loss is unknown; pass loss=, a callable(outputs, targets)"
-    if summary is None or summary.floating or summary.shape != () or logits.dim() != 2:
-        return None
-    classes, outputs = len(summary.classes), logits.shape[1]
-    if summary.classes != tuple(range(classes)) or outputs < 2 or outputs <= max(classes, 2):
-        return None
-    return (
-        f"the model has {outputs} outputs where the targets have {classes} classes, so they may be no logits, and its "
-        "loss is unknown; pass loss=torch.nn.functional.cross_entropy if they are logits, or else the loss"
-    )
+def _raise_mistakes(plan: Plan, observers: list[LayerObserver], infers_loss: bool) -> None:
+    outputs, heldout = plan.outputs, plan.heldout
+    mistake, floating = outputs.mistake, heldout.summary is not None and heldout.summary.floating
+    doubt = outputs.doubt(heldout.summary, heldout.classes)
+    for observer in observers:
+        # Where targets are floats, who reads classes off the output is skipped: there are none.
+        reads_classes = observer.takes_output_as_logits and not floating
+        if mistake and ((observer.needs_gradient and infers_loss) or reads_classes):
+            raise ValueError(mistake)
+        if doubt and observer.infers_task:
+            raise ValueError(doubt)
 
 
-def _inferred(logits: torch.Tensor, targets: torch.Tensor) -> Loss:
-    # Shapes and labels decide, so the sample's logits stand for those of all held-out samples.
-    return infer_loss(logits.expand(len(targets), *logits.shape[1:]), targets)
+def _no_logits(observer: LayerObserver, plan: Plan) -> str | None:
+    """Why an observer that is nothing without logits cannot have them."""
+    return plan.outputs.why_not if observer.takes_output_as_logits == "only" else None

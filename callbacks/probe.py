@@ -92,6 +92,10 @@ class LayerProbe(LayerObserver):
     def includes_output(self) -> bool:
         return True
 
+    @property
+    def infers_task(self) -> bool:
+        return self.task is None
+
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         try:
             task = settle_task(heldout, self.task)
@@ -113,8 +117,11 @@ class LayerProbe(LayerObserver):
     def on_activation(self, record: Record) -> None:
         metric = self._metrics[record.layer.name].to(record.activation.device)
         features = record.activation if self._task.name == "segmentation" else self._pool(record)
-        targets = None if record.targets is None else self._task.targets(record.targets)
-        metric.update(features, targets, record.index)
+        if record.targets is None:  # without targets the callback is skipped
+            return
+        targets, (features, index) = self._task.counted(record.targets, features, record.index)
+        if len(targets):
+            metric.update(features, targets, index)
 
     def compute(self, layer: Layer) -> LayerResult:
         result = self._metrics[layer.name].compute()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 
 from convscope.capture.heldout import HeldOut
-from convscope.capture.targets import TargetSummary
+from convscope.capture.targets import IGNORED, TargetSummary
 
 TaskName = Literal["classification", "multilabel", "regression", "segmentation"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
@@ -27,12 +27,24 @@ class Task:
         argmax: The first axis of a sample's target stands for classes: one-hot rows or masks.
         positions: Shape of a mask, for segmentation.
         classes: The classes that occur, for classification and segmentation.
+        ignored: Some labels are ignored.
     """
 
     name: TaskName
     argmax: bool = False
     positions: tuple[int, ...] = ()
     classes: tuple[int, ...] = ()
+    ignored: bool = False
+
+    def counted(
+        self, raw: torch.Tensor, features: torch.Tensor, index: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Targets, features and numbers of the samples whose label is not ignored."""
+        targets = self.targets(raw)
+        if not self.ignored or self.name == "segmentation":  # there single positions are ignored, by the metric
+            return targets, (features, index)
+        mine = (raw != IGNORED).reshape(len(raw), -1).all(1)
+        return targets[mine], (features[mine.to(features.device)], index[mine.to(index.device)])
 
     def targets(self, raw: torch.Tensor) -> torch.Tensor:
         """Targets as they come to classes ``(N,)``, labels ``(N, K)``, quantities ``(N, D)`` or masks ``(N, *S)``."""
@@ -75,10 +87,10 @@ def settle_task(heldout: HeldOut, wanted: TaskName | None = None) -> Task:
     if task is None:
         raise ValueError(
             f"task={name!r} does not fit held-out targets of shape (N{_sizes(summary)}) and {summary.dtype}: it needs "
-            f"{_NEEDS[name]}; leave task= out to infer it, or mend the targets with HeldOut(adapter=...)"
+            f"{_NEEDS[name]}; leave task= out to infer it, or fix the targets with HeldOut(adapter=...)"
         )
     _check_enough(task, summary, heldout.total)
-    return task
+    return replace(task, ignored=summary.ignored)
 
 
 def class_task(heldout: HeldOut) -> Task:
@@ -202,7 +214,7 @@ def _check_enough(task: Task, summary: TargetSummary, samples: int) -> None:
 
 def _check_columns(task: Task, summary: TargetSummary, samples: int) -> None:
     if any(value != value or abs(value) == float("inf") for value in (*summary.low, *summary.high)):
-        raise ValueError("held-out targets have NaN or infinite values; remove or mend them with HeldOut(adapter=...)")
+        raise ValueError("held-out targets have NaN or infinite values; remove or fix them with HeldOut(adapter=...)")
     if summary.low == summary.high or samples < 3:
         raise ValueError(
             f"the {samples} held-out samples all have one target: a probe of {_NOUNS[task.name]} needs some that "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from convscope.capture.batches import Adapter, adapt_batch, batch_length, tree_cat, tree_map, tree_tensors
 from convscope.capture.isolation import preserved_random_state
 from convscope.capture.reading import Adapted, read_all, read_selected
+from convscope.capture.parts import Selector
 from convscope.capture.sampling import random_order
-from convscope.capture.targets import TargetSummary, merge_summaries, summarise_targets
+from convscope.capture.settings import check_classes, check_ignore_index, check_logits, pair
+from convscope.capture.targets import LabelForm, TargetSummary, merge_summaries, summarise_targets
 
 Gather = Callable[[Any], list[Any]]
 
@@ -32,6 +34,7 @@ def _as_it_is(batch: Any) -> Any:
 class Chunk:
     """Some held-out samples: ``inputs`` and ``targets`` (None where there are none) with ``(n, ...)`` tensors.
 
+    Integer targets are int64, and ignored labels -100, whatever they were in the user's data.
     ``index`` ``(n,)`` is each sample's number in the whole held-out set. A ``padding`` chunk repeats a sample,
     so that every process runs the same number of forward passes; nothing is to be counted from it.
     """
@@ -59,6 +62,11 @@ class HeldOut:
             (``model(*inputs)``) or a dict (``model(**inputs)``).
         network: Name of the submodule to run on these inputs, ``"discriminator"``; by default the model itself, or,
             where it has no ``forward``, its only submodule.
+        logits: Which part of what the model returns are its logits: a name (``"logits"``, ``"head.logits"``), a place
+            (``1``), or a ``callable(output) -> tensor``. ``False`` says that it returns none. By default they are
+            found by what the targets ask for, see :func:`~convscope.capture.outputs.settle_outputs`.
+        classes: How many classes there are, where some are not held out; or a list of the labels that are classes.
+        ignore_index: Label that is no class and counts nowhere: 255 in many segmentations. -100 is always ignored.
 
     Raises:
         ValueError: An argument is out of range; while reading: the source is empty or has NaN or infinite inputs.
@@ -80,6 +88,9 @@ class HeldOut:
         seed: int = 0,
         adapter: Adapter | None = None,
         network: str | None = None,
+        logits: Selector | Literal[False] | None = None,
+        classes: int | Sequence[int] | None = None,
+        ignore_index: int | None = None,
     ) -> None:
         for name, value in (("size", size), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < 1:
@@ -90,6 +101,8 @@ class HeldOut:
             raise ValueError(f"HeldOut(adapter={adapter!r}): give a callable(batch) -> (inputs, targets)")
         if network is not None and not (isinstance(network, str) and network):
             raise ValueError(f"HeldOut(network={network!r}): give the name of a submodule, such as 'discriminator'")
+        self.logits, self.classes = check_logits(logits), check_classes(classes)
+        self.ignore_index = check_ignore_index(ignore_index)
         self.source, self.size, self.batch_size = source, size, batch_size
         self.network = network
         self.stratify, self.seed = stratify, seed
@@ -101,6 +114,7 @@ class HeldOut:
         self.inputs: Any = None
         self.targets: torch.Tensor | None = None
         self.summary: TargetSummary | None = None
+        self.labels = LabelForm(self.ignore_index)
         self.index = torch.empty(0, dtype=torch.long)
         self.total = 0
         self.fingerprint = ""
@@ -111,7 +125,8 @@ class HeldOut:
     @property
     def identity(self) -> tuple[Any, ...]:
         """Equal where two held-out sets hold the same samples, run alike: as those of a YAML file, each built anew."""
-        how = (self.size, self.batch_size, self.stratify, self.seed, self.network)
+        said = (id(self.logits) if callable(self.logits) else repr(self.logits), self.classes, self.ignore_index)
+        how = (self.size, self.batch_size, self.stratify, self.seed, self.network, *said)
         return None if self.source is None else id(self.source), id(self.adapter), *how
 
     @property
@@ -152,12 +167,12 @@ class HeldOut:
             self._tapping = True
             return
         with torch.inference_mode(False), torch.no_grad(), preserved_random_state(self.seed):
-            self._agree(lambda: self._read(source, lambda batch: _checked(*self.adapter(transfer(batch)))))
+            self._agree(lambda: self._read(source, lambda batch: _checked(*pair(self.adapter, transfer(batch)))))
 
     def tap(self, batch: Any) -> None:
         """Copy a batch that flows by; once ``size`` samples have, the held-out set is ready."""
         with torch.inference_mode(False), torch.no_grad():
-            self._tapped.append(_checked(*self.adapter(batch)))
+            self._tapped.append(_checked(*pair(self.adapter, batch)))
         if sum(batch_length(inputs) for inputs, _ in self._tapped) * self._world >= self._limit:
             self._tapping = False
 
@@ -175,6 +190,10 @@ class HeldOut:
         self._agree(join)
         self._tapped = []
 
+    def gather(self, value: Any) -> list[Any]:
+        """One object from every process, in their order; every process must call it."""
+        return self._gather(value)
+
     def chunks(self, batch_size: int | None = None) -> Iterator[Chunk]:
         """This process's samples in chunks; every process gets the same number of chunks."""
         size = batch_size or self.batch_size
@@ -182,14 +201,15 @@ class HeldOut:
             here = slice(start, min(start + size, self._real))
             padding = start >= self._real
             part = slice(0, 1) if padding else here
-            targets = None if self.targets is None else self.targets[part]
+            targets = None if self.targets is None else self.labels.canonical(self.targets[part])
             yield Chunk(_part(self.inputs, part), targets, self.index[part], padding)
 
     def sample(self, size: int) -> HeldOut:
         """At most ``size`` of the prepared samples, drawn at random by the seed; every process must call it."""
         if size >= self.total:
             return self
-        part = HeldOut(self.source, size, self.batch_size, self.stratify, self.seed, self.adapter)
+        said = (self.network, self.logits, self.classes, self.ignore_index)
+        part = HeldOut(self.source, size, self.batch_size, self.stratify, self.seed, self.adapter, *said)
         part._gather = self._gather
         drawn = random_order(int(max(self._gather(int(self.index.max()))) + 1), self.seed)
         drawn = drawn[torch.isin(drawn, torch.cat(self._gather(self.index)))][:size]
@@ -199,6 +219,7 @@ class HeldOut:
             here, index = torch.tensor([0]), torch.tensor([-1])
         targets = None if self.targets is None else self.targets[here]
         part._agree(lambda: part._keep(tree_map(lambda t: t[here], self.inputs), targets, index))
+        part.labels, part.summary = self.labels, self.summary  # few samples must not look like another task
         return part
 
     def _read(self, source: Any, adapted: Adapted) -> None:
@@ -234,11 +255,20 @@ class HeldOut:
         if self.total == 0:
             raise ValueError(_EMPTY)
         self.fingerprint = f"{sum(c for _, _, c, _ in found) % 2**64:016x}-{self.total}"
-        self.summary = merge_summaries(summary for *_, summary in found)
+        self._read_labels(merge_summaries(summary for *_, summary in found))
+
+    def _read_labels(self, summary: TargetSummary | None) -> None:
+        """Take in the facts about all targets, and settle in which form everything reads them."""
+        self.labels = LabelForm(self.ignore_index, summary is not None and self.classes in (None, 2) and summary.signs)
+        self.summary = summary.with_signs_as_classes() if summary is not None and self.labels.signs else summary
+        if self.summary is not None:
+            self.summary.check_classes(self.classes)
 
     def _summary(self) -> TargetSummary | None:
         """Facts about this process's targets; a sample that only fills an empty share does not count."""
-        return None if self.targets is None else summarise_targets(self.targets[self.index >= 0])
+        if self.targets is None:
+            return None
+        return summarise_targets(self.targets[self.index >= 0], LabelForm(self.ignore_index))
 
 
 _EMPTY = "the held-out set is empty: its source gave no sample; check the data set behind HeldOut(source=...)"

@@ -16,6 +16,8 @@ from convscope.capture.isolation import isolated
 from convscope.capture.layers import select_layers
 from convscope.capture.modules import tensors_in
 from convscope.capture.observation import Subject, trace_layers
+from convscope.capture.parts import Selector
+from convscope.capture.settle import settle
 from convscope.capture.trace import Layer
 
 Baseline = Literal["mean", "zero"]
@@ -164,7 +166,12 @@ class _Widen(TorchFunctionMode):
 
 
 def forward_from_layer(
-    model: nn.Module, inputs: torch.Tensor, layer: str, keep: torch.Tensor, baseline: Baseline = "mean"
+    model: nn.Module,
+    inputs: torch.Tensor,
+    layer: str,
+    keep: torch.Tensor,
+    baseline: Baseline = "mean",
+    logits: Selector | None = None,
 ) -> torch.Tensor:
     r"""What a model outputs when only some filters of a layer reach the rest of it.
 
@@ -179,12 +186,15 @@ def forward_from_layer(
         keep: ``(C,)`` bool, True for the filters to keep; or ``(S, C)``, several such sets in one batched pass.
         baseline: What takes the place of the others: ``"mean"``, each filter's mean over samples and positions of
             ``inputs``, or ``"zero"``.
+        logits: Which part of what the model returns is its output, as in ``HeldOut(logits=...)``; needed where it
+            returns several tensors, none of which is called ``logits``.
 
     Returns:
         ``(n, K, *)`` outputs, or ``(S, n, K, *)``.
 
     Raises:
-        ValueError: The layer does not run, ``keep`` is no mask of its filters, or ``baseline`` is unknown.
+        ValueError: The layer does not run, ``keep`` is no mask of its filters, ``baseline`` is unknown, or
+            it cannot be told which part of what the model returns is its output.
 
     Source: reconstruction (the Hybrid CNN-Interpreter's forward propagation from a layer, arXiv 2211.00185).
 
@@ -199,8 +209,12 @@ def forward_from_layer(
     check_baseline(baseline)
     device = inputs.device
     subject = Subject(model, model, device)
-    heldout = HeldOut((inputs,), size=max(1, len(inputs)), batch_size=max(1, len(inputs)), stratify=False)
+    size = max(1, len(inputs))
+    heldout = HeldOut((inputs,), size=size, batch_size=size, stratify=False, logits=logits)
     heldout.prepare()
+    outputs = settle(subject, heldout)
+    if outputs.shape is None or outputs.unclear:
+        raise ValueError(f"forward_from_layer: {outputs.unclear or outputs.why_not}")
     chosen = select_layers(trace_layers(subject, heldout)[0], [layer])[0]
     if keep.dtype != torch.bool or keep.dim() not in (1, 2) or keep.shape[-1] != chosen.channels:
         raise ValueError(

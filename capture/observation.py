@@ -16,8 +16,10 @@ from convscope.capture.batches import tree_map
 from convscope.capture.follow import Event, follow
 from convscope.capture.heldout import Chunk, HeldOut
 from convscope.capture.isolation import isolated
-from convscope.capture.loss import Loss, logits_of
+from convscope.capture.loss import Loss
 from convscope.capture.modules import tensors_in
+from convscope.capture.outputs import Outputs
+from convscope.capture.parts import logits_of
 from convscope.capture.trace import OUTPUT, Layer, Trace, trace
 
 HALF_SCALES = (2.0**16, 2.0**8)
@@ -70,19 +72,30 @@ class Consumer(Protocol):
 
 @dataclass
 class Subject:
-    """The network under observation: how to run it, where, and in which precision."""
+    """The network under observation: how to run it, where, and in which precision.
+
+    ``outputs`` says which part of what it returns is its output, once :func:`~convscope.capture.settle.settle` has
+    decided; ``loss`` is summed over samples.
+    """
 
     module: nn.Module
     forward: Callable[[Any], Any]
     device: torch.device
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     loss: Loss | None = None
+    outputs: Outputs | None = None
 
     def logits(self, inputs: Any) -> torch.Tensor:
-        """Outputs ``(n, K, *S)`` for a nested structure of inputs on any device."""
+        """Outputs ``(n, K, *S)`` for a nested structure of inputs on any device; ``(1, 0)`` where there are none."""
+        returned = self.returned(inputs)
+        with self.precision():  # a user's function may compute
+            return _with_classes(logits_of(returned)) if self.outputs is None else self.outputs.take(returned)
+
+    def returned(self, inputs: Any) -> Any:
+        """What the network returns for a nested structure of inputs on any device."""
         placed = tree_map(lambda t: t.to(self.device), inputs)
         with self.precision():
-            return _with_classes(logits_of(self.forward(placed)))
+            return self.forward(placed)
 
 
 @dataclass
