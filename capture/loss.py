@@ -106,11 +106,19 @@ def check_labels(targets: torch.Tensor, classes: int) -> None:
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits.float(), targets, reduction="sum")
+    return F.cross_entropy(*_one_row_a_position(logits.float(), targets), reduction="sum")
 
 
 def _nll_of_probabilities(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.nll_loss(probabilities.float().clamp_min(1e-12).log(), targets, reduction="sum")
+    logs = probabilities.float().clamp_min(1e-12).log()
+    return F.nll_loss(*_one_row_a_position(logs, targets), reduction="sum")
+
+
+def _one_row_a_position(scores: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(N, K, *S)`` and class indices ``(N, *S)`` as rows: of maps a GPU has no deterministic kernel."""
+    if scores.dim() == 2 or targets.is_floating_point():
+        return scores, targets
+    return scores.movedim(1, -1).flatten(0, -2), targets.flatten()
 
 
 def _binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
