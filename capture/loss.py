@@ -195,10 +195,11 @@ def _cross_entropy(verdict: Outputs, outputs: torch.Tensor, targets: torch.Tenso
     if verdict.labels == "shares":
         return F.cross_entropy(logits, targets.to(logits.dtype), reduction="sum")
     classes = targets.argmax(1) if verdict.labels == "one-hot" else targets
-    shaped = classes.long().reshape(len(logits), *logits.shape[2:])
+    # As rows, a row per position: of maps a GPU has no deterministic kernel.
+    rows, truth = logits.movedim(1, -1).flatten(0, -2), classes.long().flatten()
     of_probabilities = verdict.form == "probabilities"  # they sum to one already
     loss = F.nll_loss if of_probabilities else F.cross_entropy
-    return loss(logits, shaped, reduction="sum", ignore_index=IGNORED)
+    return loss(rows, truth, reduction="sum", ignore_index=IGNORED)
 
 
 def _binary_cross_entropy(verdict: Outputs, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -138,7 +138,8 @@ def observe(
 ) -> Observed:
     """Run every held-out sample through the network once, forward, and backward if a consumer needs gradients.
 
-    Gradients are those of the summed loss with respect to the activations alone; no weight gradient is computed.
+    Gradients are those of the summed loss with respect to the activations alone; no weight gradient is computed. Where
+    activations are float16 a chunk has up to three backward passes, with less and less scaling (``HALF_SCALES``).
     The network, its gradients, buffers, modes and all random streams are left as they were, also after an
     exception.
 

@@ -89,7 +89,9 @@ def balanced_accuracy(scores: Tensor, target: Tensor) -> Tensor:
         tensor(0.3333)
     """
     hits, codes = _hits(scores, target)
-    recall = torch.bincount(codes, weights=hits) / torch.bincount(codes)
+    sizes = torch.bincount(codes)
+    # Not bincount(weights=hits), which a GPU refuses under torch.use_deterministic_algorithms.
+    recall = torch.zeros(len(sizes), dtype=hits.dtype, device=hits.device).index_add_(0, codes, hits) / sizes
     return recall.mean().float()
 
 

@@ -86,8 +86,7 @@ def top_share(values: Tensor, fraction: float = 0.1) -> Tensor:
 def average_ranks(values: Tensor) -> Tensor:
     """Ranks from 1, tied values sharing the mean of their ranks."""
     _, group, counts = torch.unique(values, sorted=True, return_inverse=True, return_counts=True)
-    counts = counts.double()
-    ranks: Tensor = (counts.cumsum(0) - (counts - 1) / 2)[group]
+    ranks: Tensor = (counts.cumsum(0) - (counts.double() - 1) / 2)[group]  # summed as integers: the same on any device
     return ranks
 
 

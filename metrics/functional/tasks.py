@@ -174,7 +174,7 @@ def _varying_labels(targets: Tensor) -> Tensor:
 
 def _average_precision(scores: Tensor, truth: Tensor) -> Tensor:
     scores, order = scores.sort(descending=True, stable=True)
-    hits = truth[order].cumsum(0)
+    hits = truth[order].long().cumsum(0).to(truth.dtype)  # counts: a sum of floats is not deterministic on a GPU
     # Only where the score changes: samples that share a score cannot be told apart.
     last = torch.ones_like(scores, dtype=torch.bool)
     last[:-1] = scores[1:] != scores[:-1]
