@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils.tensorboard import SummaryWriter
 
 from convscope.callbacks.findings import Moment
@@ -151,6 +155,88 @@ def require_whole_networks(trainer: pl.Trainer) -> None:
             f"convscope cannot observe tensor parallelism yet: {trainer.world_size} processes run {replicas} networks, "
             "and held-out samples are divided among processes; use tensor_parallel_size=1"
         )
+
+
+@contextmanager
+def quiet_logging(trainer: pl.Trainer) -> Iterator[None]:
+    """Keep what a forward logs out of the user's own metrics and loggers while a check runs it.
+
+    ``self.log`` and ``self.log_dict`` of all this trainer's modules do nothing, ``self.logger`` writes nothing, and
+    what the trainer says of metrics and of stopping is as it was after the block.
+    """
+    connector = trainer._logger_connector
+    metrics = [connector._callback_metrics, connector._logged_metrics, connector._progress_bar_metrics]
+    saved = [dict(found) for found in metrics]
+    loggers, should_stop = trainer.loggers, trainer.should_stop
+    trainer.loggers = [_QuietLogger(logger) for logger in loggers]
+    try:
+        with _unlogged(trainer):
+            yield
+    finally:
+        trainer.loggers, trainer.should_stop = loggers, should_stop
+        for found, values in zip(metrics, saved, strict=True):
+            found.clear()
+            found.update(values)
+
+
+@contextmanager
+def _unlogged(trainer: pl.Trainer) -> Iterator[None]:
+    # On the class, since a user's own log() may call super().log(), and a module may be held where no walk finds it.
+    found = [getattr(sys.modules.get(name), "LightningModule", None) for name in _LIGHTNING_NAMES]
+    owners = [owner for owner in found if owner is not None]
+    originals = [(owner, name, getattr(owner, name)) for owner in owners for name in ("log", "log_dict")]
+    try:
+        for owner, name, original in originals:
+            setattr(owner, name, _unless_of(trainer, original))
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+
+
+_LIGHTNING_NAMES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def _unless_of(trainer: pl.Trainer, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def log(self: pl.LightningModule, *args: Any, **kwargs: Any) -> Any:
+        return None if self._trainer is trainer or self._trainer is None else original(self, *args, **kwargs)
+
+    return log
+
+
+class _QuietLogger(DummyLogger):
+    """Knows the folders and names of a logger, and takes every call without doing anything."""
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__()
+        self._logger = logger
+
+    @property
+    def save_dir(self) -> str | None:
+        return getattr(self._logger, "save_dir", None)
+
+    @property
+    def name(self) -> Any:
+        return self._logger.name
+
+    @property
+    def version(self) -> Any:
+        return self._logger.version
+
+    @property
+    def log_dir(self) -> Any:
+        return getattr(self._logger, "log_dir", None)
+
+    @property
+    def root_dir(self) -> Any:
+        return getattr(self._logger, "root_dir", None)
+
+
+def uninitialised(module: nn.Module) -> list[str]:
+    """Names of parameters and buffers that a lazy module has yet to create, in its first forward pass."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return [name for name, tensor in tensors if is_lazy(tensor)]
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -62,11 +62,19 @@ class Session:
         try:
             for heldout, _ in self._groups:
                 self._read(heldout, trainer, pl_module)
-            if all(heldout.ready for heldout, _ in self._groups):
+            if self._can_plan(pl_module):
                 self._make_plans(trainer, pl_module)
         except (ValueError, TypeError) as error:
             raise MisconfigurationException(str(error)) from error
         self._cost.start_of_training()
+
+    def _can_plan(self, pl_module: pl.LightningModule) -> bool:
+        if lazy := bridge.uninitialised(pl_module):
+            rank_zero_info(
+                f"convscope: {lazy[0]} and {len(lazy) - 1} more are created in the first forward pass, which is left to "
+                "training; checks begin after that"
+            )
+        return not lazy and all(heldout.ready for heldout, _ in self._groups)
 
     def _read(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         default = bridge.validation_loader(trainer, pl_module) if heldout.source is None else None
@@ -82,7 +90,8 @@ class Session:
     def _make_plans(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._plans = []
         for heldout, observers in self._groups:
-            plan = make_plan(bridge.subject(trainer, pl_module, heldout.network), heldout, observers)
+            with bridge.quiet_logging(trainer):
+                plan = make_plan(bridge.subject(trainer, pl_module, heldout.network), heldout, observers)
             self._plans.append(plan)
             for message in plan.messages:
                 rank_zero_info(f"convscope: {message}")
@@ -113,12 +122,14 @@ class Session:
         due = [o for o in active if o.schedule.is_due(when, trainer.global_step)]
         if not due or (when.trigger == "start" and not self._plans) or self._must_wait(trainer):
             return
+        if not self._plans and bridge.uninitialised(pl_module):
+            return
         found: list[tuple[LayerObserver, Findings]] = []
         self._cost.begin()
         with self._failures.guard("planning the checks"):
             self._plan_late(trainer, pl_module)
         for plan in self._plans:
-            with self._failures.guard("a check"):
+            with self._failures.guard("a check"), bridge.quiet_logging(trainer):
                 found += self._observe(plan, [o for o in plan.observers if o in due], when)
         with self._failures.guard("drawing pictures"):
             self._pictures.draw(trainer, found, when)

@@ -26,7 +26,7 @@ _LEAVES = (str, bytes, int, float, complex, bool, type(None), type, types.Module
 @contextmanager
 def preserved_generators(*roots: Any) -> Iterator[None]:
     """Put back, at the end of the block, the state of every random generator that is reachable from ``roots``."""
-    restore = [_restorer(generator) for generator in find_generators(*roots)]
+    restore = [restorer(generator) for generator in find_generators(*roots)]
     try:
         yield
     finally:
@@ -86,13 +86,15 @@ def _is_filled(cell: types.CellType) -> bool:
     return True
 
 
-def _restorer(generator: Any) -> Callable[[], Any]:
+def restorer(generator: Any) -> Callable[[], Any]:
+    """A call that puts a random generator back into its present state."""
     if isinstance(generator, torch.Generator):
         state = generator.get_state()
         return partial(generator.set_state, state)
     if isinstance(generator, np.random.Generator):
-        bits = generator.bit_generator
-        return partial(setattr, bits, "state", bits.state)
+        return restorer(generator.bit_generator)
+    if isinstance(generator, np.random.BitGenerator):
+        return partial(setattr, generator, "state", generator.state)
     if isinstance(generator, np.random.RandomState):
         return partial(generator.set_state, generator.get_state())
     return partial(generator.setstate, generator.getstate())

@@ -1,82 +1,81 @@
-"""Checks of what a user says of a held-out set: the logits, the classes, the ignored label, the adapter."""
+"""Settings of the whole process that a forward may flip: default dtype, autocast, determinism, backends, threads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 
-from convscope.capture.batches import Adapter
-from convscope.capture.parts import Selector, describe
+Get, Set = Callable[[], Any], Callable[[Any], Any]
 
 
-def check_logits(logits: Any) -> Selector | Literal[False] | None:
-    """A way to the logits as it was given.
-
-    Raises:
-        ValueError: if it is neither a name, a place, a callable, False nor None.
-    """
-    named = isinstance(logits, str) and logits != ""
-    if logits is None or logits is False or named or callable(logits):
-        return logits  # type: ignore[no-any-return]
-    if isinstance(logits, int) and not isinstance(logits, bool):
-        return logits
-    raise ValueError(
-        f"HeldOut(logits={logits!r}): give a name such as 'logits', a place such as 1, a callable(output) -> tensor, "
-        "or False where the model returns none"
-    )
+def _attribute(owner: Any, name: str) -> tuple[Get, Set]:
+    return partial(getattr, owner, name), partial(setattr, owner, name)
 
 
-def check_classes(classes: Any) -> int | tuple[int, ...] | None:
-    """Number of classes, or the labels that are classes, sorted.
-
-    Raises:
-        ValueError: if it is neither a whole number of at least 2 nor a list of at least two different labels.
-    """
-    if classes is None or (_whole(classes) and classes >= 2):
-        return classes  # type: ignore[no-any-return]
-    listed = isinstance(classes, Sequence) and not isinstance(classes, str) and all(map(_whole, classes))
-    if listed and len(set(classes)) == len(classes) >= 2:
-        return tuple(sorted(classes))
-    raise ValueError(f"HeldOut(classes={classes!r}): give a whole number of classes, at least 2, or a list of labels")
+def _autocast(device: str) -> list[tuple[Get, Set]]:
+    return [
+        (partial(torch.is_autocast_enabled, device), partial(torch.set_autocast_enabled, device)),
+        (partial(torch.get_autocast_dtype, device), partial(torch.set_autocast_dtype, device)),
+    ]
 
 
-def check_ignore_index(ignore_index: Any) -> int | None:
-    """The label that counts nowhere.
-
-    Raises:
-        ValueError: if it is no whole number.
-    """
-    if ignore_index is None or _whole(ignore_index):
-        return ignore_index  # type: ignore[no-any-return]
-    raise ValueError(f"HeldOut(ignore_index={ignore_index!r}): give one label, a whole number such as 255, or None")
+def _deterministic() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
-def pair(adapter: Adapter, batch: Any) -> tuple[Any, torch.Tensor | None]:
-    """What an adapter makes of a batch.
-
-    Raises:
-        ValueError: if that is no pair of inputs and targets.
-    """
-    found = adapter(batch)
-    name = f"HeldOut(adapter={getattr(adapter, '__name__', type(adapter).__name__)})"
-    if not isinstance(found, tuple | list) or len(found) != 2:
-        what = f"a {type(found).__name__} of {len(found)}" if isinstance(found, tuple | list) else describe(found)
-        raise ValueError(
-            f"{name} returned {what}; it must return two things, (inputs, targets), with None for targets where there "
-            "are none"
-        )
-    inputs, targets = found
-    if targets is not None and not (isinstance(targets, torch.Tensor) and targets.dim() > 0):
-        raise ValueError(
-            f"{name} returned {describe(targets)} as targets; they must be a tensor (N, ...) with a row for each "
-            "sample, or None"
-        )
-    if inputs is None:
-        raise ValueError(f"{name} returned no inputs; it must return (inputs, targets)")
-    return inputs, targets
+def _anomaly() -> tuple[bool, bool]:
+    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+_BACKENDS = [
+    (torch.backends.cudnn, ("enabled", "benchmark", "deterministic", "allow_tf32", "benchmark_limit")),
+    (torch.backends.cuda.matmul, ("allow_tf32", "allow_fp16_reduced_precision_reduction")),
+    (torch.backends.mkldnn, ("enabled",)),
+    (torch.utils.deterministic, ("fill_uninitialized_memory",)),
+]
+
+SETTINGS: list[tuple[Get, Set]] = [
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (_deterministic, lambda found: torch.use_deterministic_algorithms(found[0], warn_only=found[1])),
+    (_anomaly, lambda found: torch.set_anomaly_enabled(*found)),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled),
+    (torch.is_warn_always_enabled, torch.set_warn_always),
+    (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
+    (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
+    (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
+    (np.geterr, lambda found: np.seterr(**found)),
+    *_autocast("cpu"),
+    *_autocast("cuda"),
+    *_autocast("mps"),
+    *(_attribute(owner, name) for owner, names in _BACKENDS for name in names),
+]
+"""How each setting is read and written."""
+
+
+@contextmanager
+def preserved_settings() -> Iterator[None]:
+    """Put back, at the end of the block, every setting in :data:`SETTINGS` that has changed in it."""
+    saved = [(read, write, value) for read, write in SETTINGS if (value := _read(read)) is not _UNREADABLE]
+    try:
+        yield
+    finally:
+        for read, write, value in saved:
+            if _read(read) != value:
+                write(value)
+
+
+_UNREADABLE = object()
+
+
+def _read(read: Get) -> Any:
+    try:
+        return read()
+    except Exception:  # not in this build or version of torch, or set through a newer interface: left alone
+        return _UNREADABLE
