@@ -42,12 +42,13 @@ from convscope.metrics.functional.neighbours import (
 )
 from convscope.metrics.functional.positions import (
     exchanged_labels,
+    fair_position_scorer,
     features_at,
     position_scorer,
     spread_positions,
 )
 from convscope.metrics.functional.readout import calibrated_readout, calibration_error
-from convscope.metrics.functional.ridge import ridge_predictor, ridge_probe_scores, ridge_scorer
+from convscope.metrics.functional.ridge import ridge_label_predictor, ridge_predictor, ridge_probe_scores, ridge_scorer
 from convscope.metrics.functional.scores import (
     Scorer,
     balanced_accuracy,
@@ -62,8 +63,10 @@ from convscope.metrics.functional.scores import (
 from convscope.metrics.functional.serving import ServingResult, serving_filters
 from convscope.metrics.functional.summary import gini, rank_stability, top_share, turnover
 from convscope.metrics.functional.tasks import (
+    blind_average_precision,
     control_score,
     label_prevalence,
+    left_out_r2,
     mean_average_precision,
     mean_iou,
     r2_score,
@@ -95,6 +98,7 @@ __all__ = [
     "direction_change",
     "effective_rank",
     "exchanged_labels",
+    "fair_position_scorer",
     "features_at",
     "filter_activity",
     "gini",
@@ -102,7 +106,9 @@ __all__ = [
     "information_gain",
     "knn_probe_scores",
     "knn_scorer",
+    "blind_average_precision",
     "label_prevalence",
+    "left_out_r2",
     "linear_cka",
     "linear_cka_matrix",
     "logistic_probe_scores",
@@ -120,6 +126,7 @@ __all__ = [
     "r2_score",
     "rank_stability",
     "removal_area",
+    "ridge_label_predictor",
     "ridge_predictor",
     "ridge_probe_scores",
     "ridge_scorer",

@@ -166,6 +166,54 @@ def position_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = 
     return lambda labels: blocks.left_out(_one_hot(labels).to(truth.device), chosen)
 
 
+def fair_position_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> BlockScorer:
+    r"""As :func:`position_scorer`, but what a sample's own labels are missing from does not tell them.
+
+    Without a sample its classes are rarer than with it, and a probe that knows nothing would name the others. So the
+    fit's shares of the classes :math:`\pi^{(-B)}` are put back to those of all samples,
+
+    .. math:: \hat y_B^{(-B)} + \pi - \pi^{(-B)}
+
+    and the slope is used only where it lowers the squared error by more than two standard errors over samples: with
+    classes of equal size any noise would decide between them otherwise. Without it, every position scores
+    :math:`\pi`.
+
+    Args:
+        features: ``(N, P, C)``.
+        target: ``(N, P)`` class indices; negative ones (-100) are ignored.
+        alphas: the grid of penalties.
+
+    Returns:
+        A function as :func:`position_scorer` returns.
+
+    Raises:
+        ValueError: for what :func:`position_scorer` refuses.
+
+    Source: ours.
+
+    Example:
+        >>> import torch
+        >>> y = torch.tensor([[0, 0], [0, 1], [0, 0]])
+        >>> fair_position_scorer(torch.zeros(3, 2, 1), y)(y)[0, 0].tolist()
+        [0.8333333333333334, 0.16666666666666666]
+    """
+    exact = position_scorer(features, target, alphas)
+    truth = _one_hot(target)
+    without = truth - _shares_left_out(truth, target)
+    fitted = truth - exact(target).to(truth.device)
+    gain = ((without.square() - fitted.square()).sum(dim=2) * (target >= 0)).sum(dim=1)
+    informed = bool(gain.mean() > 2 * gain.std() / len(gain) ** 0.5)
+
+    def scores(labels: Tensor) -> Tensor:
+        truth = _one_hot(labels)
+        shares = truth.sum(dim=(0, 1)) / truth.sum()
+        if not informed:
+            return shares.expand_as(truth)
+        return exact(labels).to(truth.device) + shares - _shares_left_out(truth, labels)
+
+    return scores
+
+
 def exchanged_labels(target: Tensor, order: Tensor) -> Tensor:
     """Each sample with the labels of another, as a control; repeated or cut where that one has fewer or more.
 
@@ -202,10 +250,16 @@ def counted_first(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return features.gather(1, order[:, :, None].expand_as(features)), target.gather(1, order)
 
 
+def _shares_left_out(truth: Tensor, target: Tensor) -> Tensor:
+    """Shares of the classes ``(N, 1, K)`` in all samples but each."""
+    own, counted = truth.sum(dim=1, keepdim=True), (target >= 0).sum(dim=1).double()[:, None, None]
+    return (own.sum(dim=0) - own) / (counted.sum() - counted)
+
+
 def _one_hot(target: Tensor) -> Tensor:
     classes = torch.unique(target[target >= 0])
     membership: Tensor = target[:, :, None] == classes
-    return membership.double()
+    return as_double(membership)
 
 
 def _check(features: Tensor, target: Tensor) -> None:
