@@ -27,9 +27,9 @@ from convscope.metrics.functional.tasks import (
     blind_average_precision,
     check_labels,
     control_score,
-    left_out_r2,
     mean_average_precision,
     mean_iou,
+    r2_score,
 )
 
 
@@ -37,10 +37,10 @@ class RegressionResult(NamedTuple):
     """What a probe of quantities computes.
 
     Attributes:
-        r2: float32 scalar in [0, 1], out of sample, relative to the error of the mean of the other samples.
+        r2: float32 scalar in [0, 1], out of sample; 0 for no better than the mean.
         chance: float32 scalar, 0: what the mean reaches.
         selectivity: float32 scalar, ``r2 - control_r2``.
-        control_r2: float32 scalar, mean R² on permuted targets; about 0 or below.
+        control_r2: float32 scalar, mean R² on permuted targets, about 0.
         predictions: ``(N, D)`` float64 out-of-sample predictions, samples in order of their index.
         target: ``(N, D)`` float64, in the same order.
     """
@@ -131,9 +131,9 @@ class _RidgeStore(FeatureStore):
 class RegressionProbe(_RidgeStore):
     """R² of ridge regression on quantities, by exact leave-one-out.
 
-    Both the probe and the mean that it is compared with predict a sample from the others alone: a layer that says
-    nothing has an R² of 0, not below. The mean is also a candidate where the penalty is chosen. For that choice targets
-    are standardised, so that each counts equally; constant ones are left out.
+    Where no slope does better than the mean of the other samples, that mean is the prediction; and as R² compares with
+    the mean of all samples, which has seen the sample, what is no better reads as 0, not below. Targets are
+    standardised for the choice of the penalty, so that each counts equally; constant ones are left out.
 
     Args:
         alphas: the grid of penalties, each above 0.
@@ -172,10 +172,10 @@ class RegressionProbe(_RidgeStore):
 
         def judge(order: Tensor) -> Tensor:
             permuted = standard[order.to(standard.device)]
-            return left_out_r2(predictor(permuted), permuted)
+            return r2_score(predictor(permuted), permuted).clamp(min=0)
 
         predictions = predictor(standard)
-        r2 = left_out_r2(predictions, standard)
+        r2 = r2_score(predictions, standard).clamp(min=0)
         control = control_score(judge, len(target), self.n_controls, self.seed)
         return RegressionResult(r2, torch.zeros_like(r2), r2 - control, control, mean + scale * predictions, target)
 

@@ -167,16 +167,11 @@ def position_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = 
 
 
 def fair_position_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> BlockScorer:
-    r"""As :func:`position_scorer`, but what a sample's own labels are missing from does not tell them.
+    """As :func:`position_scorer` where a layer says something, and the shares of the classes where it does not.
 
-    Without a sample its classes are rarer than with it, and a probe that knows nothing would name the others. So the
-    fit's shares of the classes :math:`\pi^{(-B)}` are put back to those of all samples,
-
-    .. math:: \hat y_B^{(-B)} + \pi - \pi^{(-B)}
-
-    and the slope is used only where it lowers the squared error by more than two standard errors over samples: with
-    classes of equal size any noise would decide between them otherwise. Without it, every position scores
-    :math:`\pi`.
+    Without a sample its classes are rarer than with it, and a fit that knows nothing names the others. So the fit is
+    used only where its squared error is lower than that of the shares of the classes in the other samples, by more than
+    two standard errors over samples. Otherwise every position scores the shares in all samples.
 
     Args:
         features: ``(N, P, C)``.
@@ -199,19 +194,18 @@ def fair_position_scorer(features: Tensor, target: Tensor, alphas: Sequence[floa
     """
     exact = position_scorer(features, target, alphas)
     truth = _one_hot(target)
-    without = truth - _shares_left_out(truth, target)
+    own, counted = truth.sum(dim=1, keepdim=True), (target >= 0).sum(dim=1).double()[:, None, None]
+    without = truth - (own.sum(dim=0) - own) / (counted.sum() - counted)
     fitted = truth - exact(target).to(truth.device)
-    gain = ((without.square() - fitted.square()).sum(dim=2) * (target >= 0)).sum(dim=1)
-    informed = bool(gain.mean() > 2 * gain.std() / len(gain) ** 0.5)
+    blind, error = (part.square().sum(dim=2).mul(target >= 0).sum(dim=1) for part in (without, fitted))
+    gain = blind - error
+    needed = 2 * gain.std() / len(gain) ** 0.5 + 1e-9 * blind.mean()  # where both are the same, rounding must not win
 
-    def scores(labels: Tensor) -> Tensor:
+    def shares(labels: Tensor) -> Tensor:
         truth = _one_hot(labels)
-        shares = truth.sum(dim=(0, 1)) / truth.sum()
-        if not informed:
-            return shares.expand_as(truth)
-        return exact(labels).to(truth.device) + shares - _shares_left_out(truth, labels)
+        return (truth.sum(dim=(0, 1)) / truth.sum()).expand_as(truth)
 
-    return scores
+    return exact if bool(gain.mean() > needed) else shares
 
 
 def exchanged_labels(target: Tensor, order: Tensor) -> Tensor:
@@ -248,12 +242,6 @@ def counted_first(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     features, target = features[some], target[some]
     order = (target < 0).long().argsort(dim=1, stable=True)
     return features.gather(1, order[:, :, None].expand_as(features)), target.gather(1, order)
-
-
-def _shares_left_out(truth: Tensor, target: Tensor) -> Tensor:
-    """Shares of the classes ``(N, 1, K)`` in all samples but each."""
-    own, counted = truth.sum(dim=1, keepdim=True), (target >= 0).sum(dim=1).double()[:, None, None]
-    return (own.sum(dim=0) - own) / (counted.sum() - counted)
 
 
 def _one_hot(target: Tensor) -> Tensor:

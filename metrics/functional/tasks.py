@@ -36,35 +36,12 @@ def r2_score(predictions: Tensor, targets: Tensor) -> Tensor:
         >>> r2_score(torch.tensor([[1.0], [2.0], [2.0]]), torch.tensor([[1.0], [2.0], [3.0]]))
         tensor(0.5000)
     """
-    return (1 - _error_ratio(predictions, targets)).float()
-
-
-def left_out_r2(predictions: Tensor, targets: Tensor) -> Tensor:
-    r"""R² of leave-one-out predictions relative to the leave-one-out mean, which predicts no more than they do.
-
-    .. math:: 1 - \frac{1}{D}\sum_d
-        \frac{\sum_i (y_{id} - \hat y_{id}^{(-i)})^2}{\sum_i (y_{id} - \bar y_d^{(-i)})^2}
-
-    Args:
-        predictions: ``(N, D)``, each from the other samples.
-        targets: ``(N, D)``; constant columns are left out.
-
-    Returns:
-        A float32 scalar, at most 1; 0 for predictions that say nothing, where :func:`r2_score` is below 0.
-
-    Raises:
-        ValueError: for what :func:`r2_score` refuses.
-
-    Source: the field's definition (predictive R², Q²).
-
-    Example:
-        >>> import torch
-        >>> left_out_r2(torch.tensor([[2.5], [2.0], [1.5]]), torch.tensor([[1.0], [2.0], [3.0]]))
-        tensor(0.)
-    """
-    # The mean without a sample is n / (n - 1) times as far from it as the mean of all.
-    shrunk = ((len(targets) - 1) / len(targets)) ** 2
-    return (1 - shrunk * _error_ratio(predictions, targets)).float()
+    predictions, targets = _checked(predictions, targets)
+    spread = (targets - targets.mean(dim=0)).square().sum(dim=0)
+    varying = is_varying(spread, targets.square().sum(dim=0))
+    _some("varies", varying)
+    error = (targets - predictions).square().sum(dim=0)
+    return (1 - error[varying] / spread[varying]).mean().float()
 
 
 def mean_average_precision(scores: Tensor, targets: Tensor, ties: Ties = "together") -> Tensor:
@@ -221,16 +198,6 @@ def check_labels(targets: Tensor) -> None:
             f"Multi-label targets must have shape (N, K) and be 0 or 1, got shape {tuple(targets.shape)} with values "
             f"from {float(targets.min()):g} to {float(targets.max()):g}."
         )
-
-
-def _error_ratio(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Squared error over that of the mean, the mean over targets that vary; a float64 scalar."""
-    predictions, targets = _checked(predictions, targets)
-    spread = (targets - targets.mean(dim=0)).square().sum(dim=0)
-    varying = is_varying(spread, targets.square().sum(dim=0))
-    _some("varies", varying)
-    error = (targets - predictions).square().sum(dim=0)
-    return (error[varying] / spread[varying]).mean()
 
 
 def _varying_labels(targets: Tensor) -> Tensor:
