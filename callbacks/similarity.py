@@ -73,7 +73,7 @@ class LayerSimilarity(LayerObserver):
             return {}
         self._matrix = linear_cka_matrix(list(self._features.values()), self.debiased).cpu()
         apart = ~torch.eye(len(self._matrix), dtype=torch.bool)
-        return {"mean": float(self._matrix[apart].double().mean())}
+        return {"mean": float(self._matrix[apart].double().nanmean())}  # a layer that does not vary has no likeness
 
     def remember(self, findings: Findings, when: Moment) -> None:
         """Add each layer's part of the matrix, then the history."""
