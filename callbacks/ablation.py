@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -104,11 +105,13 @@ class AblationOracle(InterveningObserver):
     def judge(self, layer: Layer, untouched: OutcomeResult, outcome: OutcomeResult) -> LayerResult:
         chosen, rise = self._chosen[layer.name], (outcome.loss - untouched.loss).cpu()
         scalars = {name: float(rise[places].mean()) for name, places in chosen.groups().items()}
-        for criterion, values in chosen.importance.items() if chosen.neutral.sum() > 2 else ():
-            found = rank_stability(values[chosen.neutral], rise[chosen.neutral])
-            scalars[f"spearman_{criterion}"] = float(found)
+        rises = rise[chosen.neutral]
+        for criterion, values in chosen.importance.items():
+            if _have_order(importance := values[chosen.neutral], rises):
+                scalars[f"spearman_{criterion}"] = float(rank_stability(importance, rises))
         if self._classes:
             self._by_class[layer.name] = (outcome.class_loss - untouched.class_loss).cpu()
+        scalars = {name: value for name, value in scalars.items() if not math.isnan(value)}
         return LayerResult(scalars, distribution=rise.double().numpy())
 
     def summarise(self, values: Values) -> dict[str, float]:
@@ -127,6 +130,11 @@ class AblationOracle(InterveningObserver):
     def end(self) -> None:
         super().end()
         self._chosen, self._by_class = {}, {}
+
+
+def _have_order(*vectors: torch.Tensor) -> bool:
+    """Whether there are enough values to rank, and not all alike: of a constant there is no rank correlation."""
+    return all(len(values) > 2 and bool(values.max() > values.min()) for values in vectors)
 
 
 class _Chosen:
