@@ -42,6 +42,7 @@ AREAS = {
 }
 PYTEST = ["-m", "pytest", "-x", "-q", "--no-header", "-W", "ignore", "-p", "no:cacheprovider", "--tb=no"]
 QUICK = "not slow and not browser and not gpu"
+_NO_TESTS = 5  # what pytest ends with where it collected none
 
 
 def drawn(packages: list[str], count: int, seed: int, root: Path = ROOT) -> list[Mutant]:
@@ -103,6 +104,8 @@ class Scratch:
             output.seek(0)
             lines = output.read().splitlines()
         said = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1] if lines else "")
+        if status == _NO_TESTS:
+            raise RuntimeError(f"there is nothing to run in {', '.join(tests)}")
         return {0: "survived", None: "timeout"}.get(status, "killed"), said[:300]
 
     def judge(self, mutant: Mutant, tests: list[str], seconds: float) -> dict[str, Any]:
@@ -119,18 +122,22 @@ class Scratch:
         return {"key": mutant.key, **asdict(mutant), **found}
 
 
-def run(wanted: list[Mutant], results: Path) -> None:
-    """Judge the mutants that the results do not hold yet; the unchanged code must pass first."""
-    known = {record["key"] for record in load(results)}
-    todo = [mutant for mutant in wanted if mutant.key not in known]
+def run(packages: list[str], count: int, seed: int, results: Path) -> None:
+    """Judge the mutants that the results do not hold yet; the unchanged code must pass first.
+
+    All is read from the copy, so that the tree may change meanwhile.
+    """
     results.parent.mkdir(parents=True, exist_ok=True)
+    known = {record["key"] for record in load(results)}
     with tempfile.TemporaryDirectory() as folder:
         scratch, limits = Scratch(folder), dict[str, float]()
+        wanted = drawn(packages, count, seed, scratch.root)
+        todo = [mutant for mutant in wanted if mutant.key not in known]
         for place, mutant in enumerate(todo, len(wanted) - len(todo) + 1):
             package = mutant.file.split("/")[0]
             if package not in limits:
                 limits[package] = baseline(scratch, package)
-            record = scratch.judge(mutant, area(mutant.file), limits[package])
+            record = scratch.judge(mutant, area(mutant.file, scratch.root), limits[package])
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             said = f"{record['outcome']:9} {record['seconds']:6.1f} s  {mutant.file}:{mutant.line}  {mutant.kind}"
@@ -156,10 +163,8 @@ def load(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def report(wanted: list[Mutant], results: Path) -> str:
+def report(records: list[dict[str, Any]]) -> str:
     """Kill rates by package, and what survived."""
-    by_key = {record["key"]: record for record in load(results)}
-    records = [by_key[mutant.key] for mutant in wanted if mutant.key in by_key]
     alive = [record for record in records if record["outcome"] == "survived"]
     lines = [f"{record['file']}:{record['line']}  {record['kind']}\n{record['diff']}\n" for record in alive]
     for package in [*dict.fromkeys(record["file"].split("/")[0] for record in records), ""]:
@@ -177,10 +182,9 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="print what the results hold, and run nothing")
     options = parser.parse_args()
     results = options.results or Path(f"runs/mutants/seed-{options.seed}.jsonl")
-    wanted = drawn(options.packages, options.count, options.seed)
     if not options.report:
-        run(wanted, results)
-    print(report(wanted, results))
+        run(options.packages, options.count, options.seed, results)
+    print(report(load(results)))
 
 
 if __name__ == "__main__":

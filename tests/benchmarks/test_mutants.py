@@ -71,19 +71,20 @@ def test_the_tests_of_a_files_area_come_first_its_own_before_all() -> None:
 @pytest.mark.slow
 def test_mutants_are_judged_in_a_copy_and_not_twice(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(program, "AREAS", {"metrics": ["tests/metrics/test_drift.py"]})
-    monkeypatch.setattr(program, "area", lambda file: ["tests/metrics/test_drift.py"])
     found = mutants(program.ROOT / "metrics/functional/drift.py", program.ROOT)
     killed = next(m for m in found if m.kind == "dropped return")
     other = mutants(program.ROOT / "metrics/functional/ridge.py", program.ROOT)
     survives = next(m for m in other if m.kind == "comparison")  # no test of drift runs it
     status = ["git", "status", "--short"]
     before = subprocess.run(status, cwd=program.ROOT, capture_output=True, check=True).stdout
-    program.run([killed, survives], tmp_path / "results.jsonl")
+    monkeypatch.setattr(program, "drawn", lambda packages, count, seed, root: [killed, survives])
+    monkeypatch.setattr(program, "area", lambda file, root: ["tests/metrics/test_drift.py"])
+    program.run(["metrics"], 2, 1, tmp_path / "results.jsonl")
     records = program.load(tmp_path / "results.jsonl")
     assert [record["outcome"] for record in records] == ["killed", "survived"]
     assert subprocess.run(status, cwd=program.ROOT, capture_output=True, check=True).stdout == before
-    monkeypatch.setattr(program, "Scratch", lambda folder: None)  # nothing is left to do for it
-    program.run([killed, survives], tmp_path / "results.jsonl")
-    text = program.report([killed, survives], tmp_path / "results.jsonl")
+    program.run(["metrics"], 2, 1, tmp_path / "results.jsonl")
+    assert program.load(tmp_path / "results.jsonl") == records
+    text = program.report(records)
     assert f"metrics/functional/ridge.py:{survives.line}  comparison" in text
     assert text.endswith("all: 1 of 2 killed, 50%")
