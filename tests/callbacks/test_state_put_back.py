@@ -11,14 +11,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import convscope
 from tests.callbacks.conftest import Classifier, loaders
 from tests.capture.test_isolation import same
 from tests.compatibility.cells import Trained, assert_same, train
-from tests.networks import Plain
 from tests.support.misbehaving import KINDS, PREPARED, DataBuffer, InferenceCache, MetricInForward
 
 
