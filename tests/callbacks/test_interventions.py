@@ -16,6 +16,7 @@ from torch import nn
 from convscope import AblationOracle, ForwardFromLayer, HeldOut, forward_from_layer
 from tests.callbacks.conftest import Classifier
 from tests.networks import TinyResNet, images
+from tests.support.spies import watch
 
 Fit = Callable[..., Any]
 LAYER = "net.layer2.0.conv1"
@@ -120,9 +121,8 @@ def test_pictures_of_both(fit: Fit) -> None:
 def test_the_budget_holds_and_the_cost_is_said(
     fit: Fit, caplog: pytest.LogCaptureFixture, kind: Any, budget: int, most: int
 ) -> None:
-    samples: list[int] = []
     module = Classifier(TinyResNet(8, classes=3))
-    module.net.fc.register_forward_hook(lambda m, args, out: None if m.training else samples.append(len(out)))
+    samples = watch(module.net.fc, lambda m, args, out: None if m.training else len(out))
     callback = kind(heldout=held_out(), max_forwards=budget, every_n_epochs=0, on_error="raise")  # one check, at start
     with caplog.at_level(logging.INFO):
         fit([callback], module=module, max_epochs=1, limit_val_batches=0)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 import convscope
 from tests.callbacks.conftest import Classifier, loaders
 from tests.networks import TinyResNet, images
+from tests.support.spies import watch
 
 TAG = "probe/accuracy/output"
 
@@ -131,8 +132,7 @@ class Step(Classifier):
 
 def test_a_module_without_forward_and_with_a_transfer_hook(fit: Any) -> None:
     module, heldout = Step(), convscope.HeldOut()
-    seen: list[int] = []
-    module.net.conv1.register_forward_hook(lambda *_: seen.append(len(module.transferred)))
+    seen = watch(module.net.conv1, lambda *_: len(module.transferred))
     run = fit([convscope.LayerProbe(heldout=heldout)], module=module, num_sanity_val_steps=0)
     assert steps(run) == [0, 3, 7]
     assert torch.equal(heldout.inputs, images(30, seed=1)[0] * 2)

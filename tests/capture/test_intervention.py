@@ -16,6 +16,7 @@ from convscope.capture.isolation import isolated
 from convscope.capture.sample_loss import sample_losses
 from tests.capture.test_isolation import same, snapshot
 from tests.networks import TINY_RESNET_UNITS, Plain, TinyResNet, images
+from tests.support.spies import watch
 
 
 def resnet() -> TinyResNet:
@@ -173,8 +174,7 @@ def test_nothing_is_left_behind(raises: bool) -> None:
 
 def test_the_beginning_is_run_once_for_all_sets() -> None:
     model = resnet()
-    runs: list[int] = []
-    model.conv1.register_forward_hook(lambda m, args, out: runs.append(len(out)))
+    runs = watch(model.conv1, lambda m, args, out: len(out))
     heldout = HeldOut((images(8)[0],), size=8, batch_size=8)
     heldout.prepare()
     subject = Subject(model, model, torch.device("cpu"))
