@@ -18,7 +18,7 @@ from convscope.capture.isolation import isolated
 from convscope.capture.layers import spread_over_depth
 from convscope.capture.loss import Loss
 from convscope.capture.observation import Record
-from convscope.capture.sample_loss import sample_losses
+from convscope.capture.sample_loss import require_sum, sample_losses
 from convscope.capture.trace import OUTPUT, Layer
 from convscope.metrics import ChannelMean, InterventionOutcome
 from convscope.metrics.functional import OutcomeResult
@@ -184,7 +184,10 @@ class InterveningObserver(LayerObserver):
             logits, targets = logits[:, labelled], targets[labelled]
         if len(targets) == 0:
             return
-        losses = sample_losses(self._plan.subject.loss, logits[0], targets)[None]
+        loss = self._plan.subject.loss
+        losses = sample_losses(loss, logits[0], targets)[None]
+        if first == 0:
+            require_sum(loss, logits[0], targets, losses[0])
         if self._classes:
             hits, groups = _predicted(logits) == targets, targets
         else:

@@ -80,7 +80,7 @@ class Subject:
 
     def logits(self, inputs: Any) -> torch.Tensor:
         """Outputs ``(n, K, *S)`` for a nested structure of inputs on any device."""
-        placed = tree_map(lambda t: t.to(self.device), inputs)
+        placed = tree_map(lambda t: t.to(self.device, copy=True), inputs)  # a network may write into its input
         with self.precision():
             return _with_classes(logits_of(self.forward(placed)))
 
