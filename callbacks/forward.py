@@ -122,4 +122,18 @@ class ForwardFromLayer(InterveningObserver):
         """What the curves show: accuracy, or without classes the loss as it was divided by the loss as it is."""
         if self._classes:
             return outcome.accuracy.cpu()
-        return (untouched.loss / outcome.loss.clamp(min=1e-12)).clamp(0, 1).cpu()
+        return loss_kept(untouched.loss[0], outcome.loss).cpu()
+
+
+def loss_kept(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """The loss as it was, as a share of the losses as they are: 1 where they did not rise, 0 to 1 where they did.
+
+    Raises:
+        ValueError: if a loss is negative: then there is no such share.
+    """
+    if bool(before < 0) or bool((after < 0).any()):
+        raise ValueError(
+            f"the loss is {float(torch.minimum(before, after.min())):.4g}, below zero, so no share of it is kept; "
+            "give ForwardFromLayer a loss= that is never negative"
+        )
+    return torch.where(after <= before, 1.0, before / after)

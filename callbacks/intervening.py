@@ -18,7 +18,7 @@ from convscope.capture.isolation import isolated
 from convscope.capture.layers import spread_over_depth
 from convscope.capture.loss import Loss
 from convscope.capture.observation import Record
-from convscope.capture.sample_loss import sample_losses
+from convscope.capture.sample_loss import require_sum, sample_losses
 from convscope.capture.targets import counted_rows
 from convscope.capture.trace import OUTPUT, Layer
 from convscope.metrics import ChannelMean, InterventionOutcome
@@ -184,6 +184,8 @@ class InterveningObserver(LayerObserver):
             if len(targets) == 0:
                 return
         losses = sample_losses(loss, logits[0], targets)[None]
+        if first == 0:
+            require_sum(loss, logits[0], targets, losses[0])
         if self._classes:
             groups = verdict.true_classes(targets)
             hits = verdict.predicted(logits) == groups

@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from convscope.capture.batches import tree_map
 from convscope.capture.collectives import collectives_so_far, shards
 from convscope.capture.follow import Event, follow
 from convscope.capture.heldout import Chunk, HeldOut
@@ -74,22 +73,19 @@ class Intervention:
     def _each(self, inputs: Any, keep: torch.Tensor) -> Iterator[torch.Tensor]:
         """Outputs ``(n, K, *)`` under one filter set after another."""
         if len(keep) < _FEWEST_SHARED or shards(self._subject.module):
-            yield from (self._full(inputs, row) for row in keep)
+            yield from (self._pass(inputs, row) for row in keep)
             return
         before = collectives_so_far()  # a process must not run more passes than another where they wait for each other
-        recorder, own = Recorder((self._subject.module,)), _cloned(inputs)
-        first = self._pass(own, keep[0], recorder)
+        recorder = Recorder((self._subject.module,))
+        first = self._pass(inputs, keep[0], recorder)
         pays = recorder.later + len(recorder.calls) < len(recorder.calls) * len(keep)
         shared = not recorder.unusable and pays and before == collectives_so_far()
-        shared = shared and _alike(self._replayed(own, keep[0], recorder), first)
+        shared = shared and _alike(self._replayed(inputs, keep[0], recorder), first)
         yield first
         for row in keep[1:]:
-            found = self._replayed(own, row, recorder) if shared else None
+            found = self._replayed(inputs, row, recorder) if shared else None
             shared = found is not None
-            yield self._full(inputs, row) if found is None else found
-
-    def _full(self, inputs: Any, keep: torch.Tensor) -> torch.Tensor:
-        return self._pass(_cloned(inputs), keep, None)
+            yield self._pass(inputs, row) if found is None else found
 
     def _replayed(self, inputs: Any, keep: torch.Tensor, recorder: Recorder) -> torch.Tensor | None:
         """Outputs with what was recorded in the place of what comes before the layer; None where it cannot be."""
@@ -102,7 +98,7 @@ class Intervention:
             return None  # a deviation, or what a second run on the same tensors does not allow: a full pass will tell
         return None if replayer.deviated else logits
 
-    def _pass(self, inputs: Any, keep: torch.Tensor, beginning: Recorder | Replayer | None) -> torch.Tensor:
+    def _pass(self, inputs: Any, keep: torch.Tensor, beginning: Recorder | Replayer | None = None) -> torch.Tensor:
         fired = False
 
         def on_event(event: Event) -> Any:
@@ -133,11 +129,6 @@ class Intervention:
         shape[self._layer.channel_dim] = -1
         fill = self._fill.to(tensor.device, tensor.dtype).view(shape)
         return torch.where(keep.to(tensor.device).view(shape), tensor, fill)
-
-
-def _cloned(inputs: Any) -> Any:
-    """Inputs of one pass's own: a network may write into them."""
-    return tree_map(torch.clone, inputs)
 
 
 def _alike(found: torch.Tensor | None, expected: torch.Tensor) -> bool:
@@ -222,7 +213,7 @@ def forward_from_layer(
             f"{keep.dtype} of shape {tuple(keep.shape)}"
         )
     with isolated(model, seed=0, gradients=False):
-        fill = torch.zeros(chosen.channels) if baseline == "zero" else _mean_of(subject, chosen, _cloned(inputs))
+        fill = torch.zeros(chosen.channels) if baseline == "zero" else _mean_of(subject, chosen, inputs)
         logits = Intervention(subject, chosen, fill).logits(inputs, keep.view(-1, chosen.channels))
     return logits[0] if keep.dim() == 1 else logits
 

@@ -93,7 +93,7 @@ class Subject:
 
     def returned(self, inputs: Any) -> Any:
         """What the network returns for a nested structure of inputs on any device."""
-        placed = tree_map(lambda t: t.to(self.device), inputs)
+        placed = tree_map(lambda t: t.to(self.device, copy=True), inputs)  # a network may write into its input
         with self.precision():
             return self.forward(placed)
 

@@ -8,7 +8,7 @@ it. Whatever differs raises :class:`Deviation`, and the caller runs that pass in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +30,9 @@ _VALUES = (
     torch.layout,
     torch.memory_format,
 )
+
+
+_level: Callable[[], Any] = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", lambda: None)
 
 
 class Deviation(Exception):
@@ -152,7 +155,7 @@ def _transformed() -> bool:
 
     What it computes is run in every pass, and its result compared where the next operation takes it.
     """
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return _level() is not None
 
 
 def _must_run(arguments: Any, output: Any) -> bool:
@@ -179,7 +182,7 @@ def _copied(value: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether an argument is the recorded one. Tensors that are made outside of torch functions are compared by value."""
+    """Whether an argument is the recorded one. Tensors made outside of torch functions are compared by value."""
     if a is b:
         return True
     if type(a) is not type(b):

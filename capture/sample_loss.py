@@ -17,30 +17,34 @@ class NotASumError(ValueError):
 def sample_losses(loss: Loss, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """``(n,)`` losses of ``n`` samples: what the loss gives for each sample alone.
 
-    They are computed side by side where that gives what single calls give: the first sample is called alone, and the
-    sum is compared with the loss of all samples. Otherwise each sample is called alone.
+    They are computed side by side where that is what single calls give: the first sample is called alone, and the sum
+    is compared with the loss of all samples together. Otherwise every sample is called alone.
 
     Args:
-        loss: Summed over samples, as :func:`~convscope.capture.loss.infer_loss` gives it.
+        loss: Summed over samples, as :class:`~convscope.capture.observation.Subject` has it.
         logits: ``(n, K, *)``.
         targets: ``(n, *)``.
+    """
+    losses = _side_by_side(loss, logits, targets)
+    if losses is None or not _close(_alone(loss, logits[:1], targets[:1]), losses[:1], losses):
+        return _alone(loss, logits, targets)
+    return losses if _close(losses.sum(), loss(logits, targets), losses) else _alone(loss, logits, targets)
+
+
+def require_sum(loss: Loss, logits: torch.Tensor, targets: torch.Tensor, losses: torch.Tensor) -> None:
+    """Check that the loss of some samples together is the sum of their single ``losses``.
 
     Raises:
-        NotASumError: if the loss of all samples is not the sum of the losses of single ones.
+        NotASumError: if it is not. A mean that is weighted by class, or over labelled positions, is none; nor is a
+            loss that compares samples.
     """
-    whole = loss(logits, targets).float()
-    vectorised = _side_by_side(loss, logits, targets)
-    if vectorised is not None and _close(vectorised.sum(), whole, vectorised):
-        if _close(_alone(loss, logits[:1], targets[:1]), vectorised[:1], vectorised):
-            return vectorised
-    losses = _alone(loss, logits, targets)
+    whole = loss(logits, targets)
     if not _close(losses.sum(), whole, losses):
         raise NotASumError(
             f"the loss of {len(losses)} samples together is {float(whole):.4g}, but their single losses add up to "
             f"{float(losses.sum()):.4g}: it weighs or compares the samples of a batch, so no sample has a loss of its "
-            "own; give loss= one value a sample, such as torch.nn.CrossEntropyLoss(weight=..., reduction='none')"
+            "own; give a loss= that returns one value a sample, such as functional.cross_entropy(..., reduction='none')"
         )
-    return losses
 
 
 def _side_by_side(loss: Loss, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | None:
@@ -62,4 +66,4 @@ def _alone(loss: Loss, logits: torch.Tensor, targets: torch.Tensor) -> torch.Ten
 def _close(found: torch.Tensor, expected: torch.Tensor, losses: torch.Tensor) -> bool:
     """Equal up to rounding, compared with the size of the single losses, which may cancel; NaN is as good as NaN."""
     bound = _TOLERANCE * float(losses.nan_to_num().abs().sum()) + 1e-6
-    return torch.allclose(found, expected, rtol=0, atol=bound, equal_nan=True)
+    return torch.allclose(found.float(), expected.float(), rtol=0, atol=bound, equal_nan=True)

@@ -117,7 +117,7 @@ def test_pictures_of_both(fit: Fit) -> None:
     assert {f"ablation/classes/{LAYER}", f"forward/removal/{LAYER}"} <= set(events.Tags()["images"])
 
 
-@pytest.mark.parametrize(("kind", "budget", "most"), [(AblationOracle, 30, 30), (ForwardFromLayer, 27, 26)])
+@pytest.mark.parametrize(("kind", "budget", "most"), [(AblationOracle, 30, 30), (ForwardFromLayer, 31, 30)])
 def test_the_budget_holds_and_the_cost_is_said(
     fit: Fit, caplog: pytest.LogCaptureFixture, kind: Any, budget: int, most: int
 ) -> None:
@@ -127,8 +127,7 @@ def test_the_budget_holds_and_the_cost_is_said(
     with caplog.at_level(logging.INFO):
         fit([callback], module=module, max_epochs=1, limit_val_batches=0)
     forwards = (sum(samples) - 1 - 45) / 45  # without the traced sample and the shared pass
-    tried = 12 * 6 / 45  # at most: two small tries a layer whether its beginning can be shared
-    assert most / 2 <= forwards <= most + tried  # fewer where a random filter is also a top one
+    assert most / 2 <= forwards <= most  # fewer where a random filter is also a top one
     assert f"up to {most} forward passes" in caplog.text
     assert f"max_forwards={budget}" in caplog.text
 
@@ -172,7 +171,7 @@ def test_a_layer_that_fails_costs_that_layer_alone(fit: Fit) -> None:
         (ForwardFromLayer, {"shares": ()}),
         (ForwardFromLayer, {"shares": (0.5, 0.2)}),
         (ForwardFromLayer, {"shares": (0.5, 1.0)}),
-        (ForwardFromLayer, {"max_forwards": 12}),
+        (ForwardFromLayer, {"max_forwards": 14}),
         (ForwardFromLayer, {"samples": 1}),
         (ForwardFromLayer, {"criterion": "magic"}),
         (ForwardFromLayer, {"baseline": "median"}),

@@ -8,15 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convscope import HeldOut, forward_from_layer
 from convscope.capture import Subject, select_layers, trace_layers
 from convscope.capture.intervention import Intervention
-from convscope.capture.isolation import isolated
 from convscope.capture.sample_loss import sample_losses
 from tests.capture.test_isolation import same, snapshot
 from tests.networks import TINY_RESNET_UNITS, Plain, TinyResNet, images
-from tests.support.spies import watch
 
 
 def resnet() -> TinyResNet:
@@ -172,20 +171,29 @@ def test_nothing_is_left_behind(raises: bool) -> None:
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
 
 
-def test_the_beginning_is_run_once_for_all_sets() -> None:
-    model = resnet()
-    runs = watch(model.conv1, lambda m, args, out: len(out))
-    heldout = HeldOut((images(8)[0],), size=8, batch_size=8)
+class CountsConvolutions(TorchDispatchMode):
+    """Convolutions that are really computed, whatever calls are made."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten.convolution.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("layer", "before"), [("conv1", 1), ("layer1.0.conv2", 3), ("layer2.0.conv2", 6)])
+def test_what_comes_before_the_layer_is_computed_once_for_all_sets(layer: str, before: int) -> None:
+    model, x = resnet(), images(8)[0]
+    heldout = HeldOut((x,), size=8, batch_size=8)
     heldout.prepare()
     subject = Subject(model, model, torch.device("cpu"))
-    layer = select_layers(trace_layers(subject, heldout)[0], ["layer2.0.conv2"])[0]
-    intervention = Intervention(subject, layer, torch.zeros(layer.channels))
-    keep = torch.ones(8, layer.channels, dtype=torch.bool)
-    with isolated(model, seed=0, gradients=False):
-        intervention.logits(images(8)[0], keep)
-        runs.clear()
-        intervention.logits(images(8)[0], keep)
-    assert runs == [8]  # not 64
+    chosen = select_layers(trace_layers(subject, heldout)[0], [layer])[0]
+    keep = torch.ones(8, chosen.channels, dtype=torch.bool)
+    with CountsConvolutions() as counted:
+        Intervention(subject, chosen, torch.zeros(chosen.channels)).logits(x, keep)
+    everything = len(TINY_RESNET_UNITS)
+    shared = everything + 8 * (everything - before)  # one whole pass, and eight from the layer on
+    assert counted.count == (shared if before > 1 else 8 * everything)  # at the first layer there is nothing to share
 
 
 @pytest.mark.parametrize(

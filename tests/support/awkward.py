@@ -1,4 +1,4 @@
-"""Networks that are hard on whoever replaces an activation: each takes images ``(n, 3, 8, 8)`` and ablates at ``layer``.
+"""Networks that are hard on whoever replaces an activation: each takes ``(n, 3, 8, 8)`` and ablates at ``layer``.
 
 None mixes samples: what a sample comes out as does not depend on the batch, though intermediate tensors may.
 """
@@ -334,8 +334,8 @@ class OwnGenerator(Base):
 
 
 DETERMINISTIC: list[type[Base]] = [
-    Base, CosineHead, WeightStandardisation, SpectralNorm, MemoryBank, PositionTable, TokensFirst, DynamicFilters, Hyper,
-    SqueezeExcite, Constants, Bilinear, TestTimeViews, TestTimeCalls, Recycled, WritesBack, WritesIntoView,
+    Base, CosineHead, WeightStandardisation, SpectralNorm, MemoryBank, PositionTable, TokensFirst, DynamicFilters,
+    Hyper, SqueezeExcite, Constants, Bilinear, TestTimeViews, TestTimeCalls, Recycled, WritesBack, WritesIntoView,
     WritesThroughData, WritesIntoInput, WritesIntoBuffer, InPlaceDiscarded, Dense, Scripted, OwnFunction, Vectorised,
     ThroughNumpy, Loops, TurnsGradientsOn, ReturnsTuple, BatchStatistics,
 ]  # fmt: skip
