@@ -10,8 +10,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from convscope.capture.batches import Adapter, adapt_batch, tensor_bytes, tree_tensors
 from convscope.capture.blocks import Block, block_of, joined, passes, pieces
@@ -91,6 +92,8 @@ class HeldOut:
             raise ValueError(f"HeldOut(adapter={adapter!r}): give a callable(batch) -> (inputs, targets)")
         if network is not None and not (isinstance(network, str) and network):
             raise ValueError(f"HeldOut(network={network!r}): give the name of a submodule, such as 'discriminator'")
+        if source is not None:
+            check_source(source)
         self.source, self.size, self.batch_size = source, size, batch_size
         self.network = network
         self.stratify, self.seed = stratify, seed
@@ -112,7 +115,10 @@ class HeldOut:
     def identity(self) -> tuple[Any, ...]:
         """Equal where two held-out sets hold the same samples, run alike: as those of a YAML file, each built anew."""
         how = (self.size, self.batch_size, self.stratify, self.seed, self.network)
-        return None if self.source is None else id(self.source), id(self.adapter), *how
+        # Tensors may be in a new tuple each time: suite(heldout=(x, y)) twice means one set.
+        is_several = isinstance(self.source, tuple) and not hasattr(self.source, "_fields")
+        source = tuple(map(id, self.source)) if is_several else id(self.source)
+        return None if self.source is None else source, id(self.adapter), *how
 
     @property
     def ready(self) -> bool:
@@ -297,6 +303,12 @@ class HeldOut:
 _EMPTY = "the held-out set is empty: its source gave no sample; check the data set behind HeldOut(source=...)"
 
 
+ACCEPTED = (
+    "a Dataset, a DataLoader, a tensor or a tuple of tensors, a DataModule with heldout_dataloader(), or an iterable "
+    "of batches"
+)
+
+
 def _resolve(source: Any) -> Any:
     if source is None:
         raise ValueError("HeldOut has no source: there is no validation loader; pass HeldOut(source=...)")
@@ -304,14 +316,51 @@ def _resolve(source: Any) -> Any:
         return source.heldout_dataloader()
     if isinstance(source, torch.Tensor):
         return TensorDataset(source)
-    if isinstance(source, tuple | list) and source and all(isinstance(t, torch.Tensor) for t in source):
+    if isinstance(source, tuple | list) and source and all(isinstance(t, torch.Tensor | np.ndarray) for t in source):
+        source = [torch.as_tensor(t) for t in source]
+        lengths = [len(t) if t.dim() else 0 for t in source]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"HeldOut(source=...): its tensors have {lengths} samples; give as many in each")
         return TensorDataset(*source)
-    if not isinstance(source, Iterable) and not hasattr(source, "__getitem__"):
-        raise ValueError(
-            f"HeldOut(source=<{type(source).__name__}>): give a Dataset, a DataLoader, a tuple of tensors, a "
-            "DataModule with heldout_dataloader(), or an iterable of batches"
-        )
+    if _is_combined(source):
+        return _Combined(source)
+    check_source(source)
     return source
+
+
+def check_source(source: Any) -> None:
+    """Refuse what samples cannot be read from.
+
+    Raises:
+        ValueError: It is nothing that has samples.
+    """
+    readable = isinstance(source, Iterable) or is_dataset(source) or hasattr(source, "heldout_dataloader")
+    if isinstance(source, str | bytes | Mapping | HeldOut | type) or not readable:
+        shown = repr(source) if isinstance(source, str | bytes) else f"<{type(source).__name__}>"
+        raise ValueError(f"HeldOut(source={shown}): give {ACCEPTED}")
+    if isinstance(source, list | tuple) and any(isinstance(each, DataLoader) for each in source):
+        raise ValueError(
+            "HeldOut(source=<several loaders>): give one of them; each callback may have a HeldOut of its own"
+        )
+
+
+def _is_combined(source: Any) -> bool:
+    """Whether this is Lightning's CombinedLoader, of whichever of its two packages."""
+    return hasattr(source, "iterables") and hasattr(source, "_mode")
+
+
+class _Combined:
+    """The batches of a CombinedLoader, without the numbers that it adds."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            for batch, *_ in self._loader:
+                yield batch
+        finally:
+            self._loader.reset()
 
 
 def _indexable(source: Any) -> bool:
@@ -361,3 +410,23 @@ def _checksum(block: Block) -> int:
             digest.update(tensor_bytes(tensor[place] if own else tensor))
         total += int.from_bytes(digest.digest()[:8], "little")
     return total
+
+
+HeldOutLike = HeldOut | DataLoader | Dataset | torch.Tensor | Sequence[torch.Tensor] | Iterable | None
+"""What a callback's ``heldout=`` takes."""
+
+
+def as_heldout(given: Any, name: str = "heldout") -> HeldOut | None:
+    """What a callback's ``heldout=`` means: a held-out set, or what one is read from; None for the shared one.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if given is None or isinstance(given, HeldOut):
+        return given
+    try:
+        check_source(given)
+    except ValueError as error:
+        shown = repr(given) if isinstance(given, str | int | float) else f"<{type(given).__name__}>"
+        raise ValueError(f"{name}={shown}: give HeldOut(...), or what one is read from: {ACCEPTED}") from error
+    return HeldOut(given)

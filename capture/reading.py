@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from convscope.capture.blocks import Block, joined
+from convscope.capture.contents import iterators
 from convscope.capture.indices import Indices, loader_indices, union
 from convscope.capture.processes import Processes
 from convscope.capture.reader import Delivered, Reader, Unit
@@ -59,7 +60,7 @@ def read_selected(loader: DataLoader[Any], adapted: Adapted, wanted: Wanted, pro
         order = random_choice(len(indices.keys), CANDIDATES * wanted.size, wanted.seed).tolist()
         manner = Manner.agreed(processes.each(lambda: try_out(desk.blocks, order, indices.batch_size)))
         chosen = _choose(loader, desk, indices, order, wanted, manner, processes)
-        return _read(desk, manner.units(chosen), processes, manner.notes)
+        return _read(desk, manner.units(chosen), processes, [*_moved_on(loader), *manner.notes])
 
 
 def read_all(source: Iterable[Any], adapted: Adapted, size: int, processes: Processes) -> Found:
@@ -205,6 +206,17 @@ def _left_out(problems: list[str], units: int) -> list[str]:
     if not problems:
         return []
     return [f"{len(problems)} of {units} held-out samples cannot be read and are left out; the first: {problems[0]}"]
+
+
+def _moved_on(loader: DataLoader[Any]) -> list[str]:
+    """What reading changes for good; a loader with workers reads copies of its data set."""
+    names = [] if loader.num_workers else iterators(loader.dataset, loader.collate_fn)
+    if not names:
+        return []
+    return [
+        f"the held-out samples' data set keeps an iterator ({', '.join(names[:3])}), which reading them moves on; if "
+        "training reads the same one, give the validation loader num_workers=1 or more, or a data set of its own"
+    ]
 
 
 @contextmanager
