@@ -20,10 +20,16 @@ from convscope.capture.reachable import reachable
 
 
 @contextmanager
-def preserved_generators(*roots: Any) -> Iterator[None]:
-    """Put back, at the end of the block, the state of every random generator that is reachable from ``roots``."""
-    restore = [_restorer(generator) for generator in find_generators(*roots)]
+def preserved_generators(*roots: Any, seed: int | None = None) -> Iterator[None]:
+    """Put back, at the end of the block, the state of every random generator that is reachable from ``roots``.
+
+    With ``seed`` they begin the block at that seed, and not wherever training has moved them.
+    """
+    generators = find_generators(*roots)
+    restore = [_restorer(generator) for generator in generators]
     try:
+        for generator in () if seed is None else generators:
+            reseed(generator, seed)
         yield
     finally:
         for put_back in restore:
@@ -53,3 +59,15 @@ def _restorer(generator: Any) -> Callable[[], Any]:
     if isinstance(generator, np.random.RandomState):
         return partial(generator.set_state, generator.get_state())
     return partial(generator.setstate, generator.getstate())
+
+
+def reseed(generator: Any, seed: int) -> None:
+    """Seed a private generator of any kind."""
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state  # type: ignore[call-arg]
+    elif isinstance(generator, np.random.RandomState):
+        generator.seed(seed % 2**32)
+    else:
+        generator.seed(seed)

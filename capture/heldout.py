@@ -206,7 +206,7 @@ class HeldOut:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
             stack.enter_context(preserved_random_state(self.seed))
-            stack.enter_context(preserved_generators(*roots))
+            stack.enter_context(preserved_generators(*roots, seed=self.seed))
             stack.enter_context(preserved_contents(roots[0]))
             yield
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convscope.capture.generators import find_generators
+from convscope.capture.generators import find_generators, reseed
 
 
 class SampleSeeds:
@@ -33,21 +33,9 @@ class SampleSeeds:
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(value)
         for generator in self._private:
-            _reseed(generator, value)
+            reseed(generator, value)
 
     def look_again(self) -> bool:
         """Look for generators anew; True if there are more than before."""
         before, self._private = self._private, find_generators(*self._roots)
         return len(self._private) > len(before)
-
-
-def _reseed(generator: Any, value: int) -> None:
-    if isinstance(generator, torch.Generator):
-        generator.manual_seed(value)
-    elif isinstance(generator, np.random.Generator):
-        fresh = type(generator.bit_generator)(value)  # type: ignore[call-arg]
-        generator.bit_generator.state = fresh.state
-    elif isinstance(generator, np.random.RandomState):
-        generator.seed(value % 2**32)
-    else:
-        generator.seed(value)
