@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convscope.capture.reachable import is_library, named_globals, reachable, slot_names
+from convscope.capture.reachable import is_library, named_globals, package_of, reachable, slot_names
 
 _MOST_BYTES = 1 << 20
 """Of an array or tensor that is copied: what is larger is data, not a counter."""
@@ -55,12 +55,12 @@ def iterators(*roots: Any) -> list[str]:
 
 def _is_foreign(item: Any) -> bool:
     """Whether an object is no part of a data set, or has a life of its own."""
-    roots = {kind.__module__.partition(".")[0] for kind in type(item).__mro__}
-    if roots & {"lightning", "pytorch_lightning", "convscope"}:
+    packages = set(map(package_of, type(item).__mro__))
+    if packages & {"lightning", "pytorch_lightning", "convscope"}:
         return not any(kind.__name__ == "LightningDataModule" for kind in type(item).__mro__)
     if type(item).__name__.endswith("DataLoaderIter"):
         return True
-    own = type(item).__module__.partition(".")[0]
+    own = package_of(type(item))
     return own in sys.stdlib_module_names and own not in _PASSIVE and not _is_shared_value(item)
 
 
@@ -101,7 +101,9 @@ def _of_names(item: Any) -> Iterator[Callable[[], None]]:
     elif isinstance(item, types.FunctionType) and not is_library(item):
         yield partial(_restore_dict, vars(item), dict(vars(item)))
         yield partial(item.__globals__.update, {k: v for k, v in named_globals(item).items() if _is_plain(v)})
-    elif hasattr(item, "__dict__") and not isinstance(item, types.FunctionType | types.MethodType):
+    elif hasattr(item, "__dict__") and not isinstance(
+        item, types.FunctionType | types.MethodType | types.BuiltinFunctionType
+    ):
         yield partial(_restore_dict, vars(item), dict(vars(item)))
     for name in slot_names(item):
         with suppress(AttributeError):

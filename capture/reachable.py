@@ -48,8 +48,14 @@ def reachable(*roots: Any, arrays: bool = False, skip: Callable[[Any], bool] = l
 
 def is_library(item: Any) -> bool:
     """Whether a class or function belongs to Python or to a known library, and so keeps nothing of the user's."""
-    package = str(getattr(item, "__module__", "")).partition(".")[0]
+    package = package_of(item)
     return package in _LIBRARIES or (package in sys.stdlib_module_names and package != "__main__")
+
+
+def package_of(item: Any) -> str:
+    """The top-level package in which a class or function is defined."""
+    module = getattr(item, "__module__", None)  # of some compiled classes it is a descriptor
+    return module.partition(".")[0] if isinstance(module, str) else ""
 
 
 def named_globals(function: types.FunctionType) -> dict[str, Any]:
@@ -72,6 +78,8 @@ def _parts(item: Any) -> Iterator[Any]:
         yield from list(item)[:_BREADTH]
     elif isinstance(item, types.MethodType):
         yield from (item.__self__, item.__func__)
+    elif isinstance(item, types.BuiltinFunctionType):
+        yield item.__self__  # a method of a generator, or else a module
     elif isinstance(item, types.CellType):
         yield from _filling(item)
     elif isinstance(item, types.FunctionType):
