@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Indices:
         """Equal where two processes found the same keys."""
         if isinstance(self.keys, range):
             return repr(self.keys)
-        return hashlib.sha256(repr([_canonical(key) for key in self.keys]).encode()).hexdigest()
+        return hashlib.sha256(repr(list(map(_canonical, self.keys))).encode()).hexdigest()
 
 
 def is_rereadable(loader: DataLoader[Any]) -> bool:
@@ -53,9 +54,9 @@ def loader_indices(loader: DataLoader[Any]) -> Indices:
     if whole is not None:
         return Indices(whole, loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1)
     if type(loader.batch_sampler) is BatchSampler or loader.batch_sampler is None:
-        return Indices(_unique(_bounded(sampler)), loader.batch_size or loader.batch_sampler.batch_size)  # type: ignore[union-attr]
+        return Indices(_unique(sampler), loader.batch_size or loader.batch_sampler.batch_size)  # type: ignore[union-attr]
     sizes: Counter[int] = Counter()
-    keys = _unique(_bounded(_flat(loader.batch_sampler, sizes)))
+    keys = _unique(_flat(loader.batch_sampler, sizes))
     return Indices(keys, sizes.most_common(1)[0][0] if sizes else 1)
 
 
@@ -94,24 +95,21 @@ def _flat(batches: Iterable[Any], sizes: Counter[int]) -> Iterator[Any]:
         yield from keys
 
 
-def _bounded(keys: Iterable[Any]) -> Iterator[Any]:
-    """The keys of a sampler that may never end: until it has long repeated itself, or has yielded very many."""
-    seen = set[Any]()
-    stale = 0
-    for count, key in enumerate(keys):
-        before = len(seen)
-        seen.add(_canonical(key))
-        stale = 0 if len(seen) > before else stale + 1
-        if stale > len(seen) + _PATIENCE or count >= MOST:
-            return
-        if stale == 0:
-            yield key
-
-
 def _unique(keys: Iterable[Any]) -> Sequence[Any]:
+    """The keys, each once, in canonical order.
+
+    A sampler may never end: it is read until it has long repeated itself, or has yielded very many.
+    """
     by_name: dict[Any, Any] = {}
-    for key in keys:
-        by_name.setdefault(_canonical(key), key)
+    stale = 0
+    for key in itertools.islice(keys, MOST):
+        name = _canonical(key)
+        if name in by_name:
+            stale += 1
+            if stale > len(by_name) + _PATIENCE:
+                break
+        else:
+            by_name[name], stale = key, 0
     try:
         names = sorted(by_name)
     except TypeError:  # keys of several types: any order will do that all processes come to
@@ -121,6 +119,8 @@ def _unique(keys: Iterable[Any]) -> Sequence[Any]:
 
 def _canonical(key: Any) -> Any:
     """A key as something that can be compared: 0-d tensors and NumPy's numbers are numbers, a list is its items."""
+    if type(key) is int or type(key) is str:
+        return key
     if isinstance(key, torch.Tensor | np.ndarray | np.generic):
         return _canonical(key.tolist())
     if isinstance(key, list | tuple):

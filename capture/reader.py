@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -66,7 +68,7 @@ class Reader:
         asked = [[(place, self._keys[place]) for place in unit] for unit in units]
         self._parcels.items = [asked[start : start + _PARCEL] for start in range(0, len(asked), _PARCEL)]
         for parcel in self._loader:
-            yield from parcel
+            yield from pickle.loads(parcel) if isinstance(parcel, bytes) else parcel
 
 
 class _Parcels:
@@ -89,8 +91,14 @@ class _Units(Dataset):
         self.dataset, self._collate, self._seed = dataset, collate_fn, seed
         self._seeds: SampleSeeds | None = None  # generators are looked for where they are used, in the worker
 
-    def __getitem__(self, parcel: list[list[tuple[int, Any]]]) -> list[Delivered]:
-        return [self._deliver(unit) for unit in parcel]
+    def __getitem__(self, parcel: list[list[tuple[int, Any]]]) -> list[Delivered] | bytes:
+        delivered = [self._deliver(unit) for unit in parcel]
+        if get_worker_info() is None:
+            return delivered
+        # A tensor that leaves a worker takes a shared file of its own, which for many small ones is slow.
+        with suppress(Exception):
+            return pickle.dumps(delivered, pickle.HIGHEST_PROTOCOL)
+        return delivered
 
     def _deliver(self, unit: list[tuple[int, Any]]) -> Delivered:
         places = tuple(place for place, _ in unit)
