@@ -11,7 +11,7 @@ from convscope.callbacks.bridge import fitting, has_validation, moment
 from convscope.callbacks.findings import Findings, History, LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.hierarchies import Callback
 from convscope.callbacks.schedule import Schedule
-from convscope.capture.heldout import HeldOut
+from convscope.capture.heldout import HeldOut, HeldOutLike, as_heldout
 from convscope.capture.layers import LayerSpec, as_entries
 from convscope.capture.loss import Loss
 from convscope.capture.observation import Record
@@ -33,7 +33,8 @@ class LayerObserver(Callback, ABC):
 
     Args:
         layers: Which layers: None for every conv unit, or globs, names, ``"re:..."``, module classes, callables.
-        heldout: The held-out set; callbacks that name none share one, from the validation loader.
+        heldout: The held-out set, or what ``HeldOut(...)`` reads one from: a loader, a data set, tensors.
+            Callbacks that name none share one, from the validation loader.
         every_n_epochs: A check at the end of every n-th epoch, after validation where there is one; 0 for none.
         every_n_train_steps: A check after every n-th optimizer step; 0 for none.
         on_start: A check before the first training step, so that curves begin at the untrained network.
@@ -61,7 +62,7 @@ class LayerObserver(Callback, ABC):
     def __init__(
         self,
         layers: LayerSpec = None,
-        heldout: HeldOut | None = None,
+        heldout: HeldOutLike = None,
         every_n_epochs: int = 1,
         every_n_train_steps: int = 0,
         on_start: bool = True,
@@ -79,7 +80,7 @@ class LayerObserver(Callback, ABC):
             raise ValueError(f"max_layers={max_layers!r}: give a whole number, at least 1, or None for all layers")
         if max_overhead is not None and not 0 < max_overhead <= 1:
             raise ValueError(f"max_overhead={max_overhead!r}: give a share of training time in (0, 1], or None")
-        self.layers, self.heldout, self.max_layers = layers, heldout, max_layers
+        self.layers, self.heldout, self.max_layers = layers, as_heldout(heldout), max_layers
         self.observe_at, self.max_overhead, self.on_error = observe_at, max_overhead, on_error
         self.pictures = pictures
         self.name = name or self.default_name()

@@ -19,6 +19,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from convscope.callbacks.findings import Moment
 from convscope.callbacks.hierarchies import MisconfigurationException, both
+from convscope.capture.generators import preserved_generators
+from convscope.capture.isolation import preserved_random_state
 from convscope.capture.modules import named_modules
 from convscope.capture.observation import Subject
 from convscope.loggers import summary_writer
@@ -117,28 +119,34 @@ def _as_validation(trainer: pl.Trainer) -> Iterator[None]:
         trainer.state.stage = stage
 
 
-def validation_loader(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+def validation_loader(trainer: pl.Trainer, pl_module: pl.LightningModule, seed: int) -> Any:
     """Where held-out samples come from by default; None if there is nothing.
 
     ``heldout_dataloader()`` of the DataModule or module, else the first validation loader, else (where the
-    validation loop is switched off) what ``val_dataloader()`` returns.
+    validation loop is switched off) what ``val_dataloader()`` returns. A method of the user's that is called for this
+    leaves no trace in random streams.
     """
     owners: list[Any] = [getattr(trainer, "datamodule", None), pl_module]
-    for owner in owners:
-        if hasattr(owner, "heldout_dataloader"):
-            return owner.heldout_dataloader()
-    loaders = trainer.val_dataloaders
-    if loaders is None:
-        source = trainer.fit_loop.epoch_loop.val_loop._data_source
-        loaders = source.dataloader() if source.is_defined() else None
+    with preserved_random_state(seed), preserved_generators(*owners):
+        for owner in owners:
+            if hasattr(owner, "heldout_dataloader"):
+                return owner.heldout_dataloader()
+        loop = trainer.fit_loop.epoch_loop.val_loop
+        loaders = trainer.val_dataloaders
+        if loaders is None and loop._data_source.is_defined():
+            loaders = loop._data_source.dataloader()
+    combined = loop._combined_loader
+    if combined is not None and combined._mode != "sequential":
+        return combined  # its batches hold a batch of each loader: they are what validation_step sees
     return _first(loaders)
 
 
 def _first(loaders: Any) -> Any:
-    if isinstance(loaders, dict):
-        return next(iter(loaders.values()), None)
-    if isinstance(loaders, list | tuple):
-        return loaders[0] if loaders else None
+    """The first of several loaders, which Lightning takes in nested lists and dicts."""
+    if hasattr(loaders, "iterables") and getattr(loaders, "_mode", None) == "sequential":  # a CombinedLoader
+        return _first(loaders.iterables)
+    while isinstance(loaders, dict | list | tuple):
+        loaders = next(iter(loaders.values() if isinstance(loaders, dict) else loaders), None)
     return loaders
 
 

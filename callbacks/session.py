@@ -77,7 +77,7 @@ class Session:
         return not lazy and all(heldout.ready for heldout, _ in self._groups)
 
     def _read(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        default = bridge.validation_loader(trainer, pl_module) if heldout.source is None else None
+        default = bridge.validation_loader(trainer, pl_module, heldout.seed) if heldout.source is None else None
         heldout.prepare(
             default,
             transfer=bridge.transfer(trainer),
@@ -86,6 +86,8 @@ class Session:
             gather=bridge.gather_objects,
             most=heldout.batch_size if bridge.fast_dev_run(trainer) else None,
         )
+        for note in heldout.notes:
+            rank_zero_warn(f"convscope: {note}")
 
     def _make_plans(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._plans = []

@@ -82,6 +82,10 @@ def settle_task(heldout: HeldOut, wanted: TaskName | None = None) -> Task:
     summary = heldout.summary
     if summary is None:
         raise NoTaskError("the held-out batches have no targets to predict")
+    if -1 in summary.shape:
+        raise NoTaskError(
+            "its targets are of several sizes, which are not probed; give samples of one size, or an adapter that does"
+        )
     name = wanted or _inferred(summary)
     task = _MAKERS[name](summary)
     if task is None:

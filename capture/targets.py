@@ -47,7 +47,7 @@ class TargetSummary:
     """Facts about targets ``(N, *shape)``, the same on every process. Ignored labels (-100) are left out of them.
 
     Attributes:
-        shape: Shape of one sample's target.
+        shape: Shape of one sample's target; -1 where samples differ in size (masks of images of several sizes).
         dtype: Its number format, as text.
         floating: Whether it is one of real numbers.
         low: Least value of each column for shapes ``()`` and ``(K,)``, otherwise one value over all.
@@ -120,14 +120,16 @@ def merge_summaries(summaries: Iterable[TargetSummary | None]) -> TargetSummary 
 
 
 def _merged(a: TargetSummary, b: TargetSummary) -> TargetSummary:
-    if (a.shape, a.dtype) != (b.shape, b.dtype):
+    if (len(a.shape), a.dtype) != (len(b.shape), b.dtype):
         raise ValueError(
             f"held-out targets differ in kind: {a.dtype} of shape {a.shape} and {b.dtype} of shape {b.shape}; "
             "fix the data set or the adapter"
         )
     whole = not a.floating or (a.binary and b.binary) or bool(a.classes and b.classes)
+    if len(a.low) != len(b.low):  # rows of several lengths have no columns
+        a, b = _over_all(a), _over_all(b)
     return TargetSummary(
-        a.shape,
+        tuple(m if m == n else -1 for m, n in zip(a.shape, b.shape, strict=True)),
         a.dtype,
         a.floating,
         tuple(map(_least, a.low, b.low)),
@@ -138,6 +140,10 @@ def _merged(a: TargetSummary, b: TargetSummary) -> TargetSummary:
         tuple(sorted({*a.classes, *b.classes})) if whole else (),
         a.ignored or b.ignored,
     )
+
+
+def _over_all(summary: TargetSummary) -> TargetSummary:
+    return replace(summary, low=(reduce(_least, summary.low),), high=(reduce(_greatest, summary.high),))
 
 
 def _least(a: float, b: float) -> float:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from convscope.capture import HeldOut
-from convscope.capture.targets import merge_summaries, summarise_targets
+from convscope.capture.targets import TargetSummary, merge_summaries, summarise_targets
+from tests.support.processes import gather, in_processes
 
 LABELS = torch.arange(150) % 3
 TARGETS = {
@@ -41,11 +42,22 @@ def test_a_share_may_look_like_another_task() -> None:
 
 
 def test_every_process_keeps_the_merged_facts() -> None:
-    elsewhere = summarise_targets(torch.tensor([7, 9]))
-    heldout = HeldOut((torch.zeros(4, 1), torch.tensor([0, 1, 0, 1])))
-    heldout.prepare(gather=lambda value: [value, (None, 2, 0, elsewhere)])
-    assert heldout.summary is not None
-    assert heldout.summary.classes == (0, 1, 7, 9)
+    def share(rank: int) -> TargetSummary | None:
+        heldout = HeldOut((torch.zeros(4, 1), torch.tensor([0, 7, 1, 9])))
+        heldout.prepare(rank=rank, world_size=2, gather=gather)
+        return heldout.summary
+
+    for summary in in_processes(share, 2):
+        assert summary.classes == (0, 1, 7, 9)
+
+
+def test_targets_of_several_sizes() -> None:
+    found = merge_summaries([summarise_targets(torch.ones(2, 3, side)) for side in (4, 5)])
+    assert found is not None
+    assert found.shape == (3, -1)
+    rows = merge_summaries([summarise_targets(torch.arange(n).float()[None]) for n in (2, 5, 3)])
+    assert rows is not None
+    assert (rows.shape, rows.low, rows.high) == ((-1,), (0.0,), (4.0,))
 
 
 def test_nan_is_kept_and_ignored_classes_are_no_classes() -> None:
