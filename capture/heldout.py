@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from convscope.capture.batches import Adapter, adapt_batch, batch_length, tree_cat, tree_map, tree_tensors
 from convscope.capture.isolation import preserved_random_state
-from convscope.capture.reading import Adapted, read_all, read_selected
 from convscope.capture.parts import Selector
+from convscope.capture.reading import Adapted, read_all, read_selected
 from convscope.capture.sampling import random_order
 from convscope.capture.settings import check_classes, check_ignore_index, check_logits, pair
 from convscope.capture.targets import LabelForm, TargetSummary, merge_summaries, summarise_targets

@@ -115,7 +115,7 @@ def _has(output: Any, key: str) -> bool:
 
 
 def logits_of(output: Any) -> torch.Tensor:
-    """The logits in what a model returned, where nothing more is known: ``logits``, ``out`` or the first of its tensors.
+    """The logits in what a model returned, where nothing more is known: ``logits``, ``out`` or the first tensor.
 
     Raises:
         TypeError: There is no floating-point tensor in ``output``.

@@ -88,7 +88,7 @@ class TargetSummary:
         """
         allowed = range(stated) if isinstance(stated, int) else stated
         wrong = [] if allowed is None else [label for label in self.classes if label not in allowed]
-        if wrong and not (self.one_hot or self.floating and not self.binary):
+        if wrong and not (self.one_hot or (self.floating and not self.binary)):
             said = stated if isinstance(stated, int) else list(stated or ())
             raise ValueError(
                 f"HeldOut(classes={said!r}), but a held-out label is {wrong[0]}; if it marks what is to be ignored, "
