@@ -118,7 +118,7 @@ def _raise_mistakes(plan: Plan, observers: list[LayerObserver], infers_loss: boo
         if mistake and ((observer.needs_gradient and infers_loss) or reads_classes):
             raise ValueError(mistake)
         if doubt and observer.infers_task:
-            raise ValueError(doubt)
+            raise ValueError(mistake or doubt)
 
 
 def _no_logits(observer: LayerObserver, plan: Plan) -> str | None:

@@ -103,11 +103,10 @@ def outside(classes: tuple[int, ...], count: int) -> str | None:
         f"held-out labels lie in [{classes[0]}, {classes[-1]}], but the model has {count} outputs, so labels must be "
         f"in [0, {count - 1}]"
     )
-    if len(wrong) == 1 and len(classes) > 1:
-        return f"{said}; {ask_to_ignore(wrong[0])}, else fix the labels or the adapter"
+    ask = f"; {ask_to_ignore(wrong[0])}" if len(wrong) == 1 and len(classes) > 1 else ""
     return (
-        f"{said}; fix the labels or the adapter, name the logits with HeldOut(logits=...), or say HeldOut(logits=False) "
-        "if the model returns none, which LayerPrediction(output='readout') can read out"
+        f"{said}{ask}; otherwise fix the labels or the adapter, name the logits with HeldOut(logits=...), or say "
+        "HeldOut(logits=False) if the model returns none, which LayerPrediction(output='readout') can read out"
     )
 
 
@@ -237,12 +236,15 @@ def _fit_other_places(shape: Shape, places: Shape, summary: TargetSummary) -> Fi
 def _quantities(summary: TargetSummary) -> str:
     wrong = [label for label in summary.classes if label not in (0, 1)]
     said = (
-        f"held-out targets {_text(summary.shape)} of {summary.dtype} are {_listed(summary.classes)}, but the model has one "
-        "output a position, which tells the classes 0 and 1 apart; "
+        f"held-out targets {_text(summary.shape)} of {summary.dtype} are {_listed(summary.classes)}, but the model has "
+        "one output a position, which tells the classes 0 and 1 apart; "
     )
     if len(wrong) == 1:
         return f"{said}{ask_to_ignore(wrong[0])}, else fix the masks with HeldOut(adapter=...)"
-    return f"{said}if the targets are quantities, give them as floats: HeldOut(adapter=lambda batch: (batch[0], batch[1].float()))"
+    return (
+        f"{said}if the targets are quantities, give them as floats: HeldOut(adapter=lambda batch: (batch[0], "
+        "batch[1].float()))"
+    )
 
 
 def _misfit(shape: Shape, summary: TargetSummary) -> Fit:

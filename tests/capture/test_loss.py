@@ -28,16 +28,17 @@ BITWISE = F.binary_cross_entropy_with_logits(LOGITS, (LOGITS > 0.3).float(), red
 BITS = torch.tensor([0, 1, 1, 0, 1, 0])
 ONE_HOT = F.cross_entropy(LOGITS, CLASSES, reduction="sum")
 CPU = torch.device("cpu")
+AS_IT_IS = LabelForm()
 
 
-def inferred(outputs: torch.Tensor, targets: torch.Tensor, form: LabelForm = LabelForm()) -> Loss:
+def inferred(outputs: torch.Tensor, targets: torch.Tensor, form: LabelForm = AS_IT_IS) -> Loss:
     verdict = settle_outputs(Runs([outputs[:1], outputs], [1, N]), summarise_targets(targets, form))
     loss = inferred_loss(verdict)
     assert loss is not None, verdict
     return lambda z, y: loss(verdict.take(z), form.canonical(y))
 
 
-def own(loss: Any, form: LabelForm = LabelForm(), ignored: bool = False) -> Loss:
+def own(loss: Any, form: LabelForm = AS_IT_IS, ignored: bool = False) -> Loss:
     return own_loss(loss, form, ignored, CPU)
 
 
