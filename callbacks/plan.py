@@ -101,8 +101,8 @@ def _settle_outputs(plan: Plan, observers: list[LayerObserver]) -> str | None:
     _raise_mistakes(plan, observers, loss is None)
     if any(observer.needs_gradient or observer.includes_output for observer in observers):
         plan.messages += outputs.notes
-        if outputs.shape is None and outputs.why_not:
-            plan.messages.append(outputs.why_not)
+        if outputs.unclear or (outputs.shape is None and outputs.why_not):
+            plan.messages.append(outputs.unclear or outputs.why_not or "")
     if plan.heldout.targets is None:
         return NO_TARGETS
     return None if plan.subject.loss is not None else outputs.why_not

@@ -203,13 +203,14 @@ def _fit_mask(shape: Shape, summary: TargetSummary, classes: Classes) -> Fit:
     one_hot = summary.one_hot and len(wanted) > 1
     places = wanted[1:] if one_hot or (len(wanted) > 1 and wanted[0] == 1) else wanted
     labels: Labels = "one-hot" if one_hot else "index"
-    if shape in (places, (1, *places)) and not one_hot:
-        whole = (1, *places)
+    if (_alike(shape, places) or _alike(shape, (1, *places))) and not one_hot:
+        whole = (1, *shape[-len(places) :])
         if not set(summary.classes) <= {0, 1}:
             return Fit(whole, mistake=_quantities(summary), concerns_probes=True)
         return Fit(whole, "binary", exact=True)
-    last = shape[:-1] == places and shape[1:] != places
-    if (shape[1:] != places and not last) or len(shape) != len(places) + 1:
+    second, last = _alike(shape[1:], places), _alike(shape[:-1], places)
+    last = last and not second
+    if not (second or last):
         return _fit_other_places(shape, places, summary)
     ordered = (shape[-1], *shape[:-1]) if last else shape
     count = ordered[0]
@@ -254,6 +255,11 @@ def _misfit(shape: Shape, summary: TargetSummary) -> Fit:
         f"{summary.dtype}; pass loss=, a callable(outputs, targets) that returns one value a sample, or name the "
         "output with HeldOut(logits=...)",
     )
+
+
+def _alike(shape: Shape, places: Shape) -> bool:
+    """Whether sizes agree; -1 stands for sizes that differ from sample to sample."""
+    return len(shape) == len(places) and all(b in (a, -1) for a, b in zip(shape, places, strict=True))
 
 
 def _flat(shape: Shape) -> Shape:

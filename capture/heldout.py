@@ -226,7 +226,7 @@ class HeldOut:
         if _indexable(source):
             loader = source if isinstance(source, DataLoader) else DataLoader(source, self.batch_size)
             inputs, targets, index = read_selected(
-                loader, adapted, self._limit, self.stratify, self.seed, self._rank, self._world
+                loader, adapted, self._limit, self.stratify, self.seed, self._rank, self._world, self.ignore_index
             )
         else:
             inputs, targets, index = read_all(source, adapted, self._limit, self._rank, self._world)

@@ -362,8 +362,9 @@ def _with_samples(found: Any, returned: Shape) -> torch.Tensor:
 def _several(paths: list[Path]) -> str:
     listed = " and ".join(path_text(path) for path in paths)
     return (
-        f"the model returns several tensors that could be its logits ({listed}); say which, e.g. "
-        f"HeldOut(logits={_literal(paths[0])})"
+        f"the model returns several tensors that could be its logits ({listed}); until you say which, e.g. with "
+        f"HeldOut(logits={_literal(paths[0])}), its output is the first tensor that it returns, and nothing is taken "
+        "for logits"
     )
 
 

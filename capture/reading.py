@@ -26,6 +26,7 @@ def read_selected(
     seed: int,
     rank: int,
     world_size: int,
+    ignored: int | None = None,
 ) -> Samples:
     """Choose ``size`` samples of the loader's data set and read this process's share.
 
@@ -33,7 +34,7 @@ def read_selected(
     sampler would make the choice differ from process to process. Returns inputs, targets, and each sample's
     number in the held-out set; a number of -1 marks a sample that only fills an empty share.
     """
-    chosen = _choose(loader, adapted, size, stratify, seed)
+    chosen = _choose(loader, adapted, size, stratify, seed, ignored)
     numbers = torch.arange(len(chosen))[rank::world_size]
     if len(numbers) == 0 and len(chosen) > 0:
         inputs, targets = _read(loader, chosen[:1], adapted, seed)
@@ -64,7 +65,9 @@ def _taken(inputs: Any, targets: torch.Tensor | None, numbers: torch.Tensor, min
     return tree_map(lambda t: t[here], inputs), None if targets is None else targets[here], numbers[mine]
 
 
-def _choose(loader: DataLoader[Any], adapted: Adapted, size: int, stratify: bool, seed: int) -> torch.Tensor:
+def _choose(
+    loader: DataLoader[Any], adapted: Adapted, size: int, stratify: bool, seed: int, ignored: int | None
+) -> torch.Tensor:
     total = len(loader.dataset)  # type: ignore[arg-type]
     if total <= size:
         return torch.arange(total)
@@ -73,10 +76,10 @@ def _choose(loader: DataLoader[Any], adapted: Adapted, size: int, stratify: bool
         return order[:size].sort().values
     labels = known_labels(loader.dataset)
     if labels is not None:
-        return stratified(labels, size, seed)
+        return stratified(labels, size, seed, ignored)
     candidates = order[: CANDIDATES * size]
     labels = _labels_of(loader, candidates, adapted, seed)
-    kept = torch.arange(size) if labels is None else stratified(labels, size, seed)
+    kept = torch.arange(size) if labels is None else stratified(labels, size, seed, ignored)
     return candidates[kept].sort().values
 
 

@@ -7,17 +7,26 @@ from typing import Any
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
+from convscope.capture.targets import IGNORED
+
 
 def random_order(total: int, seed: int) -> torch.Tensor:
     """A permutation of ``range(total)`` that depends on the seed alone."""
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))
 
 
-def stratified(labels: torch.Tensor, size: int, seed: int) -> torch.Tensor:
+def stratified(labels: torch.Tensor, size: int, seed: int, ignored: int | None = None) -> torch.Tensor:
     """Positions of ``size`` samples in which each class keeps its share; sorted.
 
-    The largest-remainder rule gives each class its count; within a class the choice is random, by the seed.
+    The largest-remainder rule gives each class its count; within a class the choice is random, by the seed. Samples
+    whose label is ignored (-100, or ``ignored``) are no class: they are taken only where there are too few others.
     """
+    no_class = (labels == IGNORED) | (labels == (IGNORED if ignored is None else ignored))
+    if bool(no_class.any()):
+        counted, others = (~no_class).nonzero().flatten(), no_class.nonzero().flatten()
+        few = others[random_order(len(others), seed)][: max(0, size - len(counted))]
+        kept = counted[stratified(labels[counted], size, seed)] if len(counted) > size else counted
+        return torch.cat([kept, few]).sort().values
     order = random_order(len(labels), seed)
     _, inverse, counts = labels[order].unique(return_inverse=True, return_counts=True)
     quotas = _largest_remainder(counts, size)
