@@ -101,8 +101,8 @@ def _settle_outputs(plan: Plan, observers: list[LayerObserver]) -> str | None:
     _raise_mistakes(plan, observers, loss is None)
     if any(observer.needs_gradient or observer.includes_output for observer in observers):
         plan.messages += outputs.notes
-        if outputs.shape is None and outputs.why_not:
-            plan.messages.append(outputs.why_not)
+        if outputs.unclear or (outputs.shape is None and outputs.why_not):
+            plan.messages.append(outputs.unclear or outputs.why_not or "")
     if plan.heldout.targets is None:
         return NO_TARGETS
     return None if plan.subject.loss is not None else outputs.why_not
@@ -118,7 +118,7 @@ def _raise_mistakes(plan: Plan, observers: list[LayerObserver], infers_loss: boo
         if mistake and ((observer.needs_gradient and infers_loss) or reads_classes):
             raise ValueError(mistake)
         if doubt and observer.infers_task:
-            raise ValueError(doubt)
+            raise ValueError(mistake or doubt)
 
 
 def _no_logits(observer: LayerObserver, plan: Plan) -> str | None:

@@ -103,11 +103,10 @@ def outside(classes: tuple[int, ...], count: int) -> str | None:
         f"held-out labels lie in [{classes[0]}, {classes[-1]}], but the model has {count} outputs, so labels must be "
         f"in [0, {count - 1}]"
     )
-    if len(wrong) == 1 and len(classes) > 1:
-        return f"{said}; {ask_to_ignore(wrong[0])}, else fix the labels or the adapter"
+    ask = f"; {ask_to_ignore(wrong[0])}" if len(wrong) == 1 and len(classes) > 1 else ""
     return (
-        f"{said}; fix the labels or the adapter, name the logits with HeldOut(logits=...), or say HeldOut(logits=False) "
-        "if the model returns none, which LayerPrediction(output='readout') can read out"
+        f"{said}{ask}; otherwise fix the labels or the adapter, name the logits with HeldOut(logits=...), or say "
+        "HeldOut(logits=False) if the model returns none, which LayerPrediction(output='readout') can read out"
     )
 
 
@@ -156,7 +155,7 @@ def _fit_classes(flat: Shape, found: tuple[int, ...], classes: Classes, trusted:
     if isinstance(classes, int) and count != classes:
         return Fit(flat, why_not=f"the model has {count} outputs where HeldOut(classes={classes}) says {classes}")
     span = max(found, default=0) + 1
-    if count == span or count == classes or (count == 2 and span == 1):
+    if count in (span, classes) or (count == 2 and span == 1):
         note = f"the model's output {_text(flat)} is taken for logits of the classes 0 to {count - 1}"
         return Fit(flat, "classes", exact=True, note=note)
     if trusted or (isinstance(classes, tuple) and count > classes[-1]):
@@ -198,19 +197,20 @@ def _one_output(found: tuple[int, ...]) -> str | None:
 def _fit_mask(shape: Shape, summary: TargetSummary, classes: Classes) -> Fit:
     """Targets of a class (or of several labels) a position."""
     wanted = summary.shape
-    if summary.binary and shape == wanted and len(wanted) > 1 and wanted[0] > 1 and not summary.one_hot:
-        if summary.floating or len(wanted) > 2:
-            return Fit(shape, "labels", "values", exact=True)
+    overlapping = summary.binary and len(wanted) > 1 and wanted[0] > 1 and not summary.one_hot
+    if overlapping and shape == wanted and (summary.floating or len(wanted) > 2):
+        return Fit(shape, "labels", "values", exact=True)
     one_hot = summary.one_hot and len(wanted) > 1
     places = wanted[1:] if one_hot or (len(wanted) > 1 and wanted[0] == 1) else wanted
     labels: Labels = "one-hot" if one_hot else "index"
-    if shape in (places, (1, *places)) and not one_hot:
-        whole = (1, *places)
+    if (_alike(shape, places) or _alike(shape, (1, *places))) and not one_hot:
+        whole = (1, *shape[-len(places) :])
         if not set(summary.classes) <= {0, 1}:
             return Fit(whole, mistake=_quantities(summary), concerns_probes=True)
         return Fit(whole, "binary", exact=True)
-    last = shape[:-1] == places and shape[1:] != places
-    if (shape[1:] != places and not last) or len(shape) != len(places) + 1:
+    second, last = _alike(shape[1:], places), _alike(shape[:-1], places)
+    last = last and not second
+    if not (second or last):
         return _fit_other_places(shape, places, summary)
     ordered = (shape[-1], *shape[:-1]) if last else shape
     count = ordered[0]
@@ -227,18 +227,24 @@ def _fit_other_places(shape: Shape, places: Shape, summary: TargetSummary) -> Fi
     if len(shape) == len(places) + 1 and len(places) > 1:
         return Fit(
             shape,
-            why_not=f"the model's output {_text(shape)} and the targets {_text(summary.shape)} differ in size; bring the "
-            "logits to the targets' size with HeldOut(logits=callable), e.g. a function that returns "
+            why_not=f"the model's output {_text(shape)} and the targets {_text(summary.shape)} differ in size; bring "
+            "the logits to the targets' size with HeldOut(logits=callable), e.g. a function that returns "
             f"torch.nn.functional.interpolate(output, {places})",
         )
     return _misfit(shape, summary)
 
 
 def _quantities(summary: TargetSummary) -> str:
+    wrong = [label for label in summary.classes if label not in (0, 1)]
+    said = (
+        f"held-out targets {_text(summary.shape)} of {summary.dtype} are {_listed(summary.classes)}, but the model has "
+        "one output a position, which tells the classes 0 and 1 apart; "
+    )
+    if len(wrong) == 1:
+        return f"{said}{ask_to_ignore(wrong[0])}, else fix the masks with HeldOut(adapter=...)"
     return (
-        f"held-out targets {_text(summary.shape)} of {summary.dtype} are {_listed(summary.classes)} and have the shape "
-        "of the model's output: one logit tells the classes 0 and 1 apart; if the targets are quantities, give them as "
-        "floats: HeldOut(adapter=lambda batch: (batch[0], batch[1].float()))"
+        f"{said}if the targets are quantities, give them as floats: HeldOut(adapter=lambda batch: (batch[0], "
+        "batch[1].float()))"
     )
 
 
@@ -249,6 +255,11 @@ def _misfit(shape: Shape, summary: TargetSummary) -> Fit:
         f"{summary.dtype}; pass loss=, a callable(outputs, targets) that returns one value a sample, or name the "
         "output with HeldOut(logits=...)",
     )
+
+
+def _alike(shape: Shape, places: Shape) -> bool:
+    """Whether sizes agree; -1 stands for sizes that differ from sample to sample."""
+    return len(shape) == len(places) and all(b in (a, -1) for a, b in zip(shape, places, strict=True))
 
 
 def _flat(shape: Shape) -> Shape:

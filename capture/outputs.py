@@ -217,8 +217,13 @@ def _sample_shape(tensors: Sequence[Any], counts: Sequence[int]) -> Shape | None
     if last.dim() == 0 or len(last) != count:
         return None
     shape = tuple(last.shape[1:])
-    alike = all(t.numel() == prod(shape) or (t.dim() == last.dim() and len(t) == 1) for t in tensors[:-1])
-    return shape if alike else None
+    return shape if all(_is_one_of(t, shape) for t in tensors[:-1]) else None
+
+
+def _is_one_of(alone: torch.Tensor, shape: Shape) -> bool:
+    """Whether this is one sample's part of that shape, maybe squeezed; maps may have another size."""
+    of_other_size = alone.dim() == len(shape) + 1 > 2 and len(alone) == 1 and alone.shape[1] == shape[0]
+    return alone.numel() == prod(shape) or of_other_size
 
 
 def _chosen(shapes: dict[Path, Shape], summary: TargetSummary | None, stated: Stated) -> tuple[Path, Fit, str | None]:
@@ -357,8 +362,9 @@ def _with_samples(found: Any, returned: Shape) -> torch.Tensor:
 def _several(paths: list[Path]) -> str:
     listed = " and ".join(path_text(path) for path in paths)
     return (
-        f"the model returns several tensors that could be its logits ({listed}); say which, e.g. "
-        f"HeldOut(logits={_literal(paths[0])})"
+        f"the model returns several tensors that could be its logits ({listed}); until you say which, e.g. with "
+        f"HeldOut(logits={_literal(paths[0])}), its output is the first tensor that it returns, and nothing is taken "
+        "for logits"
     )
 
 

@@ -58,7 +58,7 @@ def describe(output: Any) -> str:
     if output is None:
         return "None"
     parts = [f"{path_text(path)} {tuple(tensor.shape)}" for path, tensor in tensor_parts(output).items()]
-    article = "an" if type(output).__name__[0] in "AEIOU" else "a"
+    article = "an" if type(output).__name__[0] in "AEIOUaeio" else "a"
     more = f" and {len(parts) - 4} more" if len(parts) > 4 else ""
     listed = f" of {', '.join(parts[:4])}{more}" if parts else " without a tensor"
     return f"{article} {type(output).__name__}{listed}"
@@ -81,7 +81,15 @@ def _children(value: Any) -> list[tuple[Any, Any]]:
         return list(enumerate(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
-    return list(getattr(value, "__dict__", {}).items()) if not callable(value) else []
+    return [] if callable(value) else _attributes(value)
+
+
+def _attributes(value: Any) -> list[tuple[Any, Any]]:
+    """What an object holds, and what it calls its logits even if that is computed when asked for."""
+    held = dict(getattr(value, "__dict__", {}))
+    names = [*getattr(type(value), "__slots__", ()), "logits", "out"]
+    held.update({name: getattr(value, name) for name in names if name not in held and hasattr(value, name)})
+    return list(held.items())
 
 
 def _child(value: Any, step: Any) -> Any:
@@ -115,7 +123,7 @@ def _has(output: Any, key: str) -> bool:
 
 
 def logits_of(output: Any) -> torch.Tensor:
-    """The logits in what a model returned, where nothing more is known: ``logits``, ``out`` or the first of its tensors.
+    """The logits in what a model returned, where nothing more is known: ``logits``, ``out`` or the first tensor.
 
     Raises:
         TypeError: There is no floating-point tensor in ``output``.

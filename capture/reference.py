@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from convscope.capture.modules import plain_name
 from convscope.capture.observation import Subject
+from convscope.capture.outputs import Outputs
 from convscope.capture.trace import Layer, Trace
 
 
@@ -47,6 +48,7 @@ def with_tensors(
         lambda inputs: torch.func.functional_call(caller, placed, (inputs,)),
         subject.device,
         subject.precision,
+        outputs=Outputs(path=None),  # its layers are compared, whatever it returns
     )
 
 
