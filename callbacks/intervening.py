@@ -18,7 +18,7 @@ from convscope.capture.layers import spread_over_depth
 from convscope.capture.loss import Loss
 from convscope.capture.observation import Record
 from convscope.capture.sample_loss import sample_losses
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.metrics import ChannelMean, InterventionOutcome
 from convscope.metrics.functional import OutcomeResult
 
@@ -103,7 +103,7 @@ class InterveningObserver(LayerObserver):
     def ready(self, plan: Plan) -> None:
         self._plan, self._sample = plan, plan.heldout.sample(self.samples)
         *layers, output = plan.layers[self.name]
-        if output.name != OUTPUT:  # no row of outputs a sample, so nothing to see the effect on
+        if not output.is_output:  # no row of outputs a sample, so nothing to see the effect on
             plan.layers[self.name] = []
             return
         kept = spread_over_depth(layers, self.max_forwards // self.fewest_sets)
@@ -123,13 +123,13 @@ class InterveningObserver(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._criteria.begin(layers, samples)
-        self._means = {layer.name: ChannelMean(layer.channels) for layer in layers if layer.name != OUTPUT}
+        self._means = {layer.name: ChannelMean(layer.channels) for layer in layers if not layer.is_output}
         self._untouched = InterventionOutcome(1, max(self._classes, 1))
         self._outcomes = {}
 
     def on_activation(self, record: Record) -> None:
         self._criteria.on_activation(record)
-        if record.layer.name != OUTPUT:
+        if not record.layer.is_output:
             self._means[record.layer.name].to(record.pooled.device).update(record.pooled)
         elif self._untouched is not None and record.targets is not None:
             mine = self._sampled(record.index)
@@ -140,7 +140,7 @@ class InterveningObserver(LayerObserver):
         self._criteria.on_gradient(record, gradient)
 
     def intervene(self, layer: Layer) -> None:
-        if layer.name == OUTPUT or self._plan is None or self._sample is None:
+        if layer.is_output or self._plan is None or self._sample is None:
             return
         # Both gather over processes, so they come before anything that could fail on one process alone.
         importance, mean = self._criteria.values(layer), self._means[layer.name].compute()
@@ -154,7 +154,7 @@ class InterveningObserver(LayerObserver):
         self._outcomes[layer.name] = outcome
 
     def compute(self, layer: Layer) -> LayerResult | None:
-        if layer.name == OUTPUT or self._untouched is None:
+        if layer.is_output or self._untouched is None:
             return None
         return self.judge(layer, self._untouched.compute(), self._outcomes[layer.name].compute())
 

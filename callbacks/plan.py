@@ -11,7 +11,7 @@ from convscope.capture.heldout import HeldOut
 from convscope.capture.layers import select_layers, spread_over_depth
 from convscope.capture.loss import Loss, NoLossError, infer_loss, summed
 from convscope.capture.observation import Subject, trace_layers
-from convscope.capture.trace import Layer, Trace, output_layer
+from convscope.capture.trace import Layer, Trace, without_problems
 
 if TYPE_CHECKING:
     from convscope.callbacks.base import LayerObserver
@@ -36,15 +36,19 @@ def make_plan(subject: Subject, heldout: HeldOut, observers: list[LayerObserver]
         ValueError: A layer entry matches nothing, or the held-out set is faulty for an observer.
     """
     found, logits = trace_layers(subject, heldout)
-    plan = Plan(subject, heldout, chunk_size=heldout.batch_size)
-    no_loss = _settle_loss(plan, logits, observers)
-    output = _output(plan, logits)
+    plan = Plan(subject, heldout, chunk_size=heldout.batch_size, messages=list(found.notes))
+    selected = {id(observer): _select(plan, found, observer) for observer in observers}
+    output = _output(plan, found, logits, {layer.name for chosen in selected.values() for layer in chosen})
+    no_loss = _settle_loss(plan, logits, observers, found.output(logits).problem)
     for observer in observers:
         reason = observer.skips(heldout, no_loss)
         if reason is not None:
             plan.messages.append(f"{observer.name} is skipped: {reason}")
             continue
-        chosen = _choose(plan, found, observer, output)
+        chosen = _choose(plan, selected[id(observer)], observer, output)
+        if not chosen:
+            plan.messages.append(f"{observer.name} is skipped: none of its layers can be measured")
+            continue
         plan.observers.append(observer)
         plan.layers[observer.name] = chosen
     for observer in plan.observers:
@@ -52,11 +56,13 @@ def make_plan(subject: Subject, heldout: HeldOut, observers: list[LayerObserver]
     return plan
 
 
-def _output(plan: Plan, logits: torch.Tensor) -> Layer | None:
+def _output(plan: Plan, found: Trace, logits: torch.Tensor, taken: set[str]) -> Layer | None:
     """The model's output as a layer, None where it is not one row a sample: a detector's boxes."""
-    if len(logits) == 1:
-        return output_layer(logits)
-    plan.messages.append(f"{_rows(logits)}, so it is not observed as a layer")
+    output = found.output(logits, taken)
+    reason = _rows(logits) if len(logits) != 1 else output.problem and f"the model's output {output.problem}"
+    if not reason:
+        return output
+    plan.messages.append(f"{reason}, so it is not observed as a layer")
     return None
 
 
@@ -64,8 +70,16 @@ def _rows(logits: torch.Tensor) -> str:
     return f"the model's output has {len(logits)} rows for one sample"
 
 
-def _choose(plan: Plan, found: Trace, observer: LayerObserver, output: Layer | None) -> list[Layer]:
-    chosen = select_layers(found, observer.layers, raw=observer.observe_at == "conv")
+def _select(plan: Plan, found: Trace, observer: LayerObserver) -> list[Layer]:
+    """The layers that an observer names and that can be measured at all."""
+    kept, said = without_problems(select_layers(found, observer.layers, raw=observer.observe_at == "conv"))
+    plan.messages += [sentence for sentence in said if sentence not in plan.messages]
+    return kept
+
+
+def _choose(plan: Plan, chosen: list[Layer], observer: LayerObserver, output: Layer | None) -> list[Layer]:
+    if not chosen:
+        return []
     last = [output] if observer.includes_output and output is not None else []
     suitable = _suitable(plan, [*chosen, *last], observer)
     chosen = [layer for layer in suitable if layer is not output]
@@ -88,11 +102,13 @@ def _suitable(plan: Plan, chosen: list[Layer], observer: LayerObserver) -> list[
     return suitable
 
 
-def _settle_loss(plan: Plan, logits: torch.Tensor, observers: list[LayerObserver]) -> str | None:
+def _settle_loss(plan: Plan, logits: torch.Tensor, observers: list[LayerObserver], problem: str) -> str | None:
     """Set the subject's loss; returns a sentence why there is none."""
     wanting = [observer for observer in observers if observer.needs_gradient]
     if not wanting:
         return None
+    if problem and len(logits) == 1:
+        return f"the model's output {problem}, so no target belongs to a row of it"
     own = {id(observer.loss): observer.loss for observer in wanting if observer.loss is not None}
     if len(own) > 1:
         names = ", ".join(observer.name for observer in wanting)

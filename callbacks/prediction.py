@@ -13,7 +13,7 @@ from convscope.callbacks.prediction_path import PredictionPath, Snapshot, change
 from convscope.callbacks.tasks import NoTaskError, Task, class_task
 from convscope.capture.heldout import HeldOut
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.loggers.predictions import prediction_strip
 from convscope.metrics import OutputReadout, RidgeProbe
 from convscope.metrics.functional import calibrated_readout, calibration_error, information_gain, prediction_entropy
@@ -109,7 +109,7 @@ class LayerPrediction(LayerObserver):
     def ready(self, plan: Plan) -> None:
         self._images = ExampleImages(plan.heldout)
         last = plan.layers[self.name][-1]  # not the output where that is not one row a sample
-        self._outputs = max(last.channels, 2) if self.output == "logits" and last.name == OUTPUT else 0
+        self._outputs = max(last.channels, 2) if self.output == "logits" and last.is_output else 0
         highest = max(self._task.classes)
         if self._outputs and highest >= self._outputs:
             raise ValueError(
@@ -131,7 +131,7 @@ class LayerPrediction(LayerObserver):
         readout = self._read(layer.name)
         previous = next(reversed(self._readings.values()), None)
         self._readings[layer.name] = readout
-        if layer.name == OUTPUT:
+        if layer.is_output:
             self._path = self._assemble()
         return LayerResult(self._scalars(readout, previous))
 
@@ -186,7 +186,7 @@ class LayerPrediction(LayerObserver):
         self._before, self._latest, self._chosen = None, None, []
 
     def _metric(self, layer: Layer) -> FeatureProbe:
-        return OutputReadout() if layer.name == OUTPUT and self._outputs else RidgeProbe(n_controls=1)
+        return OutputReadout() if layer.is_output and self._outputs else RidgeProbe(n_controls=1)
 
     def _read(self, name: str) -> torch.Tensor:
         """Log-probabilities ``(N, K)`` of one layer, a column for each of the model's classes, on the CPU."""
