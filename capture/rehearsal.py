@@ -27,9 +27,17 @@ _DEPENDS = 0.02  # share of the spread between samples by which company may chan
 
 # Operations that leave rows where they are, as long as there are as many as before.
 _IN_PLACE = {
-    "linear", "dropout", "add", "iadd", "sub", "mul", "div", "pad", "interpolate", "flatten", "view", "reshape",
+    "linear", "dropout", "add", "sub", "__rsub", "mul", "div", "__rdiv", "pad", "bernoulli",
+    "interpolate", "flatten", "view", "reshape",
     "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "mean", "sum",
     *(f"{kind}_pool{d}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp") for d in (1, 2, 3)),
+}  # fmt: skip
+
+
+# Noise belongs to no sample.
+_NOISE = {
+    "rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "normal", "uniform", "exponential", "empty",
+    "empty_like", "new_empty", "poisson",
 }  # fmt: skip
 
 
@@ -206,17 +214,18 @@ class _Rehearsal:
 
     def _inherit(self, evidence: dict[EventKey, Evidence], verdict: str = "silent") -> None:
         """Rows that do not tell are in the order of those that they were made from, where rows were not moved."""
-        steps = self._found.steps
-        for step in steps:
+        steps, noise = self._found.steps, set[int]()
+        for place, step in enumerate(steps):
+            if step.key.operation in _NOISE or (step.sources and noise.issuperset(step.sources)):
+                noise.add(place)
             if evidence.get(step.key, Evidence("told")).verdict != verdict:
                 continue
             if step.kind == "other" and step.key.operation not in _IN_PLACE:
                 continue
-            known = [evidence.get(steps[i].key, Evidence("mixed")) for i in set(step.sources)]
-            sources = [steps[i] for i in set(step.sources)]
-            known = [k for k, source in zip(known, sources, strict=True) if len(source.output) == len(step.output)]
-            orders = {source.order for source in known}
-            if len(orders) == 1 and None not in orders:
+            sources = [steps[i] for i in set(step.sources) - noise]
+            alike = [source.key for source in sources if source.output.shape[:1] == step.output.shape[:1]]
+            known = [evidence.get(key, Evidence("mixed")) for key in alike]
+            if known and known[0].order is not None and all(source.order == known[0].order for source in known):
                 evidence[step.key] = known[0]
         for step in self._found.containers:
             place = self._found.producer.get(id(step.output))
@@ -243,8 +252,8 @@ class _Rehearsal:
         again = self._run_again()
         for key in [key for key, found in evidence.items() if found.verdict == "mixed"]:
             if key in again and _differ(again[key], together[key]):
-                evidence[key] = Evidence("silent")
-        self._inherit(evidence)
+                evidence[key] = Evidence("random")
+        self._inherit(evidence, "random")
 
     def _run_again(self) -> Seen:
         if self._again is None:

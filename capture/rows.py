@@ -74,10 +74,11 @@ def signature(tensor: torch.Tensor) -> torch.Tensor:
 class Evidence(NamedTuple):
     """What one operation's rows did when the samples changed places: one ``verdict``, and the order where it is told.
 
-    ``"silent"`` are rows that are equal, as those of a dead layer; ``"mixed"`` are rows that no division explains.
+    ``"silent"`` are rows that are equal, as those of a dead layer; ``"mixed"`` are rows that no division explains,
+    ``"random"`` those of them that another seed changes.
     """
 
-    verdict: Literal["told", "silent", "mixed"]
+    verdict: Literal["told", "silent", "mixed", "random"]
     order: RowOrder | None = None
 
 
