@@ -95,6 +95,7 @@ class HeldOut:
         self.stratify, self.seed = stratify, seed
         self.adapter: Adapter = adapter or adapt_batch
         self._gather: Gather = _alone  # no lambda: a held-out set goes to spawned processes
+        self._rank = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -184,6 +185,10 @@ class HeldOut:
             part = slice(0, 1) if padding else here
             targets = None if self.targets is None else self.targets[part]
             yield Chunk(_part(self.inputs, part), targets, self.index[part], padding)
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's value on every process; every process must call it."""
+        return self._gather(value if self._rank == 0 else None)[0]
 
     def sample(self, size: int) -> HeldOut:
         """At most ``size`` of the prepared samples, drawn at random by the seed; every process must call it."""

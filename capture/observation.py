@@ -22,6 +22,7 @@ from convscope.capture.isolation import isolated
 from convscope.capture.loss import Loss, logits_of
 from convscope.capture.modules import tensors_in
 from convscope.capture.rehearsal import rehearse, sizes_of
+from convscope.capture.samples import Samples
 from convscope.capture.trace import Layer, LayerId, Trace
 
 
@@ -115,8 +116,10 @@ class Observed:
     loss_error: Exception | None = None
 
 
-def trace_layers(subject: Subject, heldout: HeldOut, samples: list[Any] | None = None) -> tuple[Trace, torch.Tensor]:
+def trace_layers(subject: Subject, heldout: HeldOut, samples: Samples | None = None) -> tuple[Trace, torch.Tensor]:
     """Trace the first held-out sample, and find out from a few others how rows belong to samples.
+
+    Every process must call it.
 
     Returns:
         The trace, and the sample's logits ``(1, K, *S)``.

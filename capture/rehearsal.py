@@ -16,7 +16,7 @@ from convscope.capture.identity import Sizes
 from convscope.capture.isolation import isolated
 from convscope.capture.modules import is_scripted, named_modules, tensors_in
 from convscope.capture.rows import Evidence, RowOrder, noise_of, signature, weigh
-from convscope.capture.samples import distinct_samples, joined
+from convscope.capture.samples import Samples, distinct_samples
 from convscope.capture.trace import OUTPUT_KEY, Trace, trace
 
 UNTOLD = "gives rows of which it cannot be told whose they are, since the network reorders or mixes the samples"
@@ -65,18 +65,18 @@ class _Network(NamedTuple):
 
 
 def rehearse(
-    module: nn.Module, run: Callable[[Any], torch.Tensor], heldout: HeldOut, samples: list[Any] | None = None
+    module: nn.Module, run: Callable[[Any], torch.Tensor], heldout: HeldOut, samples: Samples | None = None
 ) -> tuple[Trace, torch.Tensor]:
     """Trace the first held-out sample, and find out from it and two others how rows belong to samples.
 
-    A network that refuses one sample is traced on two, or four.
+    A network that refuses one sample is traced on two, or four. Every process must call it; all run the same samples,
+    so that all come to the same end.
 
     Args:
         module: The network.
         run: ``inputs -> logits``.
         heldout: The prepared held-out set.
-        samples: Inputs to take in the place of the set's own, see :func:`~convscope.capture.samples.distinct_samples`;
-            with several processes all must take the same.
+        samples: What to run in the place of the set's own.
 
     Returns:
         The trace, and the logits of one sample.
@@ -96,21 +96,17 @@ def rehearse(
     return found, logits
 
 
-def _first(network: _Network, few: list[Any], most: int) -> tuple[Trace, torch.Tensor, Seen]:
+def _first(network: _Network, few: Samples, most: int) -> tuple[Trace, torch.Tensor, Seen]:
     sizes = dict.fromkeys(size for size in (1, 2, 4, most) if size <= most)
     failure: Exception | None = None
     for size in sizes:
         try:
-            return _traced(network, _batch(few, range(size)), size)
+            return _traced(network, few.batch(range(size)), size)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
             failure = failure or error
     raise failure or AssertionError("no size was tried")
-
-
-def _batch(few: list[Any], order: Iterable[int]) -> Any:
-    return joined([few[i % len(few)] for i in order])
 
 
 def _traced(network: _Network, inputs: Any, samples: int) -> tuple[Trace, torch.Tensor, Seen]:
@@ -136,7 +132,7 @@ def _rows(tensor: torch.Tensor) -> Rows | None:
 class _Rehearsal:
     """Runs the same samples in several orders and settles the row order of every operation of a trace."""
 
-    def __init__(self, network: _Network, few: list[Any], most: int, found: Trace, alone: Seen) -> None:
+    def __init__(self, network: _Network, few: Samples, most: int, found: Trace, alone: Seen) -> None:
         self._network, self._few, self._most, self._found, self._alone = network, few, most, found, alone
         self._orders = _orders(3)
         self._again: Seen | None = None
@@ -168,7 +164,7 @@ class _Rehearsal:
 
     def _run(self, order: Iterable[int], alive: bool = False, seed: int = 0) -> Seen:
         seen: Seen = {}
-        inputs = _batch(self._few, order)
+        inputs = self._few.batch(order)
 
         def on_event(event: Event) -> torch.Tensor | None:
             tensor = next(tensors_in(event.output), None)

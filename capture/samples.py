@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,8 +14,29 @@ from convscope.capture.heldout import HeldOut
 _WANTED = 4
 
 
-def distinct_samples(heldout: HeldOut, wanted: int = _WANTED) -> list[Any]:
-    """Inputs of ``wanted`` held-out samples, each as a batch of one, of one size, no two equal.
+@dataclass(frozen=True)
+class Samples:
+    """A few samples, each as a batch of one.
+
+    Attributes:
+        inputs: What the network takes, of each sample.
+        own: Which of the tensors in it have a row for each sample; the others belong to all of them.
+    """
+
+    inputs: list[Any]
+    own: tuple[bool, ...]
+
+    def batch(self, order: Iterable[int]) -> Any:
+        """Some of the samples as one batch; numbers beyond the last begin again with the first."""
+        chosen = [tree_tensors(self.inputs[i % len(self.inputs)]) for i in order]
+        columns = zip(*chosen, strict=True)
+        joined = [torch.cat(list(column)) if own else column[0] for column, own in zip(columns, self.own, strict=True)]
+        tensors = iter(joined)
+        return tree_map(lambda _: next(tensors), self.inputs[0])
+
+
+def distinct_samples(heldout: HeldOut, wanted: int = _WANTED) -> Samples:
+    """``wanted`` held-out samples of one size, no two equal, the same on every process; every process must call it.
 
     The first is the set's first. Where all are equal (blank images), or of different sizes, copies of the first with
     noise on them take the missing places.
@@ -25,28 +47,17 @@ def distinct_samples(heldout: HeldOut, wanted: int = _WANTED) -> list[Any]:
             found.append(chunk.inputs)
         if len(found) == wanted:
             break
-    return found + [_disturbed(found[0], number) for number in range(wanted - len(found))]
+    own = _own(found[0], next(heldout.chunks(2)).inputs)
+    found += [_disturbed(found[0], own, number) for number in range(wanted - len(found))]
+    shared: Samples = heldout.from_main(Samples(found, own))
+    return shared
 
 
-def joined(few: list[Any]) -> Any:
-    """One batch of samples; tensors without a batch axis are the first sample's."""
-
-    def at(path: tuple[Any, ...], tree: Any) -> Any:
-        for key in path:
-            tree = tree[key]
-        return tree
-
-    def join(tree: Any, path: tuple[Any, ...]) -> Any:
-        if isinstance(tree, torch.Tensor):
-            return torch.cat([at(path, sample) for sample in few]) if tree.dim() > 0 and len(few) > 1 else tree
-        if isinstance(tree, Mapping):
-            return {key: join(value, (*path, key)) for key, value in tree.items()}
-        if isinstance(tree, list | tuple):
-            parts = [join(value, (*path, place)) for place, value in enumerate(tree)]
-            return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-        return tree
-
-    return join(few[0], ())
+def _own(one: Any, two: Any) -> tuple[bool, ...]:
+    """Which tensors grow with the number of samples."""
+    pairs = list(zip(tree_tensors(one), tree_tensors(two), strict=True))
+    alone = all(a.shape[:1] == b.shape[:1] for a, b in pairs)  # the second chunk is of one sample too
+    return tuple(a.dim() > 0 and len(a) == 1 and (alone or len(b) != 1) for a, b in pairs)
 
 
 def _sizes(inputs: Any) -> list[torch.Size]:
@@ -57,12 +68,12 @@ def _equal(one: Any, other: Any) -> bool:
     return all(torch.equal(a, b) for a, b in zip(tree_tensors(one), tree_tensors(other), strict=True))
 
 
-def _disturbed(inputs: Any, number: int) -> Any:
+def _disturbed(inputs: Any, own: tuple[bool, ...], number: int) -> Any:
     """Copies with noise, within the range of the values; whole numbers change places, so that each stays valid."""
-    generator = torch.Generator().manual_seed(number)
+    generator, owned = torch.Generator().manual_seed(number), iter(own)
 
     def disturb(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.numel() == 0:
+        if not next(owned) or tensor.numel() == 0:
             return tensor
         if not tensor.is_floating_point():
             order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)

@@ -12,6 +12,7 @@ from torch import nn
 
 from convscope.capture import HeldOut, Subject, observe, select_layers, trace_layers
 from convscope.capture.rows import RowOrder
+from convscope.capture.samples import Samples
 from convscope.capture.trace import Layer, Trace
 from tests.capture.test_axes import Keeper, hooked
 from tests.support.folding import FOLDS, Body, Folding, K, Mixing, blockwise
@@ -267,6 +268,14 @@ def test_a_pair_that_goes_through_one_branch_together() -> None:
     found, logits = trace_layers(subject, heldout)
     assert {layer.rows for layer in select_layers(found)} == {RowOrder(2, 1)}
     assert found.output(logits).rows == RowOrder()
+
+
+def test_tensors_that_belong_to_all_samples() -> None:
+
+    few = Samples([{"x": torch.full((1, 2), float(i)), "scale": torch.tensor(2.0)} for i in range(3)], (True, False))
+    batch = few.batch([2, 0, 4])
+    assert batch["x"][:, 0].tolist() == [2, 0, 1]
+    assert batch["scale"] == 2
 
 
 def test_half_precision_and_deep_networks_are_told_too() -> None:
