@@ -84,12 +84,13 @@ def rehearse(
     Raises:
         Exception: Whatever the network raises for any number of samples.
     """
-    few = distinct_samples(heldout) if samples is None else samples
     network, most = _Network(module, run, heldout.seed), min(heldout.batch_size, heldout.total)
-    found, logits, seen = _first(network, few, most)
-    found.notes += _out_of_sight(module)
-    if most > 1:
-        _Rehearsal(network, few, most, found, seen).tell()
+    with torch.inference_mode(False), torch.no_grad():  # no tensor of an outer inference mode reaches the network
+        few = distinct_samples(heldout) if samples is None else samples
+        found, logits, seen = _first(network, few, most)
+        found.notes += _out_of_sight(module)
+        if most > 1:
+            _Rehearsal(network, few, most, found, seen).tell()
     order = found.rows.get(OUTPUT_KEY)
     if found.samples > 1 and order is not None:
         logits = order.fold(logits)[0]

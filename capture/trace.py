@@ -193,7 +193,7 @@ class Trace:
         axis = self._axes.of(output)
         channel_dim = _likely_axis(output) if axis is None else axis
         weights = self._weights.of(event.inputs) if event.module is None else ((), False)
-        return _Step(event, order, output, output._version, sources, channel_dim, weights)
+        return _Step(event, order, output, _version(output), sources, channel_dim, weights)
 
     def units(self, *, raw: bool = False) -> list[Layer]:
         """One layer per convolution that ran: after the norm and activation that directly consume it, or raw."""
@@ -246,7 +246,7 @@ class Trace:
             module=head.module,
             norm=next((s.module for s in chain[1:] if s.kind == "norm"), None),
             activation=next((s.module for s in chain if s.kind == "activation"), None),
-            overwritten=end.output._version != end.version,
+            overwritten=_version(end.output) != end.version,
         )
 
     def _chain(self, head: int) -> list[int]:
@@ -264,6 +264,11 @@ class Trace:
         following = self._consumer[step]
         same_shape = self.steps[following].output.shape == self.steps[step].output.shape
         return following if same_shape else None
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """How often the tensor was written to; torch does not count it for those made under inference mode."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def _likely_axis(output: torch.Tensor) -> int:
