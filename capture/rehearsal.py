@@ -17,7 +17,7 @@ from convscope.capture.isolation import isolated
 from convscope.capture.modules import is_scripted, named_modules, tensors_in
 from convscope.capture.rows import Evidence, RowOrder, noise_of, signature, weigh
 from convscope.capture.samples import Samples, distinct_samples
-from convscope.capture.trace import OUTPUT_KEY, Trace, trace
+from convscope.capture.trace import OUTPUT_KEY, Trace
 
 UNTOLD = "gives rows of which it cannot be told whose they are, since the network reorders or mixes the samples"
 NOT_ALL = "does not give the same number of rows for each sample"
@@ -111,11 +111,16 @@ def _first(network: _Network, few: Samples, most: int) -> tuple[Trace, torch.Ten
 
 
 def _traced(network: _Network, inputs: Any, samples: int) -> tuple[Trace, torch.Tensor, Seen]:
-    with isolated(network.module, seed=network.seed, gradients=False):
-        found, logits = trace(network.module, lambda: network.run(inputs), samples)
-    found.input_sizes = sizes_of(inputs)
-    events = [(step.key, step.output) for step in (*found.steps, *found.containers)]
-    return found, logits, {key: rows for key, tensor in [*events, (OUTPUT_KEY, logits)] if (rows := _rows(tensor))}
+    found, seen = Trace(network.module, samples), _Watch()
+
+    def on_event(event: Event) -> None:
+        found(event)
+        seen(event)  # at once, since the network may write into the tensor later
+
+    with isolated(network.module, seed=network.seed, gradients=False), follow(network.module, on_event) as calls:
+        logits = network.run(inputs)
+    found.calls, found.input_sizes = calls, sizes_of(inputs)
+    return found, logits, seen.with_output(logits)
 
 
 def sizes_of(inputs: Any) -> Sizes:
@@ -128,6 +133,26 @@ def _rows(tensor: torch.Tensor) -> Rows | None:
         return None
     precision = torch.finfo(tensor.dtype).eps if tensor.is_floating_point() or tensor.is_complex() else 0.0
     return Rows(tensor.shape, signature(tensor), max(precision, torch.finfo(torch.float32).eps))
+
+
+class _Watch:
+    """Takes down what every operation of a pass gives; ``alive`` brings dead layers to life before."""
+
+    def __init__(self, alive: bool = False) -> None:
+        self._alive, self._seen = alive, Seen()
+
+    def __call__(self, event: Event) -> torch.Tensor | None:
+        replaced = enlivened(event) if self._alive else None
+        tensor = next(tensors_in(event.output), None) if replaced is None else replaced
+        if tensor is not None and (rows := _rows(tensor)):
+            self._seen[event.key] = rows
+        return replaced
+
+    def with_output(self, logits: torch.Tensor) -> Seen:
+        """Everything, the model's output too."""
+        if rows := _rows(logits):
+            self._seen[OUTPUT_KEY] = rows
+        return self._seen
 
 
 class _Rehearsal:
@@ -164,22 +189,10 @@ class _Rehearsal:
         raise failure or AssertionError("no size was tried")
 
     def _run(self, order: Iterable[int], alive: bool = False, seed: int = 0) -> Seen:
-        seen: Seen = {}
-        inputs = self._few.batch(order)
-
-        def on_event(event: Event) -> torch.Tensor | None:
-            tensor = next(tensors_in(event.output), None)
-            replaced = enlivened(event) if alive else None
-            if tensor is not None and (rows := _rows(tensor if replaced is None else replaced)):
-                seen[event.key] = rows
-            return replaced
-
-        module = self._network.module
-        with isolated(module, seed=self._network.seed + seed, gradients=False), follow(module, on_event):
+        inputs, module, seen = self._few.batch(order), self._network.module, _Watch(alive)
+        with isolated(module, seed=self._network.seed + seed, gradients=False), follow(module, seen):
             logits = self._network.run(inputs)
-        if rows := _rows(logits):
-            seen[OUTPUT_KEY] = rows
-        return seen
+        return seen.with_output(logits)
 
     def _weighed(self, together: Seen, moved: list[Seen]) -> dict[EventKey, Evidence]:
         weighed: dict[EventKey, Evidence] = {}

@@ -15,6 +15,7 @@ from convscope.capture.rows import RowOrder
 from convscope.capture.samples import Samples
 from convscope.capture.trace import Layer, Trace
 from tests.capture.test_axes import Keeper, hooked
+from tests.networks import TinyResNet
 from tests.support.folding import FOLDS, Body, Folding, K, Mixing, blockwise
 
 N = 5
@@ -215,6 +216,10 @@ def test_what_depends_on_the_other_samples_is_measured_and_said(mix: str) -> Non
 @pytest.mark.parametrize("mix", [lambda x: x, *KEPT.values()], ids=["plain", *KEPT])
 def test_nothing_is_said_of_networks_that_do_not(mix: Any) -> None:
     assert traced(Mixing(mix), torch.randn(N, 3, 4, 4)).notes == []
+
+
+def test_nothing_is_said_of_activations_that_are_written_over() -> None:
+    assert traced(TinyResNet(4), torch.randn(N, 3, 8, 8)).notes == []
 
 
 class EvenBatches(nn.Module):
