@@ -238,9 +238,9 @@ class _Rehearsal:
             if known and known[0].order is not None and all(source.order == known[0].order for source in known):
                 evidence[step.key] = known[0]
         for step in self._found.containers:
-            place = self._found.producer.get(id(step.output))
-            if place is not None and evidence.get(step.key, Evidence("told")).verdict == verdict:
-                evidence[step.key] = evidence.get(steps[place].key, Evidence("mixed"))
+            source = self._found.producer.get(id(step.output))
+            if source is not None and evidence.get(step.key, Evidence("told")).verdict == verdict:
+                evidence[step.key] = evidence.get(steps[source].key, Evidence("mixed"))
 
     def _enliven(self, evidence: dict[EventKey, Evidence]) -> None:
         """Ask again where rows are equal, as in a dead layer: with something of each row's own in every layer."""

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-Moved = list[tuple[Sequence[int], torch.Tensor]]
+Moved = Sequence[tuple[Sequence[int], torch.Tensor]]
 
 _COLUMNS = 512
 # A division is told from another where it explains the rows this many times better.
@@ -43,8 +43,8 @@ class RowOrder:
 
     def unfold(self, tensor: torch.Tensor) -> torch.Tensor:
         """``(n · repeats, ...)`` from ``(n, repeats, ...)``: what undoes :meth:`fold`."""
-        apart = tensor.unflatten(1, (self.outer, self.inner)).movedim(0, 1)
-        return apart.reshape(-1, *tensor.shape[2:])
+        apart = tensor.reshape(-1, self.outer, self.inner, *tensor.shape[2:])
+        return apart.movedim(0, 1).reshape(-1, *tensor.shape[2:])
 
     def moved(self, order: Sequence[int]) -> torch.Tensor:
         """Which row comes where when the samples are brought into another order."""
@@ -104,7 +104,7 @@ def weigh(base: torch.Tensor, moved: Moved, repeats: int, precision: float) -> E
 
 def noise_of(rows: torch.Tensor, precision: float) -> float:
     """How far rounding alone may move the signatures of rows."""
-    return 8 * precision * float(rows.abs().max()) if rows.numel() else 0.0
+    return (4 * precision + 1e-4) * float(rows.abs().max()) if rows.numel() else 0.0
 
 
 def _error(base: torch.Tensor, moved: Moved, order: RowOrder | None) -> float:
