@@ -96,9 +96,7 @@ def _attempt(plan: Plan, due: list[LayerObserver], failures: Failures) -> tuple[
     if observed.loss_error is not None:
         failures.record("the loss of the held-out samples", observed.loss_error)
         failed |= {(o.name, layer.name) for o in due if o.needs_gradient for layer in plan.layers[o.name]}
-    return _Outcome(
-        None, False, failed, *bad, observed.missing, observed.unmatched, observed.without_gradient
-    ), None
+    return _Outcome(None, False, failed, *bad, observed.missing, observed.unmatched, observed.without_gradient), None
 
 
 def _observe(plan: Plan, due: list[LayerObserver]) -> Observed:

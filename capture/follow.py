@@ -57,8 +57,17 @@ class Event(NamedTuple):
 OnEvent = Callable[[Event], Any]
 """Called after each operation; a value other than None takes the place of the operation's output."""
 
-Calls = Counter[tuple[str, str]]
-"""How often each ``(owner, operation)`` has run."""
+
+class Calls(Counter[tuple[str, str]]):
+    """How often each ``(owner, operation)`` has run.
+
+    Attributes:
+        transformed: Modules that ran inside a transform of functorch, out of sight.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformed: dict[str, nn.Module] = {}
 
 
 @contextmanager
@@ -91,7 +100,7 @@ class _Frame(NamedTuple):
 class _Follower(TorchFunctionMode):
     def __init__(self, on_event: OnEvent) -> None:
         super().__init__()
-        self.calls: Calls = Counter()
+        self.calls = Calls()
         self._on_event = on_event
         self._stack: list[_Frame] = []
         self._entered: Counter[str] = Counter()
@@ -109,7 +118,10 @@ class _Follower(TorchFunctionMode):
             while self._stack and self._stack.pop().name != name:  # a child's frame that an exception left behind
                 pass
             # Of a forward that raised there is no output; inside a transform tensors are not of the whole batch.
-            if self._hidden or output is None or _transformed():
+            if self._hidden or output is None:
+                return None
+            if _transformed():
+                self.calls.transformed[name] = module
                 return None
             return self._report(name, MODULE, kind, module, (args, kwargs), output)
 

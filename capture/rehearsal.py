@@ -14,7 +14,7 @@ from convscope.capture.follow import Event, EventKey, follow
 from convscope.capture.heldout import HeldOut
 from convscope.capture.identity import Sizes
 from convscope.capture.isolation import isolated
-from convscope.capture.modules import is_scripted, named_modules, tensors_in
+from convscope.capture.modules import is_scripted, module_kind, named_modules, tensors_in
 from convscope.capture.rows import Evidence, RowOrder, noise_of, signature, weigh
 from convscope.capture.samples import Samples, distinct_samples
 from convscope.capture.trace import OUTPUT_KEY, Trace
@@ -88,7 +88,7 @@ def rehearse(
     with torch.inference_mode(False), torch.no_grad():  # no tensor of an outer inference mode reaches the network
         few = distinct_samples(heldout) if samples is None else samples
         found, logits, seen = _first(network, few, most)
-        found.notes += _out_of_sight(module)
+        found.notes += [*_in_torchscript(module), *_transformed(found)]
         if most > 1:
             _Rehearsal(network, few, most, found, seen).tell()
     order = found.rows.get(OUTPUT_KEY)
@@ -311,8 +311,17 @@ def _differ(one: Rows, other: Rows) -> bool:
     return float((one.signature - other.signature).abs().max()) > noise_of(one.signature, one.precision)
 
 
-def _out_of_sight(module: nn.Module) -> list[str]:
-    """Sentences on modules that cannot be followed."""
+def _transformed(found: Trace) -> list[str]:
+    """A sentence on convolutions that are nowhere seen, since they run inside a transform."""
+    seen = {step.key.owner for step in found.steps}
+    names = [name for name, part in found.calls.transformed.items() if module_kind(part) == "conv" and name not in seen]
+    if not names:
+        return []
+    return [f"{', '.join(names)} run inside torch.vmap or the like, where no rows are seen; they are not observed"]
+
+
+def _in_torchscript(module: nn.Module) -> list[str]:
+    """A sentence on modules that cannot be followed."""
     scripted = [name or "the network" for name, part in named_modules(module) if is_scripted(part)]
     outer = [name for name in scripted if not any(name.startswith(f"{other}.") for other in scripted)]
     if not outer:

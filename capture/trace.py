@@ -159,7 +159,7 @@ class Trace:
         self.problems: dict[EventKey, str] = {}
         self.notes: list[str] = []
         self.input_sizes: Sizes = ()
-        self.calls: Calls = Counter()
+        self.calls = Calls()
         self.steps: list[_Step] = []
         self.containers: list[_Step] = []
         self.producer: dict[int, int] = {}  # id of a tensor -> index of the step that last wrote it
