@@ -13,7 +13,7 @@ from convscope.callbacks.importance import Criterion
 from convscope.callbacks.intervening import InterveningObserver, keep_all_but, random_order
 from convscope.capture.intervention import Baseline
 from convscope.capture.loss import Loss
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.loggers.classes import class_table
 from convscope.metrics.functional import OutcomeResult, rank_stability
 
@@ -92,7 +92,7 @@ class AblationOracle(InterveningObserver):
         self._by_class: dict[str, torch.Tensor] = {}
 
     def suits(self, layer: Layer) -> bool:
-        return layer.name == OUTPUT or self._criteria.measures(layer, self.rank_by)
+        return layer.is_output or self._criteria.measures(layer, self.rank_by)
 
     def most_sets(self, layer: Layer) -> int:
         return min(layer.channels, 2 * self.ends + self.random)

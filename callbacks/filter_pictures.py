@@ -13,7 +13,7 @@ from convscope.callbacks.findings import LayerResult, Moment
 from convscope.callbacks.importance import Criterion
 from convscope.capture.heldout import HeldOut
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.loggers.filter_grid import FilterRow, filter_grid
 from convscope.metrics import ChannelCorrelation
 
@@ -74,7 +74,7 @@ class FilterPictures(LayerObserver):
         return "only" if self.includes_output else False
 
     def suits(self, layer: Layer) -> bool:
-        return layer.name == OUTPUT or (len(layer.spatial) == 2 and self._criteria.measures(layer))
+        return layer.is_output or (len(layer.spatial) == 2 and self._criteria.measures(layer))
 
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         if not ExampleImages(heldout).has_images:
@@ -86,7 +86,7 @@ class FilterPictures(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._criteria.begin(layers, samples)
-        most, mine = -(-_OBSERVATIONS // samples), [layer for layer in layers if layer.name != OUTPUT]
+        most, mine = -(-_OBSERVATIONS // samples), [layer for layer in layers if not layer.is_output]
         self._correlation = {layer.name: ChannelCorrelation(layer.channels, max_positions=most) for layer in mine}
         self._peaks = {layer.name: _Peaks(self.images) for layer in mine}
         self._rows = {}

@@ -13,7 +13,7 @@ from convscope.callbacks.importance import Criterion
 from convscope.callbacks.intervening import InterveningObserver, keep_all_but, random_order
 from convscope.capture.intervention import Baseline
 from convscope.capture.loss import Loss
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.loggers.curves import removal_curves
 from convscope.metrics.functional import OutcomeResult, removal_area
 
@@ -81,7 +81,7 @@ class ForwardFromLayer(InterveningObserver):
         return self.family if self.criterion == "taylor" else f"{self.family}_{self.criterion}"
 
     def suits(self, layer: Layer) -> bool:
-        return layer.name == OUTPUT or self._criteria.measures(layer)
+        return layer.is_output or self._criteria.measures(layer)
 
     def most_sets(self, layer: Layer) -> int:
         return self.fewest_sets

@@ -14,7 +14,7 @@ from convscope.capture.heldout import HeldOut
 from convscope.capture.loss import Loss
 from convscope.capture.observation import Record
 from convscope.capture.targets import counted_rows
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.capture.weights import filter_weights, norm_scale
 from convscope.metrics import (
     ActivationImportance,
@@ -127,8 +127,8 @@ class FilterImportance(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._pooled = {}
-        outputs = next((layer.channels for layer in layers if layer.name == OUTPUT), 0)
-        self._metrics = {layer.name: self._metric(layer, outputs) for layer in layers if layer.name != OUTPUT}
+        outputs = next((layer.channels for layer in layers if layer.is_output), 0)
+        self._metrics = {layer.name: self._metric(layer, outputs) for layer in layers if not layer.is_output}
         for layer in layers:
             self._measure_parameters(layer)
 
@@ -136,7 +136,7 @@ class FilterImportance(LayerObserver):
         name = record.layer.name
         if self.criterion == "activation":
             self._metrics[name].to(record.activation.device).update(record.activation)
-        elif self.criterion == "output_correlation" and name != OUTPUT:
+        elif self.criterion == "output_correlation" and not record.layer.is_output:
             self._pooled[name] = record.pooled
         elif self.criterion == "output_correlation":
             for earlier, pooled in self._pooled.items():
@@ -152,7 +152,7 @@ class FilterImportance(LayerObserver):
             self._metrics[record.layer.name].to(gradient.device).update(activation, gradient)
 
     def compute(self, layer: Layer) -> LayerResult | None:
-        if layer.name == OUTPUT:
+        if layer.is_output:
             return None
         importance = self._metrics[layer.name].compute().double().cpu()
         scalars = {

@@ -20,7 +20,7 @@ from convscope.capture.loss import Loss
 from convscope.capture.observation import Record
 from convscope.capture.sample_loss import require_sum, sample_losses
 from convscope.capture.targets import counted_rows
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.metrics import ChannelMean, InterventionOutcome
 from convscope.metrics.functional import OutcomeResult
 
@@ -110,7 +110,7 @@ class InterveningObserver(LayerObserver):
     def ready(self, plan: Plan) -> None:
         self._plan, self._sample = plan, plan.heldout.sample(self.samples)
         *layers, output = plan.layers[self.name]
-        if output.name != OUTPUT:  # no row of outputs a sample, so nothing to see the effect on
+        if not output.is_output:  # no row of outputs a sample, so nothing to see the effect on
             plan.layers[self.name] = []
             return
         kept = spread_over_depth(layers, self.max_forwards // (self.fewest_sets + _BESIDE))
@@ -128,19 +128,19 @@ class InterveningObserver(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._criteria.begin(layers, samples)
-        self._means = {layer.name: ChannelMean(layer.channels) for layer in layers if layer.name != OUTPUT}
+        self._means = {layer.name: ChannelMean(layer.channels) for layer in layers if not layer.is_output}
         self._outcomes = {}
 
     def on_activation(self, record: Record) -> None:
         self._criteria.on_activation(record)
-        if record.layer.name != OUTPUT:
+        if not record.layer.is_output:
             self._means[record.layer.name].to(record.pooled.device).update(record.pooled)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
         self._criteria.on_gradient(record, gradient)
 
     def intervene(self, layer: Layer) -> None:
-        if layer.name == OUTPUT or self._plan is None or self._sample is None:
+        if layer.is_output or self._plan is None or self._sample is None:
             return
         # Both gather over processes, so they come before anything that could fail on one process alone.
         importance, mean = self._criteria.values(layer), self._means[layer.name].compute()
@@ -156,7 +156,7 @@ class InterveningObserver(LayerObserver):
         self._outcomes[layer.name] = outcome
 
     def compute(self, layer: Layer) -> LayerResult | None:
-        if layer.name == OUTPUT:
+        if layer.is_output:
             return None
         found = self._outcomes[layer.name].compute()
         untouched, outcome = (OutcomeResult(*(values[part] for values in found)) for part in (slice(1), slice(1, None)))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
-
-import torch
 
 from convscope.capture.heldout import HeldOut
 from convscope.capture.layers import select_layers, spread_over_depth
 from convscope.capture.observation import Subject, trace_layers
 from convscope.capture.outputs import NO_TARGETS, Outputs
 from convscope.capture.settle import settle
-from convscope.capture.trace import Layer, Trace, output_layer
+from convscope.capture.trace import Layer, Trace, without_problems
 
 if TYPE_CHECKING:
+    import torch
+
     from convscope.callbacks.base import LayerObserver
 
 
@@ -39,14 +39,21 @@ def make_plan(subject: Subject, heldout: HeldOut, observers: list[LayerObserver]
     """
     plan = Plan(subject, heldout, chunk_size=heldout.batch_size)
     no_loss = _settle_outputs(plan, observers)
-    found, _ = trace_layers(subject, heldout)
-    output = _output(plan)
+    found, logits = trace_layers(subject, heldout)
+    plan.messages += found.notes
+    selected = {id(observer): _select(plan, found, observer) for observer in observers}
+    output = _output(plan, found, logits, {layer.name for chosen in selected.values() for layer in chosen})
+    if output is None and plan.outputs.shape is not None:
+        no_loss = no_loss or plan.outputs.why_not
     for observer in observers:
         reason = _no_logits(observer, plan) or observer.skips(heldout, no_loss)
         if reason is not None:
             plan.messages.append(f"{observer.name} is skipped: {reason}")
             continue
-        chosen = _choose(plan, found, observer, output)
+        chosen = _choose(plan, selected[id(observer)], observer, output)
+        if not chosen:
+            plan.messages.append(f"{observer.name} is skipped: none of its layers can be measured")
+            continue
         plan.observers.append(observer)
         plan.layers[observer.name] = chosen
     for observer in plan.observers:
@@ -54,14 +61,30 @@ def make_plan(subject: Subject, heldout: HeldOut, observers: list[LayerObserver]
     return plan
 
 
-def _output(plan: Plan) -> Layer | None:
-    """The model's output as a layer, None where it is not one row a sample: a detector's boxes."""
-    shape = plan.outputs.shape
-    return None if shape is None else output_layer(torch.empty(1, *shape))
+def _output(plan: Plan, found: Trace, logits: torch.Tensor, taken: set[str]) -> Layer | None:
+    """The model's output as a layer, None where it is not one row a sample: a detector's boxes, a reordered batch."""
+    if plan.outputs.shape is None:
+        return None
+    output = found.output(logits, taken)
+    if not output.problem:
+        return output
+    # No target belongs to a row of it, so that there is neither a loss nor a prediction.
+    plan.outputs = plan.subject.outputs = replace(plan.outputs, why_not=f"the model's output {output.problem}")
+    plan.subject.loss = None
+    plan.messages.append(f"the model's output {output.problem}, so it is not observed as a layer")
+    return None
 
 
-def _choose(plan: Plan, found: Trace, observer: LayerObserver, output: Layer | None) -> list[Layer]:
-    chosen = select_layers(found, observer.layers, raw=observer.observe_at == "conv")
+def _select(plan: Plan, found: Trace, observer: LayerObserver) -> list[Layer]:
+    """The layers that an observer names and that can be measured at all."""
+    kept, said = without_problems(select_layers(found, observer.layers, raw=observer.observe_at == "conv"))
+    plan.messages += [sentence for sentence in said if sentence not in plan.messages]
+    return kept
+
+
+def _choose(plan: Plan, chosen: list[Layer], observer: LayerObserver, output: Layer | None) -> list[Layer]:
+    if not chosen:
+        return []
     wanted = observer.includes_output and not (observer.takes_output_as_logits and plan.outputs.why_not)
     last = [output] if wanted and output is not None else []
     suitable = _suitable(plan, [*chosen, *last], observer)

@@ -14,7 +14,7 @@ from convscope.callbacks.tasks import NoTaskError, Task, class_task
 from convscope.capture.heldout import HeldOut
 from convscope.capture.observation import Record
 from convscope.capture.outputs import Outputs
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.loggers.predictions import prediction_strip
 from convscope.metrics import OutputReadout, RidgeProbe
 from convscope.metrics.functional import calibrated_readout, calibration_error, information_gain, prediction_entropy
@@ -116,7 +116,7 @@ class LayerPrediction(LayerObserver):
     def ready(self, plan: Plan) -> None:
         self._images = ExampleImages(plan.heldout)
         self._verdict = plan.outputs
-        has_output = any(layer.name == OUTPUT for layer in plan.layers[self.name])
+        has_output = any(layer.is_output for layer in plan.layers[self.name])
         self._outputs = plan.outputs.classes if self.output == "logits" and has_output else 0
         if self.output == "logits" and not has_output and plan.outputs.shape is not None:
             plan.messages.append(
@@ -143,7 +143,7 @@ class LayerPrediction(LayerObserver):
         readout = self._read(layer.name)
         previous = next(reversed(self._readings.values()), None)
         self._readings[layer.name] = readout
-        if layer.name == OUTPUT:
+        if layer.is_output:
             self._path = self._assemble()
         return LayerResult(self._scalars(readout, previous))
 
@@ -198,7 +198,7 @@ class LayerPrediction(LayerObserver):
         self._before, self._latest, self._chosen = None, None, []
 
     def _metric(self, layer: Layer) -> FeatureProbe:
-        return OutputReadout() if layer.name == OUTPUT and self._outputs else RidgeProbe(n_controls=1)
+        return OutputReadout() if layer.is_output and self._outputs else RidgeProbe(n_controls=1)
 
     def _read(self, name: str) -> torch.Tensor:
         """Log-probabilities ``(N, K)`` of one layer, a column for each of the model's classes, on the CPU."""

@@ -29,7 +29,8 @@ class _Outcome:
     nonfinite: dict[str, int] = field(default_factory=dict)
     nonfinite_gradients: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
-    unmatched: set[str] = field(default_factory=set)
+    unmatched: dict[str, str] = field(default_factory=dict)
+    without_gradient: set[str] = field(default_factory=set)
 
 
 class _Bound:
@@ -37,7 +38,7 @@ class _Bound:
 
     def __init__(self, observer: LayerObserver, layers: list[Layer]) -> None:
         self.observer = observer
-        self._names = {layer.name for layer in layers}
+        self._layers = {layer.id for layer in layers}
 
     @property
     def needs_gradient(self) -> bool:
@@ -47,8 +48,8 @@ class _Bound:
     def takes_nonfinite(self) -> bool:
         return self.observer.takes_nonfinite
 
-    def wants(self, layer: str) -> bool:
-        return layer in self._names
+    def wants(self, layer: Layer) -> bool:
+        return layer.id in self._layers
 
     def on_activation(self, record: Record) -> None:
         self.observer.on_activation(record)
@@ -92,28 +93,32 @@ def _attempt(plan: Plan, due: list[LayerObserver], failures: Failures) -> tuple[
         failures.record(f"{due[place].name}, layer {layer}", failure)
         failed.add((due[place].name, layer))
     bad = observed.nonfinite, observed.nonfinite_gradients
-    return _Outcome(None, False, failed, *bad, observed.missing, observed.unmatched), None
+    if observed.loss_error is not None:
+        failures.record("the loss of the held-out samples", observed.loss_error)
+        failed |= {(o.name, layer.name) for o in due if o.needs_gradient for layer in plan.layers[o.name]}
+    return _Outcome(None, False, failed, *bad, observed.missing, observed.unmatched, observed.without_gradient), None
 
 
 def _observe(plan: Plan, due: list[LayerObserver]) -> Observed:
     consumers: list[Consumer] = [_Bound(observer, plan.layers[observer.name]) for observer in due]
-    layers = {layer.name: layer for observer in due for layer in plan.layers[observer.name]}
+    layers = {layer.id: layer for observer in due for layer in plan.layers[observer.name]}
     return observe(plan.subject, plan.heldout, list(layers.values()), consumers, chunk_size=plan.chunk_size)
 
 
 def _usable(
     plan: Plan, due: list[LayerObserver], outcomes: list[_Outcome], failures: Failures
 ) -> dict[str, list[Layer]]:
-    unseen = _everywhere(outcomes, lambda o: o.missing | o.unmatched)
+    unseen = _everywhere(outcomes, lambda o: o.missing | o.unmatched.keys())
     bad = _everywhere(outcomes, lambda o: o.nonfinite)
     bad_gradients = _everywhere(outcomes, lambda o: o.nonfinite_gradients) - bad
     failed = {pair for outcome in outcomes for pair in outcome.failed}
-    _note(outcomes, bad_gradients, failures)
+    no_gradients = _everywhere(outcomes, lambda o: o.without_gradient) - bad - unseen
+    _note(outcomes, bad_gradients, no_gradients, failures)
 
     def is_usable(observer: LayerObserver, layer: Layer) -> bool:
         if layer.name in unseen or (observer.name, layer.name) in failed:
             return False
-        without_gradient = observer.needs_gradient and layer.name in bad_gradients
+        without_gradient = observer.needs_gradient and layer.name in bad_gradients | no_gradients
         return observer.takes_nonfinite or not (layer.name in bad or without_gradient)
 
     return {o.name: [layer for layer in plan.layers[o.name] if is_usable(o, layer)] for o in due}
@@ -123,13 +128,17 @@ def _everywhere(outcomes: list[_Outcome], names: Callable[[_Outcome], Iterable[s
     return {name for outcome in outcomes for name in names(outcome)}
 
 
-def _note(outcomes: list[_Outcome], bad_gradients: set[str], failures: Failures) -> None:
+def _note(outcomes: list[_Outcome], bad_gradients: set[str], no_gradients: set[str], failures: Failures) -> None:
     for name in sorted(_everywhere(outcomes, lambda o: o.nonfinite)):
         failures.note(f"layer {name} gives NaN or infinite activations; it is not measured")
-    for name in sorted(_everywhere(outcomes, lambda o: o.missing)):
+    reasons = {name: reason for outcome in outcomes for name, reason in outcome.unmatched.items()}
+    for name in sorted(_everywhere(outcomes, lambda o: o.missing) - reasons.keys()):
         failures.note(f"layer {name} did not run in the held-out pass; it is not measured")
-    for name in sorted(_everywhere(outcomes, lambda o: o.unmatched)):
-        failures.note(f"layer {name} does not give the same number of rows for each sample; it is not measured")
+    for name, reason in sorted(reasons.items()):
+        failures.note(f"layer {name} {reason}; it is not measured")
     if bad_gradients:
         names = ", ".join(sorted(bad_gradients))
         failures.note(f"gradients are NaN or infinite at {names}; what needs them is not measured there")
+    if no_gradients:
+        names = ", ".join(sorted(no_gradients))
+        failures.note(f"no gradient of the loss reaches {names}; what needs it is not measured there")

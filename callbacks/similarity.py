@@ -9,7 +9,7 @@ import torch
 from convscope.callbacks.base import LayerObserver
 from convscope.callbacks.findings import Findings, LayerResult, MapSpec, Moment, Values
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.loggers.classes import layer_heatmap
 from convscope.metrics import PooledFeatures
 from convscope.metrics.functional import linear_cka_matrix
@@ -52,6 +52,7 @@ class LayerSimilarity(LayerObserver):
         self._metrics: dict[str, PooledFeatures] = {}
         self._features: dict[str, torch.Tensor] = {}
         self._matrix: torch.Tensor | None = None
+        self._output = ""  # name of the model's output
 
     @property
     def includes_output(self) -> bool:
@@ -60,6 +61,7 @@ class LayerSimilarity(LayerObserver):
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._metrics = {layer.name: PooledFeatures(layer.channels) for layer in layers}
         self._features, self._matrix = {}, None
+        self._output = next((layer.name for layer in layers if layer.is_output), "")
 
     def on_activation(self, record: Record) -> None:
         self._metrics[record.layer.name].to(record.pooled.device).update(record.pooled, record.index)
@@ -83,8 +85,8 @@ class LayerSimilarity(LayerObserver):
                 scalars = findings.layers[name].scalars
                 if place > 0:
                     scalars["to_previous"] = float(self._matrix[place, place - 1])
-                if OUTPUT in names and name != OUTPUT:
-                    scalars["to_output"] = float(self._matrix[place, names.index(OUTPUT)])
+                if self._output in names and name != self._output:
+                    scalars["to_output"] = float(self._matrix[place, names.index(self._output)])
         super().remember(findings, when)
 
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:

@@ -35,7 +35,7 @@ class WeightChanges:
         """Take from the restored model what the checkpoint did not hold twice."""
         modules = dict(named_modules(pl_module))
         for name in [name for name, weights in self._before.items() if weights is None]:
-            found = learning_weights(modules.get(name.split("@")[0]))
+            found = learning_weights(modules.get(name, modules.get(name.split("@")[0])))
             if found is None:
                 del self._before[name]
             else:

@@ -271,6 +271,10 @@ class HeldOut:
         targets = None if block.targets is None else self.labels.canonical(block.targets)
         return Chunk(block.inputs, targets, block.index, padding)
 
+    def from_main(self, value: Any) -> Any:
+        """The main process's value on every process; every process must call it."""
+        return self._processes.gather(value if self._processes.rank == 0 else None)[0]
+
     def sample(self, size: int) -> HeldOut:
         """At most ``size`` of the prepared samples, drawn at random by the seed; every process must call it."""
         if size >= self.total:

@@ -6,11 +6,13 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from convscope.capture.trace import Layer, Trace
+from convscope.capture.names import unique
+from convscope.capture.trace import Layer, LayerId, Trace
 
 LayerEntry = str | re.Pattern[str] | type | Callable[[str, nn.Module], bool]
 # What YAML holds is named first: otherwise LightningCLI cannot write a list of names back into the config it saves.
@@ -34,11 +36,20 @@ def select_layers(trace: Trace, spec: LayerSpec = None, *, raw: bool = False) ->
     units = trace.units(raw=raw)
     if spec is None:
         return units or _no_convolution(trace)
-    chosen: dict[str, Layer] = {}
+    chosen: dict[LayerId, Layer] = {}
     for entry in as_entries(spec):
         for layer in _matches(entry, units) or _matches(entry, trace.modules()) or _no_match(entry, trace):
-            chosen.setdefault(layer.name, layer)
-    return sorted(chosen.values(), key=lambda layer: layer.order)
+            chosen.setdefault(layer.id, layer)
+    return _apart(sorted(chosen.values(), key=lambda layer: layer.order))
+
+
+def _apart(layers: list[Layer]) -> list[Layer]:
+    """Names that differ: a functional convolution is called like its module, which may have been chosen too."""
+    found: list[Layer] = []
+    for layer in layers:
+        name = unique(layer.name, {other.name for other in found})
+        found.append(layer if name == layer.name else replace(layer, name=name))
+    return found
 
 
 def spread_over_depth(layers: list[Layer], most: int | None) -> list[Layer]:

@@ -144,5 +144,5 @@ def _only_after(name: str, trace: Trace, layers: Collection[Layer]) -> bool:
     if any(layer.name.startswith(f"{owner}.") for layer in layers):
         return False
     last = max(layer.order for layer in layers)
-    runs = [step.order for step in trace.modules() if step.name.split("@")[0] == owner]
+    runs = [step.order for step in trace.modules() if step.identity.head.owner == owner]
     return bool(runs) and min(runs) > last

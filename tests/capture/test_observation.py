@@ -178,7 +178,7 @@ class Forgetful(nn.Module):
 
 def test_a_layer_that_did_not_run_is_reported() -> None:
     report = watch(Forgetful(), Keeper())
-    assert report.missing == {"second"}
+    assert report.unmatched == {"second": "runs for some inputs only"}
 
 
 class Outputs(nn.Module):
