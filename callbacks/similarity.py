@@ -66,7 +66,7 @@ class LayerSimilarity(LayerObserver):
 
     def compute(self, layer: Layer) -> LayerResult:
         self._features[layer.name] = self._metrics[layer.name].compute()
-        return LayerResult({})  # a layer's own numbers need all layers: see remember
+        return LayerResult({})  # a layer's own numbers need all layers: see conclude
 
     def summarise(self, values: Values) -> dict[str, float]:
         if len(self._features) < 2:
@@ -75,8 +75,8 @@ class LayerSimilarity(LayerObserver):
         apart = ~torch.eye(len(self._matrix), dtype=torch.bool)
         return {"mean": float(self._matrix[apart].double().mean())}
 
-    def remember(self, findings: Findings, when: Moment) -> None:
-        """Add each layer's part of the matrix, then the history."""
+    def conclude(self, findings: Findings) -> None:
+        """Add each layer's part of the matrix."""
         if self._matrix is not None:
             names = list(self._features)
             for place, name in enumerate(names):
@@ -85,7 +85,6 @@ class LayerSimilarity(LayerObserver):
                     scalars["to_previous"] = float(self._matrix[place, place - 1])
                 if OUTPUT in names and name != OUTPUT:
                     scalars["to_output"] = float(self._matrix[place, names.index(OUTPUT)])
-        super().remember(findings, when)
 
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         if self._matrix is not None:

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from convscope.capture.batches import Adapter, adapt_batch, batch_length, tree_cat, tree_map, tree_tensors
+from convscope.capture.errors import UserError, users_code
 from convscope.capture.isolation import preserved_random_state
 from convscope.capture.reading import Adapted, read_all, read_selected
 from convscope.capture.sampling import random_order
@@ -152,12 +153,12 @@ class HeldOut:
             self._tapping = True
             return
         with torch.inference_mode(False), torch.no_grad(), preserved_random_state(self.seed):
-            self._agree(lambda: self._read(source, lambda batch: _checked(*self.adapter(transfer(batch)))))
+            self._agree(lambda: self._read(source, lambda batch: _checked(*self._adapted(transfer(batch)))))
 
     def tap(self, batch: Any) -> None:
         """Copy a batch that flows by; once ``size`` samples have, the held-out set is ready."""
         with torch.inference_mode(False), torch.no_grad():
-            self._tapped.append(_checked(*self.adapter(batch)))
+            self._tapped.append(_checked(*self._adapted(batch)))
         if sum(batch_length(inputs) for inputs, _ in self._tapped) * self._world >= self._limit:
             self._tapping = False
 
@@ -200,6 +201,18 @@ class HeldOut:
         targets = None if self.targets is None else self.targets[here]
         part._agree(lambda: part._keep(tree_map(lambda t: t[here], self.inputs), targets, index))
         return part
+
+    def _adapted(self, batch: Any) -> tuple[Any, Any]:
+        if self.adapter is adapt_batch:
+            return adapt_batch(batch)
+        try:
+            inputs, targets = self.adapter(batch)
+        except Exception as error:
+            raise UserError(
+                f"HeldOut(adapter=...) failed on a batch ({type(error).__name__}: {error}); give a callable(batch) -> "
+                "(inputs, targets) that takes what the loader yields"
+            ) from error
+        return inputs, targets
 
     def _read(self, source: Any, adapted: Adapted) -> None:
         if _indexable(source):
@@ -252,7 +265,8 @@ def _resolve(source: Any) -> Any:
     if source is None:
         raise ValueError("HeldOut has no source: there is no validation loader; pass HeldOut(source=...)")
     if hasattr(source, "heldout_dataloader"):
-        return source.heldout_dataloader()
+        with users_code("heldout_dataloader()"):
+            return source.heldout_dataloader()
     if isinstance(source, torch.Tensor):
         return TensorDataset(source)
     if isinstance(source, tuple | list) and source and all(isinstance(t, torch.Tensor) for t in source):

@@ -97,6 +97,8 @@ class Observed:
         nonfinite_gradients: Layers whose gradient was NaN or infinite; given to the same consumers only.
         missing: Layers that did not run.
         unmatched: Layers whose rows are not as many a sample as in the trace; nobody was given them.
+        loss_error: What the loss or its backward raised; from then on the pass went on without gradients, so those
+            that were handed out are of some samples only.
     """
 
     samples: int = 0
@@ -105,6 +107,7 @@ class Observed:
     nonfinite_gradients: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     unmatched: set[str] = field(default_factory=set)
+    loss_error: Exception | None = None
 
 
 def trace_layers(subject: Subject, heldout: HeldOut) -> tuple[Trace, torch.Tensor]:
@@ -137,7 +140,8 @@ def observe(
         chunk_size: Samples a forward pass; the held-out set's own by default.
 
     Raises:
-        Exception: Whatever the network's own forward or the loss raises.
+        Exception: Whatever the network's own forward raises; of the loss and its backward only out of memory, where
+            fewer samples at a time may do.
     """
     gradients = any(c.needs_gradient for c in consumers) and subject.loss is not None
     run = _Pass(subject, {layer.key: layer for layer in layers}, consumers, gradients)
@@ -169,7 +173,7 @@ class _Pass:
         if self._output is not None:
             self._observe(self._output, logits)
         if self._gradients and self._pending:
-            self._backward(logits)
+            self._try_backward(logits)
         if not chunk.padding:
             self.report.samples += len(chunk.index)
 
@@ -209,6 +213,16 @@ class _Pass:
                 if layer.overwritten:
                     record.activation = activation.clone()
                 self._pending.append((record, get_gradient_edge(tensor)))
+
+    def _try_backward(self, logits: torch.Tensor) -> None:
+        """A loss or backward that fails costs gradients alone: this chunk's and all that would follow."""
+        try:
+            self._backward(logits)
+        except Exception as error:
+            if self._may_shrink(error):
+                raise
+            self.report.loss_error = error
+            self._gradients, self._pending = False, []
 
     def _backward(self, logits: torch.Tensor) -> None:
         if self._subject.loss is None or self._targets is None:
@@ -254,9 +268,13 @@ class _Pass:
         try:
             call()
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) and self._chunk is not None and len(self._chunk.index) > 1:
-                raise  # fewer samples at a time may do
+            if self._may_shrink(error):
+                raise
             self.report.failures[place, layer.name] = error
+
+    def _may_shrink(self, error: Exception) -> bool:
+        """Whether fewer samples at a time may do."""
+        return isinstance(error, torch.OutOfMemoryError) and self._chunk is not None and len(self._chunk.index) > 1
 
     def _finite(self, record: Record) -> bool:
         """A NaN or Inf anywhere makes a pooled value so: cheap, and enough to name the layer."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Subset
 
 from convscope.capture.batches import batch_length, tree_cat, tree_map
+from convscope.capture.errors import users_code
 from convscope.capture.sampling import class_labels, known_labels, random_order, stratified
 
 Adapted = Callable[[Any], tuple[Any, torch.Tensor | None]]
@@ -46,7 +47,7 @@ def read_all(source: Iterable[Any], adapted: Adapted, size: int, rank: int, worl
     """The first ``size`` samples of an iterable of batches; this process keeps every ``world_size``-th."""
     parts: list[Samples] = []
     read = 0
-    for batch in source:
+    for batch in _batches(source):
         inputs, targets = adapted(batch)
         numbers = torch.arange(read, min(read + batch_length(inputs), size))
         parts.append(_taken(inputs, targets, numbers, numbers % world_size == rank))
@@ -82,7 +83,7 @@ def _choose(loader: DataLoader[Any], adapted: Adapted, size: int, stratify: bool
 
 def _labels_of(loader: DataLoader[Any], candidates: torch.Tensor, adapted: Adapted, seed: int) -> torch.Tensor | None:
     found: list[torch.Tensor] = []
-    for batch in _subset_loader(loader, candidates, seed):
+    for batch in _batches(_subset_loader(loader, candidates, seed)):
         labels = class_labels(adapted(batch)[1])
         if labels is None:
             return None
@@ -91,7 +92,8 @@ def _labels_of(loader: DataLoader[Any], candidates: torch.Tensor, adapted: Adapt
 
 
 def _read(loader: DataLoader[Any], chosen: torch.Tensor, adapted: Adapted, seed: int) -> tuple[Any, Any]:
-    inputs, targets, _ = _joined([(*adapted(batch), torch.empty(0)) for batch in _subset_loader(loader, chosen, seed)])
+    batches = _batches(_subset_loader(loader, chosen, seed))
+    inputs, targets, _ = _joined([(*adapted(batch), torch.empty(0)) for batch in batches])
     return inputs, targets
 
 
@@ -105,6 +107,19 @@ def _subset_loader(loader: DataLoader[Any], chosen: torch.Tensor, seed: int) -> 
         multiprocessing_context=loader.multiprocessing_context,
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def _batches(source: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a loader, whose data set and collate function are the user's own code."""
+    with users_code("reading a held-out batch"):
+        batches = iter(source)
+    while True:
+        with users_code("reading a held-out batch"):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+        yield batch
 
 
 def _joined(parts: list[tuple[Any, torch.Tensor | None, torch.Tensor]]) -> Samples:

@@ -67,7 +67,10 @@ def class_labels(targets: Any) -> torch.Tensor | None:
 
 def _label_attribute(dataset: Dataset[Any]) -> torch.Tensor | None:
     for name in ("targets", "labels"):
-        labels = class_labels(getattr(dataset, name, None))
-        if labels is not None and len(labels) == len(dataset):  # type: ignore[arg-type]
-            return labels
+        try:
+            labels = class_labels(getattr(dataset, name, None))
+            if labels is not None and len(labels) == len(dataset):  # type: ignore[arg-type]
+                return labels
+        except Exception:  # a property of the user's that reads what is not there: labels are then read with samples
+            continue
     return None
