@@ -93,6 +93,8 @@ class Pictures:
         self, dashboard: TensorBoardDashboard, observer: LayerObserver, layers: list[str], when: Moment
     ) -> None:
         history = observer.history
+        if not history.epochs:  # nothing could be remembered
+            return
         by_epoch = len(set(history.epochs)) == len(history.epochs)
         x, x_label = (history.epochs, "epochs trained") if by_epoch else (history.steps, "training step")
         for quantity, spec in observer.maps.items():

@@ -178,9 +178,7 @@ def _suitable(plan: Plan, chosen: list[Layer], observer: LayerObserver) -> list[
     others = [layer.name for layer in chosen if not observer.suits(layer)]
     filters = [layer for layer in suitable if layer.name != OUTPUT]
     if not suitable or (observer.needs_filters and not filters):
-        raise IdleError(
-            f"{observer.name} can measure none of the chosen layers: {', '.join(others) or 'there are none'}"
-        )
+        raise IdleError(f"it can measure none of the chosen layers: {', '.join(others) or 'there are none'}")
     if others:
         plan.messages.append(f"{observer.name} leaves out layers that it cannot measure: {', '.join(others)}")
     return suitable

@@ -56,7 +56,7 @@ class Schedule:
     def done(self, moment: Moment, steps: int) -> None:
         """Remember that a check was made."""
         self._begun = True
-        if moment.at_epoch_end:
+        if moment.at_epoch_end and 0 < self.every_n_epochs <= moment.epoch - self._last_epoch:
             self._last_epoch = moment.epoch
         if moment.trigger == "step":
             self._last_step, self._measured = steps - steps % self.every_n_train_steps, steps
