@@ -257,6 +257,16 @@ def keep_available(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
         trainer._logger_connector._callback_metrics[tag] = kept
 
 
+def monitors(trainer: pl.Trainer) -> dict[str, str]:
+    """What is monitored in ``callback_metrics``, and by whom: callbacks with a ``monitor``, and plateau schedulers."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    found = {getattr(callback, "monitor", None): type(callback).__name__ for callback in callbacks}
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau:
+            found[config.monitor] = type(config.scheduler).__name__
+    return {key: name for key, name in found.items() if isinstance(key, str)}
+
+
 def is_kept(value: torch.Tensor) -> bool:
     """Whether a value of ``callback_metrics`` was put there by :func:`keep_available`."""
     return getattr(value, "convscope_kept", False)

@@ -25,6 +25,8 @@ class Schedule:
     _last_step: int = field(default=0, init=False)
     _measured: int = field(default=-1, init=False)  # optimizer steps at the last check that a step triggered
     _begun: bool = field(default=False, init=False)
+    needed: bool = field(default=False, init=False)
+    """Whether somebody monitors a value, who would end the run without one."""
 
     def __post_init__(self) -> None:
         for name in ("every_n_epochs", "every_n_train_steps"):
@@ -43,12 +45,12 @@ class Schedule:
         monitors a value finds one.
         """
         if moment.trigger == "start":
-            return self.on_start and steps == 0
+            return (self.on_start or self.needed) and steps == 0
         if moment.trigger == "step":
             return self.every_n_train_steps > 0 and steps - self._last_step >= self.every_n_train_steps
         since = moment.epoch - self._last_epoch
         due = self.every_n_epochs > 0 and (since == 0 or since >= self.every_n_epochs)
-        due = due or (self.on_start and not self._begun)
+        due = due or ((self.on_start or self.needed) and not self._begun)
         if due and steps == self._measured:
             self._last_epoch, due = moment.epoch, False
         return due

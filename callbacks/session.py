@@ -99,6 +99,7 @@ class Session:
                     observer.restart()
         bridge.require_whole_networks(trainer)
         self._keep_available(trainer)
+        self._serve_monitors(trainer)
         for group in self._groups:
             with self._resting_if_it_fails(group, refusing=True), self._as_in_a_check(trainer, "start"):
                 self._read(group.heldout, trainer, pl_module)
@@ -256,6 +257,17 @@ class Session:
         known = {tag: value for observer in self.observers for tag, value in observer.logged.items()}
         self._tags |= known.keys()
         bridge.keep_available(trainer, known)
+
+    def _serve_monitors(self, trainer: pl.Trainer) -> None:
+        """Whoever monitors a value ends the run where there is none: so a first check is made where none was wanted."""
+        for key, who in bridge.monitors(trainer).items():
+            for observer in self.observers:
+                if key.startswith(f"{observer.name}/") and not observer.schedule.on_start:
+                    observer.schedule.needed = True
+                    rank_zero_info(
+                        f"convscope: {who} monitors {key!r}, so {observer.name} makes a check at the start although "
+                        "on_start=False"
+                    )
 
     def close(self, trainer: pl.Trainer) -> None:
         """The fit is over."""

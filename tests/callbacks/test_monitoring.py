@@ -25,6 +25,8 @@ SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no sanity check": ({"every_n_epochs": 2}, {"num_sanity_val_steps": 0}),
     "steps alone": ({"every_n_epochs": 0, "every_n_train_steps": 7}, {}),
     "the start alone": ({"every_n_epochs": 0}, {}),
+    "no start": ({"every_n_epochs": 3, "on_start": False}, {}),
+    "no start, no validation": ({"every_n_epochs": 3, "on_start": False}, {"limit_val_batches": 0}),
 }
 
 
