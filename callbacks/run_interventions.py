@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,7 +50,7 @@ def _attempt(intervening: list[LayerObserver], todo: Usable) -> dict[Pair, Excep
     for observer in intervening:
         for layer in todo[observer.name]:
             try:
-                together(partial(observer.intervene, layer))
+                together(lambda o=observer, layer=layer: o.intervene(layer))  # type: ignore[misc]
             except Exception as error:
                 errors[observer.name, layer.name] = error
     return errors

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -92,7 +91,7 @@ def _begin(plan: Plan, due: list[LayerObserver], failures: Failures) -> list[Lay
     begun = []
     for observer in due:
         try:
-            together(partial(observer.begin, plan.layers[observer.name], plan.heldout.total))
+            together(lambda o=observer: o.begin(plan.layers[o.name], plan.heldout.total))  # type: ignore[misc]
             begun.append(observer)
         except Exception as error:
             failures.record(f"the beginning of a check of {observer.name}", error)
@@ -155,7 +154,7 @@ def _without_gradients(due: list[LayerObserver], failures: Failures) -> list[Lay
 
 def _drops_gradients(observer: LayerObserver, failures: Failures) -> bool:
     try:
-        return together(observer.drop_gradients)
+        return together(lambda: observer.drop_gradients())
     except Exception as error:
         failures.record(f"{observer.name} without gradients", error)
         return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -226,28 +225,29 @@ class Session:
         findings = Findings(observer.name)
         for layer in layers:
             with self._failures.guard(f"{observer.name}, layer {layer.name}"):
-                result = together(partial(observer.compute, layer))
+                result = together(lambda layer=layer: observer.compute(layer))  # type: ignore[misc]
                 if result is not None:
                     findings.layers[layer.name] = result
         with self._failures.guard(f"the summary of {observer.name}"):
-            findings.summary = observer.summarise(findings.values)
+            findings.summary = together(lambda: observer.summarise(findings.values))
         return findings
 
     def _conclude(self, found: Found, when: Moment) -> None:
         for observer, findings in found:
             with self._failures.guard(f"the conclusions of {observer.name}"):
-                observer.conclude(findings)
+                together(lambda o=observer, f=findings: o.conclude(f))  # type: ignore[misc]
         for observer, findings in found:
             self.latest[observer.name] = findings
             with self._failures.guard(f"the history of {observer.name}"):
                 observer.remember(findings, when)
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, found: Found, when: Moment) -> None:
-        scalars = self._own_scalars(trainer, when)
-        self.observers[0].logged |= scalars
-        for observer, findings in found:
-            observer.logged |= findings.scalars()
-            scalars |= findings.scalars()
+        """The main process's numbers are logged on all, since Lightning exchanges them tag by tag."""
+        here = [self._own_scalars(when), *(findings.scalars() for _, findings in found)]
+        told: list[dict[str, float]] = trainer.strategy.broadcast(here)
+        scalars = {tag: value for part in told for tag, value in part.items()}
+        for observer, part in zip([self.observers[0], *(observer for observer, _ in found)], told, strict=True):
+            observer.logged |= part
         self._tags |= scalars.keys()
         with self._failures.guard("logging"):
             bridge.write_scalars(trainer, pl_module, scalars, when)
@@ -311,14 +311,12 @@ class Session:
             )
         return bool(wait > 0)
 
-    def _own_scalars(self, trainer: pl.Trainer, when: Moment) -> dict[str, float]:
+    def _own_scalars(self, when: Moment) -> dict[str, float]:
         own = {"convscope/seconds": self._cost.seconds, "convscope/errors": float(self._failures.count)}
         own["convscope/heldout_changed"] = float(self._heldout_changed)
         if when.trigger != "start":
             own["convscope/overhead"] = self._cost.overhead
-        mine = {tag: value for tag, value in own.items() if value is not None}
-        shared: dict[str, float] = trainer.strategy.broadcast(mine)
-        return shared
+        return {tag: value for tag, value in own.items() if value is not None}
 
 
 def _check_tags(plans: list[Plan]) -> None:
