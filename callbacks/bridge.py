@@ -211,6 +211,11 @@ def gather_integers(values: list[int]) -> list[list[int]]:
     return [row.tolist() for row in found]
 
 
+def largest(value: int) -> int:
+    """The largest of a whole number over all processes."""
+    return value if processes() == 1 else max(row[0] for row in gather_integers([value]))
+
+
 def _exchange_device() -> torch.device:
     if "nccl" in torch.distributed.get_backend() and "gloo" not in torch.distributed.get_backend():
         return torch.device("cuda", torch.cuda.current_device())

@@ -312,7 +312,7 @@ class Session:
         return bool(wait > 0)
 
     def _own_scalars(self, when: Moment) -> dict[str, float]:
-        own = {"convscope/seconds": self._cost.seconds, "convscope/errors": float(self._failures.count)}
+        own = {"convscope/seconds": self._cost.seconds, "convscope/errors": float(bridge.largest(self._failures.count))}
         own["convscope/heldout_changed"] = float(self._heldout_changed)
         if when.trigger != "start":
             own["convscope/overhead"] = self._cost.overhead

@@ -95,13 +95,11 @@ def _told(error: Exception) -> tuple[bool, str]:
 
 def _shared(own: Exception | None, told: list[tuple[bool, str]]) -> Exception:
     """The error to raise on this process: a mistake is the same on all, whoever found it."""
-    mistake = next((message for wrong, message in told if wrong), None)
+    causes = [message for wrong, message in told if not wrong and not message.startswith(ElsewhereError.__name__)]
+    # What only repeats another process's error, as a set that is read in step does, is no mistake of its own.
+    mistake = next((m for wrong, m in told if wrong and not any(m in cause for cause in causes)), None)
     if mistake is not None:
         return own if own is not None and is_mistake(own) and str(own) == mistake else UserError(mistake)
-    # What another process says of this one's giving up is of no interest beside the cause.
-    cause = next((message for _, message in told if not message.startswith(ElsewhereError.__name__)), told[0][1])
-    return (
-        own
-        if own is not None and not isinstance(own, ElsewhereError)
-        else ElsewhereError(f"on another process: {cause}")
-    )
+    if own is not None and not is_mistake(own) and not isinstance(own, ElsewhereError):
+        return own
+    return ElsewhereError(f"on another process: {causes[0] if causes else told[0][1]}")
