@@ -79,9 +79,9 @@ class DriftAlert(Callback):
         self.rules = default_rules() if rules is None else load_rules(rules)
         self.alerts: list[Alert] = []
         self._actions = _by_severity(DEFAULT_ACTIONS if actions is None else actions)
-        self._watch, self._readings = Watch(self.rules), Readings()
-        self._run = uuid.uuid4().hex[:12]
         self._reported: set[str] = set()
+        self._watch, self._readings = Watch(self.rules, self._fault), Readings()
+        self._run = uuid.uuid4().hex[:12]
         self._looked_for_globs = False
 
     # Lightning's hooks.
@@ -140,6 +140,9 @@ class DriftAlert(Callback):
         except Exception as error:
             self._report(what, error)
 
+    def _fault(self, rule: str, error: Exception) -> None:
+        self._report(f"the rule {rule}", error)
+
     def _report(self, what: str, error: Exception) -> None:
         if what not in self._reported:
             self._reported.add(what)
@@ -171,10 +174,16 @@ class DriftAlert(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._run = state_dict["run"]
-        self.alerts = [Alert(**alert) for alert in state_dict["alerts"]]
-        self._watch.load_state_dict(state_dict["watch"])
-        self._looked_for_globs = state_dict["looked_for_globs"]
+        """Go on from a checkpoint. A part that is missing or of another version begins afresh."""
+        self._guarded("restoring the run's number", lambda: self._restore_run(state_dict))
+        self._guarded("restoring earlier alerts", lambda: self._restore_alerts(state_dict))
+        self._guarded("restoring the rules", lambda: self._watch.load_state_dict(state_dict["watch"]))
+
+    def _restore_run(self, state: dict[str, Any]) -> None:
+        self._run, self._looked_for_globs = state["run"], state["looked_for_globs"]
+
+    def _restore_alerts(self, state: dict[str, Any]) -> None:
+        self.alerts = [Alert.of(alert) for alert in state["alerts"]]
 
 
 def _by_severity(actions: Any) -> dict[str, list[Action]]:

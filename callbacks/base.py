@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from convscope.callbacks.plan import Plan
     from convscope.callbacks.session import Session
     from convscope.loggers import TensorBoardDashboard
+
+
+log = logging.getLogger("convscope")
 
 
 class LayerObserver(Callback, ABC):
@@ -86,6 +90,7 @@ class LayerObserver(Callback, ABC):
         self.name = name or self.default_name()
         self.schedule = Schedule(every_n_epochs, every_n_train_steps, on_start)
         self.history = History()
+        self.logged: dict[str, float] = {}  # every tag's last value
         self.session: Session | None = None
         self._fingerprint = ""
 
@@ -128,6 +133,11 @@ class LayerObserver(Callback, ABC):
         """Whether what the targets are is inferred, with nothing said by the user."""
         return False
 
+    @property
+    def needs_filters(self) -> bool:
+        """Whether there is nothing to measure where the model's output is the only layer."""
+        return False
+
     def suits(self, layer: Layer) -> bool:
         """Whether the callback can measure this layer."""
         return True
@@ -148,7 +158,7 @@ class LayerObserver(Callback, ABC):
         """Learn which samples and layers a run's checks are made on, for callbacks that need more than activations.
 
         Raises:
-            ValueError: An argument of the callback does not fit this plan.
+            ValueError: An argument of the callback does not fit this plan. Whatever else is raised costs the callback.
         """
 
     @abstractmethod
@@ -158,6 +168,14 @@ class LayerObserver(Callback, ABC):
     @abstractmethod
     def compute(self, layer: Layer) -> LayerResult | None:
         """One layer's numbers once the pass is over, None for nothing. Every process calls it for the same layers."""
+
+    def drop_gradients(self) -> bool:
+        """Forget this check's gradients, which could not be had of all samples.
+
+        Returns:
+            Whether there is something to measure all the same.
+        """
+        return False
 
     def on_activation(self, record: Record) -> None:
         """Take in a layer's activations of one chunk."""
@@ -177,6 +195,9 @@ class LayerObserver(Callback, ABC):
         """Summaries over depth of ``values[quantity][layer]``, logged without a layer's name."""
         return {}
 
+    def conclude(self, findings: Findings) -> None:
+        """Add to the findings what is known only once all callbacks have computed, on all held-out sets."""
+
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         """Write pictures and texts of the callback's own, on the main process, before :meth:`end`."""
 
@@ -190,25 +211,50 @@ class LayerObserver(Callback, ABC):
         return self._generate_state_key(name=self.name)
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: see :meth:`state`. Where that fails, the checkpoint is saved without it."""
+        try:
+            return self.state()
+        except Exception as error:
+            self._complain("saving its state failed, so a resumed run begins it afresh", error)
+            return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept: see :meth:`restore`. Where that fails, the callback begins afresh."""
+        try:
+            self.restore(state_dict)
+        except Exception as error:
+            self.restart()
+            self._complain("its state in the checkpoint cannot be restored, so it begins afresh", error)
+
+    def state(self) -> dict[str, Any]:
+        """Plain data and tensors from which :meth:`restore` goes on."""
         return {
             "history": self.history.state_dict(),
             "schedule": self.schedule.state_dict(),
             "fingerprint": self._fingerprint,
+            "logged": dict(self.logged),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history.load_state_dict(state_dict["history"])
-        self.schedule.load_state_dict(state_dict["schedule"])
-        self._fingerprint = state_dict["fingerprint"]
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        self.history.load_state_dict(state["history"])
+        self.schedule.load_state_dict(state["schedule"])
+        self._fingerprint = state["fingerprint"]
+        self.logged = {str(tag): float(value) for tag, value in state.get("logged", {}).items()}
+
+    def _complain(self, what: str, error: Exception) -> None:
+        if self.on_error == "raise":
+            raise error
+        log.error("convscope: %s: %s (%s: %s)", self.name, what, type(error).__name__, error, exc_info=error)
 
     def restart(self) -> None:
         """Forget what is known of an earlier run: called where training begins at its first step."""
         self.history = History()
         self.schedule.restart()
-        self._fingerprint = ""
+        self._fingerprint, self.logged = "", {}
 
     def remember(self, findings: Findings, when: Moment) -> None:
-        """Add a check to the history."""
+        """Add a check to the history. Nothing is computed here: see :meth:`conclude`."""
         kept = {quantity: row for quantity, row in findings.values.items() if quantity in self.maps}
         self.history.append(when, kept)
 
@@ -232,6 +278,12 @@ class LayerObserver(Callback, ABC):
         if session := self._leads():
             session.prepare(trainer, pl_module)
             session.check(trainer, pl_module, moment(trainer, "start"))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if session := self._leads():
+            session.look_again(pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -260,7 +312,10 @@ class LayerObserver(Callback, ABC):
         if session := self._leads():
             session.close(trainer)
         self.session = None
-        self.end()
+        try:
+            self.end()
+        except Exception as error:
+            self._complain("its end failed", error)
 
     def _leads(self) -> Session | None:
         return self.session if self.session is not None and self.session.observers[0] is self else None

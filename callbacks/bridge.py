@@ -24,6 +24,7 @@ from convscope.capture.isolation import preserved_random_state
 from convscope.capture.modules import named_modules
 from convscope.capture.observation import Subject
 from convscope.loggers import summary_writer
+from convscope.metrics._base import announce_sync
 
 
 def fitting(trainer: pl.Trainer) -> bool:
@@ -102,21 +103,56 @@ def transfer(trainer: pl.Trainer) -> Callable[[Any], Any]:
     """What Lightning does to a validation batch before ``validation_step``: precision, device, the user's hooks."""
 
     def move(batch: Any) -> Any:
-        with _as_validation(trainer):
+        with as_validation(trainer):
             return trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
 
     return move
 
 
 @contextmanager
-def _as_validation(trainer: pl.Trainer) -> Iterator[None]:
-    # A user's on_after_batch_transfer may augment when trainer.training says so.
+def as_validation(trainer: pl.Trainer) -> Iterator[None]:
+    """Within the block the trainer says that it validates, as it does at the end of an epoch.
+
+    A forward, or a hook that transfers batches, may ask ``trainer.training`` or ``trainer.validating``.
+    """
     stage = trainer.state.stage
     trainer.validating = True  # by the trainer's own setter: there are two RunningStages, one an import name
     try:
         yield
     finally:
         trainer.state.stage = stage
+
+
+@contextmanager
+def weights_in_training(trainer: pl.Trainer, leader: pl.Callback, trigger: str) -> Iterator[None]:
+    """Within the block the module has the weights that are being trained, not their average.
+
+    Lightning's ``WeightAveraging`` puts the average in place as a validation epoch begins and takes it out as it ends,
+    so that at a check in between it is there if that callback comes after ``leader``, who makes the check.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    later = callbacks[callbacks.index(leader) :] if trigger == "validation" else []
+    averaging = [callback for callback in later if _averages(callback)]
+    for callback in reversed(averaging):
+        callback._swap_models(trainer.lightning_module)
+    try:
+        yield
+    finally:
+        for callback in averaging:
+            callback._swap_models(trainer.lightning_module)
+
+
+def _averages(callback: Any) -> bool:
+    # By name: the class exists twice, in lightning.pytorch and in pytorch_lightning.
+    named = any(kind.__name__ == "WeightAveraging" for kind in type(callback).__mro__)
+    return named and hasattr(callback, "_swap_models") and callback._average_model is not None
+
+
+def replaces_weights(trainer: pl.Trainer) -> bool:
+    """Whether a callback gives the module other weights at the start of some epoch, as Lightning's SWA does."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    kinds = {kind.__name__ for callback in callbacks for kind in type(callback).__mro__}
+    return "StochasticWeightAveraging" in kinds
 
 
 def validation_loader(trainer: pl.Trainer, pl_module: pl.LightningModule, seed: int) -> Any:
@@ -247,10 +283,41 @@ def uninitialised(module: nn.Module) -> list[str]:
     return [name for name, tensor in tensors if is_lazy(tensor)]
 
 
+def processes() -> int:
+    """Number of processes that train together."""
+    started = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if started else 1
+
+
 def gather_objects(value: Any) -> list[Any]:
     """``value`` from every process, in rank order; with one process a list of one."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if processes() == 1:
         return [value]
+    announce_sync()
+    return gather_at_once(value)
+
+
+def gather_integers(values: list[int]) -> list[list[int]]:
+    """As many whole numbers from every process, in rank order: a small tensor, far cheaper than an object."""
+    here = torch.tensor(values, device=_exchange_device())
+    found = [torch.empty_like(here) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(found, here)
+    return [row.tolist() for row in found]
+
+
+def largest(value: int) -> int:
+    """The largest of a whole number over all processes."""
+    return value if processes() == 1 else max(row[0] for row in gather_integers([value]))
+
+
+def _exchange_device() -> torch.device:
+    if "nccl" in torch.distributed.get_backend() and "gloo" not in torch.distributed.get_backend():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def gather_at_once(value: Any) -> list[Any]:
+    """As :func:`gather_objects`, where all processes are known to be here."""
     found: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(found, value)
     return found
@@ -270,9 +337,38 @@ def write_scalars(trainer: pl.Trainer, pl_module: pl.LightningModule, scalars: d
         return
     if when.trigger == "step":
         pl_module.log_dict(scalars, on_step=True, on_epoch=False, logger=False, batch_size=1)
+    else:
+        keep_available(trainer, scalars)
     for logger in trainer.loggers:
         logger.log_metrics({**scalars, "epoch": float(when.epoch)}, step=when.step)
         logger.save()
+
+
+def keep_available(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
+    """Put values into ``callback_metrics`` alone, where an epoch without a check leaves them.
+
+    EarlyStopping, ModelCheckpoint and a plateau scheduler end the run where what they monitor is not there. They are
+    marked as no reading of the present: see :func:`is_kept`.
+    """
+    for tag, value in scalars.items():
+        kept = torch.tensor(value)
+        kept.convscope_kept = True  # type: ignore[attr-defined]
+        trainer._logger_connector._callback_metrics[tag] = kept
+
+
+def monitors(trainer: pl.Trainer) -> dict[str, str]:
+    """What is monitored in ``callback_metrics``, and by whom: callbacks with a ``monitor``, and plateau schedulers."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    found = {getattr(callback, "monitor", None): type(callback).__name__ for callback in callbacks}
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau:
+            found[config.monitor] = type(config.scheduler).__name__
+    return {key: name for key, name in found.items() if isinstance(key, str)}
+
+
+def is_kept(value: torch.Tensor) -> bool:
+    """Whether a value of ``callback_metrics`` was put there by :func:`keep_available`."""
+    return getattr(value, "convscope_kept", False)
 
 
 def keep_from_main_process(trainer: pl.Trainer, tags: Iterable[str]) -> None:

@@ -58,6 +58,10 @@ class ClassFilters(LayerObserver):
         self._found: dict[str, tuple[torch.Tensor, ServingResult]] = {}
 
     @property
+    def needs_filters(self) -> bool:
+        return True
+
+    @property
     def includes_output(self) -> bool:
         return True
 

@@ -66,6 +66,10 @@ class FilterPictures(LayerObserver):
         return self._criteria.need_gradient
 
     @property
+    def needs_filters(self) -> bool:
+        return True
+
+    @property
     def includes_output(self) -> bool:
         return self.criterion == "output_correlation"
 

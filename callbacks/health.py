@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -116,6 +115,7 @@ class FilterHealth(LayerObserver):
         return None
 
     def ready(self, plan: Plan) -> None:
+        self._changes.resume(plan.subject.module)
         self._has_loss = self.gradients and plan.subject.loss is not None
 
     def begin(self, layers: list[Layer], samples: int) -> None:
@@ -138,6 +138,10 @@ class FilterHealth(LayerObserver):
         if len(gradient):
             self._gradients[record.layer.name].to(gradient.device).update(gradient)
 
+    def drop_gradients(self) -> bool:
+        self._gradients = {}
+        return True
+
     def compute(self, layer: Layer) -> LayerResult:
         activity = self._activity[layer.name].compute()
         scalars = {"nonfinite": float(activity.nonfinite)} | self._changes.scalars(layer.name)
@@ -159,7 +163,7 @@ class FilterHealth(LayerObserver):
         return scalars | {"activation_rms": float(activity.rms)}
 
     def _of_gradient(self, layer: Layer) -> dict[str, float]:
-        if not self._has_loss:
+        if layer.name not in self._gradients:
             return {}
         try:
             found = self._gradients[layer.name].compute()
@@ -200,21 +204,17 @@ class FilterHealth(LayerObserver):
 
     # State.
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._changes.resume(pl_module)
-        super().on_train_start(trainer, pl_module)
-
     def restart(self) -> None:
         super().restart()
         self._forget()
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"deaths": self._deaths.state_dict(), "weights": self._changes.state_dict()}
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"deaths": self._deaths.state_dict(), "weights": self._changes.state_dict()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._deaths.load_state_dict(state_dict["deaths"])
-        self._changes.load_state_dict(state_dict["weights"])
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._deaths.load_state_dict(state["deaths"])
+        self._changes.load_state_dict(state["weights"])
 
 
 def _share(mask: torch.Tensor) -> float:

@@ -106,6 +106,10 @@ class FilterImportance(LayerObserver):
         return self.criterion in _GRADIENT
 
     @property
+    def needs_filters(self) -> bool:
+        return True
+
+    @property
     def includes_output(self) -> bool:
         return self.criterion == "output_correlation"
 
@@ -174,12 +178,12 @@ class FilterImportance(LayerObserver):
         super().restart()
         self._previous = {}
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"previous": dict(self._previous)}
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"previous": dict(self._previous)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._previous = dict(state_dict["previous"])
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._previous = dict(state["previous"])
 
     def _metric(self, layer: Layer, outputs: int) -> Metric:
         makers: dict[str, Callable[[], Metric]] = {

@@ -97,6 +97,10 @@ class InterveningObserver(LayerObserver):
         return True
 
     @property
+    def needs_filters(self) -> bool:
+        return True
+
+    @property
     def intervenes(self) -> bool:
         return True
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from convscope.callbacks.bridge import gather_objects
+from convscope.callbacks.failures import Failures
+from convscope.callbacks.together import ElsewhereError, is_mistake, together
+from convscope.capture.errors import UserError
 from convscope.capture.heldout import HeldOut
 from convscope.capture.layers import select_layers, spread_over_depth
 from convscope.capture.observation import Subject, trace_layers
 from convscope.capture.outputs import NO_TARGETS, Outputs
+from convscope.capture.portable import packed, unpacked
 from convscope.capture.settle import settle
 from convscope.capture.trace import Layer, Trace, without_problems
 
@@ -17,48 +23,148 @@ if TYPE_CHECKING:
 
     from convscope.callbacks.base import LayerObserver
 
+T = TypeVar("T")
+
+
+class IdleError(Exception):
+    """Nothing in this network is of the kind that an observer measures."""
+
 
 @dataclass
 class Plan:
-    """One held-out set's part of a check. ``layers`` maps an observer's name to its layers, in depth order."""
+    """One held-out set's part of a check. ``layers`` maps an observer's name to its layers, in depth order.
+
+    ``idle`` says of each observer that rests for want of layers why it does.
+    """
 
     subject: Subject
     heldout: HeldOut
     observers: list[LayerObserver] = field(default_factory=list)
     layers: dict[str, list[Layer]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
     chunk_size: int = 0
     outputs: Outputs = field(default_factory=Outputs)
 
 
-def make_plan(subject: Subject, heldout: HeldOut, observers: list[LayerObserver]) -> Plan:
-    """Settle the output and the loss, trace one sample, and choose each observer's layers.
+def make_plan(
+    subject: Subject, heldout: HeldOut, observers: list[LayerObserver], failures: Failures | None = None
+) -> Plan:
+    """Choose each observer's layers in a traced pass, and settle the loss.
+
+    The main process's plan is everyone's: where layers depend on the input, others would plan otherwise.
 
     Raises:
-        ValueError: A layer entry matches nothing, or the held-out set is faulty for an observer.
+        UserError: a layer entry matches nothing, or the held-out set is faulty for an observer.
+        Exception: the network's forward failed.
     """
+    failures = failures or Failures(raising=True)
     plan = Plan(subject, heldout, chunk_size=heldout.batch_size)
-    no_loss = _settle_outputs(plan, observers)
-    found, logits = trace_layers(subject, heldout)
+    faults = together(lambda: _drafted(plan, observers))
+    for name, error in faults.items():
+        failures.record(f"choosing the layers of {name}", error)
+    for observer in list(plan.observers):
+        _make_ready(plan, observer, failures)
+    return plan
+
+
+def _drafted(plan: Plan, observers: list[LayerObserver]) -> dict[str, Exception]:
+    """Fill in the plan; returns by observer's name what failed that is no mistake of the user's."""
+    no_loss = _or_mistake(lambda: _settle_outputs(plan, observers))
+    found, logits = trace_layers(plan.subject, plan.heldout)
     plan.messages += found.notes
-    selected = {id(observer): _select(plan, found, observer) for observer in observers}
-    output = _output(plan, found, logits, {layer.name for chosen in selected.values() for layer in chosen})
-    if output is None and plan.outputs.shape is not None:
-        no_loss = no_loss or plan.outputs.why_not
+    draft = _Draft(plan, found, no_loss)
+    faults: dict[str, Exception] = {}
     for observer in observers:
-        reason = _no_logits(observer, plan) or observer.skips(heldout, no_loss)
+        draft.guarded(observer, faults, draft.select)
+    draft.output = _output(plan, found, logits, draft.names)
+    if draft.output is None and plan.outputs.shape is not None:
+        draft.no_loss = no_loss or plan.outputs.why_not
+    for observer in observers:
+        if observer.name in draft.selected:
+            draft.guarded(observer, faults, draft.place)
+    return faults
+
+
+class _Draft:
+    """A plan in the making: what every observer selects, then which of that it gets."""
+
+    def __init__(self, plan: Plan, found: Trace, no_loss: str | None) -> None:
+        self.plan, self.found, self.no_loss = plan, found, no_loss
+        self.output: Layer | None = None
+        self.selected: dict[str, list[Layer]] = {}
+
+    @property
+    def names(self) -> set[str]:
+        return {layer.name for chosen in self.selected.values() for layer in chosen}
+
+    def guarded(
+        self, observer: LayerObserver, faults: dict[str, Exception], step: Callable[[LayerObserver], None]
+    ) -> None:
+        """One step for one observer, which may rest; a mistake of the user's is let through."""
+        try:
+            _or_mistake(lambda: step(observer))
+        except IdleError as error:
+            self.plan.idle.append(str(error))
+            self.plan.messages.append(f"{observer.name} rests: {error}")
+        except Exception as error:
+            if is_mistake(error):
+                raise
+            faults[observer.name] = error
+
+    def select(self, observer: LayerObserver) -> None:
+        """The layers that an observer names and that can be measured at all."""
+        kept, said = without_problems(_selected(self.found, observer))
+        self.plan.messages += [sentence for sentence in said if sentence not in self.plan.messages]
+        if not kept:
+            raise IdleError("none of its layers can be measured")
+        self.selected[observer.name] = kept
+
+    def place(self, observer: LayerObserver) -> None:
+        """Add the observer with its layers to the plan, unless this task has nothing for it."""
+        plan = self.plan
+        reason = _no_logits(observer, plan) or observer.skips(plan.heldout, self.no_loss)
         if reason is not None:
             plan.messages.append(f"{observer.name} is skipped: {reason}")
-            continue
-        chosen = _choose(plan, selected[id(observer)], observer, output)
-        if not chosen:
-            plan.messages.append(f"{observer.name} is skipped: none of its layers can be measured")
-            continue
+            return
+        plan.layers[observer.name] = _choose(plan, self.selected[observer.name], observer, self.output)
         plan.observers.append(observer)
-        plan.layers[observer.name] = chosen
-    for observer in plan.observers:
-        observer.ready(plan)
-    return plan
+
+
+def _as_on_main(plan: Plan, observers: list[LayerObserver], faults: dict[str, Exception]) -> dict[str, Exception]:
+    """Take over the main process's plan; an observer that failed on one process rests on all."""
+    model = plan.subject.module
+    layers = {name: packed(chosen, model) for name, chosen in plan.layers.items()}
+    told = {name: f"{type(error).__name__}: {error}" for name, error in faults.items()}
+    places = [place for place, one in enumerate(observers) if any(one is observer for observer in plan.observers)]
+    sent = gather_objects((places, layers, plan.messages, plan.idle, told))
+    places, main_layers, plan.messages, plan.idle, _ = sent[0]
+    everywhere = {name: message for *_, told in sent for name, message in told.items()}
+    chosen = {name: unpacked(fields, model) for name, fields in main_layers.items() if name not in everywhere}
+    plan.layers = {name: plan.layers[name] if len(sent) == 1 else layers for name, layers in chosen.items()}
+    plan.observers = [observers[place] for place in places if observers[place].name in plan.layers]
+    return {name: faults.get(name) or ElsewhereError(f"on another process: {m}") for name, m in everywhere.items()}
+
+
+def _make_ready(plan: Plan, observer: LayerObserver, failures: Failures) -> None:
+    try:
+        together(lambda: _or_mistake(lambda: observer.ready(plan)))
+    except Exception as error:
+        if is_mistake(error):
+            raise
+        failures.record(f"preparing {observer.name}", error)
+        plan.observers.remove(observer)
+        del plan.layers[observer.name]
+
+
+def _or_mistake(run: Callable[[], T]) -> T:
+    """``run()``, whose ``ValueError`` means that the user gave something wrong."""
+    try:
+        return run()
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _output(plan: Plan, found: Trace, logits: torch.Tensor, taken: set[str]) -> Layer | None:
@@ -75,16 +181,7 @@ def _output(plan: Plan, found: Trace, logits: torch.Tensor, taken: set[str]) -> 
     return None
 
 
-def _select(plan: Plan, found: Trace, observer: LayerObserver) -> list[Layer]:
-    """The layers that an observer names and that can be measured at all."""
-    kept, said = without_problems(select_layers(found, observer.layers, raw=observer.observe_at == "conv"))
-    plan.messages += [sentence for sentence in said if sentence not in plan.messages]
-    return kept
-
-
 def _choose(plan: Plan, chosen: list[Layer], observer: LayerObserver, output: Layer | None) -> list[Layer]:
-    if not chosen:
-        return []
     wanted = observer.includes_output and not (observer.takes_output_as_logits and plan.outputs.why_not)
     last = [output] if wanted and output is not None else []
     suitable = _suitable(plan, [*chosen, *last], observer)
@@ -98,11 +195,28 @@ def _choose(plan: Plan, chosen: list[Layer], observer: LayerObserver, output: La
     return [*kept, *(layer for layer in suitable if layer is output)]
 
 
+def _selected(found: Trace, observer: LayerObserver) -> list[Layer]:
+    try:
+        return select_layers(found, observer.layers, raw=observer.observe_at == "conv")
+    except ValueError as error:
+        if observer.layers is None:  # the user named nothing: the network has none of what is observed by default
+            raise IdleError(str(error)) from error
+        raise
+    except Exception as error:
+        if observer.layers is None:
+            raise
+        raise UserError(
+            f"layers={observer.layers!r} of {observer.name} failed ({type(error).__name__}: {error}); give a glob or "
+            "name, 're:<regular expression>', a module class, or a callable(name, module) -> bool"
+        ) from error
+
+
 def _suitable(plan: Plan, chosen: list[Layer], observer: LayerObserver) -> list[Layer]:
     suitable = [layer for layer in chosen if observer.suits(layer)]
     others = [layer.name for layer in chosen if not observer.suits(layer)]
-    if not suitable:
-        raise ValueError(f"{observer.name} can measure none of the chosen layers: {', '.join(others)}")
+    filters = [layer for layer in suitable if not layer.is_output]
+    if not suitable or (observer.needs_filters and not filters):
+        raise IdleError(f"it can measure none of the chosen layers: {', '.join(others) or 'there are none'}")
     if others:
         plan.messages.append(f"{observer.name} leaves out layers that it cannot measure: {', '.join(others)}")
     return suitable

@@ -160,14 +160,13 @@ class LayerPrediction(LayerObserver):
             summary["changed"] = float((self._before.final != self._latest.final).double().mean())
         return summary
 
-    def remember(self, findings: Findings, when: Moment) -> None:
-        """Add what compares each layer with the output, which is read last, then the history."""
+    def conclude(self, findings: Findings) -> None:
+        """Add what compares each layer with the output, which is read last."""
         if (path := self._path) is not None:
             agreement = (path.predicted == path.predicted[-1]).double().mean(dim=1)
             for layer, share in zip(path.layers, agreement, strict=True):
                 if layer in findings.layers:
                     findings.layers[layer].scalars["agreement"] = float(share)
-        super().remember(findings, when)
 
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         if self._path is None:
@@ -183,15 +182,15 @@ class LayerPrediction(LayerObserver):
     def end(self) -> None:
         self._metrics, self._readings, self._path = {}, {}, None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         latest = None if self._latest is None else self._latest._asdict()
-        return super().state_dict() | {"latest": latest, "chosen": list(self._chosen)}
+        return super().state() | {"latest": latest, "chosen": list(self._chosen)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        latest = state_dict["latest"]
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        latest = state["latest"]
         self._latest = None if latest is None else Snapshot(**latest)
-        self._chosen = list(state_dict["chosen"])
+        self._chosen = list(state["chosen"])
 
     def restart(self) -> None:
         super().restart()

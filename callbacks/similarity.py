@@ -68,7 +68,7 @@ class LayerSimilarity(LayerObserver):
 
     def compute(self, layer: Layer) -> LayerResult:
         self._features[layer.name] = self._metrics[layer.name].compute()
-        return LayerResult({})  # a layer's own numbers need all layers: see remember
+        return LayerResult({})  # a layer's own numbers need all layers: see conclude
 
     def summarise(self, values: Values) -> dict[str, float]:
         if len(self._features) < 2:
@@ -77,8 +77,8 @@ class LayerSimilarity(LayerObserver):
         apart = ~torch.eye(len(self._matrix), dtype=torch.bool)
         return {"mean": float(self._matrix[apart].double().nanmean())}  # a layer that does not vary has no likeness
 
-    def remember(self, findings: Findings, when: Moment) -> None:
-        """Add each layer's part of the matrix, then the history."""
+    def conclude(self, findings: Findings) -> None:
+        """Add each layer's part of the matrix."""
         if self._matrix is not None:
             names = list(self._features)
             for place, name in enumerate(names):
@@ -87,7 +87,6 @@ class LayerSimilarity(LayerObserver):
                     scalars["to_previous"] = float(self._matrix[place, place - 1])
                 if self._output in names and name != self._output:
                     scalars["to_output"] = float(self._matrix[place, names.index(self._output)])
-        super().remember(findings, when)
 
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         if self._matrix is not None:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from convscope.capture.batches import Adapter, adapt_batch, tensor_bytes, tree_tensors
 from convscope.capture.blocks import Block, block_of, joined, passes, pieces
 from convscope.capture.contents import preserved_contents
+from convscope.capture.errors import users_code
 from convscope.capture.generators import preserved_generators
 from convscope.capture.heldout_arguments import check_classes, check_ignore_index, check_logits, pair
 from convscope.capture.indices import is_rereadable
@@ -350,7 +351,8 @@ def _resolve(source: Any) -> Any:
     if source is None:
         raise ValueError("HeldOut has no source: there is no validation loader; pass HeldOut(source=...)")
     if hasattr(source, "heldout_dataloader"):
-        return source.heldout_dataloader()
+        with users_code("heldout_dataloader()"):
+            return source.heldout_dataloader()
     if isinstance(source, torch.Tensor):
         return TensorDataset(source)
     if isinstance(source, tuple | list) and source and all(isinstance(t, torch.Tensor | np.ndarray) for t in source):

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import torch
 
-from convscope.capture.batches import Adapter
+from convscope.capture.batches import Adapter, adapt_batch
+from convscope.capture.errors import UserError
 from convscope.capture.parts import Selector, describe
 
 
@@ -59,8 +60,16 @@ def pair(adapter: Adapter, batch: Any) -> tuple[Any, torch.Tensor | None]:
     Raises:
         ValueError: if that is no pair of inputs and targets.
     """
-    found = adapter(batch)
     name = f"HeldOut(adapter={getattr(adapter, '__name__', type(adapter).__name__)})"
+    try:
+        found = adapter(batch)
+    except Exception as error:
+        if adapter is adapt_batch:
+            raise
+        raise UserError(
+            f"{name} failed on a batch ({type(error).__name__}: {error}); give a callable(batch) -> (inputs, targets) "
+            "that takes what the loader yields"
+        ) from error
     if not isinstance(found, tuple | list) or len(found) != 2:
         what = f"a {type(found).__name__} of {len(found)}" if isinstance(found, tuple | list) else describe(found)
         raise ValueError(

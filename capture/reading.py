@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from convscope.capture.blocks import Block, joined
 from convscope.capture.contents import iterators
+from convscope.capture.errors import UserCodeError, users_code
 from convscope.capture.indices import Indices, loader_indices, union
 from convscope.capture.processes import Processes
 from convscope.capture.reader import Delivered, Reader, Unit
@@ -98,7 +99,7 @@ class _Desk:
 
     def _block(self, delivered: Delivered) -> Block | Exception:
         if delivered.problem is not None:
-            return ValueError(f"a held-out sample cannot be read: {delivered.problem}")
+            return UserCodeError(f"a held-out sample cannot be read: {delivered.problem}")
         try:
             self._seeds.sow(delivered.unit[0], "adapt")  # a user's hook may augment after the transfer
             block = self._adapted(delivered.batch)
@@ -187,7 +188,7 @@ def _read(desk: _Desk, units: list[Unit], processes: Processes, notes: list[str]
     for unit in sorted(rows):
         first[unit], number = number, number + rows[unit]
     if not rows:
-        raise ValueError(problems[0])
+        raise UserCodeError(problems[0])
     blocks = joined(block.numbered(first[unit] + torch.arange(len(block))) for unit, block in here.items())
     processes.each(lambda: _fill(desk, next(iter(first)), blocks))
     return Found(blocks, [*notes, *_left_out(problems, len(units))])
@@ -227,14 +228,26 @@ def _moved_on(loader: DataLoader[Any]) -> list[str]:
 def _batches(source: Iterable[Any]) -> Iterator[Iterator[Any]]:
     """An iterator over a source; of a loader, over a copy, so that neither its iterator nor its workers stay."""
     if not isinstance(source, DataLoader):
-        yield iter(source)
+        yield _guarded(iter(source))
         return
     private = copy.copy(source)
     private._iterator = None
-    iterator = iter(private)
+    with users_code("reading a held-out batch"):
+        iterator = iter(private)
     try:
-        yield iterator
+        yield _guarded(iterator)
     finally:
         if hasattr(iterator, "_shutdown_workers"):
             iterator._shutdown_workers()
         private._iterator = None
+
+
+def _guarded(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches, whose data set and collate function are the user's own code."""
+    while True:
+        with users_code("reading a held-out batch"):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+        yield batch
