@@ -71,8 +71,8 @@ class Session:
     def _can_plan(self, pl_module: pl.LightningModule) -> bool:
         if lazy := bridge.uninitialised(pl_module):
             rank_zero_info(
-                f"convscope: {lazy[0]} and {len(lazy) - 1} more are created in the first forward pass, which is left to "
-                "training; checks begin after that"
+                f"convscope: {', '.join(lazy)} are created in the first forward pass, which is left to training; "
+                "checks begin after that"
             )
         return not lazy and all(heldout.ready for heldout, _ in self._groups)
 
