@@ -102,8 +102,8 @@ class Session:
         lazy = bridge.uninitialised(pl_module)
         if lazy:
             rank_zero_info(
-                f"convscope: {lazy[0]} and {len(lazy) - 1} more are created in the first forward pass, which is left "
-                "to training; checks begin after that"
+                f"convscope: {', '.join(lazy)} are created in the first forward pass, which is left to training; "
+                "checks begin after that"
             )
         for group in self._groups:
             with self._resting_if_it_fails(group, refusing=True), self._as_in_a_check(trainer, "start"):

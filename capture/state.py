@@ -113,7 +113,7 @@ class Snapshot:
             self._visit(item)
         most = len(self._seen) + MOST_OBJECTS
         while self._queue:
-            if len(self._seen) >= most or len(self._queue) >= MOST_OBJECTS:
+            if len(self._seen) >= most:
                 _say_once(
                     f"{type(model).__name__} holds more than {MOST_OBJECTS} objects in its attributes: those beyond "
                     "are not put back after a check, which is harmless if the forward changes none of them"

@@ -1,6 +1,7 @@
 """Networks whose forward changes something that outlives it, one for each place where state can be kept.
 
-Every one changes it in evaluation mode too (some in that alone, so train them without validation), and lets it reach the output: a check that left a trace would change training.
+Every one changes it in evaluation mode too (some in that alone, so train them without validation), and lets it reach
+the output: a check that left a trace would change training.
 ``kept()`` is the state as plain values and tensors, read without this package's own snapshot.
 """
 
@@ -125,7 +126,7 @@ class Recurrent(Misbehaving):
         return self.hidden[0]
 
     def kept(self) -> Any:
-        return [value for value in self.hidden]
+        return list(self.hidden)
 
 
 class GraphCarrier(Misbehaving):
@@ -190,7 +191,7 @@ class Containers(Misbehaving):
         self.names.add(str(len(self.names)))
         self.raw += b"c"
         self.row += 1
-        return len(self.shared) + self.row[0] + len(self.raw) + list(self.ordered.values())[0]
+        return len(self.shared) + self.row[0] + len(self.raw) + next(iter(self.ordered.values()))
 
     def kept(self) -> Any:
         plain = [list(self.items), str(self.table), list(self.ordered), dict(self.counts), dict(self.groups)]
@@ -461,7 +462,7 @@ class MetricInForward(Misbehaving):
 
 
 def quantised() -> nn.Module:
-    """A network prepared for quantisation-aware training by torch itself: its observers learn in evaluation mode too."""
+    """Prepared for quantisation-aware training by torch itself: its observers learn in evaluation mode too."""
     net = Plain(channels=3).train()
     net.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")
     prepared: nn.Module = torch.ao.quantization.prepare_qat(net)
@@ -484,5 +485,5 @@ def parametrised() -> nn.Module:
     return net
 
 
-KINDS: list[type[Misbehaving]] = sorted(Misbehaving.__subclasses__(), key=lambda kind: kind.__name__) + [NanBuffer]
+KINDS: list[type[Misbehaving]] = [*Misbehaving.__subclasses__(), NanBuffer]
 PREPARED: list[Callable[[], nn.Module]] = [quantised, old_weight_norm, parametrised]
