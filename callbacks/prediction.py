@@ -108,6 +108,7 @@ class LayerPrediction(LayerObserver):
 
     def ready(self, plan: Plan) -> None:
         self._images = ExampleImages(plan.heldout)
+        plan.messages += self._task.notes(self.name)
         last = plan.layers[self.name][-1]  # not the output where that is not one row a sample
         self._outputs = max(last.channels, 2) if self.output == "logits" and last.name == OUTPUT else 0
         highest = max(self._task.classes)
@@ -123,9 +124,11 @@ class LayerPrediction(LayerObserver):
 
     def on_activation(self, record: Record) -> None:
         metric = self._metrics[record.layer.name]
-        if record.targets is not None:  # without targets the callback is skipped
-            targets = self._task.targets(record.targets)
-            metric.to(record.pooled.device).update(record.pooled, targets, record.index)
+        if record.targets is None:  # without targets the callback is skipped
+            return
+        targets, (features, index) = self._task.counted(record.targets, record.pooled, record.index)
+        if len(targets):
+            metric.to(features.device).update(features, targets, index)
 
     def compute(self, layer: Layer) -> LayerResult | None:
         readout = self._read(layer.name)
@@ -223,8 +226,11 @@ class LayerPrediction(LayerObserver):
     def _draw_examples(
         self, dashboard: TensorBoardDashboard, path: PredictionPath, images: ExampleImages, when: Moment
     ) -> None:
-        if not self._chosen or not set(self._chosen) <= set(images.numbers):
-            self._chosen = path.pick(images.numbers, self.examples)
+        shown = [number for number in images.numbers if number in set(path.numbers.tolist())]
+        if not shown:
+            return
+        if not self._chosen or not set(self._chosen) <= set(shown):
+            self._chosen = path.pick(shown, self.examples)
         for number in self._chosen:
             row = path.place(number)
             truth, said = int(path.truth[row]), int(path.predicted[-1, row])

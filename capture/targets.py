@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
@@ -26,6 +27,8 @@ class TargetSummary:
         one_hot: Along the first axis of ``shape`` there is exactly one 1, and otherwise 0.
         shares: Rows ``(K,)`` are not negative and sum to one.
         classes: Values that occur, sorted, where they are whole numbers; negative ones (-100: ignore) left out.
+        counts: How many samples have each class: of ``classes`` where a target is one value, of each column (as a
+            sample's largest) where it is a row; empty for masks.
     """
 
     shape: tuple[int, ...]
@@ -37,6 +40,7 @@ class TargetSummary:
     one_hot: bool
     shares: bool
     classes: tuple[int, ...]
+    counts: tuple[int, ...] = ()
 
 
 def summarise_targets(targets: torch.Tensor) -> TargetSummary | None:
@@ -56,6 +60,7 @@ def _merged(a: TargetSummary, b: TargetSummary) -> TargetSummary:
             f"held-out targets differ in kind: {a.dtype} of shape {a.shape} and {b.dtype} of shape {b.shape}; "
             "mend the data set or the adapter"
         )
+    classes = tuple(sorted({*a.classes, *b.classes}))
     return TargetSummary(
         a.shape,
         a.dtype,
@@ -65,8 +70,17 @@ def _merged(a: TargetSummary, b: TargetSummary) -> TargetSummary:
         a.binary and b.binary,
         a.one_hot and b.one_hot,
         a.shares and b.shares,
-        tuple(sorted({*a.classes, *b.classes})),
+        classes,
+        _counts_together(a, b, classes),
     )
+
+
+def _counts_together(a: TargetSummary, b: TargetSummary, classes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(a.shape) == 1 and a.shape != (1,):
+        return tuple(x + y for x, y in zip(a.counts, b.counts, strict=True))
+    counted = Counter(dict(zip(a.classes, a.counts, strict=False)))
+    counted.update(dict(zip(b.classes, b.counts, strict=False)))
+    return tuple(counted[label] for label in classes) if a.counts or b.counts else ()
 
 
 def _least(a: float, b: float) -> float:
@@ -93,7 +107,18 @@ def _summary(targets: torch.Tensor) -> TargetSummary:
         binary and several and bool((sums == 1).all()),
         len(shape) == 1 and several and bool((targets >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()),
         () if floating and not binary else _classes(targets),
+        _counts(targets, whole=not floating or binary),
     )
+
+
+def _counts(targets: torch.Tensor, whole: bool) -> tuple[int, ...]:
+    """How many samples have each class, see :class:`TargetSummary`."""
+    if targets.dim() > 2:
+        return ()
+    if targets.dim() == 2 and targets.shape[1] > 1:
+        return tuple(targets.argmax(1).bincount(minlength=targets.shape[1]).tolist())
+    values = targets.flatten().long()
+    return tuple(torch.unique(values[values >= 0], return_counts=True)[1].tolist()) if whole else ()
 
 
 def _classes(targets: torch.Tensor) -> tuple[int, ...]:
