@@ -115,6 +115,7 @@ class LayerPrediction(LayerObserver):
 
     def ready(self, plan: Plan) -> None:
         self._images = ExampleImages(plan.heldout)
+        plan.messages += self._task.notes(self.name)
         self._verdict = plan.outputs
         has_output = any(layer.is_output for layer in plan.layers[self.name])
         self._outputs = plan.outputs.classes if self.output == "logits" and has_output else 0

@@ -13,6 +13,9 @@ from convscope.capture.targets import IGNORED, TargetSummary
 TaskName = Literal["classification", "multilabel", "regression", "segmentation"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
+MOST_CLASSES = 1000
+"""Classes that a probe tells apart at most, the most frequent ones: time and memory grow with their number."""
+
 
 class NoTaskError(ValueError):
     """The targets are none that can be probed: one sentence why."""
@@ -28,6 +31,8 @@ class Task:
         positions: Shape of a mask, for segmentation.
         classes: The classes that occur, for classification and segmentation.
         ignored: Some labels are ignored.
+        left_out: Classes that are not probed: a sample that is the only one of its class cannot be predicted from
+            others, and at most a thousand classes are told apart.
     """
 
     name: TaskName
@@ -35,16 +40,32 @@ class Task:
     positions: tuple[int, ...] = ()
     classes: tuple[int, ...] = ()
     ignored: bool = False
+    left_out: tuple[int, ...] = ()
 
     def counted(
         self, raw: torch.Tensor, features: torch.Tensor, index: torch.Tensor
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """Targets, features and numbers of the samples whose label is not ignored."""
+        """Targets, features and numbers of the samples that are probed: their label is not ignored nor left out."""
         targets = self.targets(raw)
-        if not self.ignored or self.name == "segmentation":  # there single positions are ignored, by the metric
+        # In a mask single positions are ignored, by the metric.
+        ignored = self.ignored and self.name != "segmentation"
+        if not (ignored or self.left_out):
             return targets, (features, index)
-        mine = (raw != IGNORED).reshape(len(raw), -1).all(1)
+        mine = torch.ones(len(raw), dtype=torch.bool, device=raw.device)
+        if ignored:
+            mine &= (raw != IGNORED).reshape(len(raw), -1).all(1)
+        if self.left_out:
+            mine &= ~torch.isin(targets, torch.tensor(self.left_out, device=targets.device))
         return targets[mine], (features[mine.to(features.device)], index[mine.to(index.device)])
+
+    def notes(self, name: str) -> list[str]:
+        """What the callback of this name should say of the classes that it leaves out."""
+        if not self.left_out:
+            return []
+        told = len(self.classes) - len(self.left_out)
+        few, beyond = "have fewer than two held-out samples each", f"are beyond the {MOST_CLASSES:,} most frequent"
+        why = few if told < MOST_CLASSES else beyond
+        return [f"{name} tells {told:,} of {len(self.classes):,} classes apart; the others {why}"]
 
     def targets(self, raw: torch.Tensor) -> torch.Tensor:
         """Targets as they come to classes ``(N,)``, labels ``(N, K)``, quantities ``(N, D)`` or masks ``(N, *S)``."""
@@ -76,7 +97,7 @@ def settle_task(heldout: HeldOut, wanted: TaskName | None = None) -> Task:
         wanted: The task that the user names, None to infer it.
 
     Raises:
-        NoTaskError: These targets cannot be probed.
+        NoTaskError: These targets cannot be probed, or nearly every sample has a class of its own.
         ValueError: They could, but are faulty or too few, or are not what ``wanted`` needs.
     """
     summary = heldout.summary
@@ -94,7 +115,7 @@ def settle_task(heldout: HeldOut, wanted: TaskName | None = None) -> Task:
             f"{_NEEDS[name]}; leave task= out to infer it, or fix the targets with HeldOut(adapter=...)"
         )
     _check_enough(task, summary, heldout.total)
-    return replace(task, ignored=summary.ignored)
+    return _with_enough_samples(replace(task, ignored=summary.ignored), summary, heldout.total)
 
 
 def class_task(heldout: HeldOut) -> Task:
@@ -207,13 +228,35 @@ def _check_enough(task: Task, summary: TargetSummary, samples: int) -> None:
             f"every held-out {every} class {task.classes[0] if task.classes else 'none'}: a probe needs at least two "
             "classes; use a shuffled or stratified source, or a larger HeldOut(size=...)"
         )
-    fewest = 2 * len(task.classes) if task.name == "classification" else 2
-    if samples < fewest:
-        raise ValueError(
-            f"the held-out set has {samples} samples of {len(task.classes)} classes: a probe needs at least two "
-            f"samples a class; raise HeldOut(size=...) to {fewest} or, better, to {10 * fewest}"
+    if samples < 2:
+        raise ValueError("the held-out set has one sample: a probe needs at least two; raise HeldOut(size=...)")
+
+
+def _with_enough_samples(task: Task, summary: TargetSummary, samples: int) -> Task:
+    """The task without the classes that cannot be probed.
+
+    Raises:
+        NoTaskError: Fewer than two classes can be.
+    """
+    if task.name != "classification":
+        return task
+    counts = _class_counts(task, summary)
+    often = sorted((label for label in task.classes if counts[label] > 1), key=lambda label: (-counts[label], label))
+    if len(often) < 2:
+        raise NoTaskError(
+            f"the held-out set has {samples} samples of {len(task.classes)} classes, and a probe needs at least two "
+            "samples of at least two classes, as it predicts each sample from others of its class; raise "
+            f"HeldOut(size=...) to {10 * len(task.classes)}, or give a source with several samples of a class"
             + ("; if the targets are quantities, pass LayerProbe(task='regression')" if not summary.shape else "")
         )
+    kept = set(often[:MOST_CLASSES])
+    return replace(task, left_out=tuple(label for label in task.classes if label not in kept))
+
+
+def _class_counts(task: Task, summary: TargetSummary) -> dict[int, int]:
+    if task.argmax:
+        return dict(enumerate(summary.counts))
+    return dict(zip(summary.classes, summary.counts, strict=True))
 
 
 def _check_columns(task: Task, summary: TargetSummary, samples: int) -> None:

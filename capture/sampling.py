@@ -18,6 +18,10 @@ def random_order(total: int, seed: int) -> torch.Tensor:
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))
 
 
+EACH = 4
+"""Samples of a class where there are too many classes for each to have two: see docs/metrics/probe-accuracy.md."""
+
+
 def random_choice(total: int, size: int, seed: int) -> torch.Tensor:
     """At most ``size`` different numbers below ``total``, in random order, by the seed.
 
@@ -34,8 +38,10 @@ def random_choice(total: int, size: int, seed: int) -> torch.Tensor:
 def stratified(labels: torch.Tensor, size: int, seed: int, ignored: int | None = None) -> torch.Tensor:
     """Positions of ``size`` samples in which each class keeps its share; sorted.
 
-    The largest-remainder rule gives each class its count; within a class the choice is random, by the seed. Samples
-    whose label is ignored (-100, or ``ignored``) are no class: they are taken only where there are too few others.
+    The largest-remainder rule gives each class its count; within a class the choice is random, by the seed. Where that
+    would leave most of the samples alone in their class, from which nothing could be learnt about classes, some classes
+    are chosen at random and have ``EACH`` samples. Samples whose label is ignored (-100, or ``ignored``) are no class:
+    they are taken only where there are too few others.
     """
     no_class = (labels == IGNORED) | (labels == (IGNORED if ignored is None else ignored))
     if bool(no_class.any()):
@@ -46,12 +52,23 @@ def stratified(labels: torch.Tensor, size: int, seed: int, ignored: int | None =
     order = random_order(len(labels), seed)
     _, inverse, counts = labels[order].unique(return_inverse=True, return_counts=True)
     quotas = _largest_remainder(counts, size)
+    if 2 * int(quotas[quotas > 1].sum()) < size:
+        quotas = _some_classes(counts, size, seed)
     # Rank of each sample within its class, in random order: the first `quota` of each class are taken.
     by_class = torch.argsort(inverse, stable=True)
     starts = torch.cumsum(counts, 0) - counts
     rank = torch.empty_like(inverse)
     rank[by_class] = torch.arange(len(labels)) - starts[inverse[by_class]]
     return order[rank < quotas[inverse]].sort().values
+
+
+def _some_classes(counts: torch.Tensor, size: int, seed: int) -> torch.Tensor:
+    """``EACH`` samples of a class until there are ``size``: at random, first of those that have so many."""
+    order = random_order(len(counts), seed)
+    order = order[counts[order].clamp(max=EACH).argsort(descending=True, stable=True)]
+    wanted = counts[order].clamp(max=EACH)
+    taken = wanted.minimum((size - (wanted.cumsum(0) - wanted)).clamp(min=0))
+    return torch.zeros_like(counts).index_copy_(0, order, taken)
 
 
 def _largest_remainder(counts: torch.Tensor, size: int) -> torch.Tensor:

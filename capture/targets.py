@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -57,6 +58,8 @@ class TargetSummary:
         shares: Rows ``(K,)`` are not negative and sum to one.
         classes: Values that occur, sorted, where they are whole numbers; of floats only 0 and 1, or one a sample.
         ignored: Some label is ignored.
+        counts: How many samples have each class: of ``classes`` where a target is one value, of each column (as a
+            sample's largest) where it is a row; empty for masks.
     """
 
     shape: tuple[int, ...]
@@ -69,6 +72,7 @@ class TargetSummary:
     shares: bool
     classes: tuple[int, ...]
     ignored: bool = False
+    counts: tuple[int, ...] = ()
 
     @property
     def single(self) -> bool:
@@ -128,6 +132,7 @@ def _merged(a: TargetSummary, b: TargetSummary) -> TargetSummary:
     whole = not a.floating or (a.binary and b.binary) or bool(a.classes and b.classes)
     if len(a.low) != len(b.low):  # rows of several lengths have no columns
         a, b = _over_all(a), _over_all(b)
+    classes = tuple(sorted({*a.classes, *b.classes})) if whole else ()
     return TargetSummary(
         tuple(m if m == n else -1 for m, n in zip(a.shape, b.shape, strict=True)),
         a.dtype,
@@ -137,13 +142,23 @@ def _merged(a: TargetSummary, b: TargetSummary) -> TargetSummary:
         a.binary and b.binary,
         a.one_hot and b.one_hot,
         a.shares and b.shares,
-        tuple(sorted({*a.classes, *b.classes})) if whole else (),
+        classes,
         a.ignored or b.ignored,
+        _counts_together(a, b, classes),
     )
 
 
 def _over_all(summary: TargetSummary) -> TargetSummary:
     return replace(summary, low=(reduce(_least, summary.low),), high=(reduce(_greatest, summary.high),))
+
+
+def _counts_together(a: TargetSummary, b: TargetSummary, classes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(a.shape) == 1 and a.shape != (1,):
+        same = len(a.counts) == len(b.counts)
+        return tuple(x + y for x, y in zip(a.counts, b.counts, strict=True)) if same else ()
+    counted = Counter(dict(zip(a.classes, a.counts, strict=False)))
+    counted.update(dict(zip(b.classes, b.counts, strict=False)))
+    return tuple(counted[label] for label in classes) if a.counts or b.counts else ()
 
 
 def _least(a: float, b: float) -> float:
@@ -166,6 +181,7 @@ def _summary(raw: torch.Tensor, form: LabelForm) -> TargetSummary:
     binary = bool(((counted == 0) | (counted == 1)).all())
     several = len(shape) > 0 and shape[0] > 1
     sums = targets.sum(1, dtype=torch.float64 if floating else None) if several else torch.zeros(1)
+    classes = _classes(counted) if not floating or binary or (shape in ((), (1,)) and _whole(counted)) else ()
     return TargetSummary(
         shape,
         str(raw.dtype).removeprefix("torch."),
@@ -175,9 +191,19 @@ def _summary(raw: torch.Tensor, form: LabelForm) -> TargetSummary:
         binary,
         binary and several and bool((sums == 1).all()),
         len(shape) == 1 and several and bool((targets >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()),
-        _classes(counted) if not floating or binary or (shape in ((), (1,)) and _whole(counted)) else (),
+        classes,
         apart is not None,
+        _counts(targets, counted, classes),
     )
+
+
+def _counts(targets: torch.Tensor, counted: torch.Tensor, classes: tuple[int, ...]) -> tuple[int, ...]:
+    """How many samples have each class, see :class:`TargetSummary`."""
+    if targets.dim() > 2:
+        return ()
+    if targets.dim() == 2 and targets.shape[1] > 1:
+        return tuple(targets.argmax(1).bincount(minlength=targets.shape[1]).tolist())
+    return tuple(torch.unique(counted.long(), return_counts=True)[1].tolist()) if classes else ()
 
 
 def _without(columns: torch.Tensor, apart: torch.Tensor | None, value: float) -> torch.Tensor:

@@ -376,7 +376,6 @@ def test_detection_without_an_adapter_says_what_to_pass(fit: Any) -> None:
         ({}, SIZE.index_fill(0, torch.tensor([3]), torch.nan), r"held-out targets have NaN or infinite values"),
         ({}, MASKS * 0, r"every held-out position has class 0: a probe needs at least two classes"),
         ({"pooling": "max"}, MASKS, r"pooling='max': masks are probed position by position"),
-        ({}, torch.arange(30), r"pass LayerProbe\(task='regression'\)"),
     ],
 )
 def test_targets_that_do_not_fit_are_refused_before_training(
