@@ -122,9 +122,9 @@ class LayerObserver(pl.Callback, ABC):
         return False
 
     @property
-    def infers_task(self) -> bool:
-        """Whether what the targets are is inferred, with nothing said by the user."""
-        return False
+    def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]:
+        """What the callback reads off the targets alone: nothing, what they seem to be, or classes."""
+        return "nothing"
 
     def suits(self, layer: Layer) -> bool:
         """Whether the callback can measure this layer."""
