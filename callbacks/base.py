@@ -129,9 +129,9 @@ class LayerObserver(Callback, ABC):
         return False
 
     @property
-    def infers_task(self) -> bool:
-        """Whether what the targets are is inferred, with nothing said by the user."""
-        return False
+    def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]:
+        """What the callback reads off the targets alone: nothing, what they seem to be, or classes."""
+        return "nothing"
 
     @property
     def needs_filters(self) -> bool:

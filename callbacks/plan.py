@@ -248,14 +248,15 @@ def _settle_outputs(plan: Plan, observers: list[LayerObserver]) -> str | None:
 def _raise_mistakes(plan: Plan, observers: list[LayerObserver], infers_loss: bool) -> None:
     outputs, heldout = plan.outputs, plan.heldout
     mistake, floating = outputs.mistake, heldout.summary is not None and heldout.summary.floating
-    doubt = outputs.doubt(heldout.summary, heldout.classes)
     for observer in observers:
         # Where targets are floats, who reads classes off the output is skipped: there are none.
         reads_classes = observer.takes_output_as_logits and not floating
         if mistake and ((observer.needs_gradient and infers_loss) or reads_classes):
             raise ValueError(mistake)
-        if doubt and observer.infers_task:
-            raise ValueError(mistake or doubt)
+        if observer.takes_targets_as != "nothing":
+            said = observer.takes_targets_as == "classes"
+            if doubt := outputs.doubt(heldout.summary, heldout.classes, task_is_known=said):
+                raise ValueError(mistake or doubt)
 
 
 def _no_logits(observer: LayerObserver, plan: Plan) -> str | None:

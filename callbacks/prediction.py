@@ -106,6 +106,10 @@ class LayerPrediction(LayerObserver):
     def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
         return "too" if self.output == "logits" else False
 
+    @property
+    def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]:
+        return "classes"
+
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         try:
             self._task = class_task(heldout)

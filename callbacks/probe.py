@@ -99,8 +99,10 @@ class LayerProbe(LayerObserver):
         return True
 
     @property
-    def infers_task(self) -> bool:
-        return self.task is None
+    def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]:
+        if self.task is None:
+            return "inferred"
+        return "classes" if self.task in ("classification", "segmentation") else "nothing"
 
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         try:

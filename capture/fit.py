@@ -13,6 +13,7 @@ OutputTask = Literal["classes", "binary", "labels", "quantities"]
 Labels = Literal["index", "one-hot", "shares", "values"]
 Classes = int | tuple[int, ...] | None
 Shape = tuple[int, ...]
+About = Literal["label", "task"] | None
 _RARE = 1e-3
 _FEW = 20  # classes; more than these, all occurring, may as well be ages
 _NO_CHANCE = 8  # labels between the others and the last from which on a gap says something
@@ -31,7 +32,8 @@ class Fit:
         why_not: Why they do not fit, a sentence.
         unclear: Why it is not known whether this part of what the model returns is the output, a sentence.
         mistake: What is wrong with the targets if these are the outputs for them, a sentence.
-        concerns_probes: The mistake is in what the targets are, whatever the model returns.
+        about: Whether the mistake is one label that may be no class, or that the task may be another; None where it
+            is only between targets and outputs, and who reads targets alone need not care.
         note: What is assumed, a sentence.
     """
 
@@ -43,7 +45,7 @@ class Fit:
     why_not: str | None = None
     unclear: str | None = None
     mistake: str | None = None
-    concerns_probes: bool = False
+    about: About = None
     note: str | None = None
 
 
@@ -127,8 +129,8 @@ def _fit_one_value(flat: Shape, summary: TargetSummary, classes: Classes, truste
     if summary.floating and not summary.binary:
         return _fit_quantity(count, summary)
     if count == 1:
-        mistake = _one_output(summary.classes)
-        return Fit(flat, "binary", exact=True, mistake=mistake, concerns_probes=not _few_classes(summary.classes))
+        about: About = None if _few_classes(summary.classes) else _about(summary.classes, 2)
+        return Fit(flat, "binary", exact=True, mistake=_one_output(summary.classes), about=about)
     return _fit_classes(flat, summary.classes, classes, trusted)
 
 
@@ -139,7 +141,7 @@ def _fit_quantity(count: int, summary: TargetSummary) -> Fit:
     if found and found[0] >= 0 and found[-1] < count:
         return Fit(
             (count,),
-            concerns_probes=True,
+            about="task",
             mistake=f"held-out targets are whole numbers from {found[0]} to {found[-1]} of {summary.dtype}, and the "
             f"model has {count} outputs: class indices must be integers; pass HeldOut(adapter=lambda batch: (batch[0], "
             "batch[1].long())), or say HeldOut(logits=False) if they are quantities",
@@ -176,6 +178,11 @@ def _by_chance(seen: int, span: int, missing: int) -> bool:
     return bool((1 - seen / span) ** missing >= _RARE)
 
 
+def _about(found: tuple[int, ...], count: int) -> About:
+    """Of one label that does not fit, it is asked whether it is to be ignored; of several, what the task is."""
+    return "label" if sum(not 0 <= label < count for label in found) == 1 else "task"
+
+
 def _few_classes(found: tuple[int, ...]) -> bool:
     """Whether labels are classes of their own accord, as those that a discriminator's inputs have."""
     return found == tuple(range(len(found))) and len(found) <= _FEW
@@ -206,7 +213,7 @@ def _fit_mask(shape: Shape, summary: TargetSummary, classes: Classes) -> Fit:
     if (_alike(shape, places) or _alike(shape, (1, *places))) and not one_hot:
         whole = (1, *shape[-len(places) :])
         if not set(summary.classes) <= {0, 1}:
-            return Fit(whole, mistake=_quantities(summary), concerns_probes=True)
+            return Fit(whole, mistake=_quantities(summary), about=_about(summary.classes, 2))
         return Fit(whole, "binary", exact=True)
     second, last = _alike(shape[1:], places), _alike(shape[:-1], places)
     last = last and not second
@@ -220,7 +227,7 @@ def _fit_mask(shape: Shape, summary: TargetSummary, classes: Classes) -> Fit:
     if not known:
         return _misfit(shape, summary)
     wrong = None if one_hot else outside(summary.classes, count)
-    return Fit(ordered, "classes", labels, last, exact=True, mistake=wrong, concerns_probes=True)
+    return Fit(ordered, "classes", labels, last, exact=True, mistake=wrong, about="label")
 
 
 def _fit_other_places(shape: Shape, places: Shape, summary: TargetSummary) -> Fit:

@@ -214,8 +214,8 @@ def forward_from_layer(
         )
     with isolated(model, seed=0, gradients=False):
         fill = torch.zeros(chosen.channels) if baseline == "zero" else _mean_of(subject, chosen, inputs)
-        logits = Intervention(subject, chosen, fill).logits(inputs, keep.view(-1, chosen.channels))
-    return logits[0] if keep.dim() == 1 else logits
+        found = Intervention(subject, chosen, fill).logits(inputs, keep.view(-1, chosen.channels))
+    return found[0] if keep.dim() == 1 else found
 
 
 def check_baseline(baseline: str) -> None:

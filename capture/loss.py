@@ -147,7 +147,8 @@ def _of_single_values(loss: Loss) -> Loss:
     inner = loss.func if isinstance(loss, functools.partial) else loss
     known = getattr(inner, "__module__", "") == F.__name__ and _splits(getattr(inner, "__name__", ""))
     if known and _reduction(loss) == "mean" and "reduction" in inspect.signature(inner).parameters:
-        return functools.partial(loss, reduction="none")
+        single: Loss = functools.partial(loss, **{"reduction": "none"})
+        return single
     return loss
 
 

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import torch
 
-from convscope.capture.fit import Classes, Fit, Labels, OutputTask, Shape, doubtful_label, fit_to_targets
+from convscope.capture.fit import About, Classes, Fit, Labels, OutputTask, Shape, doubtful_label, fit_to_targets
 from convscope.capture.parts import Path, Selector, describe, part_at, path_text, selected, tensor_parts
-from convscope.capture.probabilities import ends_in_sigmoid, rows_are_probabilities
+from convscope.capture.probabilities import ends_in_sigmoid, rows_are_probabilities, tolerance
 from convscope.capture.targets import TargetSummary
 
 Form = Literal["logits", "probabilities"]
@@ -36,7 +36,7 @@ class Outputs:
         why_not: Why they are not known to be logits, a sentence; None where they are, or are quantities.
         unclear: Why it is not known which part of what the model returns is its output, a sentence.
         mistake: What the user must put right before anything is inferred from outputs and targets, a sentence.
-        concerns_probes: The mistake is in what the targets are, whatever the model returns.
+        about: What the mistake is about besides, as in :class:`~convscope.capture.fit.Fit`.
         notes: What is assumed, sentences.
         selector: The user's function, if one finds the output.
     """
@@ -51,7 +51,7 @@ class Outputs:
     why_not: str | None = None
     unclear: str | None = None
     mistake: str | None = None
-    concerns_probes: bool = False
+    about: About = None
     notes: tuple[str, ...] = ()
     selector: Callable[[Any], Any] | None = field(default=None, compare=False)
 
@@ -94,9 +94,15 @@ class Outputs:
             return (outputs[..., 0] > (0.5 if self.form == "probabilities" else 0)).long()
         return outputs.argmax(-1)
 
-    def doubt(self, summary: TargetSummary | None, classes: Classes) -> str | None:
-        """Why it is not clear what the targets are, for callbacks that go by the targets alone: a sentence."""
-        if self.mistake and self.concerns_probes:
+    def doubt(self, summary: TargetSummary | None, classes: Classes, task_is_known: bool) -> str | None:
+        """Why callbacks that read classes off the targets may be wrong in doing so, a sentence.
+
+        Args:
+            summary: The targets.
+            classes: What the user says of the classes.
+            task_is_known: The user has said that they are classes.
+        """
+        if self.mistake and (self.about == "label" or (self.about == "task" and not task_is_known)):
             return self.mistake
         if summary is None or summary.floating or classes is not None or not summary.classes:
             return None
@@ -250,7 +256,7 @@ def _chosen(shapes: dict[Path, Shape], summary: TargetSummary | None, stated: St
 
 def _fit(shape: Shape, summary: TargetSummary | None, stated: Stated, trusted: bool) -> Fit:
     if summary is None:
-        return Fit(shape or (1,), why_not=NO_TARGETS)
+        return Fit(shape or (1,), why_not=None if trusted else _UNLABELLED)
     return fit_to_targets(shape, summary, stated.classes, trusted)
 
 
@@ -266,7 +272,7 @@ def _verdict(path: Path, tensors: Sequence[torch.Tensor], fit: Fit, runs: Runs, 
         why_not=_of_inputs(fit, returned, runs.inputs),
         unclear=fit.unclear,
         mistake=fit.mistake,
-        concerns_probes=fit.concerns_probes,
+        about=fit.about,
         notes=(f"{fit.note}; if they are none, say HeldOut(logits=False)",) if fit.note else (),
     )
     if fit.task in (None, "quantities") or fit.mistake:
@@ -300,6 +306,10 @@ def _with_form(
     return replace(verdict, notes=(*verdict.notes, said)) if between and not trusted else verdict
 
 
+_UNLABELLED = (
+    "the held-out batches have no targets, so it is not known whether the model's output is logits; "
+    "HeldOut(logits=...) says which part of it is"
+)
 _EMBEDDING = (
     "the rows of the model's output all have length one, so they are an embedding and no logits; name the logits with "
     "HeldOut(logits=...), or pass loss="
@@ -312,7 +322,7 @@ _SIGMOID = (
 
 def _have_length_one(rows: torch.Tensor) -> bool:
     lengths = rows.detach().flatten(1).double().norm(dim=1)
-    return rows.shape[1] > 1 and bool(((lengths - 1).abs() < 1e-3).all())
+    return rows.shape[1] > 1 and bool(((lengths - 1).abs() <= tolerance(rows)).all())
 
 
 def _of_inputs(fit: Fit, returned: Shape, inputs: Shape) -> str | None:

@@ -317,7 +317,7 @@ def test_an_ignored_label_of_masks_counts_nowhere(fit: Fit) -> None:
         ]
         run = fit(callbacks, Module(segmenter), max_epochs=1)
         tags = run.events.Tags()["scalars"]
-        assert {"probe/miou/1", "importance/gini/net.0"} & set(tags)
+        assert {"probe/miou/net.0", "importance/gini/net.0", "ablation/random/net.0"} <= set(tags)
         found.append({tag: run.curve(tag)[0][1] for tag in tags if tag.startswith(("probe", "importance", "ablation"))})
     assert found[0] == found[1]
     assert len(found[0]) > 20
@@ -357,3 +357,42 @@ def test_what_is_said_of_the_outputs_tells_two_heldout_sets_apart() -> None:
 def test_the_default_loaders_data_is_understood_as_before(fit: Fit) -> None:
     run = fit(convscope.suite("full"), data=loaders(), max_epochs=1)
     assert run.curve("convscope/errors")[-1][1] == 0
+
+
+@pytest.mark.parametrize("task", [None, "segmentation"])
+def test_naming_the_task_does_not_settle_what_a_label_means(fit: Fit, task: Any) -> None:
+    masks = (X[:, 0] > 0.5).long() * 255
+    features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(MisconfigurationException, match=r"ignore_index=255\), and if it is one, HeldOut\(classes="):
+        fit([convscope.LayerProbe(heldout=convscope.HeldOut((X, masks)), task=task)], Module(features))
+    stated = convscope.HeldOut((X, masks), classes=[0, 255])
+    run = fit([convscope.LayerProbe(heldout=stated, task=task)], Module(features), max_epochs=1)
+    assert "probe/miou/net.0" in run.events.Tags()["scalars"]
+
+
+def test_whole_numbers_are_quantities_where_the_user_says_so(fit: Fit) -> None:
+    ages = (X[:, 0].mean((1, 2)) * 40 + 50).long()
+    heldout = convscope.HeldOut((X, ages))
+    callbacks = [
+        convscope.LayerProbe(heldout=heldout, task="regression"),
+        convscope.FilterImportance(heldout=heldout, loss=lambda z, y: (z[:, 0] - y).square()),
+    ]
+    run = fit(callbacks, Module(Net(plain, 1)), max_epochs=1)
+    assert {"probe/r2/net.first", "importance/gini/net.first"} <= set(run.events.Tags()["scalars"])
+    with pytest.raises(MisconfigurationException, match="one output, which tells the classes 0 and 1 apart"):
+        fit([convscope.LayerProbe(heldout=heldout)], Module(Net(plain, 1)))
+
+
+@pytest.mark.parametrize("form", ["(logits, aux)", "named"])
+def test_forward_from_layer_asks_which_output_is_meant(form: str) -> None:
+    net = Net((lambda e, z, x: (z, -z)) if form == "(logits, aux)" else (lambda e, z, x: {"e": e, "logits": z})).eval()
+    keep = torch.ones(16, dtype=torch.bool)
+    with torch.no_grad():
+        expected = Net(plain).eval()(X)
+    if form == "(logits, aux)":
+        with pytest.raises(ValueError, match=r"forward_from_layer: the model returns several tensors.*\(0 and 1\)"):
+            convscope.forward_from_layer(net, X, "second", keep)
+        found = convscope.forward_from_layer(net, X, "second", keep, logits=1)
+        torch.testing.assert_close(found, -expected)
+    else:
+        torch.testing.assert_close(convscope.forward_from_layer(net, X, "second", keep), expected)

@@ -278,12 +278,14 @@ def test_targets_that_the_outputs_contradict_are_a_mistake(make: Any, targets: t
 def test_a_label_far_from_the_others_is_asked_about(labels: list[int], asks: bool) -> None:
     summary = summarise_targets(torch.tensor(labels))
     unknown = Outputs(path=None)
-    doubt = unknown.doubt(summary, None)
+    doubt = unknown.doubt(summary, None, task_is_known=True)
     assert (doubt is not None) is asks
     if doubt is not None:
         assert "HeldOut(ignore_index=" in doubt
         assert "HeldOut(classes=" in doubt
-    assert unknown.doubt(summary, tuple(labels)) is None  # the user has said that these are classes
+    assert (
+        unknown.doubt(summary, tuple(labels), task_is_known=False) is None
+    )  # the user has said that these are classes
 
 
 @pytest.mark.parametrize("task", ["binary", "labels"])
@@ -320,3 +322,39 @@ def test_outputs_are_described_as_a_user_would_name_them() -> None:
     assert describe(None) == "None"
     assert describe((values(3), {"a": values(2)})) == "a tuple of 0 (6, 3), 1.a (6, 2)"
     assert describe([values(1)] * 2 + [values(k) for k in range(2, 8)]).endswith("and 3 more")
+
+
+@pytest.mark.parametrize(
+    ("make", "targets", "about"),
+    [
+        (rows(1), torch.tensor([3, 41, 97, 18, 60, 55]), "task"),
+        (rows(1), torch.tensor([0, 1, 1, 0, 1, 255]), "label"),
+        (rows(1), torch.arange(N * 10) % 10, None),  # a discriminator's, whose inputs have classes
+        (rows(3), torch.tensor([0.0, 1, 2, 0, 1, 2]), "task"),
+        (rows(2), THREE, None),  # an embedding's
+        (rows(3, 4, 4), torch.arange(N * 16).view(N, 4, 4) % 3 + 253, "label"),
+    ],
+)
+def test_who_reads_targets_alone_need_not_care_for_every_mistake(make: Any, targets: Any, about: Any) -> None:
+    found = verdict(make, targets)
+    assert found.mistake
+    assert found.about == about
+    summary = summarise_targets(targets)
+    assert (found.doubt(summary, None, task_is_known=False) is not None) is (about is not None)
+    assert (found.doubt(summary, None, task_is_known=True) is not None) is (about == "label")
+
+
+def test_without_targets_only_the_user_can_say_what_are_logits() -> None:
+    assert "no targets" in (verdict(rows(3), None).why_not or "")
+    assert verdict(rows(3), None, Stated(logits=lambda out: out)).why_not is None
+    assert verdict(lambda n: {"logits": values(3)[:n]}, None).why_not is None
+    assert "several tensors" in (verdict(pair, None).unclear or "")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_probabilities_and_embeddings(dtype: torch.dtype) -> None:
+    wide, labels = values(200).softmax(1).to(dtype), torch.arange(200)
+    found = settle_outputs(Runs([wide], [N]), summarise_targets(labels))
+    assert found.form == "probabilities"
+    normal = F.normalize(values(200), dim=1).to(dtype)
+    assert "length one" in (settle_outputs(Runs([normal], [N]), summarise_targets(labels)).why_not or "")
