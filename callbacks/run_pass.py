@@ -113,7 +113,9 @@ def _usable(
     bad_gradients = _everywhere(outcomes, lambda o: o.nonfinite_gradients) - bad
     failed = {pair for outcome in outcomes for pair in outcome.failed}
     no_gradients = _everywhere(outcomes, lambda o: o.without_gradient) - bad - unseen
-    _note(outcomes, bad_gradients, no_gradients, failures)
+    needing = [o for o in due if o.needs_gradient and not o.takes_nonfinite]  # the others do without
+    needed = {layer.name for observer in needing for layer in plan.layers[observer.name]}
+    _note(outcomes, bad_gradients, no_gradients & needed, failures)
 
     def is_usable(observer: LayerObserver, layer: Layer) -> bool:
         if layer.name in unseen or (observer.name, layer.name) in failed:
