@@ -10,7 +10,7 @@ import torch
 from convscope import HeldOut, forward_from_layer
 from convscope.capture import Subject, select_layers, trace_layers
 from convscope.capture.intervention import Intervention
-from convscope.capture.loss import logits_of
+from convscope.capture.parts import logits_of
 from convscope.capture.trace import Layer
 from tests.networks import images
 from tests.support.ablation import by_hand, mean_by_hand

@@ -167,7 +167,8 @@ def fit(folder: Path, mode: str) -> None:
         trainer.fit(Classifier(net, lr=0.0), *loaders())
     except Exception as error:
         result["error"] = f"{type(error).__name__}: {error}"
-    result["metrics"] = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    ours = {key: value for key, value in trainer.callback_metrics.items() if "/" in key}
+    result["metrics"] = {key: float(value) for key, value in ours.items()}
     result["step"] = trainer.global_step
     (folder / f"{mode}-{trainer.global_rank}.json").write_text(json.dumps(result))
 
