@@ -26,7 +26,7 @@ def preserved_generators(*roots: Any, seed: int | None = None) -> Iterator[None]
     With ``seed`` they begin the block at that seed, and not wherever training has moved them.
     """
     generators = find_generators(*roots)
-    restore = [_restorer(generator) for generator in generators]
+    restore = [restorer(generator) for generator in generators]
     try:
         for generator in () if seed is None else generators:
             reseed(generator, seed)
@@ -49,7 +49,8 @@ def _is_generator(item: Any) -> bool:
     return isinstance(item, kinds) and not isinstance(item, random.SystemRandom)
 
 
-def _restorer(generator: Any) -> Callable[[], Any]:
+def restorer(generator: Any) -> Callable[[], Any]:
+    """What puts one generator back to where it is now."""
     if isinstance(generator, torch.Generator):
         state = generator.get_state()
         return partial(generator.set_state, state)

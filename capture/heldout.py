@@ -193,11 +193,22 @@ class HeldOut:
         self._limit = self.size if most is None else min(self.size, most)
         roots = default if self.source is None else self.source, self.adapter, transfer
         with self._undisturbed(*roots):
-            source = _resolve(roots[0])
-            if self.source is None and not _indexable(source):
+            source, by_key = self._resolved(roots[0])
+            if self.source is None and not by_key:
                 self._tapping = True
                 return
-            self._agree(lambda: self._read(source, lambda batch: self._adapted(transfer(batch))))
+            self._agree(lambda: self._read(source, by_key, lambda batch: self._adapted(transfer(batch))))
+
+    def _resolved(self, given: Any) -> tuple[Any, bool]:
+        """What is to be read, and whether by key, on which all processes agree."""
+        here: list[Any] = []
+
+        def mine() -> bool:
+            here.append(_resolve(given))
+            return _by_key(here[0], self.source is None or hasattr(self.source, "heldout_dataloader"))
+
+        by_key = all(self._processes.each(mine))
+        return here[0], by_key
 
     @contextmanager
     def _undisturbed(self, *roots: Any) -> Iterator[None]:
@@ -207,7 +218,7 @@ class HeldOut:
             stack.enter_context(torch.no_grad())
             stack.enter_context(preserved_random_state(self.seed))
             stack.enter_context(preserved_generators(*roots, seed=self.seed))
-            stack.enter_context(preserved_contents(roots[0]))
+            stack.enter_context(preserved_contents(*filter(_keeps_samples, roots)))
             yield
 
     def tap(self, batch: Any) -> None:
@@ -267,8 +278,8 @@ class HeldOut:
     def _adapted(self, batch: Any) -> Block:
         return block_of(*_pair(self.adapter(batch)))
 
-    def _read(self, source: Any, adapted: Callable[[Any], Block]) -> Found:
-        if not _indexable(source):
+    def _read(self, source: Any, by_key: bool, adapted: Callable[[Any], Block]) -> Found:
+        if not by_key:
             return read_all(source, adapted, self._limit, self._processes)
         loader = source if isinstance(source, DataLoader) else DataLoader(source, self.batch_size)
         return read_selected(loader, adapted, Wanted(self._limit, self.stratify, self.seed), self._processes)
@@ -304,8 +315,8 @@ _EMPTY = "the held-out set is empty: its source gave no sample; check the data s
 
 
 ACCEPTED = (
-    "a Dataset, a DataLoader, a tensor or a tuple of tensors, a DataModule with heldout_dataloader(), or an iterable "
-    "of batches"
+    "a Dataset with a length, a DataLoader, a tensor or a tuple of tensors, a DataModule with heldout_dataloader(), "
+    "or an iterable of batches"
 )
 
 
@@ -314,8 +325,8 @@ def _resolve(source: Any) -> Any:
         raise ValueError("HeldOut has no source: there is no validation loader; pass HeldOut(source=...)")
     if hasattr(source, "heldout_dataloader"):
         return source.heldout_dataloader()
-    if isinstance(source, torch.Tensor):
-        return TensorDataset(source)
+    if isinstance(source, torch.Tensor | np.ndarray):
+        return TensorDataset(torch.as_tensor(source))
     if isinstance(source, tuple | list) and source and all(isinstance(t, torch.Tensor | np.ndarray) for t in source):
         source = [torch.as_tensor(t) for t in source]
         lengths = [len(t) if t.dim() else 0 for t in source]
@@ -334,7 +345,7 @@ def check_source(source: Any) -> None:
     Raises:
         ValueError: It is nothing that has samples.
     """
-    readable = isinstance(source, Iterable) or is_dataset(source) or hasattr(source, "heldout_dataloader")
+    readable = isinstance(source, Iterable) or _has_items(source) or hasattr(source, "heldout_dataloader")
     if isinstance(source, str | bytes | Mapping | HeldOut | type) or not readable:
         shown = repr(source) if isinstance(source, str | bytes) else f"<{type(source).__name__}>"
         raise ValueError(f"HeldOut(source={shown}): give {ACCEPTED}")
@@ -363,18 +374,42 @@ class _Combined:
             self._loader.reset()
 
 
-def _indexable(source: Any) -> bool:
-    """Whether single samples can be read by their key; to be called where random streams are put back."""
+def _by_key(source: Any, is_loader: bool) -> bool:
+    """Whether single samples can be read by their key; to be called where random streams are put back.
+
+    What takes a loader's place delivers batches, whatever else it can do; and a loader with an ``__iter__`` of its own
+    may deliver anything, so that only what it delivers is known to be right.
+    """
     if isinstance(source, DataLoader):
-        return source._auto_collation and not isinstance(source.dataset, IterableDataset) and is_rereadable(source)
-    return is_dataset(source)
+        plain = type(source).__iter__ is DataLoader.__iter__ and type(source)._get_iterator is DataLoader._get_iterator
+        by_key = source._auto_collation and not isinstance(source.dataset, IterableDataset)
+        return plain and by_key and is_rereadable(source)
+    return not is_loader and _is_dataset(source)
 
 
-def is_dataset(source: Any) -> bool:
-    """Whether an object is a data set of single samples, read by number: torch's own kind, or one that acts like it."""
-    if isinstance(source, IterableDataset | Sequence | Mapping | torch.Tensor):
+def _is_dataset(source: Any) -> bool:
+    """Whether an object is a data set of single samples: torch's own kind, or one that acts like it."""
+    if not _has_items(source) or isinstance(source, IterableDataset):
         return False
+    if isinstance(source, Dataset) or not isinstance(source, Iterable):
+        return True
+    return len(source) > 0 and _is_sample(source[0])  # and no list of batches
+
+
+def _has_items(source: Any) -> bool:
     return hasattr(source, "__len__") and hasattr(source, "__getitem__")
+
+
+def _is_sample(item: Any) -> bool:
+    """Whether an item is a sample with its label, and no batch: the label is one number."""
+    values = item.values() if isinstance(item, Mapping) else item if isinstance(item, tuple | list) else ()
+    numbers = (int, float, np.number)
+    return any(isinstance(v, numbers) or (isinstance(v, torch.Tensor) and v.dim() == 0) for v in values)
+
+
+def _keeps_samples(source: Any) -> bool:
+    """Whether this is read by us sample by sample; a loader of another kind goes on from where it is."""
+    return isinstance(source, DataLoader) or _has_items(source) or hasattr(source, "heldout_dataloader")
 
 
 def _pair(adapted: Any) -> tuple[Any, Any]:
