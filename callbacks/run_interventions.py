@@ -9,7 +9,7 @@ import torch
 
 from convscope.callbacks.failures import Failures
 from convscope.callbacks.plan import Plan
-from convscope.capture.heldout import Gather
+from convscope.capture.processes import Gather
 from convscope.capture.trace import Layer
 
 if TYPE_CHECKING:

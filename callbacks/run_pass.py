@@ -11,8 +11,8 @@ import torch
 from convscope.callbacks.failures import Failures
 from convscope.callbacks.plan import Plan
 from convscope.callbacks.run_interventions import run_interventions
-from convscope.capture.heldout import Gather
 from convscope.capture.observation import Consumer, Observed, Record, observe
+from convscope.capture.processes import Gather
 from convscope.capture.trace import Layer
 
 if TYPE_CHECKING:

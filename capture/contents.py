@@ -90,7 +90,7 @@ def _is_shared_value(item: Any) -> bool:
     return type(item).__module__ in ("multiprocessing.sharedctypes", "ctypes") or isinstance(item, ctypes._SimpleCData)
 
 
-def _restorers(item: Any) -> Iterator[Callable[[], None]]:
+def _restorers(item: Any) -> Iterator[Callable[[], Any]]:
     """What puts one object back; nothing for what holds nothing."""
     if isinstance(item, list | deque | bytearray):
         yield partial(_restore_sequence, item, item.copy())
@@ -113,7 +113,7 @@ def _restorers(item: Any) -> Iterator[Callable[[], None]]:
     yield from _of_names(item)
 
 
-def _of_names(item: Any) -> Iterator[Callable[[], None]]:
+def _of_names(item: Any) -> Iterator[Callable[[], Any]]:
     """Attributes of an object, of the user's classes and functions, and global variables that the latter name."""
     if isinstance(item, type):
         for name, value in vars(item).items():

@@ -59,7 +59,7 @@ class Reader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        iterator = self._loader._iterator
+        iterator: Any = self._loader._iterator
         if iterator is not None:  # its workers, which would else live until it is collected
             iterator._shutdown_workers()
             self._loader._iterator = None

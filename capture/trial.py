@@ -68,8 +68,9 @@ def try_out(read: Read, order: list[int], batch_size: int) -> Manner:
 
 
 _NOT_REPEATABLE = (
-    "reading a held-out sample twice gives different values although its randomness was seeded, so that other runs and "
-    "other processes read it differently; take its random numbers from torch's, NumPy's or Python's global streams"
+    "reading a held-out sample twice gives different values, although all random streams were seeded by its number: it "
+    "depends on what was read before, or on randomness from elsewhere, so that other runs and other processes read it "
+    "differently; draw from torch's, NumPy's or Python's streams, and keep no count of reads"
 )
 
 

@@ -70,8 +70,8 @@ def shown(holder: Any) -> Any:
 
 VALUES = [
     lambda: 3, lambda: 1.5, lambda: [1, 2], lambda: deque([1]), lambda: {1: 2, 2: 3}, lambda: {1},
-    lambda: bytearray(b"a"), lambda: np.zeros(2), lambda: torch.zeros(2), lambda: torch.tensor([float("nan")]), lambda: io.BytesIO(b"abcdef"),
-    lambda: multiprocessing.Value("i", 3),
+    lambda: bytearray(b"a"), lambda: np.zeros(2), lambda: torch.zeros(2), lambda: torch.tensor([float("nan")]),
+    lambda: io.BytesIO(b"abcdef"), lambda: multiprocessing.Value("i", 3),
 ]  # fmt: skip
 
 
