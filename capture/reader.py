@@ -115,12 +115,15 @@ class _Units(Dataset):
             return Delivered(places, problem=f"{type(error).__name__}: {error}")
 
     def _batch(self, unit: list[tuple[int, Any]]) -> Any:
-        seeds = self._seeds or SampleSeeds(self._seed, self.dataset, self._collate)
-        batch = self._collate(self._samples(unit, seeds))
-        if self._seeds is None and seeds.look_again():  # the first read has brought some into being, not yet seeded
-            batch = self._collate(self._samples(unit, seeds))
-        self._seeds = seeds
-        return batch
+        fresh = self._seeds is None
+        self._seeds = seeds = self._seeds or SampleSeeds(self._seed, self.dataset, self._collate)
+        samples = self._samples(unit, seeds)
+        if fresh and seeds.look_again():  # the first read has brought some into being, not yet seeded
+            samples = self._samples(unit, seeds)
+        try:
+            return self._collate(samples)
+        except Exception as error:
+            raise ValueError(f"its collate function failed: {type(error).__name__}: {error}") from error
 
     def _samples(self, unit: list[tuple[int, Any]], seeds: SampleSeeds) -> Any:
         fetch = getattr(self.dataset, "__getitems__", None)
