@@ -10,7 +10,7 @@ import torch
 from convscope.callbacks.failures import Failures
 from convscope.callbacks.plan import Plan
 from convscope.callbacks.together import together
-from convscope.capture.heldout import Gather
+from convscope.capture.processes import Gather
 from convscope.capture.trace import Layer
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from convscope.callbacks.failures import Failures
 from convscope.callbacks.plan import Plan
 from convscope.callbacks.run_interventions import run_interventions
 from convscope.callbacks.together import ElsewhereError, together
-from convscope.capture.heldout import Gather
 from convscope.capture.observation import Consumer, Observed, Record, observe
+from convscope.capture.processes import Gather
 from convscope.capture.trace import Layer
 
 if TYPE_CHECKING:

@@ -6,9 +6,12 @@ that training reads.
 
 from __future__ import annotations
 
+import concurrent.futures
 import ctypes
 import io
+import multiprocessing.process
 import sys
+import threading
 import types
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,13 +22,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from convscope.capture.reachable import is_library, named_globals, package_of, reachable, slot_names
+from convscope.capture.reachable import ARRAYS, is_library, named_globals, package_of, reachable, slot_names
 
 _MOST_BYTES = 1 << 20
 """Of an array or tensor that is copied: what is larger is data, not a counter."""
 
+_ROOM = 1 << 26
+"""Bytes of all copies together."""
+
 _PASSIVE = {"collections", "types", "functools", "argparse", "builtins", "io", "_io", "array", "random"}
 """Modules of the standard library whose objects no other thread or process changes; queues, locks and pools are not."""
+
+
+_ROUTINES = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
 
 
 @contextmanager
@@ -34,13 +43,25 @@ def preserved_contents(*roots: Any) -> Iterator[None]:
 
     Only what has changed is written to. Networks that Lightning trains, trainers and their callbacks are not touched.
     """
-    restore = [put_back for item in reachable(*roots, arrays=True, skip=_is_foreign) for put_back in _restorers(item)]
+    restore = [put_back for item in _affordable(roots) for put_back in _restorers(item)]
     try:
         yield
     finally:
         for put_back in reversed(restore):
             with suppress(Exception):  # what cannot be written to has hardly been changed
                 put_back()
+
+
+def _affordable(roots: tuple[Any, ...]) -> Iterator[Any]:
+    """What is reachable, of arrays and tensors only small ones, and of these not too many."""
+    room = _ROOM
+    for item in reachable(*roots, arrays=True, skip=_is_foreign):
+        if isinstance(item, ARRAYS):
+            size = item.nbytes if isinstance(item, np.ndarray) or item.layout == torch.strided else _ROOM
+            if size > min(room, _MOST_BYTES):
+                continue
+            room -= size
+        yield item
 
 
 def iterators(*roots: Any) -> list[str]:
@@ -69,7 +90,7 @@ def _is_shared_value(item: Any) -> bool:
     return type(item).__module__ in ("multiprocessing.sharedctypes", "ctypes") or isinstance(item, ctypes._SimpleCData)
 
 
-def _restorers(item: Any) -> Iterator[Callable[[], None]]:
+def _restorers(item: Any) -> Iterator[Callable[[], Any]]:
     """What puts one object back; nothing for what holds nothing."""
     if isinstance(item, list | deque | bytearray):
         yield partial(_restore_sequence, item, item.copy())
@@ -77,10 +98,10 @@ def _restorers(item: Any) -> Iterator[Callable[[], None]]:
         yield partial(_restore_dict, item, dict(item))
     elif isinstance(item, set):
         yield partial(_restore_set, item, set(item))
-    elif isinstance(item, np.ndarray) and item.dtype != object and item.nbytes <= _MOST_BYTES:
+    elif isinstance(item, np.ndarray) and item.dtype != object:
         yield partial(_restore_array, item, item.copy())
-    elif isinstance(item, torch.Tensor):
-        yield from _of_tensor(item)
+    elif isinstance(item, torch.Tensor) and not item.is_inference() and not item.is_meta:
+        yield partial(_restore_tensor, item, item.detach().clone(), item._version)
     elif isinstance(item, types.CellType):
         with suppress(ValueError):  # empty
             yield partial(setattr, item, "cell_contents", item.cell_contents)
@@ -92,7 +113,7 @@ def _restorers(item: Any) -> Iterator[Callable[[], None]]:
     yield from _of_names(item)
 
 
-def _of_names(item: Any) -> Iterator[Callable[[], None]]:
+def _of_names(item: Any) -> Iterator[Callable[[], Any]]:
     """Attributes of an object, of the user's classes and functions, and global variables that the latter name."""
     if isinstance(item, type):
         for name, value in vars(item).items():
@@ -101,13 +122,17 @@ def _of_names(item: Any) -> Iterator[Callable[[], None]]:
     elif isinstance(item, types.FunctionType) and not is_library(item):
         yield partial(_restore_dict, vars(item), dict(vars(item)))
         yield partial(item.__globals__.update, {k: v for k, v in named_globals(item).items() if _is_plain(v)})
-    elif hasattr(item, "__dict__") and not isinstance(
-        item, types.FunctionType | types.MethodType | types.BuiltinFunctionType
-    ):
+    elif hasattr(item, "__dict__") and not isinstance(item, _ROUTINES) and not _is_at_work(item):
         yield partial(_restore_dict, vars(item), dict(vars(item)))
     for name in slot_names(item):
         with suppress(AttributeError):
             yield partial(_restore_attribute, item, name, getattr(item, name))
+
+
+def _is_at_work(item: Any) -> bool:
+    """Whether a thread or process of its own changes an object meanwhile."""
+    workers = (threading.Thread, multiprocessing.process.BaseProcess, concurrent.futures.Executor)
+    return any(isinstance(value, workers) for value in vars(item).values())
 
 
 def _restore_attribute(owner: Any, name: str, value: Any) -> None:
@@ -117,13 +142,6 @@ def _restore_attribute(owner: Any, name: str, value: Any) -> None:
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, int | float | complex | str | bytes | tuple | frozenset)
-
-
-def _of_tensor(tensor: torch.Tensor) -> Iterator[Callable[[], None]]:
-    if tensor.is_inference() or tensor.layout != torch.strided or tensor.is_meta:
-        return
-    if tensor.numel() * tensor.element_size() <= _MOST_BYTES:
-        yield partial(_restore_tensor, tensor, tensor.detach().clone(), tensor._version)
 
 
 def _restore_sequence(now: Any, before: Any) -> None:

@@ -28,8 +28,9 @@ def preserved_generators(*roots: Any, seed: int | None = None) -> Iterator[None]
     generators = find_generators(*roots)
     restore = [restorer(generator) for generator in generators]
     try:
-        for generator in () if seed is None else generators:
-            reseed(generator, seed)
+        if seed is not None:
+            for generator in generators:
+                reseed(generator, seed)
         yield
     finally:
         for put_back in restore:

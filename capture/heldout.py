@@ -5,27 +5,25 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 from convscope.capture.batches import Adapter, adapt_batch, tensor_bytes, tree_tensors
 from convscope.capture.blocks import Block, block_of, joined, passes, pieces
 from convscope.capture.contents import preserved_contents
-from convscope.capture.errors import users_code
 from convscope.capture.generators import preserved_generators
 from convscope.capture.heldout_arguments import check_classes, check_ignore_index, check_logits, pair
-from convscope.capture.indices import is_rereadable
 from convscope.capture.isolation import preserved_random_state
 from convscope.capture.parts import Selector
 from convscope.capture.processes import Gather, Processes, alone
 from convscope.capture.reading import Found, Wanted, read_all, read_selected
 from convscope.capture.sampling import random_order
+from convscope.capture.sources import ACCEPTED, by_key, check_source, keeps_samples, resolve
 from convscope.capture.targets import LabelForm, TargetSummary, merge_summaries, summarise_targets
 
 
@@ -54,12 +52,13 @@ class HeldOut:
     Args:
         source: Where samples come from: a ``Dataset``, a ``DataLoader``, a tuple of tensors ``(inputs, targets)``,
             a DataModule with ``heldout_dataloader()``, or any iterable of batches. Default: the trainer's first
-            validation loader. A validation loader that can be read only once (an ``IterableDataset``) is not
+            validation loader. Of a loader those samples are taken that its own sampler yields. A validation loader
+            whose samples cannot be read one by one (an ``IterableDataset``, an ``__iter__`` of its own) is not
             consumed: its batches are copied as they flow by in the first validation.
         size: Number of samples, over all processes. Fewer where the source has fewer.
         batch_size: Samples a forward pass.
         stratify: Keep each class's share, where targets are class indices. Otherwise the choice is random.
-        seed: Fixes the choice of samples, and all randomness in reading them (augmentation).
+        seed: Fixes the choice of samples and, with each sample's number, all randomness in reading it (augmentation).
         adapter: ``adapter(batch) -> (inputs, targets)`` for batches that are not understood by themselves
             (tuples, lists, dicts, named tuples and dataclasses are). ``inputs`` may be a tensor, a tuple
             (``model(*inputs)``) or a dict (``model(**inputs)``).
@@ -70,6 +69,12 @@ class HeldOut:
             found by what the targets ask for, see :func:`~convscope.capture.outputs.settle_outputs`.
         classes: How many classes there are, where some are not held out; or a list of the labels that are classes.
         ignore_index: Label that is no class and counts nowhere: 255 in many segmentations. -100 is always ignored.
+
+    Attributes:
+        total: Number of samples over all processes.
+        summary: What the targets look like, over all processes.
+        fingerprint: Another one for other samples; the same for any number of processes and workers.
+        notes: Sentences that the user should read: samples that cannot be read, randomness that cannot be seeded.
 
     Raises:
         ValueError: An argument is out of range; while reading: the source is empty or has NaN or infinite inputs.
@@ -209,11 +214,22 @@ class HeldOut:
         self._limit = self.size if most is None else min(self.size, most)
         roots = default if self.source is None else self.source, self.adapter, transfer
         with self._undisturbed(*roots):
-            source = _resolve(roots[0])
-            if self.source is None and not _indexable(source):
+            source, single = self._resolved(roots[0])
+            if self.source is None and not single:
                 self._tapping = True
                 return
-            self._agree(lambda: self._read(source, lambda batch: self._adapted(transfer(batch))))
+            self._agree(lambda: self._read(source, single, lambda batch: self._adapted(transfer(batch))))
+
+    def _resolved(self, given: Any) -> tuple[Any, bool]:
+        """What is to be read, and whether by key, on which all processes agree."""
+        here: list[Any] = []
+
+        def mine() -> bool:
+            here.append(resolve(given))
+            return by_key(here[0], self.source is None or hasattr(self.source, "heldout_dataloader"))
+
+        single = all(self._processes.each(mine))
+        return here[0], single
 
     @contextmanager
     def _undisturbed(self, *roots: Any) -> Iterator[None]:
@@ -223,7 +239,7 @@ class HeldOut:
             stack.enter_context(torch.no_grad())
             stack.enter_context(preserved_random_state(self.seed))
             stack.enter_context(preserved_generators(*roots, seed=self.seed))
-            stack.enter_context(preserved_contents(roots[0]))
+            stack.enter_context(preserved_contents(*filter(keeps_samples, roots)))
             yield
 
     def tap(self, batch: Any) -> None:
@@ -296,8 +312,8 @@ class HeldOut:
     def _adapted(self, batch: Any) -> Block:
         return block_of(*pair(self.adapter, batch))
 
-    def _read(self, source: Any, adapted: Callable[[Any], Block]) -> Found:
-        if not _indexable(source):
+    def _read(self, source: Any, single: bool, adapted: Callable[[Any], Block]) -> Found:
+        if not single:
             return read_all(source, adapted, self._limit, self._processes)
         loader = source if isinstance(source, DataLoader) else DataLoader(source, self.batch_size)
         wanted = Wanted(self._limit, self.stratify, self.seed, self.ignore_index)
@@ -341,81 +357,6 @@ class HeldOut:
 _EMPTY = "the held-out set is empty: its source gave no sample; check the data set behind HeldOut(source=...)"
 
 
-ACCEPTED = (
-    "a Dataset, a DataLoader, a tensor or a tuple of tensors, a DataModule with heldout_dataloader(), or an iterable "
-    "of batches"
-)
-
-
-def _resolve(source: Any) -> Any:
-    if source is None:
-        raise ValueError("HeldOut has no source: there is no validation loader; pass HeldOut(source=...)")
-    if hasattr(source, "heldout_dataloader"):
-        with users_code("heldout_dataloader()"):
-            return source.heldout_dataloader()
-    if isinstance(source, torch.Tensor):
-        return TensorDataset(source)
-    if isinstance(source, tuple | list) and source and all(isinstance(t, torch.Tensor | np.ndarray) for t in source):
-        source = [torch.as_tensor(t) for t in source]
-        lengths = [len(t) if t.dim() else 0 for t in source]
-        if len(set(lengths)) > 1:
-            raise ValueError(f"HeldOut(source=...): its tensors have {lengths} samples; give as many in each")
-        return TensorDataset(*source)
-    if _is_combined(source):
-        return _Combined(source)
-    check_source(source)
-    return source
-
-
-def check_source(source: Any) -> None:
-    """Refuse what samples cannot be read from.
-
-    Raises:
-        ValueError: It is nothing that has samples.
-    """
-    readable = isinstance(source, Iterable) or is_dataset(source) or hasattr(source, "heldout_dataloader")
-    if isinstance(source, str | bytes | Mapping | HeldOut | type) or not readable:
-        shown = repr(source) if isinstance(source, str | bytes) else f"<{type(source).__name__}>"
-        raise ValueError(f"HeldOut(source={shown}): give {ACCEPTED}")
-    if isinstance(source, list | tuple) and any(isinstance(each, DataLoader) for each in source):
-        raise ValueError(
-            "HeldOut(source=<several loaders>): give one of them; each callback may have a HeldOut of its own"
-        )
-
-
-def _is_combined(source: Any) -> bool:
-    """Whether this is Lightning's CombinedLoader, of whichever of its two packages."""
-    return hasattr(source, "iterables") and hasattr(source, "_mode")
-
-
-class _Combined:
-    """The batches of a CombinedLoader, without the numbers that it adds."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-
-    def __iter__(self) -> Iterator[Any]:
-        try:
-            for batch, *_ in self._loader:
-                yield batch
-        finally:
-            self._loader.reset()
-
-
-def _indexable(source: Any) -> bool:
-    """Whether single samples can be read by their key; to be called where random streams are put back."""
-    if isinstance(source, DataLoader):
-        return source._auto_collation and not isinstance(source.dataset, IterableDataset) and is_rereadable(source)
-    return is_dataset(source)
-
-
-def is_dataset(source: Any) -> bool:
-    """Whether an object is a data set of single samples, read by number: torch's own kind, or one that acts like it."""
-    if isinstance(source, IterableDataset | Sequence | Mapping | torch.Tensor):
-        return False
-    return hasattr(source, "__len__") and hasattr(source, "__getitem__")
-
-
 def _check_finite(block: Block) -> None:
     for tensor in tree_tensors(block.inputs):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -452,8 +393,7 @@ def as_heldout(given: Any, name: str = "heldout") -> HeldOut | None:
     if given is None or isinstance(given, HeldOut):
         return given
     try:
-        check_source(given)
+        return HeldOut(given)
     except ValueError as error:
         shown = repr(given) if isinstance(given, str | int | float) else f"<{type(given).__name__}>"
         raise ValueError(f"{name}={shown}: give HeldOut(...), or what one is read from: {ACCEPTED}") from error
-    return HeldOut(given)

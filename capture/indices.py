@@ -85,7 +85,7 @@ def _known_range(sampler: Any) -> range | None:
     if type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None:
         return range(len(sampler.data_source))  # type: ignore[arg-type]
     # Each process has its share; those that drop the last few samples drop others in each epoch.
-    return range(len(sampler.dataset)) if type(sampler) is DistributedSampler else None
+    return range(len(sampler.dataset)) if type(sampler) is DistributedSampler else None  # type: ignore[arg-type]
 
 
 def _flat(batches: Iterable[Any], sizes: Counter[int]) -> Iterator[Any]:

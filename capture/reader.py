@@ -40,9 +40,10 @@ class Reader:
 
     def __init__(self, loader: DataLoader[Any], keys: Any, seed: int) -> None:
         self._keys, self._parcels = keys, _Parcels()
+        self._units = _Units(loader.dataset, loader.collate_fn, seed)
         workers = loader.num_workers
         self._loader: DataLoader[Any] = DataLoader(
-            _Units(loader.dataset, loader.collate_fn, seed),
+            self._units,
             batch_size=None,
             sampler=self._parcels,
             num_workers=workers,
@@ -58,10 +59,11 @@ class Reader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        iterator = self._loader._iterator
+        iterator: Any = self._loader._iterator
         if iterator is not None:  # its workers, which would else live until it is collected
             iterator._shutdown_workers()
             self._loader._iterator = None
+        self._units.put_back()
 
     def read(self, units: Iterable[Unit]) -> Iterator[Delivered]:
         """Each unit's batch, in order; to be exhausted."""
@@ -91,6 +93,11 @@ class _Units(Dataset):
         self.dataset, self._collate, self._seed = dataset, collate_fn, seed
         self._seeds: SampleSeeds | None = None  # generators are looked for where they are used, in the worker
 
+    def put_back(self) -> None:
+        """Put the data set's generators back, where this process has read it."""
+        if self._seeds is not None:
+            self._seeds.put_back()
+
     def __getitem__(self, parcel: list[list[tuple[int, Any]]]) -> list[Delivered] | bytes:
         delivered = [self._deliver(unit) for unit in parcel]
         if get_worker_info() is None:
@@ -108,26 +115,34 @@ class _Units(Dataset):
             return Delivered(places, problem=f"{type(error).__name__}: {error}")
 
     def _batch(self, unit: list[tuple[int, Any]]) -> Any:
-        seeds = self._seeds or SampleSeeds(self._seed, self.dataset, self._collate)
-        batch = self._collate(self._samples(unit, seeds))
-        if self._seeds is None and seeds.look_again():  # the first read has brought some into being, not yet seeded
-            batch = self._collate(self._samples(unit, seeds))
-        self._seeds = seeds
-        return batch
+        fresh = self._seeds is None
+        self._seeds = seeds = self._seeds or SampleSeeds(self._seed, self.dataset, self._collate)
+        samples = self._samples(unit, seeds)
+        if fresh and seeds.look_again():  # the first read has brought some into being, not yet seeded
+            samples = self._samples(unit, seeds)
+        try:
+            return self._collate(samples)
+        except Exception as error:
+            raise ValueError(f"its collate function failed: {type(error).__name__}: {error}") from error
 
     def _samples(self, unit: list[tuple[int, Any]], seeds: SampleSeeds) -> Any:
         fetch = getattr(self.dataset, "__getitems__", None)
-        found = [self._sample(place, key, seeds, fetch) for place, key in unit]
         if not callable(fetch):
-            return found
-        if all(isinstance(part, list | tuple) and len(part) == 1 for part in found):
-            return [part[0] for part in found]
-        seeds.sow(unit[0][0])  # its batches are no lists of samples: only all keys together will do
+            return [self._sample(place, key, seeds) for place, key in unit]
+        if len(unit) > 1:
+            with suppress(Exception):  # where a single key is refused, all together may not be
+                found = [self._fetched(fetch, [each], seeds) for each in unit]
+                if all(isinstance(part, list | tuple) and len(part) == 1 for part in found):
+                    return [part[0] for part in found]
+        return self._fetched(fetch, unit, seeds)
+
+    def _fetched(self, fetch: Callable[[list[Any]], Any], unit: list[tuple[int, Any]], seeds: SampleSeeds) -> Any:
+        seeds.sow(unit[0][0])
         return fetch([key for _, key in unit])
 
-    def _sample(self, place: int, key: Any, seeds: SampleSeeds, fetch: Any) -> Any:
+    def _sample(self, place: int, key: Any, seeds: SampleSeeds) -> Any:
         seeds.sow(place)
-        return fetch([key]) if callable(fetch) else self.dataset[key]
+        return self.dataset[key]
 
 
 class _WorkerStart:

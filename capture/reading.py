@@ -60,12 +60,16 @@ def read_selected(loader: DataLoader[Any], adapted: Adapted, wanted: Wanted, pro
     indices = _agreed(loader, processes)
     if len(indices.keys) == 0:
         return Found()
-    with Reader(loader, indices.keys, wanted.seed) as reader:
-        desk = _Desk(reader, adapted, SampleSeeds(wanted.seed, adapted))
-        order = random_choice(len(indices.keys), CANDIDATES * wanted.size, wanted.seed).tolist()
-        manner = Manner.agreed(processes.each(lambda: try_out(desk.blocks, order, indices.batch_size)))
-        chosen = _choose(loader, desk, indices, order, wanted, manner, processes)
-        return _read(desk, manner.units(chosen), processes, [*_moved_on(loader), *manner.notes])
+    seeds = SampleSeeds(wanted.seed, adapted)
+    try:
+        with Reader(loader, indices.keys, wanted.seed) as reader:
+            desk = _Desk(reader, adapted, seeds)
+            order = random_choice(len(indices.keys), CANDIDATES * wanted.size, wanted.seed).tolist()
+            manner = Manner.agreed(processes.each(lambda: try_out(desk.blocks, order, indices.batch_size)))
+            chosen = _choose(loader, desk, indices, order, wanted, manner, processes)
+            return _read(desk, manner.units(chosen), processes, [*_moved_on(loader), *manner.notes])
+    finally:
+        seeds.put_back()
 
 
 def read_all(source: Iterable[Any], adapted: Adapted, size: int, processes: Processes) -> Found:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convscope.capture.generators import find_generators, reseed
+from convscope.capture.generators import find_generators, reseed, restorer
 
 
 class SampleSeeds:
@@ -22,6 +22,7 @@ class SampleSeeds:
     def __init__(self, seed: int, *roots: Any) -> None:
         self._seed, self._roots = seed, roots
         self._private = find_generators(*roots)
+        self._restore = [restorer(generator) for generator in self._private]
 
     def sow(self, number: int, purpose: str = "read") -> None:
         """Seed all streams by the sample's number; what two purposes draw is independent."""
@@ -35,7 +36,15 @@ class SampleSeeds:
         for generator in self._private:
             reseed(generator, value)
 
+    def put_back(self) -> None:
+        """Put the private generators back to where they were when they were found."""
+        for put_back in self._restore:
+            put_back()
+
     def look_again(self) -> bool:
         """Look for generators anew; True if there are more than before."""
-        before, self._private = self._private, find_generators(*self._roots)
-        return len(self._private) > len(before)
+        known = set(map(id, self._private))
+        fresh = [generator for generator in find_generators(*self._roots) if id(generator) not in known]
+        self._private += fresh
+        self._restore += [restorer(generator) for generator in fresh]
+        return len(fresh) > 0

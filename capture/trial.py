@@ -14,6 +14,7 @@ from convscope.capture.reader import Unit
 Read = Callable[[list[Unit]], list[tuple[Unit, Block | Exception]]]
 
 _TRIED = 4
+_MOST_TRIED = 64  # where the first few cannot be read
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,11 @@ def try_out(read: Read, order: list[int], batch_size: int) -> Manner:
     Raises:
         Exception: No sample can be read either way.
     """
-    alone = read([(place,) for place in order[:_TRIED]])
-    good = {unit: block for unit, block in alone if isinstance(block, Block)}
+    for start in range(0, min(len(order), _MOST_TRIED), _TRIED):
+        alone = read([(place,) for place in order[start : start + _TRIED]])
+        good = {unit: block for unit, block in alone if isinstance(block, Block)}
+        if good:
+            break
     if not good:
         return _only_together(read, order, batch_size, alone)
     rows = max(len(block) for block in good.values())
@@ -68,8 +72,9 @@ def try_out(read: Read, order: list[int], batch_size: int) -> Manner:
 
 
 _NOT_REPEATABLE = (
-    "reading a held-out sample twice gives different values although its randomness was seeded, so that other runs and "
-    "other processes read it differently; take its random numbers from torch's, NumPy's or Python's global streams"
+    "reading a held-out sample twice gives different values, although all random streams were seeded by its number: it "
+    "depends on what was read before, or on randomness from elsewhere, so that other runs and other processes read it "
+    "differently; draw from torch's, NumPy's or Python's streams, and keep no count of reads"
 )
 
 

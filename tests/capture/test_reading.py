@@ -145,7 +145,7 @@ def test_the_generators_go_on_where_they_were(name: str) -> None:
 
 def test_what_cannot_be_seeded_is_said() -> None:
     (note,) = prepared(Noisy(random.SystemRandom().random), size=10).notes
-    assert "reading a held-out sample twice gives different values" in note
+    assert "reading a held-out sample twice gives different values, although" in note
 
 
 def test_a_transfer_that_augments_is_seeded_by_sample_too() -> None:
@@ -396,3 +396,70 @@ def test_what_is_no_samples_own_is_kept_whole() -> None:
         assert chunk.inputs.anchors.shape == (9, 4)
         assert chunk.inputs.name == [f"{int(image.sum())}" for image in chunk.inputs.image]
     assert [len(chunk.index) for chunk in heldout.chunks()] == [6, 6, 6, 2]
+
+
+# What loaders of another kind deliver.
+
+
+class Normalising(DataLoader):
+    """Changes its batches on their way out."""
+
+    def __iter__(self) -> Any:
+        for images, labels in super().__iter__():
+            yield images / 10, labels
+
+
+class Batches:
+    """A sequence of batches that is indexed as well as iterated over."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, i: int) -> Any:
+        if i >= 5:
+            raise IndexError
+        return IMAGES[8 * i : 8 * i + 8], LABELS[8 * i : 8 * i + 8]
+
+
+class BatchData(Batches, Dataset):
+    """torch's Dataset given as a loader, as Lightning allows: its items are batches."""
+
+
+class Iterable(Batches):
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(5))
+
+
+@pytest.mark.parametrize("loader", [Normalising(TensorDataset(IMAGES, LABELS), 8), Batches(), BatchData(), Iterable()])
+def test_what_takes_a_loaders_place_is_taken_as_it_delivers(loader: Any) -> None:
+    heldout = HeldOut(size=20)
+    heldout.prepare(loader)
+    assert heldout.tapping
+
+
+@pytest.mark.parametrize("source", [Normalising(TensorDataset(IMAGES, LABELS), 8), Iterable()])
+def test_batches_given_as_source(source: Any) -> None:
+    heldout = prepared(source, size=20)
+    assert torch.equal(heldout.inputs, IMAGES[:20] / (10 if isinstance(source, Normalising) else 1))
+
+
+SAMPLES = [(image, int(label)) for image, label in zip(IMAGES, LABELS, strict=True)]
+
+
+@pytest.mark.parametrize("source", [SAMPLES, tuple(SAMPLES), [{"image": x, "label": y} for x, y in SAMPLES]])
+def test_a_list_of_samples_is_a_data_set(source: Any) -> None:
+    heldout = prepared(source, size=20)
+    assert heldout.targets.bincount().tolist() == [5] * 4
+    assert torch.equal(heldout.targets, LABELS[numbers(heldout)])
+
+
+class NeedsEight(Together):
+    def __getitems__(self, keys: list[int]) -> Any:
+        assert len(keys) == 8
+        return super().__getitems__(keys)
+
+
+def test_a_data_set_that_reads_eight_at_once() -> None:
+    heldout = prepared(DataLoader(NeedsEight(), 8), size=24)
+    assert torch.equal(heldout.targets, LABELS[numbers(heldout)])
+    assert heldout.total == 24

@@ -250,6 +250,15 @@ def test_a_sample_that_cannot_be_read_is_left_out_with_one_sentence(workers: int
     assert "OSError: image file 0 is truncated" in note
 
 
+def test_few_readable_samples_among_many_are_found() -> None:
+    class Mostly(Corrupt):
+        def __getitem__(self, i: int) -> Any:
+            return super().__getitem__(i if i % 10 == 1 else 0)
+
+    heldout = prepared(Mostly(), size=200)
+    assert numbers(heldout) == [i for i in range(1, 100, 10) if i % 3]
+
+
 def test_where_none_can_be_read_the_reason_is_raised() -> None:
     with pytest.raises(ValueError, match=r"cannot be read: OSError: image file \d+ is truncated"):
         prepared(DataLoader(Corrupt(), 8, sampler=range(0, 99, 3)))  # type: ignore[arg-type]
