@@ -72,7 +72,8 @@ def _called(network: nn.Module) -> Callable[[Any], Any]:
 
 
 def _network(module: nn.Module) -> nn.Module:
-    if type(module).forward not in [kind.forward for kind in (*both(pl.LightningModule), nn.Module)]:
+    without = [nn.Module.forward, *(kind.forward for kind in both(pl.LightningModule))]
+    if type(module).forward not in without:
         return module
     parts = _parts(module)
     if len(parts) == 1:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import sys
 from importlib.abc import MetaPathFinder
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import exceptions
 
+T = TypeVar("T")
 _OLDER = {"lightning.pytorch": "pytorch_lightning", "lightning.fabric": "lightning_fabric"}
 
 
-def both(kind: type) -> tuple[type, ...]:
+def both(kind: type[T]) -> tuple[type[T], ...]:
     """A class of ``lightning.pytorch`` and, where ``pytorch_lightning`` is imported, its twin: for ``isinstance``."""
     package = next((name for name in _OLDER if kind.__module__.startswith(name)), "")
     module = sys.modules.get(_OLDER.get(package, "") + kind.__module__.removeprefix(package))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,34 @@ def test_spawned_processes_come_back(name: str, tmp_path: Path) -> None:
     bridge.keep_from_main_process(trainer, ["probe/accuracy/net.conv1"])
     assert "probe/accuracy/net.conv1" not in trainer.callback_metrics
     assert "probe/accuracy/net.conv2" in trainer.callback_metrics
+
+
+FORKED = """
+import sys
+from pathlib import Path
+import convscope
+from tests.networks import TinyResNet
+from tests.support.namespaces import MODELS, fit
+name, folder = sys.argv[1:]
+module = MODELS[name](TinyResNet(4, classes=3))
+callbacks = convscope.suite("full", on_error="raise", every_n_epochs=1, pictures=False)
+trainer = fit(name, Path(folder), callbacks, module=module, strategy="ddp_fork", devices=2, max_epochs=1)
+print(sorted(trainer.callback_metrics))
+"""
+
+
+@pytest.mark.slow
+@both_names
+def test_two_forked_processes_end_and_write_one_run(name: str, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    command = [sys.executable, "-c", FORKED, name, str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "['train_loss', 'val_loss']"  # ours stay out of the pipe between processes
+    (run,) = (tmp_path / "run").iterdir()
+    tags = EventAccumulator(str(run)).Reload().Tags()["scalars"]
+    assert len([tag for tag in tags if tag.startswith(("probe", "importance", "health", "drift"))]) > 100
 
 
 @both_names
