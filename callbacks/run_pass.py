@@ -135,9 +135,9 @@ def _record(
     own = {(due[place].name, layer): failure for (place, layer), failure in here.failures.items()}
     for (name, layer), told in {pair: told for o in outcomes for pair, told in o.failed.items()}.items():
         failures.record(f"{name}, layer {layer}", own.get((name, layer)) or _elsewhere(told))
-    told = next((o.loss_error for o in outcomes if o.loss_error is not None), None)
-    if told is not None:
-        failures.record("the loss on the held-out set, or its backward,", here.loss_error or _elsewhere(told))
+    lost = [outcome.loss_error for outcome in outcomes if outcome.loss_error is not None]
+    if lost:
+        failures.record("the loss on the held-out set, or its backward,", here.loss_error or _elsewhere(lost[0]))
     if without is not None:
         failures.record("the held-out pass with gradients", without)
     _note(outcomes, _in_need(plan, due), failures)

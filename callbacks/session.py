@@ -43,11 +43,9 @@ class _Group:
         return ", ".join(observer.name for observer in self.observers)
 
     @property
-    def active(self) -> list[LayerObserver]:
-        """Who may be due: before a plan is made, everybody."""
-        if self.resting:
-            return []
-        return self.observers if self.plan is None else self.plan.observers
+    def may_measure(self) -> bool:
+        """Whether there is, or may yet be, somebody with something to measure."""
+        return not self.resting and (self.plan is None or bool(self.plan.observers))
 
 
 class Session:
@@ -161,7 +159,7 @@ class Session:
     def _refuse_if_idle(self) -> None:
         """An observer without a layer rests; where all of them do for that reason, the user wants something else."""
         idle = [reason for plan in self._plans for reason in plan.idle]
-        if idle and not any(group.active for group in self._groups) and len(idle) == len(self.observers):
+        if idle and not any(group.may_measure for group in self._groups) and len(idle) == len(self.observers):
             raise MisconfigurationException("; ".join(dict.fromkeys(idle)))
 
     def _compare_heldout(self, observer: LayerObserver, heldout: HeldOut) -> None:
@@ -183,14 +181,16 @@ class Session:
 
     def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
         """Make the check of every observer that is due: one pass, values, pictures, then scalars."""
+        if when.at_epoch_end:
+            self._plan_late(trainer, pl_module, when)
         due = self._due(trainer, when)
         if not due or self._must_wait(trainer):
             return
         self._cost.begin()
         with self._as_in_a_check(trainer, when.trigger):
-            self._plan_late(trainer, pl_module)
             found = [one for plan in self._plans for one in self._observe(plan, due)]
-            self._remember_weights(trainer, pl_module, when)
+            with self._failures.guard("remembering weights"):
+                self._remember_weights(trainer, pl_module, when)
         self._conclude(found, when)
         self._pictures.draw(trainer, found, when)
         self._cost.end()
@@ -202,8 +202,7 @@ class Session:
         self._log(trainer, pl_module, found, when)
 
     def _due(self, trainer: pl.Trainer, when: Moment) -> list[LayerObserver]:
-        groups = [group for group in self._groups if group.plan is not None or when.trigger != "start"]
-        active = [observer for group in groups for observer in group.active]
+        active = [observer for plan in self._plans for observer in plan.observers]
         return [observer for observer in active if observer.schedule.is_due(when, trainer.global_step)]
 
     @contextmanager
@@ -216,11 +215,11 @@ class Session:
         ):
             yield
 
-    def _plan_late(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _plan_late(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
         """Plan for held-out sets that have flowed by. A mistake is no reason to end a run that is under way."""
         for group in self._groups:
             if group.plan is None and not group.resting and not bridge.uninitialised(pl_module):
-                with self._resting_if_it_fails(group, refusing=False):
+                with self._resting_if_it_fails(group, refusing=False), self._as_in_a_check(trainer, when.trigger):
                     if not group.heldout.ready:
                         together(group.heldout.finish_tapping)
                     self._plan(group, trainer, pl_module)
@@ -299,11 +298,14 @@ class Session:
                 (weights, weights.clone()) for weights in {id(w): w for w in trained[:1] + trained[-1:]}.values()
             ]
 
-    def look_again(self, pl_module: pl.LightningModule) -> None:
+    def look_again(self) -> None:
         """Before a training batch: are these the weights that were measured?"""
         seen, self._seen = self._seen, []
-        if all(torch.equal(weights, measured) for weights, measured in seen):
-            return
+        with self._failures.guard("comparing weights"):
+            if not all(torch.equal(weights, measured) for weights, measured in seen):
+                self._say_swapped()
+
+    def _say_swapped(self) -> None:
         self._said_swapped = True
         rank_zero_warn(
             "convscope: training goes on with other weights than were measured after validation, so something changes "
