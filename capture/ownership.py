@@ -12,7 +12,10 @@ from convscope.capture.rows import Evidence, RowOrder, noise_of, weigh
 from convscope.capture.samples import Samples
 from convscope.capture.trace import OUTPUT_KEY, Trace
 
-UNTOLD = "gives rows of which it cannot be told whose they are, since the network reorders or mixes the samples"
+UNTOLD = (
+    "gives rows of which it cannot be told whose they are, since the network reorders or mixes the samples "
+    "(with HeldOut(batch_size=1) it can)"
+)
 NOT_ALL = "does not give the same number of rows for each sample"
 SOMETIMES = "runs for some inputs only"
 VARIES = "changes its size with the batch or the input"
@@ -59,6 +62,9 @@ class Ownership:
         if any(evidence[key].verdict == "mixed" for key in self._candidates() if key in evidence):
             self._inherit_random(evidence, together)
         self._settle(evidence)
+        for key in self._candidates():
+            if key not in self._alone:  # a sparse or nested tensor, of which rows cannot be compared
+                self._found.problems[key] = UNTOLD
         self._note_company(together)
 
     def _passes(self) -> tuple[Seen, list[Seen]]:

@@ -71,7 +71,7 @@ def differ(one: Rows, other: Rows) -> bool:
 
 
 def _rows(tensor: torch.Tensor) -> Rows | None:
-    if tensor.dim() == 0 or tensor.layout != torch.strided or tensor.is_quantized:
+    if tensor.dim() == 0 or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
         return None
     precision = torch.finfo(tensor.dtype).eps if tensor.is_floating_point() or tensor.is_complex() else 0.0
     return Rows(tensor.shape, signature(tensor), max(precision, torch.finfo(torch.float32).eps))
