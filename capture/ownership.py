@@ -16,7 +16,10 @@ UNTOLD = (
     "gives rows of which it cannot be told whose they are, since the network reorders or mixes the samples "
     "(with HeldOut(batch_size=1) it can)"
 )
-NOT_ALL = "does not give the same number of rows for each sample"
+NOT_ALL = (
+    "does not give the same number of rows for each sample "
+    "(with HeldOut(batch_size=1) it may, as where the network goes through its batch in parts)"
+)
 SOMETIMES = "runs for some inputs only"
 VARIES = "changes its size with the batch or the input"
 _DEPENDS = 0.02  # share of the spread between samples by which company may change a sample's rows
@@ -170,8 +173,6 @@ class Ownership:
 
     def _note_company(self, together: Seen) -> None:
         """Say it where a sample's numbers depend on which others are in its batch."""
-        if self._found.samples > 1:
-            return
         for step in sorted((*self._found.steps, *self._found.containers), key=lambda step: step.order):
             order = self._found.rows.get(step.key)
             if (step.module is None and step.kind == "other") or order is None:
@@ -185,7 +186,8 @@ class Ownership:
                 return
 
     def _depends(self, order: RowOrder, alone: Rows, together: Rows) -> bool:
-        mine, other = (order.fold(together.signature)[i] for i in (0, 1))
-        apart = float((mine - alone.signature).double().square().mean().sqrt())
-        spread = float((mine - other).double().square().mean().sqrt())
+        rows = order.fold(together.signature)
+        few = order.fold(alone.signature)
+        apart = float((rows[: len(few)] - few).double().square().mean().sqrt())
+        spread = float((rows[0] - rows[1]).double().square().mean().sqrt())
         return apart > _DEPENDS * spread + noise_of(alone.signature, alone.precision)

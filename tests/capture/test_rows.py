@@ -273,6 +273,41 @@ def test_what_depends_on_the_other_samples_is_measured_and_said(mix: str) -> Non
     assert "HeldOut(batch_size=...)" in found.notes[0]
 
 
+class NoStatistics(nn.Module):
+    """Its second BatchNorm refuses one sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn1 = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)
+        self.linear, self.bn2 = nn.Linear(4, K), nn.BatchNorm1d(K, track_running_stats=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn2(self.linear(F.relu(self.bn1(self.conv(x))).mean((2, 3))))
+
+
+def test_batch_norm_without_statistics_that_refuses_one_sample() -> None:
+    found = traced(NoStatistics(), torch.randn(N, 3, 4, 4))
+    assert [layer.problem for layer in found.modules()] == [""] * 4
+    assert [note.split(" gives ")[0] for note in found.notes] == ["bn1"]
+
+
+class InParts(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.body, self.size = Body(), size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.body(part) for part in x.split(self.size)])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_batch_that_is_gone_through_in_parts(size: int) -> None:
+    model, inputs = InParts(size), torch.randn(N, 3, 4, 4)
+    (layer, *_) = select_layers(traced(model, inputs))
+    assert "HeldOut(batch_size=1)" in layer.problem
+    assert [layer.problem for layer in select_layers(traced(model, inputs, batch_size=1))] == ["", ""]
+
+
 @pytest.mark.parametrize("mix", [lambda x: x, *KEPT.values()], ids=["plain", *KEPT])
 def test_nothing_is_said_of_networks_that_do_not(mix: Any) -> None:
     assert traced(Mixing(mix), torch.randn(N, 3, 4, 4)).notes == []
