@@ -236,9 +236,8 @@ class _Pass:
         self._fired[layer.id] += 1
         replacement = None
         if self._gradients and replaceable and not tensor.requires_grad and tensor.is_floating_point():
-            # Everything before is frozen: start a graph here. The clone lets in-place operations follow.
-            with torch.enable_grad():  # the network may have switched it off for its backbone
-                replacement = tensor = tensor.detach().requires_grad_().clone()
+            # Everything before is frozen. A clone of the leaf lets in-place operations follow.
+            replacement = tensor = _started(tensor)
         self._hand_out(layer, tensor)
         return replacement
 
@@ -326,6 +325,13 @@ class _Pass:
         if bool(bad.any()):
             self.report.nonfinite[name] = self.report.nonfinite.get(name, 0) + int(bad.sum())
         return name not in self.report.nonfinite
+
+
+def _started(tensor: torch.Tensor) -> torch.Tensor:
+    """A graph that begins here, also where the network has switched gradients off for its backbone."""
+    with torch.inference_mode(False), torch.enable_grad():
+        own = tensor.clone() if tensor.is_inference() else tensor.detach()
+        return own.requires_grad_().clone()
 
 
 @contextmanager

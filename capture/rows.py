@@ -14,7 +14,7 @@ import torch
 
 Moved = Sequence[tuple[Sequence[int], torch.Tensor]]
 
-_COLUMNS = 512
+_COLUMNS, _FEWEST, _NUMBERS = 512, 8, 2**19
 # A division is told from another where it explains the rows this many times better.
 _CLEARLY = 4.0
 
@@ -66,7 +66,8 @@ def signature(tensor: torch.Tensor) -> torch.Tensor:
     if rows.is_complex():
         rows = torch.view_as_real(rows).flatten(1)
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    few = rows[:, :: max(1, rows.shape[1] // _COLUMNS)]
+    columns = max(_FEWEST, min(_COLUMNS, _NUMBERS // max(1, len(rows))))
+    few = rows[:, :: max(1, rows.shape[1] // columns)]
     of_all = [rows.mean(1), torch.linalg.vector_norm(rows, dim=1) / rows.shape[1] ** 0.5] if rows.shape[1] else []
     return torch.cat([few, *(column[:, None] for column in of_all)], 1).cpu()
 

@@ -228,7 +228,8 @@ class Trace:
         head, end = chain[0], chain[-1]
         rows, *shape = end.output.shape
         channels = shape.pop(end.channel_dim - 1)
-        order = self.rows.get(end.key, RowOrder(inner=max(1, rows // self.samples)))
+        # A unit's norm and activation leave rows where they are, and may be counted otherwise in another pass.
+        order = self.rows.get(head.key, RowOrder(inner=max(1, rows // self.samples)))
         links = tuple(link(step.key, step.module) for step in chain[1:])
         calls = self.calls[head.key.owner, head.key.operation] or 1
         return Layer(
@@ -242,7 +243,7 @@ class Trace:
             order=end.order,
             rows=order,
             identity=Identity(head.key, head.event.path, calls, links, *head.weights, self.input_sizes),
-            problem=self.problems.get(end.key, "") or _not_real(end.output),
+            problem=self.problems.get(head.key, "") or _not_real(end.output),
             module=head.module,
             norm=next((s.module for s in chain[1:] if s.kind == "norm"), None),
             activation=next((s.module for s in chain if s.kind == "activation"), None),

@@ -61,6 +61,13 @@ class NoGrad(Parts):
         return self.last(x)
 
 
+class InferenceBackbone(Parts):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            x = self.middle(self.first(x))
+        return self.last(x.clone())
+
+
 class Reentrant(Parts):
     def middle(self, x: torch.Tensor) -> torch.Tensor:
         return checkpoint(super().middle, x, use_reentrant=True)
@@ -101,6 +108,7 @@ class Cached(Parts):
         (NonReentrant, set()),
         (Cached, set()),
         (NoGrad, {"conv1"}),
+        (InferenceBackbone, {"conv1"}),
         (Reentrant, {"conv1", "conv2"}),
         (Detached, {"conv1"}),
         (Auxiliary, {"conv2"}),

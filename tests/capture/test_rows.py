@@ -16,10 +16,13 @@ from convscope.capture.samples import Samples
 from convscope.capture.trace import Layer, Trace
 from tests.capture.test_axes import Keeper, hooked
 from tests.networks import TinyResNet
-from tests.support.folding import FOLDS, Body, Folding, K, Mixing, blockwise
+from tests.support.folding import FOLDS, Body, Folding, K, Mixing, blockwise, flipped_tiles
 
 N = 5
-UNTOLD = "gives rows of which it cannot be told whose they are, since the network reorders or mixes the samples"
+UNTOLD = (
+    "gives rows of which it cannot be told whose they are, since the network reorders or mixes the samples "
+    "(with HeldOut(batch_size=1) it can)"
+)
 
 
 def prepared(inputs: Any, batch_size: int = 3) -> HeldOut:
@@ -85,6 +88,24 @@ def test_folding_back() -> None:
     assert folded.shape == (4, 6, 1)
     assert folded[1, :, 0].tolist() == [3, 4, 5, 15, 16, 17]
     assert torch.equal(order.unfold(folded), tensor)
+
+
+def test_a_layer_folds_and_unfolds_its_own_tensor() -> None:
+    class ChannelsLast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.linear(self.conv(flipped_tiles(x)).movedim(1, -1))
+            return x.unflatten(0, (2, -1, 4)).mean((0, 2, 3, 4))
+
+    layer = by_name(ChannelsLast(), torch.randn(N, 3, 8, 8), "linear")["linear"]
+    own = torch.randn(2 * N * 4, 4, 4, 5)
+    folded = layer.fold(own)
+    assert folded.shape == (N, 5, 8, 4, 4)
+    torch.testing.assert_close(folded[2, :, 6], own[N * 4 + 2 * 4 + 2].movedim(-1, 0))
+    assert torch.equal(layer.unfold(folded), own)
 
 
 @pytest.mark.parametrize("fold", ["augmentation", "stacked", "tiles and flips"])
@@ -174,6 +195,45 @@ def test_rows_that_are_not_of_their_sample_are_given_to_nobody(mix: str) -> None
     assert output.problem == UNTOLD
 
 
+def test_with_one_sample_at_a_time_every_row_is_its_own() -> None:
+    model, inputs = Mixing(MIXES["turned round"]), torch.randn(N, 3, 4, 4)
+    heldout, subject, keeper = prepared(inputs, 1), Subject(model, model, torch.device("cpu")), Gathering()
+    found, logits = trace_layers(subject, heldout)
+    report = observe(subject, heldout, [*select_layers(found), found.output(logits)], [keeper])
+    assert report.unmatched == {}
+    with torch.no_grad():
+        expected = torch.cat([model(image) for image in inputs[:, None]])
+    torch.testing.assert_close(keeper.of("output"), expected)
+
+
+class Pixels(nn.Module):
+    """Every position is a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 1), nn.Linear(4, K)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x).permute(2, 3, 0, 1)
+        return self.linear(x.reshape(-1, 4)).view(*x.shape[:3], K).mean((0, 1))
+
+
+def test_many_rows() -> None:
+    layers = by_name(Pixels(), torch.randn(N, 3, 60, 60), ["conv", "linear"])
+    assert [layer.rows for layer in layers.values()] == [RowOrder(), RowOrder(3600, 1)]
+
+
+class Sparse(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to_sparse()
+
+
+def test_sparse_tensors_are_left_out() -> None:
+    model = nn.Sequential(nn.Flatten(), Sparse(), nn.Linear(12, K))
+    found = traced(model, torch.randn(N, 3, 2, 2))
+    assert {layer.name: bool(layer.problem) for layer in found.modules()} == {"0": False, "1": True, "2": False}
+
+
 def shuffled_and_back(x: torch.Tensor) -> torch.Tensor:
     order = torch.randperm(len(x))
     return (x[order] * 2)[order.argsort()]
@@ -211,6 +271,41 @@ def test_what_depends_on_the_other_samples_is_measured_and_said(mix: str) -> Non
     assert len(found.notes) == 1
     assert "gives a sample other values in other company" in found.notes[0]
     assert "HeldOut(batch_size=...)" in found.notes[0]
+
+
+class NoStatistics(nn.Module):
+    """Its second BatchNorm refuses one sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn1 = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)
+        self.linear, self.bn2 = nn.Linear(4, K), nn.BatchNorm1d(K, track_running_stats=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn2(self.linear(F.relu(self.bn1(self.conv(x))).mean((2, 3))))
+
+
+def test_batch_norm_without_statistics_that_refuses_one_sample() -> None:
+    found = traced(NoStatistics(), torch.randn(N, 3, 4, 4))
+    assert [layer.problem for layer in found.modules()] == [""] * 4
+    assert [note.split(" gives ")[0] for note in found.notes] == ["bn1"]
+
+
+class InParts(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.body, self.size = Body(), size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.body(part) for part in x.split(self.size)])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_batch_that_is_gone_through_in_parts(size: int) -> None:
+    model, inputs = InParts(size), torch.randn(N, 3, 4, 4)
+    (layer, *_) = select_layers(traced(model, inputs))
+    assert "HeldOut(batch_size=1)" in layer.problem
+    assert [layer.problem for layer in select_layers(traced(model, inputs, batch_size=1))] == ["", ""]
 
 
 @pytest.mark.parametrize("mix", [lambda x: x, *KEPT.values()], ids=["plain", *KEPT])
