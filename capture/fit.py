@@ -128,6 +128,8 @@ def _fit_one_value(flat: Shape, summary: TargetSummary, classes: Classes, truste
     count = flat[0]
     if summary.floating and not summary.binary:
         return _fit_quantity(count, summary)
+    if count == 1 and isinstance(classes, int) and classes != 2:
+        return Fit(flat, why_not=f"the model has one output where HeldOut(classes={classes}) says {classes}")
     if count == 1:
         about: About = None if _few_classes(summary.classes) else _about(summary.classes, 2)
         return Fit(flat, "binary", exact=True, mistake=_one_output(summary.classes), about=about)
