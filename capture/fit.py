@@ -234,8 +234,11 @@ def _fit_mask(shape: Shape, summary: TargetSummary, classes: Classes) -> Fit:
 
 def _fit_other_places(shape: Shape, places: Shape, summary: TargetSummary) -> Fit:
     if len(shape) == len(places) + 1 and len(places) > 1:
+        one_is_wrong = _about(summary.classes, shape[0]) == "label" and not summary.one_hot
         return Fit(
             shape,
+            mistake=outside(summary.classes, shape[0]) if one_is_wrong else None,
+            about="label",
             why_not=f"the model's output {_text(shape)} and the targets {_text(summary.shape)} differ in size; bring "
             "the logits to the targets' size with HeldOut(logits=callable), e.g. a function that returns "
             f"torch.nn.functional.interpolate(output, {places})",

@@ -58,7 +58,8 @@ class Outputs:
     @property
     def classes(self) -> int:
         """Classes that the outputs tell apart, one a sample; 0 where they do not."""
-        if self.task not in ("classes", "binary") or self.why_not or self.shape is None or len(self.shape) > 1:
+        known = self.task in ("classes", "binary") and not self.why_not and not self.mistake
+        if not known or self.shape is None or len(self.shape) > 1:
             return 0
         return max(self.shape[0], 2)
 

@@ -414,3 +414,22 @@ def test_a_network_that_gives_nan_does_not_have_its_loss_refused(fit: Fit) -> No
     importance = convscope.FilterImportance(loss=F.cross_entropy, heldout=convscope.HeldOut((X, Y)))
     run = fit([importance], Module(Net(lambda e, z, x: z * torch.nan)), max_epochs=1)
     assert run.trainer.global_step == 4
+
+
+def test_a_loss_that_knows_its_ignored_label_needs_no_telling(fit: Fit) -> None:
+    """Who goes by the loss alone can be had; who reads classes asks."""
+    labels = Y.masked_fill(torch.arange(31) % 5 == 0, 255)
+    loss = nn.CrossEntropyLoss(ignore_index=255)
+    own = convscope.HeldOut((X, labels))
+    callbacks = [
+        convscope.FilterImportance(heldout=own, loss=loss, on_error="raise"),
+        convscope.AblationOracle(heldout=own, loss=loss, layers="*.second"),
+    ]
+    run = fit(callbacks, Module(Net(plain)), max_epochs=1)
+    said = convscope.HeldOut((X, labels), ignore_index=255)
+    told = fit([convscope.FilterImportance(heldout=said, on_error="raise")], Module(Net(plain)), max_epochs=1)
+    for tag in ("importance/gini/net.first", "importance/gini/net.second"):
+        assert run.curve(tag)[0][1] == pytest.approx(told.curve(tag)[0][1], rel=1e-5)
+    assert "ablation/top/net.second" in run.events.Tags()["scalars"]
+    with pytest.raises(MisconfigurationException, match=r"ignore_index=255"):
+        fit([convscope.LayerProbe(heldout=own)], Module(Net(plain)))

@@ -253,10 +253,15 @@ def test_an_output_that_changes_its_shape_is_named() -> None:
             r"\[5, 7\], but the model has 3 outputs, so labels must be in \[",
         ),
         (rows(3, 4, 4), torch.arange(N * 16).view(N, 4, 4) % 3 + 253, r"\[253, 255\], but the model has 3 outputs"),
+        (
+            rows(3, 2, 2),
+            torch.arange(N * 16).view(N, 4, 4) % 4,
+            r"\[0, 3\], but the model has 3 outputs.*ignore_index=3",
+        ),
         (rows(1, 4, 4), (torch.arange(N * 16).view(N, 4, 4) % 2) * 255, "are 0, 255, .*ignore_index=255"),
         (rows(4, 4), torch.arange(N * 16).view(N, 4, 4), "one output a position.*give them as floats"),
     ],
-    ids=["ages", "float ids", "255", "-1", "shifted", "masks", "binary masks", "integer maps"],
+    ids=["ages", "float ids", "255", "-1", "shifted", "masks", "coarse maps", "binary masks", "integer maps"],
 )
 def test_targets_that_the_outputs_contradict_are_a_mistake(make: Any, targets: torch.Tensor, message: str) -> None:
     found = verdict(make, targets)
