@@ -128,6 +128,8 @@ def _fit_one_value(flat: Shape, summary: TargetSummary, classes: Classes, truste
     count = flat[0]
     if summary.floating and not summary.binary:
         return _fit_quantity(count, summary)
+    if count == 1 and isinstance(classes, int) and classes != 2:
+        return Fit(flat, why_not=f"the model has one output where HeldOut(classes={classes}) says {classes}")
     if count == 1:
         about: About = None if _few_classes(summary.classes) else _about(summary.classes, 2)
         return Fit(flat, "binary", exact=True, mistake=_one_output(summary.classes), about=about)
@@ -232,8 +234,11 @@ def _fit_mask(shape: Shape, summary: TargetSummary, classes: Classes) -> Fit:
 
 def _fit_other_places(shape: Shape, places: Shape, summary: TargetSummary) -> Fit:
     if len(shape) == len(places) + 1 and len(places) > 1:
+        one_is_wrong = _about(summary.classes, shape[0]) == "label" and not summary.one_hot
         return Fit(
             shape,
+            mistake=outside(summary.classes, shape[0]) if one_is_wrong else None,
+            about="label",
             why_not=f"the model's output {_text(shape)} and the targets {_text(summary.shape)} differ in size; bring "
             "the logits to the targets' size with HeldOut(logits=callable), e.g. a function that returns "
             f"torch.nn.functional.interpolate(output, {places})",

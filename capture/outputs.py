@@ -58,7 +58,8 @@ class Outputs:
     @property
     def classes(self) -> int:
         """Classes that the outputs tell apart, one a sample; 0 where they do not."""
-        if self.task not in ("classes", "binary") or self.why_not or self.shape is None or len(self.shape) > 1:
+        known = self.task in ("classes", "binary") and not self.why_not and not self.mistake
+        if not known or self.shape is None or len(self.shape) > 1:
             return 0
         return max(self.shape[0], 2)
 
@@ -159,6 +160,8 @@ def settle_outputs(runs: Runs, summary: TargetSummary | None, stated: Stated = S
         return Outputs(path=None, why_not=_no_rows(runs))
     shapes = {path: _sample_shape(tensors, runs.counts) or () for path, tensors in rows.items()}
     chosen, fit, note = _chosen(shapes, summary, stated)
+    if fit.task == "binary" and fit.mistake and (ids := _class_ids(runs)):  # what else is there is a score
+        fit, note = Fit(fit.shape, why_not=ids), None
     verdict = _verdict(chosen, rows[chosen], fit, runs, stated)
     if stated.logits is False:
         verdict = replace(verdict, task=None, why_not="HeldOut(logits=False) says that the model returns none")
@@ -337,17 +340,25 @@ def _of_inputs(fit: Fit, returned: Shape, inputs: Shape) -> str | None:
 def _no_rows(runs: Runs) -> str:
     """Why nothing that the model returns can be its output."""
     output, count = runs.outputs[-1], runs.counts[-1]
-    parts = list(tensor_parts(output).values())
-    whole = [t for t in parts if t.dim() > 0 and len(t) == count and not t.is_floating_point()]
-    if parts and not any(t.is_floating_point() for t in parts) and whole:
-        kind = str(whole[0].dtype).removeprefix("torch.")
-        return (
-            f"the model returns class indices of {kind} in evaluation mode, so there are no logits; return logits, or "
-            "pass HeldOut(network=...) to run a submodule that does"
-        )
+    is_float = any(tensor.is_floating_point() for tensor in tensor_parts(output).values())
+    ids = None if is_float else _class_ids(runs)
+    return ids or (
+        f"the model returns {describe(output)} for {count} samples, and no floating-point tensor in it has one row for "
+        "each, so it is not observed as a layer and has no loss; HeldOut(logits=callable) can make such rows of it"
+    )
+
+
+def _class_ids(runs: Runs) -> str | None:
+    """The sentence about a model that returns whole numbers for its samples, None where it does not."""
+    count = runs.counts[-1]
+    whole = [t for t in tensor_parts(runs.outputs[-1]).values() if not (t.is_floating_point() or t.is_complex())]
+    found = next((t for t in whole if t.numel() == count == 1 or (t.dim() > 0 and len(t) == count)), None)
+    if found is None:
+        return None
+    kind = str(found.dtype).removeprefix("torch.")
     return (
-        f"the model returns {describe(output)} for {count} samples, and no tensor in it has one row for each, so it is "
-        "not observed as a layer and has no loss; HeldOut(logits=callable) can make such rows of it"
+        f"the model returns class indices of {kind} in evaluation mode, so there are no logits; return logits, or "
+        "pass HeldOut(network=...) to run a submodule that does"
     )
 
 

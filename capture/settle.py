@@ -136,7 +136,7 @@ def _try_loss(subject: Subject, heldout: HeldOut, tried: _Tried, loss: Loss, tot
         return verdict
     if (mine := counted_rows(targets)) is not None:
         outputs, targets = outputs[mine], targets[mine]
-    if len(targets):
+    if len(targets) and bool(torch.isfinite(outputs).all()):  # of a network that is gone no loss can be judged
         with isolated(subject.module, seed=heldout.seed, gradients=True):  # a loss may be a network, and draw numbers
             try_loss(loss, total, heldout.labels, outputs, targets, subject.precision)
     return verdict

@@ -103,6 +103,7 @@ FORMS: dict[str, Callable[..., Any]] = {
     "unknown keys": lambda e, z, x: {"a": e, "b": z},
     "squeezed": lambda e, z, x: z.squeeze(),
     "log-probabilities": lambda e, z, x: z.log_softmax(1),
+    "probabilities": lambda e, z, x: z.softmax(1),
     "unflattened": lambda e, z, x: z[:, :, None, None],
 }
 
@@ -112,7 +113,7 @@ def test_every_form_of_logits_gives_the_numbers_of_the_plain_one(fit: Fit, known
     """Thirty-one samples in chunks of ten: the last is a batch of one, from which a squeeze takes the batch axis."""
     found = measured(fit, Net(FORMS[form]), convscope.HeldOut((X, Y), batch_size=10))
     expected = baseline(fit, known, 3)
-    if form == "log-probabilities":  # other numbers in the output itself, but the same predictions and losses
+    if "probabilities" in form:  # other numbers in the output itself, but the same predictions and losses
         by_value = ("probe/", "importance_output", "class_filters", "health", "ablation/spearman_output")
         keep = [tag for tag in expected if not tag.startswith(by_value)]
         found, expected = {t: found[t] for t in keep}, {t: expected[t] for t in keep}
@@ -203,6 +204,7 @@ NO_LOGITS: dict[str, tuple[Callable[..., Any], str]] = {
     "several": (lambda e, z, x: (z, -z), r"several tensors that could be its logits"),
     "class ids": (lambda e, z, x: z.argmax(1), "returns class indices of int64 in evaluation mode"),
     "squeezed ids": (lambda e, z, x: z.argmax(1).squeeze().int(), "returns class indices of int32"),
+    "ids and score": (lambda e, z, x: {"label": z.argmax(1), "score": z.softmax(1).amax(1)}, "class indices of int64"),
     "nothing": (lambda e, z, x: None, "the model returns None"),
 }
 
@@ -396,3 +398,38 @@ def test_forward_from_layer_asks_which_output_is_meant(form: str) -> None:
         torch.testing.assert_close(found, -expected)
     else:
         torch.testing.assert_close(convscope.forward_from_layer(net, X, "second", keep), expected)
+
+
+@pytest.mark.parametrize("probe", ["ridge", "logistic", "knn", "centroid"])
+def test_labels_that_the_user_calls_classes_are_classes(fit: Fit, probe: Any) -> None:
+    found = []
+    for labels, said in ((Y, None), (Y - 1, [-1, 0, 1]), (Y * 500, [0, 500, 1000])):
+        heldout = convscope.HeldOut((X, labels), logits=False, classes=said)
+        run = fit([convscope.LayerProbe(probe=probe, heldout=heldout)], Module(Net(plain)), max_epochs=1)
+        found.append([run.curve(tag) for tag in run.events.Tags()["scalars"] if tag.startswith("probe")])
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_network_that_gives_nan_does_not_have_its_loss_refused(fit: Fit) -> None:
+    importance = convscope.FilterImportance(loss=F.cross_entropy, heldout=convscope.HeldOut((X, Y)))
+    run = fit([importance], Module(Net(lambda e, z, x: z * torch.nan)), max_epochs=1)
+    assert run.trainer.global_step == 4
+
+
+def test_a_loss_that_knows_its_ignored_label_needs_no_telling(fit: Fit) -> None:
+    """Who goes by the loss alone can be had; who reads classes asks."""
+    labels = Y.masked_fill(torch.arange(31) % 5 == 0, 255)
+    loss = nn.CrossEntropyLoss(ignore_index=255)
+    own = convscope.HeldOut((X, labels))
+    callbacks = [
+        convscope.FilterImportance(heldout=own, loss=loss, on_error="raise"),
+        convscope.AblationOracle(heldout=own, loss=loss, layers="*.second"),
+    ]
+    run = fit(callbacks, Module(Net(plain)), max_epochs=1)
+    said = convscope.HeldOut((X, labels), ignore_index=255)
+    told = fit([convscope.FilterImportance(heldout=said, on_error="raise")], Module(Net(plain)), max_epochs=1)
+    for tag in ("importance/gini/net.first", "importance/gini/net.second"):
+        assert run.curve(tag)[0][1] == pytest.approx(told.curve(tag)[0][1], rel=1e-5)
+    assert "ablation/top/net.second" in run.events.Tags()["scalars"]
+    with pytest.raises(MisconfigurationException, match=r"ignore_index=255"):
+        fit([convscope.LayerProbe(heldout=own)], Module(Net(plain)))

@@ -117,6 +117,17 @@ def test_an_ignored_label_counts_in_no_loss(dtype: torch.dtype) -> None:
     torch.testing.assert_close(each.sum(), expected)
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (3,)])
+def test_an_ignored_position_counts_in_no_binary_loss(shape: tuple[int, ...]) -> None:
+    form, outputs = LabelForm(ignore_index=255), torch.randn(N, *shape)
+    targets = torch.tensor([[0, 1, 255], [255, 255, 255], [1, 1, 0], [0, 0, 1], [1, 255, 0], [0, 1, 0]])
+    counted = targets != 255
+    expected = F.binary_cross_entropy_with_logits(
+        outputs.view(N, 3)[counted], targets[counted].float(), reduction="sum"
+    )
+    torch.testing.assert_close(inferred(outputs, targets, form)(outputs, targets), expected)
+
+
 @pytest.mark.parametrize(
     "loss",
     [

@@ -104,15 +104,16 @@ def test_the_logits_are_found(make: Any, path: Any) -> None:
         (rows(7, 3), THREE, r"has shape \(N, 7, 3\)"),
         (lambda n: values(3)[:n].argmax(1), THREE, "returns class indices of int64 in evaluation mode"),
         (lambda n: (values(3)[:n].argmax(1), values(3)[:n] > 0), THREE, "class indices of int64"),
-        (lambda n: None, THREE, "the model returns None for 6 samples, and no tensor in it has one row"),
+        (lambda n: {"ids": values(3)[:n].argmax(1), "score": values(3)[:n].amax(1)}, THREE, "class indices of int64"),
+        (lambda n: None, THREE, "the model returns None for 6 samples, and no floating"),
         (lambda n: {}, THREE, "returns a dict without a tensor for 6 samples"),
-        (lambda n: values(3)[:n].sum(), THREE, "no tensor in it has one row"),
-        (lambda n: values(3)[:n].movedim(0, 1), THREE, "no tensor in it has one row"),
-        (lambda n: values(3)[:n] @ values(3)[:n].T, THREE, "no tensor in it has one row"),
+        (lambda n: values(3)[:n].sum(), THREE, "no floating-point tensor in it has one row"),
+        (lambda n: values(3)[:n].movedim(0, 1), THREE, "no floating-point tensor in it has one row"),
+        (lambda n: values(3)[:n] @ values(3)[:n].T, THREE, "no floating-point tensor in it has one row"),
         (
             lambda n: [{"boxes": values(4)[: k % 3 + 2]} for k in range(n)],
             THREE,
-            "no tensor in it has one row for each",
+            "no floating-point tensor in it has one row for each",
         ),
         (rows(5, 4, 4), torch.randint(0, 5, (N, 8, 8)), r"differ in size.*interpolate\(output, \(8, 8\)\)"),
         (rows(4), torch.randn(N, 2), r"no loss can be inferred from outputs \(N, 4\) and targets \(N, 2\) of float32"),
@@ -146,6 +147,8 @@ def test_more_outputs_than_classes_are_logits_where_classes_are_missing_by_chanc
     assert settle_outputs(Runs([values(outputs)], [N]), summarise_targets(labels), Stated(classes=outputs)).classes
     assert settle_outputs(Runs([values(outputs)], [N]), summarise_targets(labels), Stated(trusted=True)).classes
     said = settle_outputs(Runs([values(outputs)], [N]), summarise_targets(labels), Stated(classes=outputs + 1))
+    one = settle_outputs(Runs([values(1)], [N]), summarise_targets(torch.tensor([0, 1])), Stated(classes=10))
+    assert one.why_not == "the model has one output where HeldOut(classes=10) says 10"
     assert said.why_not == f"the model has {outputs} outputs where HeldOut(classes={outputs + 1}) says {outputs + 1}"
 
 
@@ -250,10 +253,15 @@ def test_an_output_that_changes_its_shape_is_named() -> None:
             r"\[5, 7\], but the model has 3 outputs, so labels must be in \[",
         ),
         (rows(3, 4, 4), torch.arange(N * 16).view(N, 4, 4) % 3 + 253, r"\[253, 255\], but the model has 3 outputs"),
+        (
+            rows(3, 2, 2),
+            torch.arange(N * 16).view(N, 4, 4) % 4,
+            r"\[0, 3\], but the model has 3 outputs.*ignore_index=3",
+        ),
         (rows(1, 4, 4), (torch.arange(N * 16).view(N, 4, 4) % 2) * 255, "are 0, 255, .*ignore_index=255"),
         (rows(4, 4), torch.arange(N * 16).view(N, 4, 4), "one output a position.*give them as floats"),
     ],
-    ids=["ages", "float ids", "255", "-1", "shifted", "masks", "binary masks", "integer maps"],
+    ids=["ages", "float ids", "255", "-1", "shifted", "masks", "coarse maps", "binary masks", "integer maps"],
 )
 def test_targets_that_the_outputs_contradict_are_a_mistake(make: Any, targets: torch.Tensor, message: str) -> None:
     found = verdict(make, targets)
