@@ -17,6 +17,7 @@ DEFAULT_ALPHAS: tuple[float, ...] = tuple(10.0 ** (exponent / 2) for exponent in
 """The grid of penalties, from 0.01 to 10,000, two a decade."""
 
 _AT_ONCE = 4_000_000  # numbers in a block of an intermediate result, so that memory stays bounded
+_READING = 50  # reading rows one by one costs so many times what multiplying all of them does
 
 Predictor = Callable[[Tensor], Tensor]
 """A ridge prepared on fixed features: targets ``(N, K)`` in, their out-of-sample predictions ``(N, K)`` out."""
@@ -64,30 +65,52 @@ class Spectrum:
         ]
         return alphas[torch.cat(errors).argmin()][None]
 
-    def leave_pair_out(self, targets: Tensor, alpha: Tensor) -> Tensor:
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Fits without two samples, for one penalty: what does not depend on the targets is computed once.
+
+    Attributes:
+        components: ``(N, r)``, see :class:`Spectrum`.
+        inverse: ``(r,)`` one over eigenvalue and penalty.
+        hat: ``(N, N)``, None where there are too many samples to keep it.
+    """
+
+    components: Tensor
+    inverse: Tensor
+    hat: Tensor | None
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, alpha: Tensor) -> _Pairs:
+        components, inverse = spectrum.components, 1 / (spectrum.eigenvalues + alpha)
+        small = len(components) ** 2 <= _AT_ONCE
+        return cls(components, inverse, (components * inverse) @ components.T if small else None)
+
+    def left_out(self, targets: Tensor) -> Tensor:
         """Predictions ``(N, K)`` of 0 and 1, each from all rows but its own and its partner's in that column."""
-        inverse = 1 / (self.eigenvalues + alpha)
         centred = targets - targets.mean(dim=0)
-        residual = centred - self.components @ (inverse[:, None] * (self.components.T @ centred))
+        residual = centred - self.components @ (self.inverse[:, None] * (self.components.T @ centred))
         partner = partners(targets > 0.5)
-        away = 1 - (1 / len(targets) + self.components.square() @ inverse)
-        both, other = self._hat(partner, inverse), away[partner]
+        away = 1 - (1 / len(targets) + self.components.square() @ self.inverse)
+        both, other = self._entries(partner) + 1 / len(targets), away[partner]
         # The first row of the 2 × 2 system that leaving two rows out comes down to.
         found = (other * residual + both * residual.gather(0, partner)) / (away[:, None] * other - both.square())
         return targets - found
 
-    def _hat(self, partner: Tensor, inverse: Tensor) -> Tensor:
-        """Entries ``(N, K)`` of the hat matrix at each row and its partners."""
-        weighted, n = self.components * inverse, len(partner)
-        step = max(1, _AT_ONCE // max(n, partner.shape[1] * weighted.shape[1]))
+    def _entries(self, partner: Tensor) -> Tensor:
+        """Entries ``(N, K)`` of the hat matrix at each row and its partners, without the intercept's part."""
+        if self.hat is not None:
+            return self.hat.gather(1, partner)
+        weighted, (n, k), width = self.components * self.inverse, partner.shape, self.components.shape[1]
+        few = _READING * k < n
         blocks = []
-        for rows in torch.arange(n, device=partner.device).split(step):
-            if 8 * partner.shape[1] < n:  # reading a row costs about eight times what multiplying it does
+        for rows in torch.arange(n, device=partner.device).split(max(1, _AT_ONCE // (k * width + 1 if few else n))):
+            if few:
                 block = torch.einsum("nr,nkr->nk", weighted[rows], self.components[partner[rows]])
             else:
                 block = (weighted[rows] @ self.components.T).gather(1, partner[rows])
             blocks.append(block)
-        return torch.cat(blocks) + 1 / n
+        return torch.cat(blocks)
 
 
 def ridge_predictor(
@@ -156,7 +179,8 @@ def ridge_label_predictor(features: Tensor, targets: Tensor, alphas: Sequence[fl
         raise ValueError(f"A probe of labels needs at least 3 samples, got {len(features)}. Enlarge the held-out set.")
     spectrum, chosen = _prepared(features, targets, alphas)
     device = spectrum.components.device
-    return lambda others: spectrum.leave_pair_out(as_double(others).to(device), chosen)
+    pairs = _Pairs.of(spectrum, chosen)
+    return lambda others: pairs.left_out(as_double(others).to(device))
 
 
 def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Scorer:
