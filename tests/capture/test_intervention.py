@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -230,3 +232,33 @@ def test_losses_of_samples_are_those_of_single_calls(loss: Any) -> None:
     logits, targets = 3 * torch.randn(20, 5), torch.arange(20) % 5
     expected = torch.stack([loss(logits[i : i + 1], targets[i : i + 1]) for i in range(20)])
     torch.testing.assert_close(sample_losses(loss, logits, targets), expected)
+
+
+@pytest.fixture
+def process_group(tmp_path: Any) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+class Talks(TinyResNet):
+    """Waits for other processes in the forward."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = super().forward(x)
+        dist.all_reduce(torch.ones(1))
+        return x
+
+
+@pytest.mark.parametrize(("network", "shares"), [(TinyResNet, True), (Talks, False)])
+def test_a_network_that_waits_for_other_processes_takes_a_fixed_number_of_passes(
+    process_group: None, network: Any, shares: bool
+) -> None:
+    model, x, keep = network(8).eval(), images(4)[0], torch.ones(6, 16, dtype=torch.bool)
+    subject = Subject(model, model, torch.device("cpu"))
+    heldout = HeldOut((x,), size=4)
+    heldout.prepare()
+    layer = select_layers(trace_layers(subject, heldout)[0], ["layer2.0.conv2"])[0]
+    with CountsConvolutions() as counted:
+        Intervention(subject, layer, torch.zeros(16)).logits(x, keep)
+    assert counted.count == (6 if shares else 6 * 6)  # all convolutions once, or in every pass
