@@ -210,7 +210,11 @@ def quiet_logging(trainer: pl.Trainer) -> Iterator[None]:
     what the trainer says of metrics and of stopping is as it was after the block.
     """
     connector = trainer._logger_connector
-    metrics = [connector._callback_metrics, connector._logged_metrics, connector._progress_bar_metrics]
+    metrics: list[dict[str, Any]] = [
+        connector._callback_metrics,
+        connector._logged_metrics,
+        connector._progress_bar_metrics,
+    ]
     saved = [dict(found) for found in metrics]
     loggers, should_stop = trainer.loggers, trainer.should_stop
     trainer.loggers = [_QuietLogger(logger) for logger in loggers]

@@ -9,7 +9,7 @@ import sys
 import types
 from collections.abc import Callable, Collection
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,12 +27,24 @@ _LIBRARIES = _LIGHTNING | _WRITERS | sys.stdlib_module_names | {"torch", "torchm
 # Of these, plain Python objects that hold state; the rest of them holds locks, files, threads or other programs' state.
 _STANDARD = frozenset(
     ("builtins", "abc", "typing", "collections", "types", "argparse", "dataclasses", "functools", "queue", "weakref",
-     "_weakrefset", "numbers", "contextlib")
+     "_weakrefset", "numbers", "contextlib", "_thread")
 )  # fmt: skip
+_SHARED = "multiprocessing.sharedctypes"  # a Value: a number that workers see too
 _OF_TORCH = ("torch.nn", "torch.ao", "torch.quasirandom", "torch.distributions")
 
 
-@functools.lru_cache(maxsize=4096)
+CACHE = functools._lru_cache_wrapper
+"""What ``functools.lru_cache`` and ``cache`` make of a function: what it has seen cannot be read."""
+
+T = TypeVar("T")
+
+
+def _cached(function: Callable[[type], T]) -> Callable[[type], T]:
+    """A function of a type, asked once for each: what a type is does not change."""
+    return functools.lru_cache(maxsize=4096)(function)
+
+
+@_cached
 def is_state(kind: type) -> bool:
     """Whether an object of this type may hold a network's state.
 
@@ -52,7 +64,7 @@ def _is_plain(kind: type) -> bool:
         return kind.__module__.startswith(_OF_TORCH)
     if root in _LIGHTNING:
         return kind.__name__ == "Callback"
-    return root in _STANDARD or root not in _LIBRARIES
+    return root in _STANDARD or kind.__module__ == _SHARED or root not in _LIBRARIES
 
 
 def is_users_own(kind: type | types.FunctionType) -> bool:
@@ -60,7 +72,7 @@ def is_users_own(kind: type | types.FunctionType) -> bool:
     return _root(kind) not in _LIBRARIES
 
 
-@functools.lru_cache(maxsize=4096)
+@_cached
 def is_writer(kind: type) -> bool:
     """Whether objects of this type send values out of the process: a SummaryWriter, an experiment, a logger."""
     return any(
@@ -87,12 +99,18 @@ def is_iterator(item: Any) -> bool:
     return hasattr(type(item), "__next__") and not is_state(type(item))
 
 
-@functools.lru_cache(maxsize=4096)
+@_cached
 def may_need_stand_in(kind: type) -> bool:
     """Whether some objects of this type cannot be written to and put back, or hold such objects and are fixed."""
-    return (
-        issubclass(kind, torch.Tensor | tuple) or is_writer(kind) or (hasattr(kind, "__next__") and not is_state(kind))
-    )
+    iterates = hasattr(kind, "__next__") and not is_state(kind)
+    return iterates or issubclass(kind, torch.Tensor | tuple | CACHE) or is_writer(kind)
+
+
+def is_managed_elsewhere(model: nn.Module) -> bool:
+    """Whether parameters come and go by a plan of somebody else's: FullyShardedDataParallel's, or DeepSpeed's."""
+    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", ())
+    sharded = any(isinstance(module, kind) for module in model.modules())
+    return sharded or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 def can_change(values: Collection[Any], most: int) -> list[Any]:
@@ -110,7 +128,7 @@ def slots_of(item: Any) -> list[tuple[Callable[..., None], Callable[..., None], 
     ]
 
 
-@functools.lru_cache(maxsize=4096)
+@_cached
 def _members(kind: type) -> list[types.MemberDescriptorType]:
     return [
         member

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-Get, Set = Callable[[], Any], Callable[[Any], Any]
+Get = Callable[[], Any]
+Set = Callable[[Any], Any]
 
 
 def _attribute(owner: Any, name: str) -> tuple[Get, Set]:
@@ -32,6 +33,11 @@ def _anomaly() -> tuple[bool, bool]:
     return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
 
 
+def _default_device() -> torch.device | None:
+    context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    return None if context is None else context.device
+
+
 _BACKENDS = [
     (torch.backends.cudnn, ("enabled", "benchmark", "deterministic", "allow_tf32", "benchmark_limit")),
     (torch.backends.cuda.matmul, ("allow_tf32", "allow_fp16_reduced_precision_reduction")),
@@ -41,6 +47,7 @@ _BACKENDS = [
 
 SETTINGS: list[tuple[Get, Set]] = [
     (torch.get_default_dtype, torch.set_default_dtype),
+    (_default_device, torch.set_default_device),
     (torch.get_num_threads, torch.set_num_threads),
     (_deterministic, lambda found: torch.use_deterministic_algorithms(found[0], warn_only=found[1])),
     (_anomaly, lambda found: torch.set_anomaly_enabled(*found)),

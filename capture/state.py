@@ -2,7 +2,7 @@
 
 The walk starts at every module and goes through attributes, containers, users' own objects, hooks and their closures.
 Each object is put back itself, never replaced by a copy, so that whatever is shared stays shared. What cannot be put
-back (tensors of inference mode, of training's own graph, iterators, writers) has a stand-in during the block.
+back (tensors of inference mode, of training's own graph, iterators, caches, writers) has a stand-in during the block.
 
 Out of reach: globals of a Python module, closures of methods, and whatever lives outside the process.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import array
 import copy
+import ctypes
 import logging
 import types
 import warnings
@@ -28,12 +29,14 @@ from torch import nn
 from convscope.capture.generators import restorer
 from convscope.capture.reach import (
     ATOMS,
+    CACHE,
     EMPTY,
     can_change,
     cell_content,
     class_values,
     is_generator,
     is_iterator,
+    is_managed_elsewhere,
     is_state,
     is_users_own,
     is_writer,
@@ -70,7 +73,7 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
 
 def _reshard(model: nn.Module) -> list[Any]:
     """FSDP2's modules, with their parameters divided: the whole ones come and go in a forward and own no bits."""
-    modules = [module for module in model.modules() if hasattr(module, "_get_fsdp_state")]
+    modules: list[Any] = [module for module in model.modules() if hasattr(module, "_get_fsdp_state")]
     for module in modules:
         module.reshard()
     return modules
@@ -107,7 +110,14 @@ class Snapshot:
             _attempt(state.restore_version, state.tensor)
 
     def _walk(self, model: nn.Module) -> None:
-        modules = list(model.modules())
+        modules: list[Any] = list(model.modules())
+        if is_managed_elsewhere(model):
+            modules = [module._buffers for module in modules]
+            _say_once(
+                f"the parameters of {type(model).__name__} are divided and gathered by FullyShardedDataParallel or "
+                "DeepSpeed, so of all that its forward may change only buffers are put back after a check; with "
+                "fully_shard (FSDP2) everything is"
+            )
         hooks = [value for name, value in vars(nn.modules.module).items() if name.startswith("_global_")]
         for item in [*modules, *hooks]:
             self._visit(item)
@@ -176,6 +186,9 @@ class Snapshot:
     def _bytes(self, item: Any) -> None:
         self._add(partial(_put_back_bytes, item, item[:]), item)
 
+    def _shared(self, item: Any) -> None:
+        self._add(partial(_put_back_shared, item, bytes(item)), item)
+
     def _fixed(self, item: Any) -> None:
         self._later(item)
 
@@ -210,8 +223,7 @@ class Snapshot:
             if key not in self._bits:
                 self._bits[key] = Bits(part)
         self._later([state.grad, *(hooks for _, hooks in state.hooks)])
-        if attributes := getattr(item, "__dict__", None):
-            self._queue.append(attributes)
+        self._later([getattr(item, "__dict__", None)])
 
     def _array(self, item: np.ndarray[Any, Any]) -> None:
         if item.flags.writeable:
@@ -237,6 +249,7 @@ class Snapshot:
         values = class_values(owner)
         data = [value for value in values.values() if not hasattr(type(value), "__get__")]
         self._add(partial(_put_back_class_values, owner, values), owner, data)
+        self._substitute_items(partial(type.__setattr__, owner), values.items(), list(values.values()))
 
     # Stand-ins.
 
@@ -270,6 +283,8 @@ class Snapshot:
             if all(map(_is, parts, value)):
                 return value
             return type(value)._make(parts) if hasattr(value, "_make") else type(value)(parts)
+        if isinstance(value, CACHE):
+            return lru_cache(**value.cache_parameters())(value.__wrapped__)
         if is_iterator(value):
             return _copied(value)
         return Silent() if is_writer(type(value)) else value
@@ -283,6 +298,7 @@ _KEEPERS: tuple[tuple[Any, Callable[[Snapshot, Any], None]], ...] = (
     (set, Snapshot._set),
     (deque, Snapshot._deque),
     (bytearray | array.array, Snapshot._bytes),
+    (ctypes._SimpleCData | ctypes.Array | ctypes.Structure, Snapshot._shared),
     (np.ndarray, Snapshot._array),
     (types.MappingProxyType, Snapshot._mapping),
     (types.MethodType, Snapshot._method),
@@ -351,6 +367,11 @@ def _put_back_set(item: set[Any], saved: set[Any]) -> None:
 def _put_back_bytes(item: Any, saved: Any) -> None:
     if bytes(item) != bytes(saved):
         item[:] = saved
+
+
+def _put_back_shared(item: Any, saved: bytes) -> None:
+    if bytes(item) != saved:
+        ctypes.memmove(ctypes.addressof(item), saved, len(saved))
 
 
 def _put_back_array(item: Any, saved: Any) -> None:

@@ -246,6 +246,17 @@ def test_large_python_structures_cost_little(reports: pytest.LogCaptureFixture) 
     assert [m for m in reports.messages if "holds more than 50000 objects in its attributes" in m]
 
 
+def test_parameters_that_others_manage_are_left_to_them(reports: pytest.LogCaptureFixture) -> None:
+    model = nn.BatchNorm1d(2)
+    model.weight.ds_id = 0  # as DeepSpeed marks them
+    with preserved_state(model):
+        model.weight.data = torch.zeros(0)
+        model.running_mean.add_(1)
+    assert model.weight.shape == (0,)
+    assert model.running_mean.tolist() == [0.0, 0.0]
+    assert "only buffers are put back after a check" in reports.messages[0]
+
+
 def test_a_silent_writer_takes_every_call() -> None:
     writer = Silent()
     assert writer.add_scalar("a", 1, global_step=2) is None
@@ -264,6 +275,7 @@ def test_settings_of_the_process_are_put_back() -> None:
         torch.set_autocast_dtype("cpu", torch.float16)
         torch.backends.cudnn.allow_tf32 = not torch.backends.cudnn.allow_tf32
         torch.set_warn_always(True)
+        torch.set_default_device("meta")
         np.seterr(all="ignore")
         torch.set_grad_enabled(False)
         assert all(a != b for a, b in zip(before, now(), strict=True))
@@ -272,7 +284,7 @@ def test_settings_of_the_process_are_put_back() -> None:
     def now() -> list[Any]:
         flags = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(), torch.is_anomaly_enabled()
         more = torch.get_autocast_dtype("cpu"), torch.backends.cudnn.allow_tf32, torch.is_warn_always_enabled()
-        return [*flags, *more, np.geterr(), torch.is_grad_enabled()]
+        return [*flags, *more, np.geterr(), torch.is_grad_enabled(), torch.get_default_device()]
 
     before = now()
     with pytest.raises(RuntimeError, match="inside"), torch.enable_grad(), preserved_settings():

@@ -7,8 +7,11 @@ the output: a check that left a trace would change training.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import multiprocessing
 import random
+import threading
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -459,6 +462,41 @@ class MetricInForward(Misbehaving):
     def kept(self) -> Any:
         cat = self.all["cat"].value
         return self.mean.mean_value.clone(), self.mean.weight.clone(), self.mean._update_count, len(cat)
+
+
+class OddPlaces(Misbehaving):
+    """Caches of functions, a shared number, thread-local values, a module in a list, attributes of a tensor."""
+
+    def prepare(self) -> None:
+        self.number, self.local = multiprocessing.Value("i", 0), threading.local()
+        self.local.step = 0
+        self.hidden_modules = [DataBuffer()]
+        self.objects = np.array([[0], None], dtype=object)
+        self.made = functools.lru_cache(maxsize=None)(lambda size: [size])
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 (that it outlives the module is the point)
+    def remembered(self, size: int) -> list[int]:
+        return [size]
+
+    @functools.cached_property
+    def first(self) -> list[int]:
+        return [int(self.training)]
+
+    def meddle(self, x: Tensor) -> Any:
+        with self.number.get_lock():
+            self.number.value += 1
+        self.local.step += 1
+        self.objects[0].append(1)
+        self.made(1)[0] += 1
+        self.remembered(1)[0] += 1
+        weight = self.net.conv1.weight
+        weight.calls = getattr(weight, "calls", 0) + 1
+        counted = len(self.objects[0]) + self.made(1)[0] + self.remembered(1)[0] + weight.calls
+        return self.hidden_modules[0].meddle(x) + self.number.value + self.local.step + counted + self.first[0]
+
+    def kept(self) -> Any:
+        places = self.number.value, self.local.step, list(self.objects[0]), self.made(1)[0], self.remembered(1)[0]
+        return *places, self.hidden_modules[0].kept(), self.first[0], getattr(self.net.conv1.weight, "calls", 0)
 
 
 def quantised() -> nn.Module:
