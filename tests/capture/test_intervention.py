@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from convscope.capture.intervention import Intervention
 from convscope.capture.sample_loss import sample_losses
 from tests.capture.test_isolation import same, snapshot
 from tests.networks import TINY_RESNET_UNITS, Plain, TinyResNet, images
+from tests.support.spies import Seen
 
 
 def resnet() -> TinyResNet:
@@ -151,12 +153,15 @@ def test_of_a_shared_module_only_the_named_call_is_masked() -> None:
 
 @pytest.mark.parametrize("raises", [False, True])
 def test_nothing_is_left_behind(raises: bool) -> None:
-    class Raises(TinyResNet):
-        calls = 0
+    calls = Seen()  # a counter of the network's own would be put back after each pass
+    found = weakref.ref(calls)
 
+    class Raises(TinyResNet):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.calls += 1
-            if raises and self.calls > 3:
+            calls = found()
+            assert calls is not None
+            calls.append(len(x))
+            if raises and len(calls) > 3:
                 raise RuntimeError("boom")
             return super().forward(x)
 

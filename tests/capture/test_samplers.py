@@ -22,6 +22,7 @@ from torch.utils.data import (
 )
 
 from convscope.capture import HeldOut
+from convscope.capture.errors import UserCodeError
 from tests.support.processes import gather, in_processes
 
 VALIDATION = list(range(60, 100))
@@ -260,7 +261,7 @@ def test_few_readable_samples_among_many_are_found() -> None:
 
 
 def test_where_none_can_be_read_the_reason_is_raised() -> None:
-    with pytest.raises(ValueError, match=r"cannot be read: OSError: image file \d+ is truncated"):
+    with pytest.raises(UserCodeError, match=r"cannot be read: OSError: image file \d+ is truncated"):
         prepared(DataLoader(Corrupt(), 8, sampler=range(0, 99, 3)))  # type: ignore[arg-type]
 
 
