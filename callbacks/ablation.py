@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +13,7 @@ from convscope.callbacks.importance import Criterion
 from convscope.callbacks.parts.intervening import InterveningObserver, keep_all_but, random_order
 from convscope.capture.intervention import Baseline
 from convscope.capture.loss import Loss
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.loggers.classes import class_table
 from convscope.metrics.functional import OutcomeResult, rank_stability
 
@@ -41,9 +42,9 @@ class AblationOracle(InterveningObserver):
         loss: As in :class:`~convscope.FilterImportance`.
         baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
         samples: Run the filter sets on at most so many held-out samples, drawn once. Importance is measured on all.
-        max_forwards: At most so many forward passes of those samples a check; a filter takes one. Where all
-            would take more, fewer filters a layer are ablated, then fewer layers.
-        **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
+        max_forwards: At most so many forward passes of those samples a check; a filter takes one, a layer
+            two more. Where all would take more, fewer filters a layer are ablated, then fewer layers.
+        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`; ``every_n_epochs`` is 5 by default.
 
     Logged for each layer, in units of the loss:
         ``ablation/top/<layer>``, ``ablation/bottom/<layer>``, ``ablation/random/<layer>`` (mean rise of the loss
@@ -91,7 +92,7 @@ class AblationOracle(InterveningObserver):
         self._by_class: dict[str, torch.Tensor] = {}
 
     def suits(self, layer: Layer) -> bool:
-        return layer.name == OUTPUT or self._criteria.measures(layer, self.rank_by)
+        return layer.is_output or self._criteria.measures(layer, self.rank_by)
 
     def most_sets(self, layer: Layer) -> int:
         return min(layer.channels, 2 * self.ends + self.random)
@@ -104,11 +105,13 @@ class AblationOracle(InterveningObserver):
     def judge(self, layer: Layer, untouched: OutcomeResult, outcome: OutcomeResult) -> LayerResult:
         chosen, rise = self._chosen[layer.name], (outcome.loss - untouched.loss).cpu()
         scalars = {name: float(rise[places].mean()) for name, places in chosen.groups().items()}
-        for criterion, values in chosen.importance.items() if chosen.neutral.sum() > 2 else ():
-            found = rank_stability(values[chosen.neutral], rise[chosen.neutral])
-            scalars[f"spearman_{criterion}"] = float(found)
+        rises = rise[chosen.neutral]
+        for criterion, values in chosen.importance.items():
+            if _have_order(importance := values[chosen.neutral], rises):
+                scalars[f"spearman_{criterion}"] = float(rank_stability(importance, rises))
         if self._classes:
             self._by_class[layer.name] = (outcome.class_loss - untouched.class_loss).cpu()
+        scalars = {name: value for name, value in scalars.items() if not math.isnan(value)}
         return LayerResult(scalars, distribution=rise.double().numpy())
 
     def summarise(self, values: Values) -> dict[str, float]:
@@ -127,6 +130,11 @@ class AblationOracle(InterveningObserver):
     def end(self) -> None:
         super().end()
         self._chosen, self._by_class = {}, {}
+
+
+def _have_order(*vectors: torch.Tensor) -> bool:
+    """Whether there are enough values to rank, and not all alike: of a constant there is no rank correlation."""
+    return all(len(values) > 2 and bool(values.max() > values.min()) for values in vectors)
 
 
 class _Chosen:

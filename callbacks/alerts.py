@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from convscope.alerts.rules import SEVERITIES, Rule, default_rules, load_rules
@@ -23,8 +22,12 @@ from convscope.callbacks.parts.actions import (
     make_actions,
     run_folder,
 )
-from convscope.callbacks.parts.fresh_values import Readings
-from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.bridge import fitting, has_validation, moment
+from convscope.callbacks.hierarchies import Callback, MisconfigurationException
+from convscope.callbacks.readings import Readings
+from convscope.callbacks.rules import SEVERITIES, Rule, default_rules, load_rules
+from convscope.callbacks.watch import Alert, Watch
 
 log = logging.getLogger("convscope")
 
@@ -36,7 +39,7 @@ DEFAULT_ACTIONS: dict[str, list[ActionSpec]] = {
 }
 
 
-class DriftAlert(pl.Callback):
+class DriftAlert(Callback):
     """Watches every metric that is logged, the user's own included, and says when something is going wrong.
 
     A check is made after each validation, else at the end of each training epoch; a metric that was not logged since
@@ -79,9 +82,9 @@ class DriftAlert(pl.Callback):
         self.rules = default_rules() if rules is None else load_rules(rules)
         self.alerts: list[Alert] = []
         self._actions = _by_severity(DEFAULT_ACTIONS if actions is None else actions)
-        self._watch, self._readings = Watch(self.rules), Readings()
-        self._run = uuid.uuid4().hex[:12]
         self._reported: set[str] = set()
+        self._watch, self._readings = Watch(self.rules, self._fault), Readings()
+        self._run = uuid.uuid4().hex[:12]
         self._looked_for_globs = False
 
     # Lightning's hooks.
@@ -114,7 +117,7 @@ class DriftAlert(pl.Callback):
         values, when = self._readings.take(trainer), moment(trainer, trigger)
         new: list[Alert] = []
         self._guarded("the rules", lambda: new.extend(self._watch.update(values, when.epoch, when.step)))
-        self._look_for_globs(values)
+        self._guarded("the search for metrics that rules name", lambda: self._look_for_globs(values))
         # Before the actions: a checkpoint that one of them saves must know these alerts.
         self.alerts += new
         if new:
@@ -139,6 +142,9 @@ class DriftAlert(pl.Callback):
             run()
         except Exception as error:
             self._report(what, error)
+
+    def _fault(self, rule: str, error: Exception) -> None:
+        self._report(f"the rule {rule}", error)
 
     def _report(self, what: str, error: Exception) -> None:
         if what not in self._reported:
@@ -171,10 +177,16 @@ class DriftAlert(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._run = state_dict["run"]
-        self.alerts = [Alert(**alert) for alert in state_dict["alerts"]]
-        self._watch.load_state_dict(state_dict["watch"])
-        self._looked_for_globs = state_dict["looked_for_globs"]
+        """Go on from a checkpoint. A part that is missing or of another version begins afresh."""
+        self._guarded("restoring the run's number", lambda: self._restore_run(state_dict))
+        self._guarded("restoring earlier alerts", lambda: self._restore_alerts(state_dict))
+        self._guarded("restoring the rules", lambda: self._watch.load_state_dict(state_dict["watch"]))
+
+    def _restore_run(self, state: dict[str, Any]) -> None:
+        self._run, self._looked_for_globs = state["run"], state["looked_for_globs"]
+
+    def _restore_alerts(self, state: dict[str, Any]) -> None:
+        self.alerts = [Alert.of(alert) for alert in state["alerts"]]
 
 
 def _by_severity(actions: Any) -> dict[str, list[Action]]:

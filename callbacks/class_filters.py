@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
 from convscope.callbacks.engine.findings import LayerResult, Moment
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.loggers.classes import class_table
 from convscope.metrics import OutputCorrelation
 from convscope.metrics.functional import ServingResult, serving_filters
@@ -58,16 +58,24 @@ class ClassFilters(LayerObserver):
         self._found: dict[str, tuple[torch.Tensor, ServingResult]] = {}
 
     @property
+    def needs_filters(self) -> bool:
+        return True
+
+    @property
     def includes_output(self) -> bool:
         return True
 
+    @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
+        return "only"
+
     def begin(self, layers: list[Layer], samples: int) -> None:
-        *filters, output = layers if layers[-1].name == OUTPUT else [layers[-1]]  # without an output, nothing
+        *filters, output = layers if layers[-1].is_output else [layers[-1]]  # without an output, nothing
         self._metrics = {layer.name: OutputCorrelation(layer.channels, output.channels) for layer in filters}
         self._pooled, self._found = {}, {}
 
     def on_activation(self, record: Record) -> None:
-        if record.layer.name != OUTPUT:
+        if not record.layer.is_output:
             self._pooled[record.layer.name] = record.pooled
             return
         for name, pooled in self._pooled.items():

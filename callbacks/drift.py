@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment
+from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.findings import Findings, LayerResult, MapSpec
 from convscope.callbacks.importance import FilterImportance
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.reference import Reference, reference_features
@@ -129,13 +130,12 @@ class RepresentationDrift(LayerObserver):
         self._first.setdefault(name, now.features)
         return LayerResult({key: value for key, value in scalars.items() if math.isfinite(value)})
 
-    def remember(self, findings: Findings, when: Moment) -> None:
-        """Add the importances' stability, which is known once all callbacks have computed, and the history."""
+    def conclude(self, findings: Findings) -> None:
+        """Add the importances' stability, which is known once all callbacks have computed."""
         current = self._current_importance()
         for name, result in findings.layers.items():
             if name in current:
                 result.scalars |= self._stability(name, current[name])
-        super().remember(findings, when)
 
     def _current_importance(self) -> dict[str, torch.Tensor]:
         observers = self.session.observers if self.session is not None else []
@@ -166,15 +166,15 @@ class RepresentationDrift(LayerObserver):
         super().restart()
         self._forget()
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {
+    def state(self) -> dict[str, Any]:
+        return super().state() | {
             "previous": {name: snapshot.state_dict() for name, snapshot in self._previous.items()},
             "first": {name: features.half for name, features in self._first.items()},
             "importance": {which: dict(kept) for which, kept in self._importance.items()},
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._previous = {name: Snapshot.load(state, self.debiased) for name, state in state_dict["previous"].items()}
-        self._first = {name: Features(half, self.debiased) for name, half in state_dict["first"].items()}
-        self._importance = {which: dict(kept) for which, kept in state_dict["importance"].items()}
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._previous = {name: Snapshot.load(kept, self.debiased) for name, kept in state["previous"].items()}
+        self._first = {name: Features(half, self.debiased) for name, half in state["first"].items()}
+        self._importance = {which: dict(kept) for which, kept in state["importance"].items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -13,7 +13,7 @@ from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.heldout import HeldOut
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.loggers.filter_grid import FilterRow, filter_grid
 from convscope.metrics import ChannelCorrelation
 
@@ -66,11 +66,19 @@ class FilterPictures(LayerObserver):
         return self._criteria.need_gradient
 
     @property
+    def needs_filters(self) -> bool:
+        return True
+
+    @property
     def includes_output(self) -> bool:
         return self.criterion == "output_correlation"
 
+    @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
+        return "only" if self.includes_output else False
+
     def suits(self, layer: Layer) -> bool:
-        return layer.name == OUTPUT or (len(layer.spatial) == 2 and self._criteria.measures(layer))
+        return layer.is_output or (len(layer.spatial) == 2 and self._criteria.measures(layer))
 
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         if not ExampleImages(heldout).has_images:
@@ -82,7 +90,7 @@ class FilterPictures(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._criteria.begin(layers, samples)
-        most, mine = -(-_OBSERVATIONS // samples), [layer for layer in layers if layer.name != OUTPUT]
+        most, mine = -(-_OBSERVATIONS // samples), [layer for layer in layers if not layer.is_output]
         self._correlation = {layer.name: ChannelCorrelation(layer.channels, max_positions=most) for layer in mine}
         self._peaks = {layer.name: _Peaks(self.images) for layer in mine}
         self._rows = {}

@@ -13,7 +13,7 @@ from convscope.callbacks.importance import Criterion
 from convscope.callbacks.parts.intervening import InterveningObserver, keep_all_but, random_order
 from convscope.capture.intervention import Baseline
 from convscope.capture.loss import Loss
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.loggers.curves import removal_curves
 from convscope.metrics.functional import OutcomeResult, removal_area
 
@@ -38,8 +38,8 @@ class ForwardFromLayer(InterveningObserver):
         baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
         samples: Run the filter sets on at most so many held-out samples, drawn once. Importance is measured on all.
         max_forwards: At most so many forward passes of those samples a check; where all layers would take more,
-            fewer are looked at, evenly over depth. A layer takes ``3 · len(shares) + 1``.
-        **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
+            fewer are looked at, evenly over depth. A layer takes ``3 · len(shares) + 3``.
+        **arguments: See :class:`~convscope.callbacks.base.LayerObserver`; ``every_n_epochs`` is 5 by default.
 
     Logged for each layer, from accuracy for classes, else from the share of the loss that is kept (see
     docs/metrics/forward-from-layer.md), 0 to 1:
@@ -81,7 +81,7 @@ class ForwardFromLayer(InterveningObserver):
         return self.family if self.criterion == "taylor" else f"{self.family}_{self.criterion}"
 
     def suits(self, layer: Layer) -> bool:
-        return layer.name == OUTPUT or self._criteria.measures(layer)
+        return layer.is_output or self._criteria.measures(layer)
 
     def most_sets(self, layer: Layer) -> int:
         return self.fewest_sets
@@ -122,4 +122,18 @@ class ForwardFromLayer(InterveningObserver):
         """What the curves show: accuracy, or without classes the loss as it was divided by the loss as it is."""
         if self._classes:
             return outcome.accuracy.cpu()
-        return (untouched.loss / outcome.loss.clamp(min=1e-12)).clamp(0, 1).cpu()
+        return loss_kept(untouched.loss[0], outcome.loss).cpu()
+
+
+def loss_kept(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """The loss as it was, as a share of the losses as they are: 1 where they did not rise, 0 to 1 where they did.
+
+    Raises:
+        ValueError: if a loss is negative: then there is no such share.
+    """
+    if bool(before < 0) or bool((after < 0).any()):
+        raise ValueError(
+            f"the loss is {float(torch.minimum(before, after.min())):.4g}, below zero, so no share of it is kept; "
+            "give ForwardFromLayer a loss= that is never negative"
+        )
+    return torch.where(after <= before, 1.0, before / after)

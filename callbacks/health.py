@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -16,6 +15,7 @@ from convscope.capture.activations import activation_bounds, is_rectified
 from convscope.capture.heldout import HeldOut
 from convscope.capture.loss import Loss
 from convscope.capture.observation import Record
+from convscope.capture.targets import counted_rows
 from convscope.capture.trace import Layer
 from convscope.metrics import FilterActivity, SignalRMS
 from convscope.metrics.functional import ActivityResult
@@ -115,6 +115,7 @@ class FilterHealth(LayerObserver):
         return None
 
     def ready(self, plan: Plan) -> None:
+        self._changes.resume(plan.subject.module)
         self._has_loss = self.gradients and plan.subject.loss is not None
 
     def begin(self, layers: list[Layer], samples: int) -> None:
@@ -132,7 +133,14 @@ class FilterHealth(LayerObserver):
         self._activity[record.layer.name].to(record.activation.device).update(record.activation)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
-        self._gradients[record.layer.name].to(gradient.device).update(gradient)
+        mine = counted_rows(record.targets)
+        gradient = gradient if mine is None else gradient[mine]
+        if len(gradient):
+            self._gradients[record.layer.name].to(gradient.device).update(gradient)
+
+    def drop_gradients(self) -> bool:
+        self._gradients = {}
+        return True
 
     def compute(self, layer: Layer) -> LayerResult:
         activity = self._activity[layer.name].compute()
@@ -155,7 +163,7 @@ class FilterHealth(LayerObserver):
         return scalars | {"activation_rms": float(activity.rms)}
 
     def _of_gradient(self, layer: Layer) -> dict[str, float]:
-        if not self._has_loss:
+        if layer.name not in self._gradients:
             return {}
         try:
             found = self._gradients[layer.name].compute()
@@ -196,21 +204,17 @@ class FilterHealth(LayerObserver):
 
     # State.
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._changes.resume(pl_module)
-        super().on_train_start(trainer, pl_module)
-
     def restart(self) -> None:
         super().restart()
         self._forget()
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"deaths": self._deaths.state_dict(), "weights": self._changes.state_dict()}
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"deaths": self._deaths.state_dict(), "weights": self._changes.state_dict()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._deaths.load_state_dict(state_dict["deaths"])
-        self._changes.load_state_dict(state_dict["weights"])
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._deaths.load_state_dict(state["deaths"])
+        self._changes.load_state_dict(state["weights"])
 
 
 def _share(mask: torch.Tensor) -> float:

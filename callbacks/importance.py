@@ -13,7 +13,8 @@ from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.heldout import HeldOut
 from convscope.capture.loss import Loss
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.targets import counted_rows
+from convscope.capture.trace import Layer
 from convscope.capture.weights import filter_weights, norm_scale
 from convscope.metrics import (
     ActivationImportance,
@@ -105,8 +106,16 @@ class FilterImportance(LayerObserver):
         return self.criterion in _GRADIENT
 
     @property
+    def needs_filters(self) -> bool:
+        return True
+
+    @property
     def includes_output(self) -> bool:
         return self.criterion == "output_correlation"
+
+    @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
+        return "only" if self.criterion == "output_correlation" else False
 
     @property
     def loss(self) -> Loss | None:
@@ -122,8 +131,8 @@ class FilterImportance(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._pooled = {}
-        outputs = next((layer.channels for layer in layers if layer.name == OUTPUT), 0)
-        self._metrics = {layer.name: self._metric(layer, outputs) for layer in layers if layer.name != OUTPUT}
+        outputs = next((layer.channels for layer in layers if layer.is_output), 0)
+        self._metrics = {layer.name: self._metric(layer, outputs) for layer in layers if not layer.is_output}
         for layer in layers:
             self._measure_parameters(layer)
 
@@ -131,7 +140,7 @@ class FilterImportance(LayerObserver):
         name = record.layer.name
         if self.criterion == "activation":
             self._metrics[name].to(record.activation.device).update(record.activation)
-        elif self.criterion == "output_correlation" and name != OUTPUT:
+        elif self.criterion == "output_correlation" and not record.layer.is_output:
             self._pooled[name] = record.pooled
         elif self.criterion == "output_correlation":
             for earlier, pooled in self._pooled.items():
@@ -139,10 +148,15 @@ class FilterImportance(LayerObserver):
             self._pooled = {}
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
-        self._metrics[record.layer.name].to(gradient.device).update(record.activation, gradient)
+        mine = counted_rows(record.targets)
+        activation = record.activation
+        if mine is not None:  # a sample whose label is ignored has no loss, and is not one without importance
+            activation, gradient = activation[mine], gradient[mine]
+        if len(gradient):
+            self._metrics[record.layer.name].to(gradient.device).update(activation, gradient)
 
     def compute(self, layer: Layer) -> LayerResult | None:
-        if layer.name == OUTPUT:
+        if layer.is_output:
             return None
         importance = self._metrics[layer.name].compute().double().cpu()
         scalars = {
@@ -164,12 +178,12 @@ class FilterImportance(LayerObserver):
         super().restart()
         self._previous = {}
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"previous": dict(self._previous)}
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"previous": dict(self._previous)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._previous = dict(state_dict["previous"])
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._previous = dict(state["previous"])
 
     def _metric(self, layer: Layer, outputs: int) -> Metric:
         makers: dict[str, Callable[[], Metric]] = {

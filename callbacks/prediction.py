@@ -13,7 +13,8 @@ from convscope.callbacks.parts.prediction_path import PredictionPath, Snapshot, 
 from convscope.callbacks.parts.tasks import NoTaskError, Task, class_task
 from convscope.capture.heldout import HeldOut
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.outputs import Outputs
+from convscope.capture.trace import Layer
 from convscope.loggers.predictions import prediction_strip
 from convscope.metrics import OutputReadout, RidgeProbe
 from convscope.metrics.functional import calibrated_readout, calibration_error, information_gain, prediction_entropy
@@ -34,7 +35,8 @@ class LayerPrediction(LayerObserver):
 
     Args:
         output: ``"logits"`` where the model returns one logit a class (or probabilities, or one logit for two
-            classes); ``"readout"`` to read it out like any other layer, e.g. for embeddings.
+            classes); where it is not known to, the output is left out, and what is measured against it.
+            ``"readout"`` to read it out like any other layer, e.g. for embeddings.
         examples: Number of held-out samples that get a picture at each check, from easy to hard, chosen at the
             first check; 0 for none.
         changed: Rows of the table of samples that changed most since the last check; 0 for no table.
@@ -88,7 +90,8 @@ class LayerPrediction(LayerObserver):
         self._metrics: dict[str, FeatureProbe] = {}
         self._readings: dict[str, torch.Tensor] = {}
         self._task = Task("classification")
-        self._outputs = 0  # columns of the model's output, 0 where it is read out
+        self._outputs = 0  # columns of the model's output, 0 where it is read out or left out
+        self._verdict = Outputs()
         self._path: PredictionPath | None = None
         self._before: Snapshot | None = None
         self._latest: Snapshot | None = None
@@ -99,6 +102,14 @@ class LayerPrediction(LayerObserver):
     def includes_output(self) -> bool:
         return True
 
+    @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
+        return "too" if self.output == "logits" else False
+
+    @property
+    def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]:
+        return "classes"
+
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         try:
             self._task = class_task(heldout)
@@ -108,13 +119,14 @@ class LayerPrediction(LayerObserver):
 
     def ready(self, plan: Plan) -> None:
         self._images = ExampleImages(plan.heldout)
-        last = plan.layers[self.name][-1]  # not the output where that is not one row a sample
-        self._outputs = max(last.channels, 2) if self.output == "logits" and last.name == OUTPUT else 0
-        highest = max(self._task.classes)
-        if self._outputs and highest >= self._outputs:
-            raise ValueError(
-                f"{self.name}: the held-out set has class {highest}, but the model has {self._outputs} outputs, so "
-                "they are not one logit a class; pass output='readout'"
+        plan.messages += self._task.notes(self.name)
+        self._verdict = plan.outputs
+        has_output = any(layer.is_output for layer in plan.layers[self.name])
+        self._outputs = plan.outputs.classes if self.output == "logits" and has_output else 0
+        if self.output == "logits" and not has_output and plan.outputs.shape is not None:
+            plan.messages.append(
+                f"{self.name} leaves out the model's output: {plan.outputs.why_not}; LayerPrediction(output='readout') "
+                "reads it out like any other layer"
             )
 
     def begin(self, layers: list[Layer], samples: int) -> None:
@@ -123,15 +135,20 @@ class LayerPrediction(LayerObserver):
 
     def on_activation(self, record: Record) -> None:
         metric = self._metrics[record.layer.name]
-        if record.targets is not None:  # without targets the callback is skipped
-            targets = self._task.targets(record.targets)
-            metric.to(record.pooled.device).update(record.pooled, targets, record.index)
+        if record.targets is None:  # without targets the callback is skipped
+            return
+        features, is_output = record.pooled, isinstance(metric, OutputReadout)
+        if is_output:
+            features = self._verdict.logits(features)
+        targets, (features, index) = self._task.counted(record.targets, features, record.index)
+        if len(targets):
+            metric.to(features.device).update(features, targets, index)
 
     def compute(self, layer: Layer) -> LayerResult | None:
         readout = self._read(layer.name)
         previous = next(reversed(self._readings.values()), None)
         self._readings[layer.name] = readout
-        if layer.name == OUTPUT:
+        if layer.is_output:
             self._path = self._assemble()
         return LayerResult(self._scalars(readout, previous))
 
@@ -148,14 +165,13 @@ class LayerPrediction(LayerObserver):
             summary["changed"] = float((self._before.final != self._latest.final).double().mean())
         return summary
 
-    def remember(self, findings: Findings, when: Moment) -> None:
-        """Add what compares each layer with the output, which is read last, then the history."""
+    def conclude(self, findings: Findings) -> None:
+        """Add what compares each layer with the output, which is read last."""
         if (path := self._path) is not None:
             agreement = (path.predicted == path.predicted[-1]).double().mean(dim=1)
             for layer, share in zip(path.layers, agreement, strict=True):
                 if layer in findings.layers:
                     findings.layers[layer].scalars["agreement"] = float(share)
-        super().remember(findings, when)
 
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         if self._path is None:
@@ -171,22 +187,22 @@ class LayerPrediction(LayerObserver):
     def end(self) -> None:
         self._metrics, self._readings, self._path = {}, {}, None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         latest = None if self._latest is None else self._latest._asdict()
-        return super().state_dict() | {"latest": latest, "chosen": list(self._chosen)}
+        return super().state() | {"latest": latest, "chosen": list(self._chosen)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        latest = state_dict["latest"]
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        latest = state["latest"]
         self._latest = None if latest is None else Snapshot(**latest)
-        self._chosen = list(state_dict["chosen"])
+        self._chosen = list(state["chosen"])
 
     def restart(self) -> None:
         super().restart()
         self._before, self._latest, self._chosen = None, None, []
 
     def _metric(self, layer: Layer) -> FeatureProbe:
-        return OutputReadout() if layer.name == OUTPUT and self._outputs else RidgeProbe(n_controls=1)
+        return OutputReadout() if layer.is_output and self._outputs else RidgeProbe(n_controls=1)
 
     def _read(self, name: str) -> torch.Tensor:
         """Log-probabilities ``(N, K)`` of one layer, a column for each of the model's classes, on the CPU."""
@@ -223,8 +239,11 @@ class LayerPrediction(LayerObserver):
     def _draw_examples(
         self, dashboard: TensorBoardDashboard, path: PredictionPath, images: ExampleImages, when: Moment
     ) -> None:
-        if not self._chosen or not set(self._chosen) <= set(images.numbers):
-            self._chosen = path.pick(images.numbers, self.examples)
+        shown = [number for number in images.numbers if number in set(path.numbers.tolist())]  # ignored ones are not
+        if not shown:
+            return
+        if not self._chosen or not set(self._chosen) <= set(shown):
+            self._chosen = path.pick(shown, self.examples)
         for number in self._chosen:
             row = path.place(number)
             truth, said = int(path.truth[row]), int(path.predicted[-1, row])

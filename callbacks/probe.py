@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,9 @@ from convscope.capture.observation import Record
 from convscope.capture.trace import Layer
 from convscope.metrics.functional import best_layer, depth_monotonicity, probe_depth
 
+if TYPE_CHECKING:
+    from convscope.callbacks.plan import Plan
+
 ProbeName = Literal["ridge", "logistic", "knn", "centroid"]
 
 
@@ -25,12 +28,14 @@ class LayerProbe(LayerObserver):
     """Layer-wise probes: how well the targets can be read from each layer's activations.
 
     A probe is fitted on the held-out activations of every layer, each sample predicted by a probe that has not
-    seen it (leave-one-out; five folds for ``"logistic"``). The model is never touched. The model's output is the
-    last layer, ``output``. Source: linear probes, Alain & Bengio 2016 (arXiv 1610.01644); that they are the Hybrid
-    CNN-Interpreter's layer-specific prediction (arXiv 2211.00185) is a reconstruction.
+    seen it (five folds for ``"logistic"``), and in such a way that a layer that says nothing reads as chance. The
+    model is never touched. The model's output is the last layer, ``output``. Of many classes those are told apart that
+    have at least two held-out samples, a thousand at most. Source: linear probes, Alain & Bengio 2016
+    (arXiv 1610.01644); that they are the Hybrid CNN-Interpreter's layer-specific prediction (arXiv 2211.00185) is a
+    reconstruction.
 
     Args:
-        probe: ``"ridge"`` (exact leave-one-out, cheapest), ``"logistic"``, ``"knn"`` or ``"centroid"``. Targets that
+        probe: ``"ridge"`` (exact, cheapest), ``"logistic"``, ``"knn"`` or ``"centroid"``. Targets that
             are no classes have ridge only; with another probe the callback is skipped.
         pooling: How an activation map becomes features: ``"mean"``, ``"max"``, or a number ``p`` for the means of a
             p × p grid (``p``² · C features). Masks are probed position by position, without pooling.
@@ -47,9 +52,10 @@ class LayerProbe(LayerObserver):
         whole samples left out. In each task ``probe/selectivity/<layer>``: the first of these minus that of the same
         probe on permuted targets.
     Logged once a check:
-        ``probe/chance`` (what a guess without the image reaches: share of the largest class; mean prevalence of the
-        labels; 0; mean IoU of the largest class everywhere), ``probe/depth`` (place, counted from 1, of the first
-        layer within 5 % of the best), ``probe/best_layer`` (place of the best), ``probe/monotonicity`` (Spearman of
+        ``probe/chance`` (what a guess without the image reaches: share of the largest class; mean average precision of
+        a random ranking; 0; mean IoU of the largest class everywhere), ``probe/classes`` (number of classes that the
+        probe tells apart, where that is not all of them), ``probe/depth`` (place, counted from 1, of the first layer
+        within 5 % of the best), ``probe/best_layer`` (place of the best), ``probe/monotonicity`` (Spearman of
         depth and the first quantity, in [-1, 1]).
 
     With a probe other than ridge the tags begin with ``probe_<probe>/``.
@@ -82,7 +88,7 @@ class LayerProbe(LayerObserver):
         self.probe, self.pooling, self.task, self.max_positions = probe, pooling, task, max_positions
         super().__init__(**arguments)
         self._metrics: dict[str, Metric] = {}
-        self._chance = float("nan")
+        self._chance, self._classes = float("nan"), 0
         self._adopt(Task("classification"))
 
     def default_name(self) -> str:
@@ -91,6 +97,12 @@ class LayerProbe(LayerObserver):
     @property
     def includes_output(self) -> bool:
         return True
+
+    @property
+    def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]:
+        if self.task is None:
+            return "inferred"
+        return "classes" if self.task in ("classification", "segmentation") else "nothing"
 
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         try:
@@ -106,6 +118,9 @@ class LayerProbe(LayerObserver):
     def suits(self, layer: Layer) -> bool:
         return self._task.name != "segmentation" or len(layer.spatial) == len(self._task.positions)
 
+    def ready(self, plan: Plan) -> None:
+        plan.messages += self._task.notes(self.name)
+
     def begin(self, layers: list[Layer], samples: int) -> None:
         positions = max(1, min(self.max_positions // samples, prod(self._task.positions)))
         self._metrics = {layer.name: make_probe(self._task.name, self.probe, positions) for layer in layers}
@@ -113,19 +128,24 @@ class LayerProbe(LayerObserver):
     def on_activation(self, record: Record) -> None:
         metric = self._metrics[record.layer.name].to(record.activation.device)
         features = record.activation if self._task.name == "segmentation" else self._pool(record)
-        targets = None if record.targets is None else self._task.targets(record.targets)
-        metric.update(features, targets, record.index)
+        if record.targets is None:  # without targets the callback is skipped
+            return
+        targets, (features, index) = self._task.counted(record.targets, features, record.index)
+        if len(targets):
+            metric.update(features, targets, index)
 
     def compute(self, layer: Layer) -> LayerResult:
         result = self._metrics[layer.name].compute()
         self._chance = float(result.chance)
+        self._classes = len(result.classes) if self._task.left_out else 0
         return LayerResult(self._measures.scalars(result))
 
     def summarise(self, values: Values) -> dict[str, float]:
         reached = torch.tensor(list(values.get(self._measures.leading, {}).values()))
         if len(reached) == 0:
             return {}
-        return {
+        classes = {"classes": float(self._classes)} if self._task.left_out else {}
+        return classes | {
             "chance": self._chance,
             "depth": float(probe_depth(reached)) + 1,
             "best_layer": float(best_layer(reached)) + 1,

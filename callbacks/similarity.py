@@ -9,7 +9,7 @@ import torch
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 from convscope.loggers.classes import layer_heatmap
 from convscope.metrics import PooledFeatures
 from convscope.metrics.functional import linear_cka_matrix
@@ -52,6 +52,7 @@ class LayerSimilarity(LayerObserver):
         self._metrics: dict[str, PooledFeatures] = {}
         self._features: dict[str, torch.Tensor] = {}
         self._matrix: torch.Tensor | None = None
+        self._output = ""  # name of the model's output
 
     @property
     def includes_output(self) -> bool:
@@ -60,32 +61,32 @@ class LayerSimilarity(LayerObserver):
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._metrics = {layer.name: PooledFeatures(layer.channels) for layer in layers}
         self._features, self._matrix = {}, None
+        self._output = next((layer.name for layer in layers if layer.is_output), "")
 
     def on_activation(self, record: Record) -> None:
         self._metrics[record.layer.name].to(record.pooled.device).update(record.pooled, record.index)
 
     def compute(self, layer: Layer) -> LayerResult:
         self._features[layer.name] = self._metrics[layer.name].compute()
-        return LayerResult({})  # a layer's own numbers need all layers: see remember
+        return LayerResult({})  # a layer's own numbers need all layers: see conclude
 
     def summarise(self, values: Values) -> dict[str, float]:
         if len(self._features) < 2:
             return {}
         self._matrix = linear_cka_matrix(list(self._features.values()), self.debiased).cpu()
         apart = ~torch.eye(len(self._matrix), dtype=torch.bool)
-        return {"mean": float(self._matrix[apart].double().mean())}
+        return {"mean": float(self._matrix[apart].double().nanmean())}  # a layer that does not vary has no likeness
 
-    def remember(self, findings: Findings, when: Moment) -> None:
-        """Add each layer's part of the matrix, then the history."""
+    def conclude(self, findings: Findings) -> None:
+        """Add each layer's part of the matrix."""
         if self._matrix is not None:
             names = list(self._features)
             for place, name in enumerate(names):
                 scalars = findings.layers[name].scalars
                 if place > 0:
                     scalars["to_previous"] = float(self._matrix[place, place - 1])
-                if OUTPUT in names and name != OUTPUT:
-                    scalars["to_output"] = float(self._matrix[place, names.index(OUTPUT)])
-        super().remember(findings, when)
+                if self._output in names and name != self._output:
+                    scalars["to_output"] = float(self._matrix[place, names.index(self._output)])
 
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         if self._matrix is not None:

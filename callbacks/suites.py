@@ -16,7 +16,7 @@ from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
 from convscope.callbacks.similarity import LayerSimilarity
-from convscope.capture.heldout import HeldOut
+from convscope.capture.heldout import HeldOut, HeldOutLike, as_heldout
 
 SuiteName = Literal["light", "standard", "full"]
 
@@ -44,7 +44,7 @@ _SUITES: dict[str, list[tuple[type[LayerObserver], dict[str, Any]]]] = {
 }
 
 
-def suite(name: SuiteName = "standard", heldout: HeldOut | None = None, **arguments: Any) -> list[LayerObserver]:
+def suite(name: SuiteName = "standard", heldout: HeldOutLike = None, **arguments: Any) -> list[LayerObserver]:
     """A list of callbacks that share one held-out set and one pass.
 
     ============  ===========================================================================================
@@ -57,7 +57,8 @@ def suite(name: SuiteName = "standard", heldout: HeldOut | None = None, **argume
 
     Args:
         name: Which suite.
-        heldout: The held-out set of all callbacks; by default 1,024 samples of the validation loader.
+        heldout: The held-out set of all callbacks, or what ``HeldOut(...)`` reads one from: a loader, a data set,
+            tensors; by default 1,024 samples of the validation loader.
         **arguments: Given to every callback: ``layers``, ``every_n_epochs``, ``max_layers``, ``max_overhead``, … as
             in :class:`~convscope.LayerObserver`.
 
@@ -70,5 +71,5 @@ def suite(name: SuiteName = "standard", heldout: HeldOut | None = None, **argume
     """
     if name not in _SUITES:
         raise ValueError(f"there is no suite {name!r}: give one of {', '.join(map(repr, _SUITES))}")
-    shared = heldout or HeldOut()
+    shared = as_heldout(heldout) or HeldOut()
     return [kind(**{"heldout": shared, **own, **arguments}) for kind, own in _SUITES[name]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,27 +19,7 @@ def tree_map(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     """``function`` of every tensor in nested tuples, named tuples, lists and dicts; the rest is kept."""
     if isinstance(tree, torch.Tensor):
         return function(tree)
-    if isinstance(tree, Mapping):
-        return {key: tree_map(function, value) for key, value in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(tree_map(function, value) for value in tree))
-    if isinstance(tree, list | tuple):
-        return type(tree)(tree_map(function, value) for value in tree)
-    return tree
-
-
-def tree_cat(trees: list[Any]) -> Any:
-    """Join batches of one structure along the batch axis."""
-    first = trees[0]
-    if isinstance(first, torch.Tensor):
-        return torch.cat(trees)
-    if isinstance(first, Mapping):
-        return {key: tree_cat([tree[key] for tree in trees]) for key in first}
-    if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return type(first)(*(tree_cat(list(parts)) for parts in zip(*trees, strict=True)))
-    if isinstance(first, list | tuple):
-        return type(first)(tree_cat(list(parts)) for parts in zip(*trees, strict=True))
-    return first
+    return _rebuilt(tree, lambda _, value: tree_map(function, value))
 
 
 def tree_tensors(tree: Any) -> list[torch.Tensor]:
@@ -49,8 +30,73 @@ def tree_tensors(tree: Any) -> list[torch.Tensor]:
 
 
 def batch_length(tree: Any) -> int:
-    """Number of samples: the length of the first tensor with a batch axis; 0 where there is none."""
-    return next((len(t) for t in tree_tensors(tree) if t.dim() > 0), 0)
+    """Number of samples: the length that most tensors with an axis have, of several the first; 0 for none."""
+    lengths = [len(t) for t in tree_tensors(tree) if t.dim() > 0]
+    return max(lengths, key=lengths.count) if lengths else 0
+
+
+def take_rows(tree: Any, part: torch.Tensor | slice, rows: int) -> Any:
+    """Samples ``part`` of a batch of ``rows``: what has no row for each sample (a scalar, anchors) is kept as it is."""
+    if isinstance(tree, torch.Tensor):
+        return tree[part] if _has_rows(tree, rows) else tree
+    if _is_listing(tree, rows):
+        return type(tree)(tree[i] for i in torch.arange(rows)[part].tolist())
+    return _rebuilt(tree, lambda _, value: take_rows(value, part, rows))
+
+
+def join_rows(trees: list[Any], rows: list[int]) -> Any:
+    """Join batches of one kind, as :func:`kind_of` says, along the batch axis."""
+    first = trees[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(trees) if _has_rows(first, rows[0]) else first
+    if _is_listing(first, rows[0]):
+        return type(first)(item for tree in trees for item in tree)
+    return _rebuilt(first, lambda key, _: join_rows([_item(tree, key) for tree in trees], rows))
+
+
+def kind_of(tree: Any, rows: int) -> Any:
+    """Equal for batches that can be joined: structure, number formats, sizes, and what is no one sample's own."""
+    if isinstance(tree, torch.Tensor):
+        if _has_rows(tree, rows):
+            return "rows", tree.dtype, tuple(tree.shape[1:])
+        return "constant", tree.dtype, tuple(tree.shape), hashlib.sha256(tensor_bytes(tree)).hexdigest()
+    if _is_listing(tree, rows):
+        return ("listing",)
+    if isinstance(tree, Mapping | list | tuple):
+        keys = tree if isinstance(tree, Mapping) else range(len(tree))
+        return type(tree).__name__, tuple((key, kind_of(tree[key], rows)) for key in keys)
+    return "value", tree if isinstance(tree, Hashable) else repr(tree)
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """The tensor's values as they lie in memory."""
+    plain = tensor.detach().resolve_conj().resolve_neg().to_dense().contiguous()
+    return bytes(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
+def _has_rows(tensor: torch.Tensor, rows: int) -> bool:
+    return tensor.dim() > 0 and len(tensor) == rows
+
+
+def _is_listing(tree: Any, rows: int) -> bool:
+    """A name or a path for each sample: texts are what the default collate function makes no tensor of."""
+    listed = isinstance(tree, list | tuple) and not hasattr(tree, "_fields") and len(tree) == rows
+    return listed and rows > 0 and all(isinstance(item, str | bytes) for item in tree)
+
+
+def _item(tree: Any, key: Any) -> Any:
+    return tree[key]
+
+
+def _rebuilt(tree: Any, function: Callable[[Any, Any], Any]) -> Any:
+    """A container of one kind with ``function(key or place, value)`` for each value; anything else as it is."""
+    if isinstance(tree, Mapping):
+        return {key: function(key, value) for key, value in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(function(place, value) for place, value in enumerate(tree)))
+    if isinstance(tree, list | tuple):
+        return type(tree)(function(place, value) for place, value in enumerate(tree))
+    return tree
 
 
 def adapt_batch(batch: Any) -> tuple[Any, torch.Tensor | None]:

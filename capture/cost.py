@@ -25,8 +25,5 @@ def layer_costs(model: nn.Module, sample: torch.Tensor, layers: list[Layer]) -> 
     root = type(model).__name__
     raw = {module: name for name, module in model.named_modules()}
     clean = {name: raw.get(module, name) for name, module in named_modules(model)}
-    return {layer.name: counts.get(f"{root}.{clean.get(_owner(layer), '')}", 0) / total for layer in layers}
-
-
-def _owner(layer: Layer) -> str:
-    return layer.name.split("@")[0]
+    owners = {layer.name: clean.get(layer.identity.head.owner, "") for layer in layers}
+    return {name: counts.get(f"{root}.{owner}", 0) / total for name, owner in owners.items()}

@@ -8,8 +8,7 @@ so that a draw for a check would move the training's own stream.
 from __future__ import annotations
 
 import random
-import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,17 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 
-_MOST = 10_000
-"""Objects looked at: what lies deeper is data, not a generator."""
-
-_LEAVES = (str, bytes, int, float, complex, bool, type(None), type, types.ModuleType, torch.Tensor, np.ndarray)
+from convscope.capture.reachable import reachable
 
 
 @contextmanager
-def preserved_generators(*roots: Any) -> Iterator[None]:
-    """Put back, at the end of the block, the state of every random generator that is reachable from ``roots``."""
-    restore = [_restorer(generator) for generator in find_generators(*roots)]
+def preserved_generators(*roots: Any, seed: int | None = None) -> Iterator[None]:
+    """Put back, at the end of the block, the state of every random generator that is reachable from ``roots``.
+
+    With ``seed`` they begin the block at that seed, and not wherever training has moved them.
+    """
+    generators = find_generators(*roots)
+    restore = [restorer(generator) for generator in generators]
     try:
+        if seed is not None:
+            for generator in generators:
+                reseed(generator, seed)
         yield
     finally:
         for put_back in restore:
@@ -35,64 +38,39 @@ def preserved_generators(*roots: Any) -> Iterator[None]:
 
 
 def find_generators(*roots: Any) -> list[Any]:
-    """Every ``torch.Generator``, NumPy and Python generator in attributes, containers, closures and bound methods."""
-    found: list[Any] = []
-    queue, seen = list(roots), set[int]()
-    while queue and len(seen) < _MOST:
-        item = queue.pop(0)
-        if isinstance(item, _LEAVES) or id(item) in seen:
-            continue
-        seen.add(id(item))
-        if _is_generator(item):
-            found.append(item)
-        else:
-            queue.extend(_parts(item))
-    return found
+    """Every ``torch.Generator``, NumPy and Python generator in attributes, containers, closures, bound methods.
+
+    Also those in global variables and class attributes that the user's own functions name.
+    """
+    return [item for item in reachable(*roots) if _is_generator(item)]
 
 
 def _is_generator(item: Any) -> bool:
-    return isinstance(item, torch.Generator | np.random.Generator | np.random.RandomState | random.Random)
+    kinds = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+    return isinstance(item, kinds) and not isinstance(item, random.SystemRandom)
 
 
-def _parts(item: Any) -> Iterator[Any]:
-    """What an object holds: the breadth is cut, since a list of a million paths holds no generator."""
-    if isinstance(item, Mapping):
-        yield from list(item.values())[:100]
-    elif isinstance(item, list | tuple | set | frozenset):
-        yield from list(item)[:100]
-    elif isinstance(item, types.MethodType):
-        yield from (item.__self__, item.__func__)
-    elif isinstance(item, types.FunctionType):
-        yield from (cell.cell_contents for cell in item.__closure__ or () if _is_filled(cell))
-        yield from item.__defaults__ or ()
-    else:
-        yield from _attributes(item)
-
-
-def _attributes(item: Any) -> Iterator[Any]:
-    yield from vars(item).values() if hasattr(item, "__dict__") else ()
-    for kind in type(item).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if (value := getattr(item, name, None)) is not None:
-                yield value
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 (an empty cell raises)
-    except ValueError:
-        return False
-    return True
-
-
-def _restorer(generator: Any) -> Callable[[], Any]:
+def restorer(generator: Any) -> Callable[[], Any]:
+    """A call that puts a random generator back into its present state."""
     if isinstance(generator, torch.Generator):
         state = generator.get_state()
         return partial(generator.set_state, state)
     if isinstance(generator, np.random.Generator):
-        bits = generator.bit_generator
-        return partial(setattr, bits, "state", bits.state)
+        return restorer(generator.bit_generator)
+    if isinstance(generator, np.random.BitGenerator):
+        return partial(setattr, generator, "state", generator.state)
     if isinstance(generator, np.random.RandomState):
         return partial(generator.set_state, generator.get_state())
     return partial(generator.setstate, generator.getstate())
+
+
+def reseed(generator: Any, seed: int) -> None:
+    """Seed a private generator of any kind."""
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state  # type: ignore[call-arg]
+    elif isinstance(generator, np.random.RandomState):
+        generator.seed(seed % 2**32)
+    else:
+        generator.seed(seed)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
-from convscope.capture.batches import Adapter, adapt_batch, batch_length, tree_cat, tree_map, tree_tensors
+from convscope.capture.batches import Adapter, adapt_batch, tensor_bytes, tree_tensors
+from convscope.capture.blocks import Block, block_of, joined, passes, pieces
+from convscope.capture.contents import preserved_contents
+from convscope.capture.generators import preserved_generators
+from convscope.capture.heldout_arguments import check_classes, check_ignore_index, check_logits, pair
 from convscope.capture.isolation import preserved_random_state
-from convscope.capture.reading import Adapted, read_all, read_selected
+from convscope.capture.parts import Selector
+from convscope.capture.processes import Gather, Processes, alone
+from convscope.capture.reading import Found, Wanted, read_all, read_selected
 from convscope.capture.sampling import random_order
-from convscope.capture.targets import TargetSummary, merge_summaries, summarise_targets
-
-Gather = Callable[[Any], list[Any]]
-
-
-def _alone(value: Any) -> list[Any]:
-    return [value]
+from convscope.capture.sources import ACCEPTED, by_key, check_source, keeps_samples, resolve
+from convscope.capture.targets import LabelForm, TargetSummary, merge_summaries, summarise_targets
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -32,6 +35,7 @@ def _as_it_is(batch: Any) -> Any:
 class Chunk:
     """Some held-out samples: ``inputs`` and ``targets`` (None where there are none) with ``(n, ...)`` tensors.
 
+    Integer targets are int64, and ignored labels -100, whatever they were in the user's data.
     ``index`` ``(n,)`` is each sample's number in the whole held-out set. A ``padding`` chunk repeats a sample,
     so that every process runs the same number of forward passes; nothing is to be counted from it.
     """
@@ -48,17 +52,29 @@ class HeldOut:
     Args:
         source: Where samples come from: a ``Dataset``, a ``DataLoader``, a tuple of tensors ``(inputs, targets)``,
             a DataModule with ``heldout_dataloader()``, or any iterable of batches. Default: the trainer's first
-            validation loader. A validation loader that can be read only once (an ``IterableDataset``) is not
+            validation loader. Of a loader those samples are taken that its own sampler yields. A validation loader
+            whose samples cannot be read one by one (an ``IterableDataset``, an ``__iter__`` of its own) is not
             consumed: its batches are copied as they flow by in the first validation.
         size: Number of samples, over all processes. Fewer where the source has fewer.
         batch_size: Samples a forward pass.
         stratify: Keep each class's share, where targets are class indices. Otherwise the choice is random.
-        seed: Fixes the choice of samples, and all randomness in reading them (augmentation).
+        seed: Fixes the choice of samples and, with each sample's number, all randomness in reading it (augmentation).
         adapter: ``adapter(batch) -> (inputs, targets)`` for batches that are not understood by themselves
             (tuples, lists, dicts, named tuples and dataclasses are). ``inputs`` may be a tensor, a tuple
             (``model(*inputs)``) or a dict (``model(**inputs)``).
         network: Name of the submodule to run on these inputs, ``"discriminator"``; by default the model itself, or,
             where it has no ``forward``, its only submodule.
+        logits: Which part of what the model returns are its logits: a name (``"logits"``, ``"head.logits"``), a place
+            (``1``), or a ``callable(output) -> tensor``. ``False`` says that it returns none. By default they are
+            found by what the targets ask for, see :func:`~convscope.capture.outputs.settle_outputs`.
+        classes: How many classes there are, where some are not held out; or a list of the labels that are classes.
+        ignore_index: Label that is no class and counts nowhere: 255 in many segmentations. -100 is always ignored.
+
+    Attributes:
+        total: Number of samples over all processes.
+        summary: What the targets look like, over all processes.
+        fingerprint: Another one for other samples; the same for any number of processes and workers.
+        notes: Sentences that the user should read: samples that cannot be read, randomness that cannot be seeded.
 
     Raises:
         ValueError: An argument is out of range; while reading: the source is empty or has NaN or infinite inputs.
@@ -80,6 +96,9 @@ class HeldOut:
         seed: int = 0,
         adapter: Adapter | None = None,
         network: str | None = None,
+        logits: Selector | Literal[False] | None = None,
+        classes: int | Sequence[int] | None = None,
+        ignore_index: int | None = None,
     ) -> None:
         for name, value in (("size", size), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < 1:
@@ -90,34 +109,80 @@ class HeldOut:
             raise ValueError(f"HeldOut(adapter={adapter!r}): give a callable(batch) -> (inputs, targets)")
         if network is not None and not (isinstance(network, str) and network):
             raise ValueError(f"HeldOut(network={network!r}): give the name of a submodule, such as 'discriminator'")
+        if source is not None:
+            check_source(source)
+        self.logits, self.classes = check_logits(logits), check_classes(classes)
+        self.ignore_index = check_ignore_index(ignore_index)
         self.source, self.size, self.batch_size = source, size, batch_size
         self.network = network
         self.stratify, self.seed = stratify, seed
         self.adapter: Adapter = adapter or adapt_batch
-        self._gather: Gather = _alone  # no lambda: a held-out set goes to spawned processes
         self._forget()
 
     def _forget(self) -> None:
-        self.inputs: Any = None
-        self.targets: torch.Tensor | None = None
         self.summary: TargetSummary | None = None
-        self.index = torch.empty(0, dtype=torch.long)
+        self.labels = LabelForm(self.ignore_index)
         self.total = 0
         self.fingerprint = ""
-        self._real = self._most = 0
-        self._tapped: list[tuple[Any, torch.Tensor | None]] = []
+        self.notes: list[str] = []
+        self._processes = Processes()
+        self._blocks: list[Block] = []
+        self._lengths: list[list[int]] = []
+        self._tapped: list[Block] = []
         self._tapping = False
 
     @property
     def identity(self) -> tuple[Any, ...]:
         """Equal where two held-out sets hold the same samples, run alike: as those of a YAML file, each built anew."""
-        how = (self.size, self.batch_size, self.stratify, self.seed, self.network)
-        return None if self.source is None else id(self.source), id(self.adapter), *how
+        said = (id(self.logits) if callable(self.logits) else repr(self.logits), self.classes, self.ignore_index)
+        how = (self.size, self.batch_size, self.stratify, self.seed, self.network, *said)
+        # Tensors may be in a new tuple each time: suite(heldout=(x, y)) twice means one set.
+        is_several = isinstance(self.source, list | tuple) and len(self.source) < 10
+        source = tuple(map(id, self.source)) if is_several else id(self.source)
+        return None if self.source is None else source, id(self.adapter), *how
 
     @property
     def ready(self) -> bool:
         """Whether the samples have been read."""
         return self.total > 0
+
+    @property
+    def index(self) -> torch.Tensor:
+        """``(n,)`` numbers of this process's samples; one of -1 only fills an empty share."""
+        return torch.cat([torch.empty(0, dtype=torch.long), *(block.index for block in self._blocks)])
+
+    @property
+    def inputs(self) -> Any:
+        """Inputs of this process's samples, in the order of ``index``.
+
+        Raises:
+            ValueError: The samples are of several sizes, so that there is no one tensor of them.
+        """
+        if len(self._blocks) > 1:
+            raise ValueError(
+                f"held-out samples of {len(self._blocks)} sizes are no one tensor; go through chunks(), or one(number)"
+            )
+        return self._blocks[0].inputs if self._blocks else None
+
+    @property
+    def targets(self) -> torch.Tensor | None:
+        """Targets of this process's samples, in the order of ``index``; None where there are none.
+
+        Where they are of several sizes (masks of images of several sizes), those of the first size.
+        """
+        found = [block.targets for block in self._blocks if block.targets is not None]
+        if len(found) < len(self._blocks) or not found:
+            return None
+        same = all(each.shape[1:] == found[0].shape[1:] and each.dtype == found[0].dtype for each in found)
+        return torch.cat(found) if same else found[0]
+
+    def one(self, number: int) -> Any:
+        """Inputs of one sample of this process's, with one row; None where the process does not hold it."""
+        for block in self._blocks:
+            places = (block.index == number).nonzero().flatten()
+            if len(places):
+                return block.take(places[:1]).inputs
+        return None
 
     @property
     def tapping(self) -> bool:
@@ -131,7 +196,7 @@ class HeldOut:
         transfer: Callable[[Any], Any] = _as_it_is,
         rank: int = 0,
         world_size: int = 1,
-        gather: Gather = _alone,
+        gather: Gather = alone,
         most: int | None = None,
     ) -> None:
         """Read the samples, this process's share of them, without a trace in any random stream.
@@ -145,165 +210,190 @@ class HeldOut:
             most: Upper bound on ``size`` for this run.
         """
         self._forget()
-        self._gather, self._rank, self._world = gather, rank, world_size
+        self._processes = Processes(rank, world_size, gather)
         self._limit = self.size if most is None else min(self.size, most)
-        source = _resolve(default if self.source is None else self.source)
-        if self.source is None and not _indexable(source):
-            self._tapping = True
-            return
-        with torch.inference_mode(False), torch.no_grad(), preserved_random_state(self.seed):
-            self._agree(lambda: self._read(source, lambda batch: _checked(*self.adapter(transfer(batch)))))
+        roots = default if self.source is None else self.source, self.adapter, transfer
+        with self._undisturbed(*roots):
+            source, single = self._resolved(roots[0])
+            if self.source is None and not single:
+                self._tapping = True
+                return
+            self._agree(lambda: self._read(source, single, lambda batch: self._adapted(transfer(batch))))
+
+    def _resolved(self, given: Any) -> tuple[Any, bool]:
+        """What is to be read, and whether by key, on which all processes agree."""
+        here: list[Any] = []
+
+        def mine() -> bool:
+            here.append(resolve(given))
+            return by_key(here[0], self.source is None or hasattr(self.source, "heldout_dataloader"))
+
+        single = all(self._processes.each(mine))
+        return here[0], single
+
+    @contextmanager
+    def _undisturbed(self, *roots: Any) -> Iterator[None]:
+        """Leaves no trace in random streams, nor in what data sets, samplers and the user's functions keep."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(preserved_random_state(self.seed))
+            stack.enter_context(preserved_generators(*roots, seed=self.seed))
+            stack.enter_context(preserved_contents(*filter(keeps_samples, roots)))
+            yield
 
     def tap(self, batch: Any) -> None:
         """Copy a batch that flows by; once ``size`` samples have, the held-out set is ready."""
-        with torch.inference_mode(False), torch.no_grad():
-            self._tapped.append(_checked(*self.adapter(batch)))
-        if sum(batch_length(inputs) for inputs, _ in self._tapped) * self._world >= self._limit:
+        with self._undisturbed(None, self.adapter):
+            self._tapped.append(self._adapted(batch))
+        if sum(map(len, self._tapped)) * self._processes.size >= self._limit:
             self._tapping = False
 
     def finish_tapping(self) -> None:
         """Close a tapped set with what has flowed by so far; every process must call it."""
         self._tapping = False
 
-        def join() -> None:
+        def join() -> Found:
             if not self._tapped:
                 raise ValueError(_EMPTY)
-            here = math.ceil(self._limit / self._world)
-            inputs, targets = (tree_map(lambda t: t[:here], tree_cat(list(p))) for p in zip(*self._tapped, strict=True))
-            self._keep(inputs, targets, torch.arange(batch_length(inputs)) * self._world + self._rank)
+            here = math.ceil(self._limit / self._processes.size)
+            places = torch.arange(sum(map(len, self._tapped))).split([len(block) for block in self._tapped])
+            blocks = [block.numbered(place) for block, place in zip(self._tapped, places, strict=True)]
+            kept = joined(block.take(block.index < here) for block in blocks)
+            step, first = self._processes.size, self._processes.rank
+            return Found([block.numbered(block.index * step + first) for block in kept])
 
         self._agree(join)
         self._tapped = []
 
+    def gather(self, value: Any) -> list[Any]:
+        """One object from every process, in their order; every process must call it."""
+        return self._processes.gather(value)
+
     def chunks(self, batch_size: int | None = None) -> Iterator[Chunk]:
-        """This process's samples in chunks; every process gets the same number of chunks."""
+        """This process's samples in chunks; every process gets the same number of chunks.
+
+        The samples of a chunk are of one size, so that there are more chunks where sizes differ.
+        """
         size = batch_size or self.batch_size
-        for start in range(0, self._most, size):
-            here = slice(start, min(start + size, self._real))
-            padding = start >= self._real
-            part = slice(0, 1) if padding else here
-            targets = None if self.targets is None else self.targets[part]
-            yield Chunk(_part(self.inputs, part), targets, self.index[part], padding)
+        real = 0
+        for piece in pieces(self._real(), size):
+            real += 1
+            yield self._chunk(piece)
+        filler = self._blocks[0].take(slice(0, 1))
+        for _ in range(max(passes(lengths, size) for lengths in self._lengths) - real):
+            yield self._chunk(filler, padding=True)
+
+    def _chunk(self, block: Block, padding: bool = False) -> Chunk:
+        targets = None if block.targets is None else self.labels.canonical(block.targets)
+        return Chunk(block.inputs, targets, block.index, padding)
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's value on every process; every process must call it."""
+        return self._processes.gather(value if self._processes.rank == 0 else None)[0]
 
     def sample(self, size: int) -> HeldOut:
         """At most ``size`` of the prepared samples, drawn at random by the seed; every process must call it."""
         if size >= self.total:
             return self
-        part = HeldOut(self.source, size, self.batch_size, self.stratify, self.seed, self.adapter)
-        part._gather = self._gather
-        drawn = random_order(int(max(self._gather(int(self.index.max()))) + 1), self.seed)
-        drawn = drawn[torch.isin(drawn, torch.cat(self._gather(self.index)))][:size]
-        here = torch.isin(self.index, drawn).nonzero().flatten()
-        index = self.index[here]
-        if len(here) == 0:  # a process without a sample still runs one, so that all run as many passes
-            here, index = torch.tensor([0]), torch.tensor([-1])
-        targets = None if self.targets is None else self.targets[here]
-        part._agree(lambda: part._keep(tree_map(lambda t: t[here], self.inputs), targets, index))
+        part = copy.copy(self)
+        part.size, part._tapped = size, []
+        drawn = random_order(self.total, self.seed)
+        if self._numbers != self.total:  # tapped shares of unequal length leave numbers out
+            drawn = random_order(self._numbers, self.seed)
+            drawn = drawn[torch.isin(drawn, torch.cat(self._processes.gather(self.index)))]
+        chosen = drawn[:size]
+        blocks = [block.take(torch.isin(block.index, chosen)) for block in self._blocks]
+        filler = self._blocks[0].take(slice(0, 1)).numbered(torch.tensor([-1]))
+        part._agree(lambda: Found(joined(blocks) or [filler]))
+        part.labels, part.summary = self.labels, self.summary  # few samples must not look like another task
         return part
 
-    def _read(self, source: Any, adapted: Adapted) -> None:
-        if _indexable(source):
-            loader = source if isinstance(source, DataLoader) else DataLoader(source, self.batch_size)
-            inputs, targets, index = read_selected(
-                loader, adapted, self._limit, self.stratify, self.seed, self._rank, self._world
-            )
-        else:
-            inputs, targets, index = read_all(source, adapted, self._limit, self._rank, self._world)
-        self._keep(inputs, targets, index)
+    def _adapted(self, batch: Any) -> Block:
+        return block_of(*pair(self.adapter, batch))
 
-    def _keep(self, inputs: Any, targets: torch.Tensor | None, index: torch.Tensor) -> None:
-        _check_finite(inputs)
-        self.inputs, self.targets, self.index = inputs, targets, index
+    def _read(self, source: Any, single: bool, adapted: Callable[[Any], Block]) -> Found:
+        if not single:
+            return read_all(source, adapted, self._limit, self._processes)
+        loader = source if isinstance(source, DataLoader) else DataLoader(source, self.batch_size)
+        wanted = Wanted(self._limit, self.stratify, self.seed, self.ignore_index)
+        return read_selected(loader, adapted, wanted, self._processes)
 
-    def _agree(self, materialise: Callable[[], None]) -> None:
-        """Run ``materialise`` on every process; where it fails on one, it fails on all."""
-        failure: Exception | None = None
-        summary: TargetSummary | None = None
-        try:
-            materialise()
-            summary = self._summary()
-        except Exception as error:
-            failure = error
-        real = int((self.index >= 0).sum())
-        found = self._gather((None if failure is None else str(failure), real, _checksum(self, real), summary))
-        for message, *_ in found:
-            if message is not None:
-                raise failure or ValueError(message)
-        self._real, self._most = real, max(n for _, n, _, _ in found)
-        self.total = sum(n for _, n, _, _ in found)
+    def _agree(self, materialise: Callable[[], Found]) -> None:
+        """Take in what ``materialise`` finds on every process; where it fails on one, it fails on all."""
+
+        def mine() -> tuple[list[int], int, TargetSummary | None, int]:
+            found = materialise()
+            self._blocks, self.notes = found.blocks, found.notes
+            real = self._real()
+            for block in real:
+                _check_finite(block)
+            last = max((int(block.index.max()) for block in real), default=-1)
+            form = LabelForm(self.ignore_index)
+            summary = merge_summaries(summarise_targets(b.targets, form) for b in real if b.targets is not None)
+            return [len(block) for block in real], sum(map(_checksum, real)), summary, last + 1
+
+        found = self._processes.each(mine)
+        self._lengths = [lengths for lengths, *_ in found]
+        self._numbers = max(numbers for *_, numbers in found)
+        self.total = sum(map(sum, self._lengths))
         if self.total == 0:
             raise ValueError(_EMPTY)
-        self.fingerprint = f"{sum(c for _, _, c, _ in found) % 2**64:016x}-{self.total}"
-        self.summary = merge_summaries(summary for *_, summary in found)
+        self.fingerprint = f"{sum(checksum for _, checksum, *_ in found) % 2**64:016x}-{self.total}"
+        self._read_labels(merge_summaries(summary for _, _, summary, _ in found))
 
-    def _summary(self) -> TargetSummary | None:
-        """Facts about this process's targets; a sample that only fills an empty share does not count."""
-        return None if self.targets is None else summarise_targets(self.targets[self.index >= 0])
+    def _read_labels(self, summary: TargetSummary | None) -> None:
+        """Take in the facts about all targets, and settle in which form everything reads them."""
+        self.labels = LabelForm(self.ignore_index, summary is not None and self.classes in (None, 2) and summary.signs)
+        self.summary = summary.with_signs_as_classes() if summary is not None and self.labels.signs else summary
+        if self.summary is not None:
+            self.summary.check_classes(self.classes)
+
+    def _real(self) -> list[Block]:
+        """The blocks without a sample that only fills an empty share."""
+        return [block for block in self._blocks if int(block.index[0]) >= 0]
 
 
 _EMPTY = "the held-out set is empty: its source gave no sample; check the data set behind HeldOut(source=...)"
 
 
-def _part(inputs: Any, part: slice) -> Any:
-    return tree_map(lambda t: t[part], inputs)
-
-
-def _resolve(source: Any) -> Any:
-    if source is None:
-        raise ValueError("HeldOut has no source: there is no validation loader; pass HeldOut(source=...)")
-    if hasattr(source, "heldout_dataloader"):
-        return source.heldout_dataloader()
-    if isinstance(source, torch.Tensor):
-        return TensorDataset(source)
-    if isinstance(source, tuple | list) and source and all(isinstance(t, torch.Tensor) for t in source):
-        return TensorDataset(*source)
-    if not isinstance(source, Iterable) and not hasattr(source, "__getitem__"):
-        raise ValueError(
-            f"HeldOut(source=<{type(source).__name__}>): give a Dataset, a DataLoader, a tuple of tensors, a "
-            "DataModule with heldout_dataloader(), or an iterable of batches"
-        )
-    return source
-
-
-def _indexable(source: Any) -> bool:
-    """Whether single samples can be read by their number."""
-    if isinstance(source, DataLoader):
-        return source._auto_collation and not isinstance(source.dataset, IterableDataset)
-    is_dataset = isinstance(source, Dataset) and not isinstance(source, IterableDataset)
-    return is_dataset and hasattr(source, "__len__") and hasattr(source, "__getitem__")
-
-
-def _checked(inputs: Any, targets: torch.Tensor | None) -> tuple[Any, torch.Tensor | None]:
-    """One batch on the CPU, with as many targets as inputs."""
-    if targets is not None and len(targets) != batch_length(inputs):
-        raise ValueError(
-            f"a held-out batch has {batch_length(inputs)} inputs but {len(targets)} targets; "
-            "mend the data set or the adapter"
-        )
-    return tree_map(_to_cpu, inputs), tree_map(_to_cpu, targets)
-
-
-def _to_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True)
-
-
-def _check_finite(inputs: Any) -> None:
-    for tensor in tree_tensors(inputs):
+def _check_finite(block: Block) -> None:
+    for tensor in tree_tensors(block.inputs):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = (~torch.isfinite(tensor.flatten(1))).any(1).nonzero().flatten().tolist()
+            bad = block.index[(~torch.isfinite(tensor.flatten(1))).any(1)].tolist() if len(tensor) == len(block) else []
             raise ValueError(
                 f"{len(bad)} of {len(tensor)} held-out inputs have NaN or infinite values (samples {bad[:5]}); "
-                "remove or mend them, since every number of every layer would be NaN"
+                "remove or fix them, since every number of every layer would be NaN"
             )
 
 
-def _checksum(heldout: HeldOut, samples: int) -> int:
+def _checksum(block: Block) -> int:
     """Sum over samples of a hash of number, inputs and targets: the same however samples are divided."""
     total = 0
-    tensors = tree_tensors((heldout.inputs, heldout.targets)) if samples else []
-    for i in range(samples):
-        digest = hashlib.sha256(str(int(heldout.index[i])).encode())
+    tensors = tree_tensors((block.inputs, block.targets))
+    for place, number in enumerate(block.index.tolist()):
+        digest = hashlib.sha256(str(number).encode())
         for tensor in tensors:
-            digest.update(tensor[i].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            own = tensor.dim() > 0 and len(tensor) == len(block)
+            digest.update(tensor_bytes(tensor[place] if own else tensor))
         total += int.from_bytes(digest.digest()[:8], "little")
     return total
+
+
+HeldOutLike = HeldOut | DataLoader | Dataset | torch.Tensor | Sequence[torch.Tensor] | Iterable | None
+"""What a callback's ``heldout=`` takes."""
+
+
+def as_heldout(given: Any, name: str = "heldout") -> HeldOut | None:
+    """What a callback's ``heldout=`` means: a held-out set, or what one is read from; None for the shared one.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if given is None or isinstance(given, HeldOut):
+        return given
+    try:
+        return HeldOut(given)
+    except ValueError as error:
+        shown = repr(given) if isinstance(given, str | int | float) else f"<{type(given).__name__}>"
+        raise ValueError(f"{name}={shown}: give HeldOut(...), or what one is read from: {ACCEPTED}") from error

@@ -12,23 +12,27 @@ import numpy as np
 import torch
 from torch import nn
 
+from convscope.capture.settings import preserved_settings
+from convscope.capture.state import preserved_state
+
 
 @contextmanager
 def isolated(model: nn.Module, *, seed: int, gradients: bool) -> Iterator[None]:
     """Run a block on ``model`` in evaluation mode, with a seeded random state, and leave everything as it was.
 
-    Restored at the end, also after an exception: the ``training`` flag of every submodule, every buffer, the
-    random streams of Python, NumPy and torch (all devices), gradient and inference mode. ``.grad`` and
-    ``requires_grad`` are never touched, since gradients are taken with respect to activations alone.
+    Restored at the end, also after an exception: all that a forward can change in the network
+    (:func:`~convscope.capture.state.preserved_state`), the random streams of Python, NumPy and torch (all devices),
+    gradient and inference mode, and the process's settings (:data:`~convscope.capture.settings.SETTINGS`).
 
     Inside, compiled modules run uncompiled, since a compiled graph ignores hooks that are added later.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
+        stack.enter_context(preserved_settings())
         stack.enter_context(preserved_random_state(seed))
         stack.enter_context(_eager())
-        stack.enter_context(_preserved_buffers(model))
+        stack.enter_context(preserved_state(model))
         stack.enter_context(_evaluation_mode(model))
         yield
 
@@ -80,24 +84,6 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
-
-
-@contextmanager
-def _preserved_buffers(model: nn.Module) -> Iterator[None]:
-    saved = [
-        (module, name, buffer, buffer._version, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not buffer.is_inference()  # those cannot be written to outside inference mode
-    ]
-    try:
-        yield
-    finally:
-        for module, name, buffer, version, value in saved:
-            module._buffers[name] = buffer
-            if buffer._version != version:
-                with torch.no_grad():
-                    buffer.copy_(value)
 
 
 @contextmanager

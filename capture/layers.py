@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from convscope.capture.trace import Layer, Trace
+from convscope.capture.names import unique
+from convscope.capture.trace import Layer, LayerId, Trace
 
 LayerEntry = str | re.Pattern[str] | type | Callable[[str, nn.Module], bool]
 # What YAML holds is named first: otherwise LightningCLI cannot write a list of names back into the config it saves.
@@ -34,11 +36,20 @@ def select_layers(trace: Trace, spec: LayerSpec = None, *, raw: bool = False) ->
     units = trace.units(raw=raw)
     if spec is None:
         return units or _no_convolution(trace)
-    chosen: dict[str, Layer] = {}
+    chosen: dict[LayerId, Layer] = {}
     for entry in as_entries(spec):
         for layer in _matches(entry, units) or _matches(entry, trace.modules()) or _no_match(entry, trace):
-            chosen.setdefault(layer.name, layer)
-    return sorted(chosen.values(), key=lambda layer: layer.order)
+            chosen.setdefault(layer.id, layer)
+    return _apart(sorted(chosen.values(), key=lambda layer: layer.order))
+
+
+def _apart(layers: list[Layer]) -> list[Layer]:
+    """Names that differ: a functional convolution is called like its module, which may have been chosen too."""
+    found: list[Layer] = []
+    for layer in layers:
+        name = unique(layer.name, {other.name for other in found})
+        found.append(layer if name == layer.name else replace(layer, name=name))
+    return found
 
 
 def spread_over_depth(layers: list[Layer], most: int | None) -> list[Layer]:
@@ -52,19 +63,53 @@ def spread_over_depth(layers: list[Layer], most: int | None) -> list[Layer]:
 
 
 def as_entries(spec: LayerSpec) -> list[LayerEntry]:
-    """A layer specification as a list of entries, each checked for its type."""
+    """A layer specification as a list of entries, each checked as far as it can be without a network.
+
+    Raises:
+        ValueError: if there is no entry, or one that no layer could ever be chosen by.
+    """
     if spec is None:
         return []
-    entries: list[Any] = list(spec) if isinstance(spec, list | tuple | set) else [spec]
+    several = isinstance(spec, Sequence | Set) and not isinstance(spec, str | bytes)
+    entries: list[Any] = list(spec) if several else [spec]  # type: ignore[arg-type]
     for entry in entries:
-        if not (isinstance(entry, str | re.Pattern) or callable(entry)):
-            raise ValueError(
-                f"layers: cannot select by {entry!r}; give a glob or name, 're:<regular expression>', "
-                "a module class, or a callable(name, module) -> bool"
-            )
+        _check_entry(entry)
     if not entries:
         raise ValueError("layers is empty: leave it out to observe every conv unit, or name at least one layer")
     return entries
+
+
+def _check_entry(entry: Any) -> None:
+    if isinstance(entry, nn.Module):
+        raise ValueError(
+            f"layers: got a {type(entry).__name__} itself; give its name in named_modules(), or its class for all "
+            "layers of that class"
+        )
+    if not (isinstance(entry, str | re.Pattern) or callable(entry)):
+        raise ValueError(
+            f"layers: cannot select by {entry!r}; give a glob or name, 're:<regular expression>', "
+            "a module class, or a callable(name, module) -> bool"
+        )
+    if isinstance(entry, type) and not issubclass(entry, nn.Module):
+        raise ValueError(
+            f"layers: {entry.__name__} is no module class; give a subclass of torch.nn.Module such as torch.nn.Conv2d, "
+            f"or lambda name, module: isinstance(module, {entry.__name__})"
+        )
+    if isinstance(entry, re.Pattern) and isinstance(entry.pattern, bytes):
+        raise ValueError(f"layers: {entry!r} looks for bytes, and names are text; compile it from a str")
+    if isinstance(entry, str):
+        _check_pattern(entry)
+
+
+def _check_pattern(entry: str) -> None:
+    expression = entry[3:] if entry.startswith("re:") else fnmatch.translate(entry)
+    try:
+        re.compile(expression)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"layers: {entry!r} is not a regular expression ({error}); give 're:' and one that re.compile takes, with "
+            "a backslash before a bracket, parenthesis or dot that is meant as it is, or a glob without 're:'"
+        ) from error
 
 
 def _matches(entry: LayerEntry, layers: list[Layer]) -> list[Layer]:
@@ -83,7 +128,17 @@ def _matches_one(entry: Any, layer: Layer) -> bool:
         return False
     if isinstance(entry, type):
         return isinstance(layer.module, entry)
-    return bool(entry(name, layer.module))
+    return _chosen_by(entry, layer)
+
+
+def _chosen_by(entry: Any, layer: Layer) -> bool:
+    try:
+        return bool(entry(layer.name, layer.module))
+    except Exception as error:
+        raise ValueError(
+            f"layers: {getattr(entry, '__name__', entry)!r} failed on layer {layer.name!r} ({type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]}); give a callable(name, module) -> bool for every module"
+        ) from error
 
 
 def _no_match(entry: Any, trace: Trace) -> list[Layer]:

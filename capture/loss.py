@@ -1,142 +1,216 @@
-"""The loss whose gradient importance needs: inferred from outputs and targets, or the user's own."""
+"""The loss whose gradient importance needs: inferred from the settled output and targets, or the user's own."""
 
 from __future__ import annotations
 
+import copy
+import functools
+import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from convscope.capture.modules import tensors_in
+from convscope.capture.outputs import Outputs
+from convscope.capture.targets import IGNORED, LabelForm
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
+_OF_LOGITS = ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss")
+_OF_LOGITS_MODULES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 
-class NoLossError(ValueError):
-    """No loss can be inferred from outputs and targets of these shapes: the task is none of the usual ones."""
 
+def inferred_loss(outputs: Outputs) -> Loss | None:
+    """A loss summed over samples for settled outputs, None where it is not known. Ignored labels count nothing.
 
-def logits_of(output: Any) -> torch.Tensor:
-    """The logits in what a model returned: a tensor, ``.logits``, ``["logits"]``, ``["out"]`` or the first tensor.
-
-    Raises:
-        TypeError: There is no floating-point tensor in ``output``.
+    ==========================================  =================================================
+    outputs and targets                         loss
+    ==========================================  =================================================
+    a logit for each class, class indices       cross-entropy (of probabilities, if the outputs are such)
+    a logit for each class, one-hot or shares   cross-entropy
+    one logit, 0 and 1                          binary cross-entropy with logits (or of a probability)
+    a logit for each label, of which several    binary cross-entropy with logits (or of probabilities)
+    quantities                                  squared error
+    ==========================================  =================================================
     """
-    if isinstance(output, torch.Tensor):
-        return output
-    for name in ("logits", "out"):
-        found = output.get(name) if isinstance(output, dict) else getattr(output, name, None)
-        if isinstance(found, torch.Tensor):
-            return found
-    fields = output if isinstance(output, dict | list | tuple) else getattr(output, "__dict__", {})
-    found = next((t for t in tensors_in(fields) if t.is_floating_point()), None)
-    if found is None:
-        raise TypeError(
-            f"the model returned {type(output).__name__}, in which no logits were found; "
-            "return a tensor, a tuple or dict of tensors, or an object with .logits"
-        )
-    return found
+    if outputs.task is None or outputs.why_not or outputs.mistake:
+        return None
+    if outputs.task == "quantities":
+        return _squared_error
+    return functools.partial(_cross_entropy if outputs.task == "classes" else _binary_cross_entropy, outputs)
 
 
-def infer_loss(logits: torch.Tensor, targets: torch.Tensor) -> Loss:
-    """Choose a summed loss from the shapes and types of one batch.
-
-    ==========================================  =================================================
-    targets                                     loss
-    ==========================================  =================================================
-    integers ``(N, *S)``, logits ``(N, K, *S)`` cross-entropy (of probabilities, if the outputs are such)
-    integers or floats in {0, 1}, one logit     binary cross-entropy with logits
-    floats ``(N, K)`` in {0, 1}                 binary cross-entropy with logits (multi-label)
-    floats ``(N, K)``, rows that sum to one     cross-entropy with soft targets
-    floats of the logits' shape                 squared error
-    ==========================================  =================================================
-
-    Raises:
-        NoLossError: None of these fits.
-        ValueError: An integer label is outside ``[0, K)``.
-    """
-    if not targets.is_floating_point():
-        return _loss_for_classes(logits, targets)
-    if targets.numel() != logits.numel():
-        raise NoLossError(_no_loss(logits, targets))
-    if logits.dim() > 1 and logits.shape[1] > 1 and _rows_are_probabilities(targets) and not _binary(targets):
-        return _cross_entropy
-    return _binary_cross_entropy if _binary(targets) else _squared_error
-
-
-def summed(loss: Loss) -> Loss:
+def own_loss(loss: Loss, form: LabelForm, ignored: bool, device: torch.device) -> Loss:
     """A user's loss as a sum over samples, so that each sample's gradient is its own.
 
-    Per-sample values ``(N,)`` are added up; a scalar is taken as the mean over samples (what
-    ``torch.nn`` losses return by default) unless the loss says ``reduction="sum"``.
-    """
+    Losses of ``torch.nn`` that average are asked for single values, which are averaged over each sample. Of any other
+    loss, values ``(N,)`` are added up, and a scalar is taken as the mean over samples unless it says
+    ``reduction="sum"``.
 
-    def total(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        value = loss(logits, targets)
-        if value.dim() == 0 and getattr(loss, "reduction", "mean") != "sum":
-            return value * len(targets)
-        return value.sum()
+    Args:
+        loss: The user's.
+        form: How targets came to be what they are here; the loss gets them as the user's data has them.
+        ignored: Some held-out labels are ignored: samples without any other label are kept from the loss.
+        device: Where it will be computed; a loss with weights elsewhere is copied there.
+    """
+    placed = _placed(loss, device)
+    single, marked = _of_single_values(placed), _ignored_by(placed)
+
+    def total(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if ignored and targets.dim() > 0:
+            counted = (targets != IGNORED).flatten(1).any(1) if targets.dim() > 1 else targets != IGNORED
+            if not bool(counted.any()):
+                return outputs.sum() * 0
+            outputs, targets = outputs[counted], targets[counted]
+        return _summed(single(outputs, form.restored(targets, marked)), placed, len(targets), single is not placed)
 
     return total
 
 
-def _loss_for_classes(logits: torch.Tensor, targets: torch.Tensor) -> Loss:
-    classes = logits.shape[1] if logits.dim() > 1 else 1
-    if classes == 1:
-        check_labels(targets, 2)
-        return _binary_cross_entropy
-    if targets.shape == logits.shape and _binary(targets):
-        return _binary_cross_entropy
-    if (targets.shape[0], *targets.shape[1:]) != (logits.shape[0], *logits.shape[2:]):
-        raise NoLossError(_no_loss(logits, targets))
-    check_labels(targets, classes)
-    return _nll_of_probabilities if _outputs_are_probabilities(logits) else _cross_entropy
+def is_of_logits(loss: Loss | None) -> bool:
+    """Whether a user's loss is one of ``torch.nn`` that takes logits, so that the outputs must be such."""
+    inner = loss.func if isinstance(loss, functools.partial) else loss
+    if isinstance(inner, nn.Module):
+        return isinstance(inner, _OF_LOGITS_MODULES)
+    return getattr(inner, "__module__", "") == F.__name__ and getattr(inner, "__name__", "") in _OF_LOGITS
 
 
-def check_labels(targets: torch.Tensor, classes: int) -> None:
-    """Raise ``ValueError`` where a class index lies outside ``[0, classes)``; -100 is the field's "ignore"."""
-    valid = targets[targets != -100]
-    if len(valid) and (int(valid.min()) < 0 or int(valid.max()) >= classes):
-        raise ValueError(
-            f"held-out labels lie in [{int(valid.min())}, {int(valid.max())}], but the model has {classes} "
-            f"outputs, so labels must be in [0, {classes - 1}]; mend the labels or the adapter, "
-            "or pass loss= if some are to be ignored"
-        )
+def try_loss(
+    loss: Loss, total: Loss, form: LabelForm, outputs: torch.Tensor, targets: torch.Tensor, precision: Any
+) -> None:
+    """Compute a user's loss on a few samples, and its gradient.
+
+    Args:
+        loss: As the user gave it.
+        total: The same as a sum over samples, from :func:`own_loss`.
+        form: How targets came to be what they are here.
+        outputs: ``(n, K, *S)`` of the model.
+        targets: ``(n, ...)``.
+        precision: Context in which losses are computed.
+
+    Raises:
+        ValueError: It fails, or gives nothing that a gradient could be taken of.
+    """
+    given = f"outputs {tuple(outputs.shape)} of {outputs.dtype} and targets {tuple(targets.shape)} of {targets.dtype}"
+    said = f"loss={_name(loss)} cannot be used: on {len(outputs)} held-out samples, {given}, it"
+    needed = "give a callable(outputs, targets) that returns one value a sample, or their mean"
+    leaf = outputs.detach().requires_grad_()
+    opened: AbstractContextManager[Any] = precision()
+    try:
+        with torch.enable_grad(), opened:
+            value = _placed(loss, outputs.device)(leaf * 1, form.restored(targets, _ignored_by(loss)))
+            problem = _problem(value, len(outputs))
+            whole = None if problem else total(leaf * 1, targets)
+        gradient = None if whole is None else torch.autograd.grad(whole, leaf, allow_unused=True)[0]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{said} failed ({type(error).__name__}: {error}); {needed}") from error
+    if problem is None and gradient is None:
+        problem = "returned a value that does not depend on the outputs"
+    if problem is None and gradient is not None and not bool(torch.isfinite(gradient).all()):
+        problem = "has a gradient that is NaN or infinite"
+    if problem is not None:
+        raise ValueError(f"{said} {problem}; {needed}")
 
 
-def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits.float(), targets, reduction="sum")
+def _problem(value: Any, samples: int) -> str | None:
+    """What is wrong with what a loss returned, None for nothing."""
+    if not isinstance(value, torch.Tensor):
+        return f"returned a {type(value).__name__} and not a tensor"
+    if value.dim() > 0 and value.numel() > 1 and len(value) != samples:
+        return f"returned shape {tuple(value.shape)}"
+    if not value.is_floating_point():
+        return f"returned {value.dtype}"
+    if not bool(torch.isfinite(value).all()):
+        return "returned NaN or an infinite value"
+    return None if value.requires_grad else "returned a value without a gradient (is something detached?)"
 
 
-def _nll_of_probabilities(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.nll_loss(probabilities.float().clamp_min(1e-12).log(), targets, reduction="sum")
+def _summed(value: torch.Tensor, loss: Loss, samples: int, single: bool) -> torch.Tensor:
+    if single:  # one value an element: as much a sample as the mean over elements would give
+        return value.sum() * (samples / max(value.numel(), 1))
+    if value.numel() == 1 and value.dim() < 2:
+        mean = _reduction(loss) != "sum" and not (value.dim() == 1 and samples == 1)
+        return value.sum() * (samples if mean else 1)
+    return value.sum()
 
 
-def _binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    shaped = targets.reshape(logits.shape).float()
-    return F.binary_cross_entropy_with_logits(logits.float(), shaped, reduction="sum")
+def _of_single_values(loss: Loss) -> Loss:
+    """A torch loss that averages, as one that gives single values; any other as it is."""
+    if isinstance(loss, nn.modules.loss._Loss) and _reduction(loss) == "mean" and _splits(type(loss).__name__):
+        alone = copy.copy(loss)
+        alone.reduction = "none"
+        return alone
+    inner = loss.func if isinstance(loss, functools.partial) else loss
+    known = getattr(inner, "__module__", "") == F.__name__ and _splits(getattr(inner, "__name__", ""))
+    if known and _reduction(loss) == "mean" and "reduction" in inspect.signature(inner).parameters:
+        single: Loss = functools.partial(loss, **{"reduction": "none"})
+        return single
+    return loss
+
+
+def _splits(name: str) -> bool:
+    """Whether a loss is the mean of what it gives for single elements; CTC and the divergence's batch mean are not."""
+    return name.lower().replace("_", "") not in ("ctcloss", "kldivloss", "kldiv")
+
+
+def _reduction(loss: Loss) -> str:
+    if isinstance(loss, functools.partial):
+        return str(loss.keywords.get("reduction", "mean"))
+    return str(getattr(loss, "reduction", "mean"))
+
+
+def _ignored_by(loss: Loss) -> int | None:
+    """The label that a loss itself ignores, as far as it says so."""
+    if isinstance(loss, functools.partial):
+        named = loss.keywords.get("ignore_index")
+        return named if isinstance(named, int) else _ignored_by(loss.func)
+    named = getattr(loss, "ignore_index", None)
+    if isinstance(named, int) and not isinstance(named, bool):
+        return named
+    return IGNORED if loss in (F.cross_entropy, F.nll_loss) else None
+
+
+def _placed(loss: Loss, device: torch.device) -> Loss:
+    """The loss itself, or where it has weights on another device a copy of it on this one."""
+    if isinstance(loss, nn.Module):
+        tensors = [*loss.parameters(), *loss.buffers()]
+        if any(tensor.device != device for tensor in tensors):
+            return copy.deepcopy(loss).to(device)
+    return loss
+
+
+def _name(loss: Loss) -> str:
+    return str(getattr(loss, "__name__", None) or type(loss).__name__)
+
+
+def _full(outputs: torch.Tensor) -> torch.Tensor:
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+def _cross_entropy(verdict: Outputs, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    logits = _full(verdict.logits(outputs))
+    if verdict.labels == "shares":
+        return F.cross_entropy(logits, targets.to(logits.dtype), reduction="sum")
+    classes = targets.argmax(1) if verdict.labels == "one-hot" else targets
+    # As rows, a row per position: of maps a GPU has no deterministic kernel.
+    rows, truth = logits.movedim(1, -1).flatten(0, -2), classes.long().flatten()
+    of_probabilities = verdict.form == "probabilities"  # they sum to one already
+    loss = F.nll_loss if of_probabilities else F.cross_entropy
+    return loss(rows, truth, reduction="sum", ignore_index=IGNORED)
+
+
+def _binary_cross_entropy(verdict: Outputs, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    logits = _full(verdict.logits(outputs))
+    shaped = targets.reshape(logits.shape)
+    counted = shaped != IGNORED
+    truth = torch.where(counted, shaped, 0).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, truth, weight=counted.to(logits.dtype), reduction="sum")
 
 
 def _squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.mse_loss(outputs.float(), targets.reshape(outputs.shape).float(), reduction="sum")
-
-
-def _binary(targets: torch.Tensor) -> bool:
-    return bool(((targets == 0) | (targets == 1)).all())
-
-
-def _rows_are_probabilities(rows: torch.Tensor) -> bool:
-    sums = rows.float().sum(1)
-    return bool((rows >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
-
-
-def _outputs_are_probabilities(logits: torch.Tensor) -> bool:
-    return _rows_are_probabilities(logits.detach())
-
-
-def _no_loss(logits: torch.Tensor, targets: torch.Tensor) -> str:
-    return (
-        f"no loss can be inferred from outputs {tuple(logits.shape)} and targets {tuple(targets.shape)} of "
-        f"{targets.dtype}; pass loss=, a callable(outputs, targets) that returns one value a sample"
-    )
+    full = _full(outputs)
+    return F.mse_loss(full, targets.reshape(outputs.shape).to(full.dtype), reduction="sum")

@@ -34,6 +34,7 @@ _NOT_ACTIVATIONS = (nn.MultiheadAttention, nn.Softmax, nn.Softmin, nn.Softmax2d,
 
 # Names that wrappers put between a user's module and its children.
 _WRAPPER_PARTS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+_WRAPPER_HOMES = {"torch", "lightning", "lightning_fabric", "pytorch_lightning"}
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -77,21 +78,47 @@ def _is_activation(module: nn.Module) -> bool:
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """``model.named_modules()`` with the parts that wrappers add left out of the names.
 
-    ``net._orig_mod.conv1`` becomes ``net.conv1``; ``module`` is left out only directly under a
-    ``DataParallel`` or ``DistributedDataParallel``, since a user's own attribute may be called so.
+    ``net._orig_mod.conv1`` becomes ``net.conv1``; ``module`` is left out only directly under a ``DataParallel`` or
+    ``DistributedDataParallel``, and the others only under a wrapper, since a user's own attribute may be called so.
+    Only a wrapper and what it wraps share a name.
     """
-    yield from _walk(model, "", set())
+    yield from _walk(model, "", "", set(), {})
 
 
-def _walk(module: nn.Module, name: str, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+def followed_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The named modules whose calls can be seen, each name once: without wrappers, and TorchScript refuses hooks."""
+    for name, module in named_modules(model):
+        if not (is_scripted(module) or any(_is_hidden(module, part) for part in module._modules)):
+            yield name, module
+
+
+def is_scripted(module: nn.Module) -> bool:
+    """Whether a module runs in TorchScript, out of Python's sight."""
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _walk(
+    module: nn.Module, name: str, full: str, seen: set[nn.Module], taken: dict[str, nn.Module]
+) -> Iterator[tuple[str, nn.Module]]:
     if module in seen:
         return
     seen.add(module)
+    taken[name] = module
     yield name, module
     for part, child in module._modules.items():
-        if child is not None:
-            hidden = part in _WRAPPER_PARTS or (part == "module" and isinstance(module, _PARALLEL))
-            yield from _walk(child, name if hidden else f"{name}.{part}".lstrip("."), seen)
+        if child is None:
+            continue
+        whole = f"{full}.{part}".lstrip(".")
+        plain = name if _is_hidden(module, part) else f"{name}.{part}".lstrip(".")
+        yield from _walk(child, whole if taken.get(plain, module) is not module else plain, whole, seen, taken)
+
+
+def _is_hidden(module: nn.Module, part: str) -> bool:
+    """Whether a child is what a wrapper wraps. A wrapper has no other children, or is torch's or Lightning's own."""
+    if part == "module":
+        return isinstance(module, _PARALLEL)
+    home = type(module).__module__.split(".")[0]
+    return part in _WRAPPER_PARTS and (len(module._modules) == 1 or home in _WRAPPER_HOMES)
 
 
 def plain_name(name: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from convscope.capture.modules import plain_name
 from convscope.capture.observation import Subject
+from convscope.capture.outputs import Outputs
 from convscope.capture.trace import Layer, Trace
 
 
@@ -47,6 +48,7 @@ def with_tensors(
         lambda inputs: torch.func.functional_call(caller, placed, (inputs,)),
         subject.device,
         subject.precision,
+        outputs=Outputs(path=None),  # its layers are compared, whatever it returns
     )
 
 
@@ -142,5 +144,5 @@ def _only_after(name: str, trace: Trace, layers: Collection[Layer]) -> bool:
     if any(layer.name.startswith(f"{owner}.") for layer in layers):
         return False
     last = max(layer.order for layer in layers)
-    runs = [step.order for step in trace.modules() if step.name.split("@")[0] == owner]
+    runs = [step.order for step in trace.modules() if step.identity.head.owner == owner]
     return bool(runs) and min(runs) > last

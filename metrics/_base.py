@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +32,25 @@ def canonical_order(index: Tensor) -> Tensor:
     first = torch.ones_like(index, dtype=torch.bool)
     first[1:] = index[1:] != index[:-1]
     return order[first]
+
+
+_before_sync: list[Callable[[], None]] = []
+
+
+@contextmanager
+def before_sync(call: Callable[[], None]) -> Iterator[None]:
+    """Within the block, ``call()`` comes before every exchange of states between processes; it may raise."""
+    _before_sync.append(call)
+    try:
+        yield
+    finally:
+        _before_sync.pop()
+
+
+def announce_sync() -> None:
+    """Make the innermost :func:`before_sync` call, if there is one."""
+    if _before_sync:
+        _before_sync[-1]()
 
 
 class _Sealed:
@@ -65,6 +85,10 @@ class ObservationMetric(Metric):
         if fn(torch.zeros(())).device.type in WITHOUT_DOUBLE:
             return self
         return super()._apply(fn, *args, **kwargs)
+
+    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
+        announce_sync()
+        super()._sync_dist(*args, **kwargs)
 
     def _to_state(self, tensor: Tensor) -> Tensor:
         """``tensor`` where this metric keeps its states."""

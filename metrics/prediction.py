@@ -39,6 +39,8 @@ class OutputReadout(FeatureProbe):
         ([3, 7], [0.800000011920929, 0.5])
     """
 
+    fewest = 1
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(n_controls=1, seed=0, **kwargs)
 

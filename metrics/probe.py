@@ -30,10 +30,11 @@ class ProbeResult(NamedTuple):
     Attributes:
         accuracy: float32 scalar in [0, 1], out of sample.
         balanced_accuracy: float32 scalar in [0, 1], mean recall over the classes present.
-        chance: float32 scalar, share of the most frequent class.
+        chance: float32 scalar, share of the most frequent class: what a probe reaches that knows nothing.
         selectivity: float32 scalar in [-1, 1], ``accuracy - control_accuracy``.
         control_accuracy: float32 scalar in [0, 1], mean accuracy on permuted labels.
-        scores: ``(N, K)`` float64 out-of-sample scores, samples in order of their index.
+        scores: ``(N, K)`` float64 out-of-sample scores, samples in order of their index. A sample that is the only one
+            of its class cannot be predicted from others: it has no row, and its class no column.
         target: ``(N,)`` class indices in the same order.
         classes: ``(K,)`` the classes that the columns stand for.
     """
@@ -52,6 +53,8 @@ class FeatureProbe(FeatureStore):
     """What the probes of classes share: features are collected, put in order, and scored by ``_scorer``."""
 
     higher_is_better = True
+    fewest = 2
+    """Samples that a class must have to be probed."""
 
     def __init__(self, n_controls: int, seed: int, **kwargs: Any) -> None:
         super().__init__(torch.int64, **kwargs)
@@ -83,11 +86,11 @@ class FeatureProbe(FeatureStore):
         """Fit and judge the probe on everything collected, over all ranks.
 
         Raises:
-            ValueError: if there is no sample, only one class, a feature that is NaN or Inf, or only some chunks
-                came with an index.
+            ValueError: if there is no sample, fewer than two classes with two samples, a feature that is NaN or Inf,
+                or only some chunks came with an index.
         """
         features, targets = self._canonical()
-        target = targets.flatten()
+        features, target = _enough_of_each(features, targets.flatten(), self.fewest)
         scorer = self._scorer(features, target)
         scores = scorer(target)
         accuracy = probe_accuracy(scores, target)
@@ -98,8 +101,20 @@ class FeatureProbe(FeatureStore):
         return ProbeResult(accuracy, balanced, chance, accuracy - control, control, scores, target, classes)
 
 
+def _enough_of_each(features: Tensor, target: Tensor, fewest: int) -> tuple[Tensor, Tensor]:
+    """Samples whose class has at least ``fewest`` of them."""
+    classes, codes = encode_classes(target)
+    often = torch.bincount(codes) >= fewest
+    if len(classes) > 1 and int(often.sum()) < 2:
+        raise ValueError(
+            f"{int(often.sum())} of {len(classes)} classes have {fewest} samples or more: a probe predicts each sample "
+            "from others of its class, and needs two such classes. Use a larger held-out set."
+        )
+    return (features, target) if len(classes) < 2 else (features[often[codes]], target[often[codes]])
+
+
 class RidgeProbe(FeatureProbe):
-    """Accuracy of ridge regression on one-hot targets, by exact leave-one-out.
+    """Accuracy of ridge regression on one-hot targets, each sample judged by an exact fit without it.
 
     See :func:`~convscope.metrics.functional.ridge_probe_scores` for the formula. The control labels are judged by
     the hat matrix that the true labels chose.
@@ -185,7 +200,7 @@ class LogisticProbe(FeatureProbe):
 
 
 class KNNProbe(FeatureProbe):
-    """Leave-one-out accuracy of the vote of the nearest neighbours.
+    """Accuracy of the vote of the nearest neighbours, on samples left out.
 
     See :func:`~convscope.metrics.functional.knn_probe_scores`.
 
@@ -221,7 +236,7 @@ class KNNProbe(FeatureProbe):
 
 
 class CentroidProbe(FeatureProbe):
-    """Leave-one-out accuracy of the nearest class mean.
+    """Accuracy of the nearest class mean, on samples left out.
 
     See :func:`~convscope.metrics.functional.centroid_probe_scores`.
 

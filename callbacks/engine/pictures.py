@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from convscope.callbacks.engine.bridge import fast_dev_run, tensorboard_writers
-from convscope.callbacks.engine.findings import Findings, Moment
+from convscope.callbacks.bridge import fast_dev_run, tensorboard_writers
+from convscope.callbacks.failures import Failures
+from convscope.callbacks.findings import Findings, Moment
 from convscope.loggers import (
     TensorBoardDashboard,
     correlation_heatmap,
@@ -27,9 +28,14 @@ SPARE = 64 << 20
 
 
 class Pictures:
-    """Draws what observers found. One layout event a run holds the charts of all observers."""
+    """Draws what observers found. One layout event a run holds the charts of all observers.
 
-    def __init__(self) -> None:
+    Args:
+        failures: Where a picture that cannot be drawn is recorded: it costs its own observer's pictures alone.
+    """
+
+    def __init__(self, failures: Failures) -> None:
+        self._failures = failures
         self._dashboards: dict[SummaryWriter, TensorBoardDashboard] = {}
         self._charts: dict[str, dict[str, list[str]]] = {}
         self._said: set[str] = set()
@@ -45,17 +51,23 @@ class Pictures:
                 "there is no TensorBoard logger, so pictures are skipped; scalars go to the loggers there are"
             )
         for observer, findings in found:
-            self._charts[observer.name] = _charts(observer, findings)
+            with self._failures.guard(f"naming the charts of {observer.name}"):
+                self._charts[observer.name] = _charts(observer, findings)
         for writer in writers:
-            dashboard = self._dashboards.setdefault(writer, TensorBoardDashboard(writer))
-            if dashboard.free_space < SPARE:
-                self._say_once(
-                    f"less than {SPARE >> 20} MiB are free where TensorBoard's files are: histograms and pictures are "
-                    "skipped, so that there is room for scalars and checkpoints"
-                )
-                continue
-            dashboard.layout(self._charts)
-            for observer, findings in found:
+            with self._failures.guard("drawing pictures"):
+                self._draw_all(writer, found, when)
+
+    def _draw_all(self, writer: SummaryWriter, found: list[tuple[LayerObserver, Findings]], when: Moment) -> None:
+        dashboard = self._dashboards.setdefault(writer, TensorBoardDashboard(writer))
+        if dashboard.free_space < SPARE:
+            self._say_once(
+                f"less than {SPARE >> 20} MiB are free where TensorBoard's files are: histograms and pictures are "
+                "skipped, so that there is room for scalars and checkpoints"
+            )
+            return
+        dashboard.layout(self._charts)
+        for observer, findings in found:
+            with self._failures.guard(f"drawing pictures of {observer.name}"):
                 if observer.pictures:
                     self._draw(dashboard, observer, findings, when)
 
@@ -81,6 +93,8 @@ class Pictures:
         self, dashboard: TensorBoardDashboard, observer: LayerObserver, layers: list[str], when: Moment
     ) -> None:
         history = observer.history
+        if not history.epochs:  # nothing could be remembered
+            return
         by_epoch = len(set(history.epochs)) == len(history.epochs)
         x, x_label = (history.epochs, "epochs trained") if by_epoch else (history.steps, "training step")
         for quantity, spec in observer.maps.items():

@@ -24,6 +24,9 @@ class Schedule:
     _last_epoch: int = field(default=-1, init=False)
     _last_step: int = field(default=0, init=False)
     _measured: int = field(default=-1, init=False)  # optimizer steps at the last check that a step triggered
+    _begun: bool = field(default=False, init=False)
+    needed: bool = field(default=False, init=False)
+    """Whether somebody monitors a value, who would end the run without one."""
 
     def __post_init__(self) -> None:
         for name in ("every_n_epochs", "every_n_train_steps"):
@@ -38,33 +41,38 @@ class Schedule:
 
         In a due epoch each validation run is a check, as it is for Lightning's ModelCheckpoint. A check made after
         the very same step stands for it: another one would find the same network, and call it a change of nothing.
+        A check at the start that could not be made then is made at the end of the first epoch, so that whoever
+        monitors a value finds one.
         """
         if moment.trigger == "start":
-            return self.on_start and steps == 0
+            return (self.on_start or self.needed) and steps == 0
         if moment.trigger == "step":
             return self.every_n_train_steps > 0 and steps - self._last_step >= self.every_n_train_steps
         since = moment.epoch - self._last_epoch
         due = self.every_n_epochs > 0 and (since == 0 or since >= self.every_n_epochs)
+        due = due or ((self.on_start or self.needed) and not self._begun)
         if due and steps == self._measured:
             self._last_epoch, due = moment.epoch, False
         return due
 
     def done(self, moment: Moment, steps: int) -> None:
         """Remember that a check was made."""
-        if moment.at_epoch_end:
+        self._begun = True
+        if moment.at_epoch_end and 0 < self.every_n_epochs <= moment.epoch - self._last_epoch:
             self._last_epoch = moment.epoch
         if moment.trigger == "step":
             self._last_step, self._measured = steps - steps % self.every_n_train_steps, steps
 
     def restart(self) -> None:
         """Forget past checks."""
-        self._last_epoch, self._last_step, self._measured = -1, 0, -1
+        self._last_epoch, self._last_step, self._measured, self._begun = -1, 0, -1, False
 
     def state_dict(self) -> dict[str, Any]:
         """The last epoch and step at which a check was made."""
-        return {"last_epoch": self._last_epoch, "last_step": self._last_step, "measured": self._measured}
+        made = {"last_epoch": self._last_epoch, "last_step": self._last_step, "measured": self._measured}
+        return {**made, "begun": self._begun}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self._last_epoch, self._last_step = state["last_epoch"], state["last_step"]
-        self._measured = state.get("measured", -1)
+        self._measured, self._begun = state.get("measured", -1), state.get("begun", True)

@@ -8,7 +8,7 @@ import torch
 
 from convscope.callbacks.importance import Criterion, FilterImportance
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.trace import Layer
 
 
 class Criteria:
@@ -73,6 +73,6 @@ class Criteria:
 
 
 def _measures(observer: FilterImportance, layer: Layer) -> bool:
-    if layer.name == OUTPUT:
+    if layer.is_output:
         return observer.includes_output
     return observer.suits(layer)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
@@ -31,11 +30,11 @@ class WeightChanges:
         self._found: dict[str, dict[str, float]] = {}
         self._moved: set[str] = set()
 
-    def resume(self, pl_module: pl.LightningModule) -> None:
+    def resume(self, model: nn.Module) -> None:
         """Take from the restored model what the checkpoint did not hold twice."""
-        modules = dict(named_modules(pl_module))
+        modules = dict(named_modules(model))
         for name in [name for name, weights in self._before.items() if weights is None]:
-            found = learning_weights(modules.get(name.split("@")[0]))
+            found = learning_weights(modules.get(name, modules.get(name.split("@")[0])))
             if found is None:
                 del self._before[name]
             else:

@@ -22,8 +22,8 @@ class CorrelationSummary(NamedTuple):
     """Numbers drawn from one correlation matrix, float32 scalars.
 
     Attributes:
-        mean_abs: mean \\|ρ\\| over pairs of different varying filters, in [0, 1].
-        redundant_share: share of those pairs with \\|ρ\\| above the threshold, in [0, 1].
+        mean_abs: mean \\|ρ\\| over pairs of different varying filters, in [0, 1]; NaN where there is no pair.
+        redundant_share: share of those pairs with \\|ρ\\| above the threshold, in [0, 1]; NaN likewise.
         effective_rank: exp of the entropy of the normalised spectrum, in [1, C].
         effective_rank_ratio: the same divided by C, constant filters included in C.
         participation_ratio: (Σλ)²/Σλ², in [1, C].
@@ -113,7 +113,7 @@ def correlation_summary(matrix: Tensor, threshold: float = 0.9) -> CorrelationSu
 
     Returns:
         A :class:`CorrelationSummary`. With one varying filter both ranks are 1, with none 0; with fewer than
-        two there are no pairs, and ``mean_abs`` and ``redundant_share`` are 0.
+        two there are no pairs, and ``mean_abs`` and ``redundant_share`` are NaN, not measured.
 
     Raises:
         ValueError: if the matrix is not square, not finite, or ``threshold`` is out of range.
@@ -137,8 +137,8 @@ def correlation_summary(matrix: Tensor, threshold: float = 0.9) -> CorrelationSu
     ranks = effective_rank(eigenvalues), participation_ratio(eigenvalues)
     pairs = _off_diagonal(kept).abs()
     return CorrelationSummary(
-        _mean_or_zero(pairs),
-        _mean_or_zero((pairs > threshold).double()),
+        pairs.mean().float(),  # NaN where there is no pair
+        (pairs > threshold).double().mean().float(),
         ranks[0],
         ranks[0] / len(matrix),
         ranks[1],
@@ -219,7 +219,3 @@ def _shares(eigenvalues: Tensor) -> Tensor:
 
 def _off_diagonal(matrix: Tensor) -> Tensor:
     return matrix[~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)]
-
-
-def _mean_or_zero(values: Tensor) -> Tensor:
-    return values.sum().div(max(1, values.numel())).float()

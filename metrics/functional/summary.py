@@ -86,8 +86,7 @@ def top_share(values: Tensor, fraction: float = 0.1) -> Tensor:
 def average_ranks(values: Tensor) -> Tensor:
     """Ranks from 1, tied values sharing the mean of their ranks."""
     _, group, counts = torch.unique(values, sorted=True, return_inverse=True, return_counts=True)
-    counts = counts.double()
-    ranks: Tensor = (counts.cumsum(0) - (counts - 1) / 2)[group]
+    ranks: Tensor = (counts.cumsum(0) - (counts.double() - 1) / 2)[group]  # summed as integers: the same on any device
     return ranks
 
 
@@ -99,8 +98,8 @@ def rank_stability(current: Tensor, previous: Tensor) -> Tensor:
         previous: ``(C,)``.
 
     Returns:
-        A float32 scalar in [-1, 1]: 1 where the order of filters did not change. Where one vector is constant
-        it has no order, and the value is 0; where both are, nothing changed, and it is 1.
+        A float32 scalar in [-1, 1]: 1 where the order of filters did not change. NaN, not measured, where a vector is
+        constant and so has no order.
 
     Raises:
         ValueError: if the two are not finite vectors of one length.
@@ -116,9 +115,7 @@ def rank_stability(current: Tensor, previous: Tensor) -> Tensor:
     a, b = average_ranks(as_double(current)), average_ranks(as_double(previous).to(current.device))
     a, b = a - a.mean(), b - b.mean()
     scale = (a.square().sum() * b.square().sum()).sqrt()
-    if scale == 0:
-        return torch.tensor(float(bool((a == b).all())), device=a.device)
-    return (a @ b / scale).clamp(-1, 1).float()
+    return (a @ b / scale).clamp(-1, 1).float()  # 0 / 0 is NaN
 
 
 def turnover(current: Tensor, previous: Tensor, fraction: float = 0.1) -> Tensor:

@@ -1,0 +1,430 @@
+"""Everything that a forward can change in a network, kept before a block and put back in place after it.
+
+The walk starts at every module and goes through attributes, containers, users' own objects, hooks and their closures.
+Each object is put back itself, never replaced by a copy, so that whatever is shared stays shared. What cannot be put
+back (tensors of inference mode, of training's own graph, iterators, caches, writers) has a stand-in during the block.
+
+Out of reach: globals of a Python module, closures of methods, and whatever lives outside the process.
+"""
+
+from __future__ import annotations
+
+import array
+import copy
+import ctypes
+import logging
+import types
+import warnings
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from convscope.capture.generators import restorer
+from convscope.capture.reach import (
+    ATOMS,
+    CACHE,
+    EMPTY,
+    can_change,
+    cell_content,
+    class_values,
+    is_generator,
+    is_iterator,
+    is_managed_elsewhere,
+    is_state,
+    is_users_own,
+    is_writer,
+    may_need_stand_in,
+    slots_of,
+    users_classes,
+)
+from convscope.capture.tensor_state import Bits, TensorState, dense_parts, needs_stand_in, stand_in
+
+log = logging.getLogger("convscope")
+
+MOST_OBJECTS = 50_000
+"""Containers and objects looked at in one snapshot, modules not counted."""
+
+
+@contextmanager
+def preserved_state(model: nn.Module) -> Iterator[None]:
+    """Put back, at the end of the block, all that a forward of ``model`` can change in it, however the block ends.
+
+    Costs one copy of the model's parameters, buffers, gradients and other tensors while the block runs.
+    """
+    sharded = _reshard(model)
+    with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+        snapshot = Snapshot(model)
+        snapshot.install()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            _attempt(module.reshard, "resharding the parameters")
+        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+            snapshot.restore()
+
+
+def _reshard(model: nn.Module) -> list[Any]:
+    """FSDP2's modules, with their parameters divided: the whole ones come and go in a forward and own no bits."""
+    modules: list[Any] = [module for module in model.modules() if hasattr(module, "_get_fsdp_state")]
+    for module in modules:
+        module.reshard()
+    return modules
+
+
+class Snapshot:
+    """The state of a model, and how to put it back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._undo: list[tuple[Callable[[], Any], Any]] = []
+        self._stand_ins: list[Callable[[], Any]] = []
+        self._substitutes: dict[int, tuple[Any, Any]] = {}
+        self._tensors: list[TensorState] = []
+        self._bits: dict[tuple[Any, ...], Bits] = {}
+        self._seen: set[int] = set()
+        self._keep: list[Any] = []  # an id is unique only while its object lives
+        self._queue: deque[Any] = deque()
+        self._walk(model)
+
+    def install(self) -> None:
+        """Put the stand-ins in their places."""
+        for place in self._stand_ins:
+            _attempt(place, "a stand-in")
+
+    def restore(self) -> None:
+        """Put everything back; what fails is logged and stops nothing else."""
+        for put_back, item in reversed(self._undo):
+            _attempt(put_back, item)
+        for state in self._tensors:
+            _attempt(state.restore, state.tensor)
+        for bits in self._bits.values():
+            _attempt(bits.restore, "a tensor")
+        for state in self._tensors:
+            _attempt(state.restore_version, state.tensor)
+
+    def _walk(self, model: nn.Module) -> None:
+        modules: list[Any] = list(model.modules())
+        if is_managed_elsewhere(model):
+            modules = [module._buffers for module in modules]
+            _say_once(
+                f"the parameters of {type(model).__name__} are divided and gathered by FullyShardedDataParallel or "
+                "DeepSpeed, so of all that its forward may change only buffers are put back after a check; with "
+                "fully_shard (FSDP2) everything is"
+            )
+        hooks = [value for name, value in vars(nn.modules.module).items() if name.startswith("_global_")]
+        for item in [*modules, *hooks]:
+            self._visit(item)
+        most = len(self._seen) + MOST_OBJECTS
+        while self._queue:
+            if len(self._seen) >= most:
+                _say_once(
+                    f"{type(model).__name__} holds more than {MOST_OBJECTS} objects in its attributes: those beyond "
+                    "are not put back after a check, which is harmless if the forward changes none of them"
+                )
+                return
+            self._visit(self._queue.popleft())
+
+    def _visit(self, item: Any) -> None:
+        if type(item) in ATOMS or id(item) in self._seen:
+            return
+        self._seen.add(id(item))
+        self._keep.append(item)
+        try:
+            self._look_at(item)
+        except Exception as error:
+            _say_once(f"{_named(item)} cannot be kept for a check ({type(error).__name__}: {error})")
+
+    def _look_at(self, item: Any) -> None:
+        for kinds, keep in _KEEPERS:
+            if isinstance(item, kinds):
+                keep(self, item)
+                break
+        else:
+            if is_generator(item):
+                self._undo.append((restorer(item), item))
+                return
+        if type(item).__module__ != "builtins" and is_state(type(item)):
+            self._object(item)
+
+    def _add(self, put_back: Callable[[], Any], item: Any, children: Any = ()) -> None:
+        self._undo.append((put_back, item))
+        self._later(children)
+
+    def _later(self, children: Any) -> None:
+        self._queue.extend(can_change(children, MOST_OBJECTS))
+
+    # Containers: each is emptied and filled again only if it changed.
+
+    def _dict(self, item: dict[Any, Any]) -> None:
+        base: Any = OrderedDict if isinstance(item, OrderedDict) else dict
+        saved = dict(base.items(item))
+        self._add(partial(_put_back_dict, base, item, saved), item, base.values(item))
+        self._later(saved)
+        self._substitute_items(partial(base.__setitem__, item), saved.items(), saved.values())
+
+    def _list(self, item: list[Any]) -> None:
+        saved = list.copy(item)
+        self._add(partial(list.__setitem__, item, slice(None), saved), item, saved)
+        self._substitute_items(partial(list.__setitem__, item), enumerate(saved), saved)
+
+    def _deque(self, item: deque[Any]) -> None:
+        saved = list(item)
+        self._add(partial(_put_back_deque, item, saved), item, saved)
+        self._substitute_items(partial(deque.__setitem__, item), enumerate(saved), saved)
+
+    def _set(self, item: set[Any]) -> None:
+        saved = set.copy(item)
+        self._add(partial(_put_back_set, item, saved), item, saved)
+
+    def _bytes(self, item: Any) -> None:
+        self._add(partial(_put_back_bytes, item, item[:]), item)
+
+    def _shared(self, item: Any) -> None:
+        self._add(partial(_put_back_shared, item, bytes(item)), item)
+
+    def _fixed(self, item: Any) -> None:
+        self._later(item)
+
+    def _mapping(self, item: types.MappingProxyType[Any, Any]) -> None:
+        self._later(item.values())
+
+    # Functions: only what hooks and attributes hold is walked, not the methods of classes.
+
+    def _method(self, item: types.MethodType) -> None:
+        self._queue.extend((item.__self__, item.__func__))
+
+    def _partial(self, item: partial[Any]) -> None:
+        self._later((item.func, *item.args, item.keywords))
+
+    def _function(self, item: types.FunctionType) -> None:
+        if is_users_own(item):
+            held = [*(item.__closure__ or ()), *(item.__defaults__ or ()), item.__kwdefaults__, vars(item)]
+            self._later(held)
+
+    def _cell(self, cell: types.CellType) -> None:
+        content = cell_content(cell)
+        self._add(partial(_put_back_cell, cell, content), cell, [content])
+        self._substitute(partial(setattr, cell, "cell_contents"), content)
+
+    # Tensors, arrays and objects.
+
+    def _tensor(self, item: torch.Tensor) -> None:
+        state = TensorState(item)
+        self._tensors.append(state)
+        for part in dense_parts(item):
+            key = Bits.key(part)
+            if key not in self._bits:
+                self._bits[key] = Bits(part)
+        self._later([state.grad, *(hooks for _, hooks in state.hooks)])
+        self._later([getattr(item, "__dict__", None)])
+
+    def _array(self, item: np.ndarray[Any, Any]) -> None:
+        if item.flags.writeable:
+            held = item.ravel().tolist() if item.dtype.hasobject else ()
+            self._add(partial(_put_back_array, item, item.copy()), item, held)
+
+    def _object(self, item: Any) -> None:
+        kind = type(item)
+        if hasattr(item, "__dict__"):
+            self._undo.append((partial(_put_back_class, item, kind), item))
+            self._queue.append(vars(item))
+        for write, delete, value in slots_of(item):
+            self._add(partial(_put_back_slot, write, delete, value), item, [value])
+            self._substitute(write, value)
+        if isinstance(item, torch.jit.ScriptModule):
+            self._queue.extend([*item.parameters(recurse=False), *item.buffers(recurse=False)])
+        for owner in users_classes(kind):
+            if id(owner) not in self._seen:
+                self._seen.add(id(owner))
+                self._class(owner)
+
+    def _class(self, owner: type) -> None:
+        values = class_values(owner)
+        data = [value for value in values.values() if not hasattr(type(value), "__get__")]
+        self._add(partial(_put_back_class_values, owner, values), owner, data)
+        self._substitute_items(partial(type.__setattr__, owner), values.items(), list(values.values()))
+
+    # Stand-ins.
+
+    def _substitute_items(self, place: Callable[[Any, Any], Any], items: Any, values: Any) -> None:
+        kinds = set(filter(may_need_stand_in, set(map(type, values))))
+        for key, value in islice(items, MOST_OBJECTS) if kinds else ():
+            if type(value) in kinds:
+                self._substitute(partial(place, key), value)
+
+    def _substitute(self, place: Callable[[Any], Any], value: Any) -> None:
+        other = self._stand_in(value) if may_need_stand_in(type(value)) else value
+        if other is not value:
+            self._stand_ins.append(partial(place, other))
+
+    def _stand_in(self, value: Any) -> Any:
+        """The same stand-in wherever the value is met; the value itself where it needs none."""
+        if id(value) not in self._substitutes:
+            try:
+                other = self._made(value)
+            except Exception as error:
+                other = value
+                _say_once(f"{_named(value)} has no stand-in for a check ({type(error).__name__}: {error})")
+            self._substitutes[id(value)] = (value, other)
+        return self._substitutes[id(value)][1]
+
+    def _made(self, value: Any) -> Any:
+        if needs_stand_in(value):
+            return stand_in(value)
+        if isinstance(value, tuple) and type(value) is not torch.Size:
+            parts = [self._stand_in(part) if may_need_stand_in(type(part)) else part for part in value]
+            if all(map(_is, parts, value)):
+                return value
+            return type(value)._make(parts) if hasattr(value, "_make") else type(value)(parts)
+        if isinstance(value, CACHE):
+            return lru_cache(**value.cache_parameters())(value.__wrapped__)
+        if is_iterator(value):
+            return _copied(value)
+        return Silent() if is_writer(type(value)) else value
+
+
+_KEEPERS: tuple[tuple[Any, Callable[[Snapshot, Any], None]], ...] = (
+    (torch.Tensor, Snapshot._tensor),
+    (dict, Snapshot._dict),
+    (list, Snapshot._list),
+    (tuple | frozenset, Snapshot._fixed),
+    (set, Snapshot._set),
+    (deque, Snapshot._deque),
+    (bytearray | array.array, Snapshot._bytes),
+    (ctypes._SimpleCData | ctypes.Array | ctypes.Structure, Snapshot._shared),
+    (np.ndarray, Snapshot._array),
+    (types.MappingProxyType, Snapshot._mapping),
+    (types.MethodType, Snapshot._method),
+    (types.FunctionType, Snapshot._function),
+    (types.CellType, Snapshot._cell),
+    (partial, Snapshot._partial),
+)
+
+
+class Silent:
+    """Stands in for a writer: every attribute is a call that does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def _copied(iterator: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # from Python 3.12 on, copies of itertools' iterators are deprecated
+        try:
+            if type(iterator).__module__ in ("builtins", "itertools"):
+                return copy.deepcopy(iterator)
+        except TypeError:
+            pass
+    _say_once(
+        f"the network holds a {type(iterator).__name__}, whose position cannot be put back: if its forward takes from "
+        "it in evaluation mode, checks change what training gets; use a list and an index"
+    )
+    return iterator
+
+
+def _is(one: Any, other: Any) -> bool:
+    return one is other
+
+
+def _put_back_dict(base: Any, item: Any, saved: dict[Any, Any]) -> None:
+    if len(item) == len(saved) and all(map(_is, base.values(item), saved.values())) and all(map(_is, item, saved)):
+        return
+    for key in [key for key in base.keys(item) if key not in saved]:
+        base.__delitem__(item, key)
+    for key, value in saved.items():
+        base.__setitem__(item, key, value)
+    if not all(map(_is, base.keys(item), saved)):  # the order is that of state_dict() and parameters()
+        base.clear(item)
+        for key, value in saved.items():
+            base.__setitem__(item, key, value)
+
+
+def _put_back_deque(item: deque[Any], saved: list[Any]) -> None:
+    if len(item) != len(saved) or not all(map(_is, item, saved)):
+        deque.clear(item)
+        deque.extend(item, saved)
+
+
+def _put_back_set(item: set[Any], saved: set[Any]) -> None:
+    if len(item) != len(saved) or not all(value in saved for value in item):
+        set.clear(item)
+        set.update(item, saved)
+
+
+def _put_back_bytes(item: Any, saved: Any) -> None:
+    if bytes(item) != bytes(saved):
+        item[:] = saved
+
+
+def _put_back_shared(item: Any, saved: bytes) -> None:
+    if bytes(item) != saved:
+        ctypes.memmove(ctypes.addressof(item), saved, len(saved))
+
+
+def _put_back_array(item: Any, saved: Any) -> None:
+    if item.shape != saved.shape:
+        item.resize(saved.shape, refcheck=False)
+    if item.dtype.hasobject or item.tobytes() != saved.tobytes():
+        item[...] = saved
+
+
+def _put_back_cell(cell: types.CellType, content: Any) -> None:
+    if content is not EMPTY and cell_content(cell) is not content:
+        cell.cell_contents = content
+    elif content is EMPTY and cell_content(cell) is not EMPTY:
+        del cell.cell_contents
+
+
+def _put_back_slot(write: Callable[[Any], None], delete: Callable[[], None], value: Any) -> None:
+    if value is not EMPTY:
+        write(value)
+        return
+    with suppress(AttributeError):  # still empty
+        delete()
+
+
+def _put_back_class(item: Any, kind: type) -> None:
+    if type(item) is not kind:  # a lazy module becomes a plain one
+        item.__class__ = kind
+
+
+def _put_back_class_values(owner: type, saved: dict[str, Any]) -> None:
+    now = dict(vars(owner))
+    for name in now:
+        if name not in saved and not name.startswith("__"):
+            type.__delattr__(owner, name)
+    for name, value in saved.items():
+        if now.get(name, EMPTY) is not value:
+            type.__setattr__(owner, name, value)
+
+
+def _named(item: Any) -> str:
+    return item if isinstance(item, str) else f"an object of type {type(item).__name__}"
+
+
+def _attempt(put_back: Callable[[], Any], item: Any) -> None:
+    try:
+        put_back()
+    except Exception as error:
+        log.error(
+            "convscope: %s could not be put back after a check (%s: %s); training may differ from here on",
+            _named(item), type(error).__name__, error, exc_info=error,
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=1000)
+def _say_once(sentence: str) -> None:
+    log.warning("convscope: %s", sentence)
