@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from convscope.alerts.rules import SEVERITIES, Rule, default_rules, load_rules
 from convscope.alerts.watch import Alert, Watch
 from convscope.callbacks.engine.bridge import fitting, has_validation, moment
+from convscope.callbacks.engine.hierarchies import Callback, MisconfigurationException
 from convscope.callbacks.parts.actions import (
     Action,
     ActionSpec,
@@ -22,12 +23,8 @@ from convscope.callbacks.parts.actions import (
     make_actions,
     run_folder,
 )
-from convscope.callbacks.base import LayerObserver
-from convscope.callbacks.bridge import fitting, has_validation, moment
-from convscope.callbacks.hierarchies import Callback, MisconfigurationException
-from convscope.callbacks.readings import Readings
-from convscope.callbacks.rules import SEVERITIES, Rule, default_rules, load_rules
-from convscope.callbacks.watch import Alert, Watch
+from convscope.callbacks.parts.fresh_values import Readings
+from convscope.callbacks.parts.layer_observer import LayerObserver
 
 log = logging.getLogger("convscope")
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from convscope.callbacks.base import LayerObserver
-from convscope.callbacks.findings import Findings, LayerResult, MapSpec
+from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec
 from convscope.callbacks.importance import FilterImportance
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.reference import Reference, reference_features

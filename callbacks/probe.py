@@ -19,7 +19,7 @@ from convscope.capture.trace import Layer
 from convscope.metrics.functional import best_layer, depth_monotonicity, probe_depth
 
 if TYPE_CHECKING:
-    from convscope.callbacks.plan import Plan
+    from convscope.callbacks.engine.plan import Plan
 
 ProbeName = Literal["ridge", "logistic", "knn", "centroid"]
 

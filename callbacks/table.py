@@ -7,10 +7,10 @@ import sys
 
 import lightning.pytorch as pl
 
-from convscope.callbacks.base import LayerObserver
-from convscope.callbacks.bridge import fitting, has_validation
-from convscope.callbacks.hierarchies import Callback
-from convscope.callbacks.session import Session
+from convscope.callbacks.engine.bridge import fitting, has_validation
+from convscope.callbacks.engine.hierarchies import Callback
+from convscope.callbacks.engine.session import Session
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.loggers import encoding_of, layer_table
 
 log = logging.getLogger("convscope")

@@ -1,4 +1,4 @@
-"""What the held-out targets look like, over all processes, and the one form in which everything reads them."""
+"""Summary of the held-out targets over all processes: the facts from which a task is inferred."""
 
 from __future__ import annotations
 

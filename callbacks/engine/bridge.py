@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.tensorboard import SummaryWriter
 
-from convscope.callbacks.findings import Moment
-from convscope.callbacks.hierarchies import MisconfigurationException, both
+from convscope.callbacks.engine.findings import Moment
+from convscope.callbacks.engine.hierarchies import MisconfigurationException, both
 from convscope.capture.generators import preserved_generators
 from convscope.capture.isolation import preserved_random_state
 from convscope.capture.modules import named_modules

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from convscope.callbacks.failures import Failures
-from convscope.callbacks.plan import Plan
-from convscope.callbacks.together import together
+from convscope.callbacks.engine.failures import Failures
+from convscope.callbacks.engine.plan import Plan
+from convscope.callbacks.engine.together import together
 from convscope.capture.processes import Gather
 from convscope.capture.trace import Layer
 

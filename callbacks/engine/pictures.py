@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from convscope.callbacks.bridge import fast_dev_run, tensorboard_writers
-from convscope.callbacks.failures import Failures
-from convscope.callbacks.findings import Findings, Moment
+from convscope.callbacks.engine.bridge import fast_dev_run, tensorboard_writers
+from convscope.callbacks.engine.failures import Failures
+from convscope.callbacks.engine.findings import Findings, Moment
 from convscope.loggers import (
     TensorBoardDashboard,
     correlation_heatmap,

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from convscope.callbacks.bridge import gather_objects
-from convscope.callbacks.failures import Failures
-from convscope.callbacks.together import ElsewhereError, is_mistake, together
+from convscope.callbacks.engine.bridge import gather_objects
+from convscope.callbacks.engine.failures import Failures
+from convscope.callbacks.engine.together import ElsewhereError, is_mistake, together
 from convscope.capture.errors import UserError
 from convscope.capture.heldout import HeldOut
 from convscope.capture.layers import select_layers, spread_over_depth
@@ -21,7 +21,7 @@ from convscope.capture.trace import Layer, Trace, without_problems
 if TYPE_CHECKING:
     import torch
 
-    from convscope.callbacks.base import LayerObserver
+    from convscope.callbacks.parts.layer_observer import LayerObserver
 
 T = TypeVar("T")
 

@@ -11,15 +11,15 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from convscope.callbacks import bridge
-from convscope.callbacks.cost import Cost
-from convscope.callbacks.failures import Failures
-from convscope.callbacks.findings import Findings, Moment
-from convscope.callbacks.hierarchies import MisconfigurationException
-from convscope.callbacks.pictures import Pictures
-from convscope.callbacks.plan import Plan, make_plan
-from convscope.callbacks.run_pass import run_pass
-from convscope.callbacks.together import is_mistake, together
+from convscope.callbacks.engine import bridge
+from convscope.callbacks.engine.failures import Failures
+from convscope.callbacks.engine.findings import Findings, Moment
+from convscope.callbacks.engine.hierarchies import MisconfigurationException
+from convscope.callbacks.engine.pictures import Pictures
+from convscope.callbacks.engine.plan import Plan, make_plan
+from convscope.callbacks.engine.shared_pass import run_pass
+from convscope.callbacks.engine.stopwatch import Cost
+from convscope.callbacks.engine.together import is_mistake, together
 from convscope.capture.errors import UserError, users_code
 from convscope.capture.heldout import HeldOut
 

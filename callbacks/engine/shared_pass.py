@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from convscope.callbacks.failures import Failures
-from convscope.callbacks.plan import Plan
-from convscope.callbacks.run_interventions import run_interventions
-from convscope.callbacks.together import ElsewhereError, together
+from convscope.callbacks.engine.failures import Failures
+from convscope.callbacks.engine.interventions import run_interventions
+from convscope.callbacks.engine.plan import Plan
+from convscope.callbacks.engine.together import ElsewhereError, together
 from convscope.capture.observation import Consumer, Observed, Record, observe
 from convscope.capture.processes import Gather
 from convscope.capture.trace import Layer

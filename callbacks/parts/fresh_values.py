@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning.pytorch as pl
 import torch
 
-from convscope.callbacks.bridge import callback_metrics, is_kept
+from convscope.callbacks.engine.bridge import callback_metrics, is_kept
 
 LEARNING_RATE = "convscope/learning_rate"
 

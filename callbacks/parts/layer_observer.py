@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 
-from convscope.callbacks.bridge import fitting, has_validation, moment
-from convscope.callbacks.findings import Findings, History, LayerResult, MapSpec, Moment, Values
-from convscope.callbacks.hierarchies import Callback
-from convscope.callbacks.schedule import Schedule
+from convscope.callbacks.engine.bridge import fitting, has_validation, moment
+from convscope.callbacks.engine.findings import Findings, History, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.engine.hierarchies import Callback
+from convscope.callbacks.engine.schedule import Schedule
 from convscope.capture.heldout import HeldOut, HeldOutLike, as_heldout
 from convscope.capture.layers import LayerSpec, as_entries
 from convscope.capture.loss import Loss

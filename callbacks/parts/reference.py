@@ -8,12 +8,12 @@ from pathlib import Path
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
-from convscope.callbacks import bridge
-from convscope.callbacks.base import LayerObserver
-from convscope.callbacks.failures import Failures
-from convscope.callbacks.hierarchies import MisconfigurationException
-from convscope.callbacks.plan import Plan
-from convscope.callbacks.run_pass import run_pass
+from convscope.callbacks.engine import bridge
+from convscope.callbacks.engine.failures import Failures
+from convscope.callbacks.engine.hierarchies import MisconfigurationException
+from convscope.callbacks.engine.plan import Plan
+from convscope.callbacks.engine.shared_pass import run_pass
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.layers import select_layers
 from convscope.capture.observation import Record, Subject, trace_layers
 from convscope.capture.reference import fit_weights, match_names, own_tensors, read_weights, with_tensors

@@ -1,4 +1,4 @@
-"""The closed-form probe: ridge regression on quantities or on classes, judged exactly on samples left out."""
+"""Ridge probe with exact leave-one-out, in closed form."""
 
 from __future__ import annotations
 

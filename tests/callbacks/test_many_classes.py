@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import convscope
-from convscope.callbacks.tasks import NoTaskError, settle_task
+from convscope.callbacks.parts.tasks import NoTaskError, settle_task
 from convscope.capture.sampling import EACH, stratified
 from tests.callbacks.conftest import Classifier
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.callbacks.cost import Cost
-from convscope.callbacks.deaths import Death, Deaths
-from convscope.callbacks.example_images import ExampleImages
-from convscope.callbacks.findings import Findings, History, LayerResult, Moment
-from convscope.callbacks.snapshots import Features, Snapshot
-from convscope.callbacks.weight_changes import WeightChanges
+from convscope.callbacks.engine.findings import Findings, History, LayerResult, Moment
+from convscope.callbacks.engine.stopwatch import Cost
+from convscope.callbacks.parts.deaths import Death, Deaths
+from convscope.callbacks.parts.example_images import ExampleImages
+from convscope.callbacks.parts.snapshots import Features, Snapshot
+from convscope.callbacks.parts.weight_changes import WeightChanges
 from convscope.capture import HeldOut, Subject, select_layers, trace_layers
 from convscope.metrics import ChannelCorrelation
 from convscope.metrics.functional import linear_cka

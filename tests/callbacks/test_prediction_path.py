@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from convscope.callbacks.prediction_path import PredictionPath, Snapshot, changed_table
+from convscope.callbacks.parts.prediction_path import PredictionPath, Snapshot, changed_table
 
 CLASSES = [2, 5, 9]
 NUMBERS = [1, 4, 6, 7, 30]

@@ -10,8 +10,8 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 import convscope
-from convscope.callbacks.rules import Rule
-from convscope.callbacks.watch import Watch
+from convscope.alerts.rules import Rule
+from convscope.alerts.watch import Watch
 from tests.callbacks.conftest import Classifier
 from tests.networks import Plain
 

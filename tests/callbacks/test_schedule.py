@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from convscope.callbacks.findings import Moment
-from convscope.callbacks.schedule import Schedule
+from convscope.callbacks.engine.findings import Moment
+from convscope.callbacks.engine.schedule import Schedule
 
 
 def at(trigger: str, epoch: int = 0, step: int = 0) -> Moment:

@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 import convscope
-from convscope.callbacks import bridge
-from convscope.callbacks.base import LayerObserver
+from convscope.callbacks.engine import bridge
+from convscope.callbacks.parts.layer_observer import LayerObserver
 from tests.networks import images
 from tests.support.namespaces import MODELS, NAMES, both_names, fit, submodule
 
@@ -264,7 +264,7 @@ def test_training_is_bitwise_the_same(name: str, tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_caught_by_either_name() -> None:
-    from convscope.callbacks.hierarchies import MisconfigurationException
+    from convscope.callbacks.engine.hierarchies import MisconfigurationException
 
     for name in (lightning.pytorch, pytorch_lightning):
         assert issubclass(MisconfigurationException, name.utilities.exceptions.MisconfigurationException)

@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeVar
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from convscope.callbacks import bridge
-from convscope.callbacks.hierarchies import both
+from convscope.callbacks.engine import bridge
+from convscope.callbacks.engine.hierarchies import both
 from convscope.capture.errors import UserError
 from convscope.metrics._base import before_sync
 
