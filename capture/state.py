@@ -239,11 +239,20 @@ class Snapshot:
             self._add(partial(_put_back_slot, write, delete, value), item, [value])
             self._substitute(write, value)
         if isinstance(item, torch.jit.ScriptModule):
-            self._queue.extend([*item.parameters(recurse=False), *item.buffers(recurse=False)])
+            self._script(item)
         for owner in users_classes(kind):
             if id(owner) not in self._seen:
                 self._seen.add(id(owner))
                 self._class(owner)
+
+    def _script(self, item: Any) -> None:
+        """A TorchScript module keeps its attributes to itself: it gives tensors as such, all else as copies."""
+        declared = item._concrete_type.get_attributes() if hasattr(item, "_concrete_type") else ()
+        names = {*declared, *(name for name, _ in item.named_buffers(recurse=False))} - {"training"}
+        for name in sorted(names):
+            value = item._c.getattr(name)
+            self._add(partial(_put_back_script, item._c, name, value), item, [value])
+        self._later(list(item.parameters(recurse=False)))
 
     def _class(self, owner: type) -> None:
         values = class_values(owner)
@@ -394,6 +403,12 @@ def _put_back_slot(write: Callable[[Any], None], delete: Callable[[], None], val
         return
     with suppress(AttributeError):  # still empty
         delete()
+
+
+def _put_back_script(script: Any, name: str, value: Any) -> None:
+    now = script.getattr(name)
+    if now is not value and (isinstance(value, torch.Tensor) or now != value):
+        script.setattr(name, value)
 
 
 def _put_back_class(item: Any, kind: type) -> None:

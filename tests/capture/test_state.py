@@ -257,6 +257,32 @@ def test_parameters_that_others_manage_are_left_to_them(reports: pytest.LogCaptu
     assert "only buffers are put back after a check" in reports.messages[0]
 
 
+class Scripted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.seen = 0, [0]
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("total", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.seen.append(self.calls)
+        self.mean = self.mean + x.mean()
+        self.total.add_(1)
+        return x + self.mean
+
+
+def test_a_torchscript_module(reports: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(torch.jit.script(Scripted()))
+    model(torch.ones(1))
+    with isolated(model, seed=0, gradients=False):
+        model(torch.ones(1))
+        assert (model[0].calls, model[0].mean.item(), model[0].total.item()) == (2, 2.0, 2.0)
+    assert (model[0].calls, model[0].seen, model[0].mean.item(), model[0].total.item()) == (1, [0, 1], 1.0, 1.0)
+    assert model[0].training
+    assert reports.messages == []
+
+
 def test_a_silent_writer_takes_every_call() -> None:
     writer = Silent()
     assert writer.add_scalar("a", 1, global_step=2) is None
