@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
-from convscope.capture import state
 from convscope.capture.isolation import isolated
-from convscope.capture.state import Silent, preserved_state
+from convscope.capture.stand_ins import Silent, say_once
+from convscope.capture.state import preserved_state
 from tests.networks import TinyResNet, images
 
 
@@ -29,7 +29,7 @@ class Holder(nn.Module):
 
 @pytest.fixture(autouse=True)
 def reports(caplog: pytest.LogCaptureFixture) -> Any:
-    state._say_once.cache_clear()
+    say_once.cache_clear()
     with caplog.at_level(logging.WARNING, "convscope"):
         yield caplog
 
