@@ -57,8 +57,8 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
     sharded = _reshard(model)
     with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
         snapshot = Snapshot(model)
-        snapshot.install()
     try:
+        snapshot.install()
         yield
     finally:
         for module in sharded:
@@ -92,7 +92,7 @@ class Snapshot:
     def install(self) -> None:
         """Put the stand-ins in their places."""
         for place in self._stand_ins:
-            _attempt(place, "a stand-in")
+            place()
 
     def restore(self) -> None:
         """Put everything back; what fails is logged and stops nothing else."""
@@ -115,7 +115,10 @@ class Snapshot:
                 "fully_shard (FSDP2) everything is"
             )
         hooks = [value for name, value in vars(nn.modules.module).items() if name.startswith("_global_")]
-        for item in [*modules, *hooks]:
+        own = [vars(module) for module in modules if isinstance(module, nn.Module)]
+        registered = [values.get(name) for values in own for name in ("_parameters", "_buffers", "_modules")]
+        tensors = [tensor for values in registered for tensor in (values or {}).values()]
+        for item in [*modules, *own, *registered, *tensors, *hooks]:  # before anything that could use up the bound
             self._visit(item)
         most = len(self._seen) + MOST_OBJECTS
         while self._queue:
