@@ -105,6 +105,7 @@ class HeldOut:
         self.index = torch.empty(0, dtype=torch.long)
         self.total = 0
         self.fingerprint = ""
+        self.few: Any = None  # the samples that forward passes are rehearsed on, once they are chosen
         self._real = self._most = 0
         self._tapped: list[tuple[Any, torch.Tensor | None]] = []
         self._tapping = False
