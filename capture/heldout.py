@@ -129,6 +129,7 @@ class HeldOut:
         self._blocks: list[Block] = []
         self._lengths: list[list[int]] = []
         self._tapped: list[Block] = []
+        self.few: Any = None  # the samples that forward passes are rehearsed on, once they are chosen
         self._tapping = False
 
     @property
