@@ -298,7 +298,7 @@ class HeldOut:
         if size >= self.total:
             return self
         part = copy.copy(self)
-        part.size, part._tapped = size, []
+        part.size, part._tapped, part.few = size, [], None
         drawn = random_order(self.total, self.seed)
         if self._numbers != self.total:  # tapped shares of unequal length leave numbers out
             drawn = random_order(self._numbers, self.seed)
