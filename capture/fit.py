@@ -68,7 +68,7 @@ def fit_to_targets(shape: Shape, summary: TargetSummary, classes: Classes, trust
         return Fit(flat, "labels", "values", exact=True)
     if summary.floating and not summary.binary:
         same = prod(shape) == prod(summary.shape) and _flat(shape) == _flat(summary.shape)
-        return Fit(flat, "quantities", "values", exact=True) if same else _misfit(shape, summary)
+        return Fit(shape or (1,), "quantities", "values", exact=True) if same else _misfit(shape, summary)
     return _fit_mask(shape, summary, classes)
 
 
@@ -275,10 +275,8 @@ def _alike(shape: Shape, places: Shape) -> bool:
 
 
 def _flat(shape: Shape) -> Shape:
-    """Without axes of size one at the end; never without any axis."""
-    while len(shape) > 1 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape or (1,)
+    """Without axes of size one; never without any axis."""
+    return tuple(size for size in shape if size != 1) or (1,)
 
 
 def _text(shape: Shape) -> str:

@@ -159,7 +159,7 @@ def settle_outputs(runs: Runs, summary: TargetSummary | None, stated: Stated = S
     if not rows:
         return Outputs(path=None, why_not=_no_rows(runs))
     shapes = {path: _sample_shape(tensors, runs.counts) or () for path, tensors in rows.items()}
-    chosen, fit, note = _chosen(shapes, summary, stated)
+    chosen, fit, note = _chosen(shapes, rows, summary, stated)
     if fit.task == "binary" and fit.mistake and (ids := _class_ids(runs)):  # what else is there is a score
         fit, note = Fit(fit.shape, why_not=ids), None
     verdict = _verdict(chosen, rows[chosen], fit, runs, stated)
@@ -235,7 +235,9 @@ def _is_one_of(alone: torch.Tensor, shape: Shape) -> bool:
     return alone.numel() == prod(shape) or of_other_size
 
 
-def _chosen(shapes: dict[Path, Shape], summary: TargetSummary | None, stated: Stated) -> tuple[Path, Fit, str | None]:
+def _chosen(
+    shapes: dict[Path, Shape], rows: dict[Path, list[torch.Tensor]], summary: TargetSummary | None, stated: Stated
+) -> tuple[Path, Fit, str | None]:
     """The part that is the output, how it fits, and what is assumed in choosing it."""
     named = [path for path in shapes if _is_named_logits(path)]
     if named:
@@ -249,12 +251,21 @@ def _chosen(shapes: dict[Path, Shape], summary: TargetSummary | None, stated: St
     if ("out",) in fits and fits["out",].task:  # torchvision's segmentation networks
         return ("out",), fits["out",], None
     exact = [path for path, fit in fits.items() if fit.exact and not fit.mistake]
-    if len(exact) == 1:
+    if len(exact) == 1 or (exact and _say_the_same([rows[path] for path in exact])):
         text = f"of what the model returns, {path_text(exact[0])} {_text(shapes[exact[0]])} is taken for its output"
         return exact[0], fits[exact[0]], f"{text}; HeldOut(logits=...) names another"
     if len(exact) > 1:
         return first, Fit(fits[first].shape, why_not=_several(exact), unclear=_several(exact)), None
     return first, fits[first], None
+
+
+def _say_the_same(parts: list[list[torch.Tensor]]) -> bool:
+    """Whether all are the same probabilities, as logits and their softmax are."""
+    if any(tensors[-1].dim() < 2 for tensors in parts):
+        return False
+    last = [tensors[-1].detach().float() for tensors in parts]
+    found = [rows if rows_are_probabilities(rows) else rows.softmax(1) for rows in last]
+    return all(rows.shape == found[0].shape and torch.allclose(rows, found[0], atol=1e-3) for rows in found[1:])
 
 
 def _fit(shape: Shape, summary: TargetSummary | None, stated: Stated, trusted: bool) -> Fit:
