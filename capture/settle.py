@@ -13,8 +13,9 @@ from convscope.capture.heldout import Chunk, HeldOut
 from convscope.capture.isolation import isolated
 from convscope.capture.loss import Loss, inferred_loss, is_of_logits, own_loss, try_loss
 from convscope.capture.observation import Subject
-from convscope.capture.outputs import Outputs, Runs, Stated, settle_outputs
+from convscope.capture.outputs import Outputs
 from convscope.capture.targets import counted_rows
+from convscope.capture.verdict import Runs, Stated, settle_outputs
 
 _TRIED = 8  # samples: enough to see a batch axis and what values look like, cheap before training
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convscope.capture.outputs import Outputs, Runs, Stated, settle_outputs
+from convscope.capture.outputs import Outputs
 from convscope.capture.parts import describe
 from convscope.capture.targets import LabelForm, summarise_targets
+from convscope.capture.verdict import Runs, Stated, settle_outputs
 
 N = 6
 THREE = torch.arange(N) % 3
@@ -315,6 +316,8 @@ def test_probabilities_of_a_sigmoid_are_told_by_the_operation_that_made_them(tas
     logits = made.logits(made.take((values(columns) @ weight).sigmoid().squeeze(-1)))
     torch.testing.assert_close(logits, (values(columns) @ weight), atol=1e-2, rtol=1e-2)
     assert settled(lambda: small * weight.square().mean() / weight.square().mean().detach()).form == "logits"
+    said = Stated(logits=lambda out: out)  # then it is known
+    assert settle_outputs(Runs([small], [N], (), lambda: None), summarise_targets(targets), said).why_not is None
     unknown = settled(lambda: small)  # no graph tells
     assert unknown.why_not is not None
     assert "cannot be told" in unknown.why_not
