@@ -66,7 +66,7 @@ class HeldOut:
             where it has no ``forward``, its only submodule.
         logits: Which part of what the model returns are its logits: a name (``"logits"``, ``"head.logits"``), a place
             (``1``), or a ``callable(output) -> tensor``. ``False`` says that it returns none. By default they are
-            found by what the targets ask for, see :func:`~convscope.capture.outputs.settle_outputs`.
+            found by what the targets ask for, see :func:`~convscope.capture.verdict.settle_outputs`.
         classes: How many classes there are, where some are not held out; or a list of the labels that are classes.
         ignore_index: Label that is no class and counts nowhere: 255 in many segmentations. -100 is always ignored.
 
