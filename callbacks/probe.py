@@ -53,8 +53,8 @@ class LayerProbe(LayerObserver):
         probe on permuted targets.
     Logged once a check:
         ``probe/chance`` (what a guess without the image reaches: share of the largest class; mean average precision of
-        a random ranking; 0; mean IoU of the largest class everywhere), ``probe/classes`` (number of classes that the
-        probe tells apart, where targets are classes), ``probe/depth`` (place, counted from 1, of the first
+        a random ranking; 0; mean IoU of the largest class everywhere), ``probe/classes`` (number of classes that
+        are told apart, where that is not all), ``probe/depth`` (place, counted from 1, of the first
         layer within 5 % of the best), ``probe/best_layer`` (place of the best), ``probe/monotonicity`` (Spearman of
         depth and the first quantity, in [-1, 1]).
 
@@ -131,7 +131,7 @@ class LayerProbe(LayerObserver):
     def compute(self, layer: Layer) -> LayerResult:
         result = self._metrics[layer.name].compute()
         self._chance = float(result.chance)
-        self._classes = len(result.classes) if self._task.name == "classification" else 0
+        self._classes = len(result.classes) if self._task.left_out else 0
         return LayerResult(self._measures.scalars(result))
 
     def summarise(self, values: Values) -> dict[str, float]:

@@ -61,7 +61,7 @@ def test_what_cannot_be_measured_in_a_dead_network_is_not_logged(fit: Any) -> No
     labels = torch.arange(30) % 3
     run = dead_run(fit, labels, suite)
     tags = run.events.Tags()["scalars"]
-    unmeasured = ("spearman", "rank_stability", "mean_abs", "redundant_share", "monotonicity", "/cka_")
+    unmeasured = ("spearman", "rank_stability", "mean_abs", "redundant_share", "monotonicity", "/cka_", "strongest")
     found = [tag for tag in tags if any(name in tag for name in unmeasured)]
     assert [tag for tag in found if not tag.startswith("importance_weight_l1/")] == []  # weights differ all the same
     assert run.curve("correlation/constant_filters/net.conv1")[-1][1] == 4
