@@ -21,8 +21,19 @@ OPERATORS: dict[type, type] = {
 }  # fmt: skip
 
 
-# Calls that fail at once with their arguments swapped: killed without any test's merit.
-UNSWAPPED = {"isinstance", "issubclass", "getattr", "hasattr", "setattr", "partial", "enumerate"}
+# Calls that fail at once with their arguments swapped, killed without any test's merit, or that do not care.
+UNSWAPPED = {
+    "isinstance",
+    "issubclass",
+    "getattr",
+    "hasattr",
+    "setattr",
+    "partial",
+    "enumerate",
+    "max",
+    "min",
+    "math.isclose",
+}
 
 
 @dataclass(frozen=True)

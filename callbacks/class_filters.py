@@ -88,9 +88,10 @@ class ClassFilters(LayerObserver):
         matrix = self._metrics[layer.name].matrix().cpu()
         best = serving_filters(matrix, self.top)
         self._found[layer.name] = (matrix, best)
+        anything = bool((matrix != 0).any())  # where no filter or no output varies, nothing was correlated
         return LayerResult(
             {
-                "strongest": float(matrix.amax(dim=0).mean()),
+                "strongest": float(matrix.amax(dim=0).mean()) if anything else float("nan"),
                 "top_share": float(best.shares.sum(dim=1).mean()),
                 "serving": len(best.filters[best.shares > 0].unique()) / layer.channels,
             }

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class LayerPrediction(LayerObserver):
     """The prediction of every layer for every held-out sample, and where over depth it is decided.
 
-    A layer's prediction is a calibrated linear read-out of its pooled activations: ridge regression by exact
-    leave-one-out, put on the scale of probabilities by one parameter that no sample fits for itself (see
+    A layer's prediction is a calibrated linear read-out of its pooled activations: ridge regression, exact
+    on samples left out, put on the scale of probabilities by one parameter that no sample fits for itself (see
     :func:`~convscope.metrics.functional.calibrated_readout`). The last layer is the model's own output. Source: a
     reconstruction of the Hybrid CNN-Interpreter's layer-specific prediction results (arXiv 2211.00185).
 

@@ -22,7 +22,7 @@ def collectives_so_far() -> Any:
     if not (dist.is_available() and dist.is_initialized()):
         return 0
     try:
-        groups = dist.distributed_c10d._world.pg_map
+        groups: Any = dist.distributed_c10d._world.pg_map
         return [group._get_sequence_number_for_group() for group in groups]
     except Exception:  # a backend that does not count
         return float("nan")

@@ -68,7 +68,7 @@ def fit_to_targets(shape: Shape, summary: TargetSummary, classes: Classes, trust
         return Fit(flat, "labels", "values", exact=True)
     if summary.floating and not summary.binary:
         same = prod(shape) == prod(summary.shape) and _flat(shape) == _flat(summary.shape)
-        return Fit(flat, "quantities", "values", exact=True) if same else _misfit(shape, summary)
+        return Fit(shape or (1,), "quantities", "values", exact=True) if same else _misfit(shape, summary)
     return _fit_mask(shape, summary, classes)
 
 
@@ -122,8 +122,8 @@ def _fit_one_value(flat: Shape, summary: TargetSummary, classes: Classes, truste
     if len(flat) > 1:
         return Fit(
             flat,
-            why_not=f"the model's output has shape {_text(flat)}, where the targets are one value a sample, so it is "
-            "no logits; name them with HeldOut(logits=...)",
+            why_not=f"the model's output has shape {text_of(flat)}, where the targets are one value a sample, so it "
+            "is no logits; name them with HeldOut(logits=...)",
         )
     count = flat[0]
     if summary.floating and not summary.binary:
@@ -160,12 +160,12 @@ def _fit_classes(flat: Shape, found: tuple[int, ...], classes: Classes, trusted:
         return Fit(flat, why_not=f"the model has {count} outputs where HeldOut(classes={classes}) says {classes}")
     span = max(found, default=0) + 1
     if count in (span, classes) or (count == 2 and span == 1):
-        note = f"the model's output {_text(flat)} is taken for logits of the classes 0 to {count - 1}"
+        note = f"the model's output {text_of(flat)} is taken for logits of the classes 0 to {count - 1}"
         return Fit(flat, "classes", exact=True, note=note)
     if trusted or (isinstance(classes, tuple) and count > classes[-1]):
         return Fit(flat, "classes")
     if _by_chance(len(found), span, count - span):
-        note = f"the model's output {_text(flat)} is taken for logits, though only {len(found)} classes are held out"
+        note = f"the model's output {text_of(flat)} is taken for logits, though only {len(found)} classes are held out"
         return Fit(flat, "classes", note=note)
     return Fit(
         flat,
@@ -239,8 +239,8 @@ def _fit_other_places(shape: Shape, places: Shape, summary: TargetSummary) -> Fi
             shape,
             mistake=outside(summary.classes, shape[0]) if one_is_wrong else None,
             about="label",
-            why_not=f"the model's output {_text(shape)} and the targets {_text(summary.shape)} differ in size; bring "
-            "the logits to the targets' size with HeldOut(logits=callable), e.g. a function that returns "
+            why_not=f"the model's output {text_of(shape)} and the targets {text_of(summary.shape)} differ in size; "
+            "bring the logits to the targets' size with HeldOut(logits=callable), e.g. a function that returns "
             f"torch.nn.functional.interpolate(output, {places})",
         )
     return _misfit(shape, summary)
@@ -249,8 +249,8 @@ def _fit_other_places(shape: Shape, places: Shape, summary: TargetSummary) -> Fi
 def _quantities(summary: TargetSummary) -> str:
     wrong = [label for label in summary.classes if label not in (0, 1)]
     said = (
-        f"held-out targets {_text(summary.shape)} of {summary.dtype} are {_listed(summary.classes)}, but the model has "
-        "one output a position, which tells the classes 0 and 1 apart; "
+        f"held-out targets {text_of(summary.shape)} of {summary.dtype} are {_listed(summary.classes)}, but the model "
+        "has one output a position, which tells the classes 0 and 1 apart; "
     )
     if len(wrong) == 1:
         return f"{said}{ask_to_ignore(wrong[0])}, else fix the masks with HeldOut(adapter=...)"
@@ -263,7 +263,7 @@ def _quantities(summary: TargetSummary) -> str:
 def _misfit(shape: Shape, summary: TargetSummary) -> Fit:
     return Fit(
         shape,
-        why_not=f"no loss can be inferred from outputs {_text(shape)} and targets {_text(summary.shape)} of "
+        why_not=f"no loss can be inferred from outputs {text_of(shape)} and targets {text_of(summary.shape)} of "
         f"{summary.dtype}; pass loss=, a callable(outputs, targets) that returns one value a sample, or name the "
         "output with HeldOut(logits=...)",
     )
@@ -275,13 +275,12 @@ def _alike(shape: Shape, places: Shape) -> bool:
 
 
 def _flat(shape: Shape) -> Shape:
-    """Without axes of size one at the end; never without any axis."""
-    while len(shape) > 1 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape or (1,)
+    """Without axes of size one; never without any axis."""
+    return tuple(size for size in shape if size != 1) or (1,)
 
 
-def _text(shape: Shape) -> str:
+def text_of(shape: Shape) -> str:
+    """``(N, 3, 8, 8)`` for a sample's shape."""
     return f"(N{''.join(f', {size}' for size in shape) or ','})"
 
 

@@ -66,7 +66,7 @@ class HeldOut:
             where it has no ``forward``, its only submodule.
         logits: Which part of what the model returns are its logits: a name (``"logits"``, ``"head.logits"``), a place
             (``1``), or a ``callable(output) -> tensor``. ``False`` says that it returns none. By default they are
-            found by what the targets ask for, see :func:`~convscope.capture.outputs.settle_outputs`.
+            found by what the targets ask for, see :func:`~convscope.capture.verdict.settle_outputs`.
         classes: How many classes there are, where some are not held out; or a list of the labels that are classes.
         ignore_index: Label that is no class and counts nowhere: 255 in many segmentations. -100 is always ignored.
 
@@ -129,6 +129,7 @@ class HeldOut:
         self._blocks: list[Block] = []
         self._lengths: list[list[int]] = []
         self._tapped: list[Block] = []
+        self.few: Any = None  # the samples that forward passes are rehearsed on, once they are chosen
         self._tapping = False
 
     @property
@@ -297,7 +298,7 @@ class HeldOut:
         if size >= self.total:
             return self
         part = copy.copy(self)
-        part.size, part._tapped = size, []
+        part.size, part._tapped, part.few = size, [], None
         drawn = random_order(self.total, self.seed)
         if self._numbers != self.total:  # tapped shares of unequal length leave numbers out
             drawn = random_order(self._numbers, self.seed)

@@ -36,11 +36,20 @@ class Samples:
 
 
 def distinct_samples(heldout: HeldOut, wanted: int = _WANTED) -> Samples:
-    """``wanted`` held-out samples of one size, no two equal, the same on every process; every process must call it.
+    """``wanted`` held-out samples of one size, no two equal, the same on every process.
+
+    They are chosen once for a prepared set; that first time every process must call it.
 
     The first is the set's first. Where all are equal (blank images), or of different sizes, copies of the first with
     noise on them take the missing places.
     """
+    if heldout.few is None:
+        heldout.few = heldout.from_main(_chosen(heldout, wanted))
+    few: Samples = heldout.few
+    return few
+
+
+def _chosen(heldout: HeldOut, wanted: int) -> Samples:
     found: list[Any] = []
     for chunk in heldout.chunks(1):
         if not found or (_sizes(chunk.inputs) == _sizes(found[0]) and not any(_equal(chunk.inputs, f) for f in found)):
@@ -49,8 +58,7 @@ def distinct_samples(heldout: HeldOut, wanted: int = _WANTED) -> Samples:
             break
     own = _own(found[0], next(heldout.chunks(2)).inputs)
     found += [_disturbed(found[0], own, number) for number in range(wanted - len(found))]
-    shared: Samples = heldout.from_main(Samples(found, own))
-    return shared
+    return Samples(found, own)
 
 
 def _own(one: Any, two: Any) -> tuple[bool, ...]:

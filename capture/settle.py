@@ -13,8 +13,9 @@ from convscope.capture.heldout import Chunk, HeldOut
 from convscope.capture.isolation import isolated
 from convscope.capture.loss import Loss, inferred_loss, is_of_logits, own_loss, try_loss
 from convscope.capture.observation import Subject
-from convscope.capture.outputs import Outputs, Runs, Stated, settle_outputs
+from convscope.capture.outputs import Outputs
 from convscope.capture.targets import counted_rows
+from convscope.capture.verdict import Runs, Stated, settle_outputs
 
 _TRIED = 8  # samples: enough to see a batch axis and what values look like, cheap before training
 
@@ -25,10 +26,7 @@ class _Tried:
 
     chunk: Chunk
     returned: list[Any]
-
-    @property
-    def counts(self) -> list[int]:
-        return [1, len(self.chunk.index)][: len(self.returned)]
+    counts: list[int]
 
 
 def settle(subject: Subject, heldout: HeldOut, loss: Loss | None = None) -> Outputs:
@@ -89,14 +87,22 @@ def _agreed(heldout: HeldOut, decide: Callable[[], Outputs]) -> Outputs:
 
 
 def _try_samples(subject: Subject, heldout: HeldOut) -> _Tried:
-    chunk = next(heldout.chunks(min(_TRIED, max(2, heldout.batch_size))))
-    one = tree_map(lambda t: t[:1], chunk.inputs)
-    runs = [one, chunk.inputs] if len(chunk.index) > 1 else [one]
-    try:
-        with isolated(subject.module, seed=heldout.seed, gradients=False):
-            return _Tried(chunk, [subject.returned(inputs) for inputs in runs])
-    except (ValueError, TypeError) as error:  # the network's own, and nothing that the user told us
-        raise RuntimeError(f"the network failed on held-out samples ({type(error).__name__}: {error})") from error
+    """Run one sample and a few; a network that takes no single one, or no two at once, is run on what it takes."""
+    few = next(heldout.chunks(min(_TRIED, max(2, heldout.batch_size))))
+    chunks = {len(chunk.index): chunk for chunk in (next(heldout.chunks(1)), few)}
+    returned: dict[int, Any] = {}
+    failure: Exception | None = None
+    with isolated(subject.module, seed=heldout.seed, gradients=False):
+        for count, chunk in chunks.items():
+            try:
+                returned[count] = subject.returned(chunk.inputs)
+            except Exception as error:
+                failure = error
+    if isinstance(failure, (ValueError, TypeError)) and not returned:  # its own, and nothing that the user told us
+        raise RuntimeError(f"the network failed on held-out samples ({type(failure).__name__}: {failure})") from failure
+    if failure is not None and not returned:
+        raise failure
+    return _Tried(chunks[max(returned)], list(returned.values()), list(returned))
 
 
 def _verdict(subject: Subject, heldout: HeldOut, tried: _Tried, loss: Loss | None) -> Outputs:

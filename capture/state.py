@@ -10,15 +10,13 @@ Out of reach: globals of a Python module, closures of methods, and whatever live
 from __future__ import annotations
 
 import array
-import copy
 import ctypes
 import logging
 import types
-import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -26,25 +24,23 @@ import numpy as np
 import torch
 from torch import nn
 
+from convscope.capture import put_back
 from convscope.capture.generators import restorer
 from convscope.capture.reach import (
     ATOMS,
-    CACHE,
-    EMPTY,
     can_change,
     cell_content,
     class_values,
     is_generator,
-    is_iterator,
     is_managed_elsewhere,
     is_state,
     is_users_own,
-    is_writer,
     may_need_stand_in,
     slots_of,
     users_classes,
 )
-from convscope.capture.tensor_state import Bits, TensorState, dense_parts, needs_stand_in, stand_in
+from convscope.capture.stand_ins import StandIns, named, say_once
+from convscope.capture.tensor_state import Bits, TensorState, dense_parts
 
 log = logging.getLogger("convscope")
 
@@ -61,8 +57,8 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
     sharded = _reshard(model)
     with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
         snapshot = Snapshot(model)
-        snapshot.install()
     try:
+        snapshot.install()
         yield
     finally:
         for module in sharded:
@@ -85,7 +81,7 @@ class Snapshot:
     def __init__(self, model: nn.Module) -> None:
         self._undo: list[tuple[Callable[[], Any], Any]] = []
         self._stand_ins: list[Callable[[], Any]] = []
-        self._substitutes: dict[int, tuple[Any, Any]] = {}
+        self._substitutes = StandIns()
         self._tensors: list[TensorState] = []
         self._bits: dict[tuple[Any, ...], Bits] = {}
         self._seen: set[int] = set()
@@ -96,12 +92,12 @@ class Snapshot:
     def install(self) -> None:
         """Put the stand-ins in their places."""
         for place in self._stand_ins:
-            _attempt(place, "a stand-in")
+            place()
 
     def restore(self) -> None:
         """Put everything back; what fails is logged and stops nothing else."""
-        for put_back, item in reversed(self._undo):
-            _attempt(put_back, item)
+        for action, item in reversed(self._undo):
+            _attempt(action, item)
         for state in self._tensors:
             _attempt(state.restore, state.tensor)
         for bits in self._bits.values():
@@ -113,18 +109,21 @@ class Snapshot:
         modules: list[Any] = list(model.modules())
         if is_managed_elsewhere(model):
             modules = [module._buffers for module in modules]
-            _say_once(
+            say_once(
                 f"the parameters of {type(model).__name__} are divided and gathered by FullyShardedDataParallel or "
                 "DeepSpeed, so of all that its forward may change only buffers are put back after a check; with "
                 "fully_shard (FSDP2) everything is"
             )
         hooks = [value for name, value in vars(nn.modules.module).items() if name.startswith("_global_")]
-        for item in [*modules, *hooks]:
+        own = [vars(module) for module in modules if isinstance(module, nn.Module)]
+        registered = [values.get(name) for values in own for name in ("_parameters", "_buffers", "_modules")]
+        tensors = [tensor for values in registered for tensor in (values or {}).values()]
+        for item in [*modules, *own, *registered, *tensors, *hooks]:  # before anything that could use up the bound
             self._visit(item)
         most = len(self._seen) + MOST_OBJECTS
         while self._queue:
             if len(self._seen) >= most:
-                _say_once(
+                say_once(
                     f"{type(model).__name__} holds more than {MOST_OBJECTS} objects in its attributes: those beyond "
                     "are not put back after a check, which is harmless if the forward changes none of them"
                 )
@@ -139,7 +138,7 @@ class Snapshot:
         try:
             self._look_at(item)
         except Exception as error:
-            _say_once(f"{_named(item)} cannot be kept for a check ({type(error).__name__}: {error})")
+            say_once(f"{named(item)} cannot be kept for a check ({type(error).__name__}: {error})")
 
     def _look_at(self, item: Any) -> None:
         for kinds, keep in _KEEPERS:
@@ -153,8 +152,8 @@ class Snapshot:
         if type(item).__module__ != "builtins" and is_state(type(item)):
             self._object(item)
 
-    def _add(self, put_back: Callable[[], Any], item: Any, children: Any = ()) -> None:
-        self._undo.append((put_back, item))
+    def _add(self, action: Callable[[], Any], item: Any, children: Any = ()) -> None:
+        self._undo.append((action, item))
         self._later(children)
 
     def _later(self, children: Any) -> None:
@@ -165,7 +164,7 @@ class Snapshot:
     def _dict(self, item: dict[Any, Any]) -> None:
         base: Any = OrderedDict if isinstance(item, OrderedDict) else dict
         saved = dict(base.items(item))
-        self._add(partial(_put_back_dict, base, item, saved), item, base.values(item))
+        self._add(partial(put_back.put_back_dict, base, item, saved), item, base.values(item))
         self._later(saved)
         self._substitute_items(partial(base.__setitem__, item), saved.items(), saved.values())
 
@@ -176,18 +175,18 @@ class Snapshot:
 
     def _deque(self, item: deque[Any]) -> None:
         saved = list(item)
-        self._add(partial(_put_back_deque, item, saved), item, saved)
+        self._add(partial(put_back.put_back_deque, item, saved), item, saved)
         self._substitute_items(partial(deque.__setitem__, item), enumerate(saved), saved)
 
     def _set(self, item: set[Any]) -> None:
         saved = set.copy(item)
-        self._add(partial(_put_back_set, item, saved), item, saved)
+        self._add(partial(put_back.put_back_set, item, saved), item, saved)
 
     def _bytes(self, item: Any) -> None:
-        self._add(partial(_put_back_bytes, item, item[:]), item)
+        self._add(partial(put_back.put_back_bytes, item, item[:]), item)
 
     def _shared(self, item: Any) -> None:
-        self._add(partial(_put_back_shared, item, bytes(item)), item)
+        self._add(partial(put_back.put_back_shared, item, bytes(item)), item)
 
     def _fixed(self, item: Any) -> None:
         self._later(item)
@@ -210,7 +209,7 @@ class Snapshot:
 
     def _cell(self, cell: types.CellType) -> None:
         content = cell_content(cell)
-        self._add(partial(_put_back_cell, cell, content), cell, [content])
+        self._add(partial(put_back.put_back_cell, cell, content), cell, [content])
         self._substitute(partial(setattr, cell, "cell_contents"), content)
 
     # Tensors, arrays and objects.
@@ -228,27 +227,36 @@ class Snapshot:
     def _array(self, item: np.ndarray[Any, Any]) -> None:
         if item.flags.writeable:
             held = item.ravel().tolist() if item.dtype.hasobject else ()
-            self._add(partial(_put_back_array, item, item.copy()), item, held)
+            self._add(partial(put_back.put_back_array, item, item.copy()), item, held)
 
     def _object(self, item: Any) -> None:
         kind = type(item)
         if hasattr(item, "__dict__"):
-            self._undo.append((partial(_put_back_class, item, kind), item))
+            self._undo.append((partial(put_back.put_back_class, item, kind), item))
             self._queue.append(vars(item))
         for write, delete, value in slots_of(item):
-            self._add(partial(_put_back_slot, write, delete, value), item, [value])
+            self._add(partial(put_back.put_back_slot, write, delete, value), item, [value])
             self._substitute(write, value)
         if isinstance(item, torch.jit.ScriptModule):
-            self._queue.extend([*item.parameters(recurse=False), *item.buffers(recurse=False)])
+            self._script(item)
         for owner in users_classes(kind):
             if id(owner) not in self._seen:
                 self._seen.add(id(owner))
                 self._class(owner)
 
+    def _script(self, item: Any) -> None:
+        """A TorchScript module keeps its attributes to itself: it gives tensors as such, all else as copies."""
+        declared = item._concrete_type.get_attributes() if hasattr(item, "_concrete_type") else ()
+        names = {*declared, *(name for name, _ in item.named_buffers(recurse=False))} - {"training"}
+        for name in sorted(names):
+            value = item._c.getattr(name)
+            self._add(partial(put_back.put_back_script, item._c, name, value), item, [value])
+        self._later(list(item.parameters(recurse=False)))
+
     def _class(self, owner: type) -> None:
         values = class_values(owner)
         data = [value for value in values.values() if not hasattr(type(value), "__get__")]
-        self._add(partial(_put_back_class_values, owner, values), owner, data)
+        self._add(partial(put_back.put_back_class_values, owner, values), owner, data)
         self._substitute_items(partial(type.__setattr__, owner), values.items(), list(values.values()))
 
     # Stand-ins.
@@ -260,34 +268,9 @@ class Snapshot:
                 self._substitute(partial(place, key), value)
 
     def _substitute(self, place: Callable[[Any], Any], value: Any) -> None:
-        other = self._stand_in(value) if may_need_stand_in(type(value)) else value
+        other = self._substitutes.of(value) if may_need_stand_in(type(value)) else value
         if other is not value:
             self._stand_ins.append(partial(place, other))
-
-    def _stand_in(self, value: Any) -> Any:
-        """The same stand-in wherever the value is met; the value itself where it needs none."""
-        if id(value) not in self._substitutes:
-            try:
-                other = self._made(value)
-            except Exception as error:
-                other = value
-                _say_once(f"{_named(value)} has no stand-in for a check ({type(error).__name__}: {error})")
-            self._substitutes[id(value)] = (value, other)
-        return self._substitutes[id(value)][1]
-
-    def _made(self, value: Any) -> Any:
-        if needs_stand_in(value):
-            return stand_in(value)
-        if isinstance(value, tuple) and type(value) is not torch.Size:
-            parts = [self._stand_in(part) if may_need_stand_in(type(part)) else part for part in value]
-            if all(map(_is, parts, value)):
-                return value
-            return type(value)._make(parts) if hasattr(value, "_make") else type(value)(parts)
-        if isinstance(value, CACHE):
-            return lru_cache(**value.cache_parameters())(value.__wrapped__)
-        if is_iterator(value):
-            return _copied(value)
-        return Silent() if is_writer(type(value)) else value
 
 
 _KEEPERS: tuple[tuple[Any, Callable[[Snapshot, Any], None]], ...] = (
@@ -308,123 +291,11 @@ _KEEPERS: tuple[tuple[Any, Callable[[Snapshot, Any], None]], ...] = (
 )
 
 
-class Silent:
-    """Stands in for a writer: every attribute is a call that does nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-def _copied(iterator: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # from Python 3.12 on, copies of itertools' iterators are deprecated
-        try:
-            if type(iterator).__module__ in ("builtins", "itertools"):
-                return copy.deepcopy(iterator)
-        except TypeError:
-            pass
-    _say_once(
-        f"the network holds a {type(iterator).__name__}, whose position cannot be put back: if its forward takes from "
-        "it in evaluation mode, checks change what training gets; use a list and an index"
-    )
-    return iterator
-
-
-def _is(one: Any, other: Any) -> bool:
-    return one is other
-
-
-def _put_back_dict(base: Any, item: Any, saved: dict[Any, Any]) -> None:
-    if len(item) == len(saved) and all(map(_is, base.values(item), saved.values())) and all(map(_is, item, saved)):
-        return
-    for key in [key for key in base.keys(item) if key not in saved]:
-        base.__delitem__(item, key)
-    for key, value in saved.items():
-        base.__setitem__(item, key, value)
-    if not all(map(_is, base.keys(item), saved)):  # the order is that of state_dict() and parameters()
-        base.clear(item)
-        for key, value in saved.items():
-            base.__setitem__(item, key, value)
-
-
-def _put_back_deque(item: deque[Any], saved: list[Any]) -> None:
-    if len(item) != len(saved) or not all(map(_is, item, saved)):
-        deque.clear(item)
-        deque.extend(item, saved)
-
-
-def _put_back_set(item: set[Any], saved: set[Any]) -> None:
-    if len(item) != len(saved) or not all(value in saved for value in item):
-        set.clear(item)
-        set.update(item, saved)
-
-
-def _put_back_bytes(item: Any, saved: Any) -> None:
-    if bytes(item) != bytes(saved):
-        item[:] = saved
-
-
-def _put_back_shared(item: Any, saved: bytes) -> None:
-    if bytes(item) != saved:
-        ctypes.memmove(ctypes.addressof(item), saved, len(saved))
-
-
-def _put_back_array(item: Any, saved: Any) -> None:
-    if item.shape != saved.shape:
-        item.resize(saved.shape, refcheck=False)
-    if item.dtype.hasobject or item.tobytes() != saved.tobytes():
-        item[...] = saved
-
-
-def _put_back_cell(cell: types.CellType, content: Any) -> None:
-    if content is not EMPTY and cell_content(cell) is not content:
-        cell.cell_contents = content
-    elif content is EMPTY and cell_content(cell) is not EMPTY:
-        del cell.cell_contents
-
-
-def _put_back_slot(write: Callable[[Any], None], delete: Callable[[], None], value: Any) -> None:
-    if value is not EMPTY:
-        write(value)
-        return
-    with suppress(AttributeError):  # still empty
-        delete()
-
-
-def _put_back_class(item: Any, kind: type) -> None:
-    if type(item) is not kind:  # a lazy module becomes a plain one
-        item.__class__ = kind
-
-
-def _put_back_class_values(owner: type, saved: dict[str, Any]) -> None:
-    now = dict(vars(owner))
-    for name in now:
-        if name not in saved and not name.startswith("__"):
-            type.__delattr__(owner, name)
-    for name, value in saved.items():
-        if now.get(name, EMPTY) is not value:
-            type.__setattr__(owner, name, value)
-
-
-def _named(item: Any) -> str:
-    return item if isinstance(item, str) else f"an object of type {type(item).__name__}"
-
-
-def _attempt(put_back: Callable[[], Any], item: Any) -> None:
+def _attempt(action: Callable[[], Any], item: Any) -> None:
     try:
-        put_back()
+        action()
     except Exception as error:
         log.error(
             "convscope: %s could not be put back after a check (%s: %s); training may differ from here on",
-            _named(item), type(error).__name__, error, exc_info=error,
+            named(item), type(error).__name__, error, exc_info=error,
         )  # fmt: skip
-
-
-@lru_cache(maxsize=1000)
-def _say_once(sentence: str) -> None:
-    log.warning("convscope: %s", sentence)

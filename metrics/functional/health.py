@@ -265,10 +265,15 @@ def _how_many(mask: Tensor, dims: list[int]) -> Tensor:
 
 
 def _squares(values: Tensor, dims: list[int]) -> Tensor:
-    """Sums of squares over ``dims`` in float64; in float32 inside a chunk unless that over- or underflows."""
-    norm: Tensor = torch.linalg.vector_norm(at_least_single(values), dim=dims) if dims else values.abs()
+    """Sums of squares over ``dims`` in float64; in float32 inside a sample unless that over- or underflows.
+
+    Not beyond a sample: a float32 sum over a chunk would depend on how large the chunk is.
+    """
+    inside = [dim for dim in dims if dim > 0]
+    norm: Tensor = torch.linalg.vector_norm(at_least_single(values), dim=inside) if inside else values.abs()
     if bool(((norm > 1e-15) & torch.isfinite(norm)).all()):
-        return as_double(norm).square()
+        squares = as_double(norm).square()
+        return squares.sum(dim=0) if 0 in dims else squares
     exact: Tensor = torch.linalg.vector_norm(as_double(values), dim=dims)
     return exact.square()
 

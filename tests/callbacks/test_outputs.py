@@ -12,6 +12,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 import convscope
+from convscope.capture import Subject
+from convscope.capture.settle import settle
 from tests.callbacks.conftest import Classifier, Run, loaders
 from tests.networks import images
 
@@ -433,3 +435,22 @@ def test_a_loss_that_knows_its_ignored_label_needs_no_telling(fit: Fit) -> None:
     assert "ablation/top/net.second" in run.events.Tags()["scalars"]
     with pytest.raises(MisconfigurationException, match=r"ignore_index=255"):
         fit([convscope.LayerProbe(heldout=own)], Module(Net(plain)))
+
+
+@pytest.mark.parametrize("takes", ["one", "several"])
+def test_a_network_that_takes_only_some_numbers_of_samples(fit: Fit, takes: str) -> None:
+    """What a network refuses is no mistake of the user's, as long as checks run it as it can be run."""
+
+    class Particular(Net):
+        def forward(self, x: torch.Tensor) -> Any:
+            if not self.training and (len(x) > 1) is (takes == "one"):
+                raise ValueError("not so many" if takes == "one" else "not so few")
+            return super().forward(x)
+
+    net, heldout = Particular(plain).eval(), convscope.HeldOut((X, Y), batch_size=1 if takes == "one" else 8)
+    heldout.prepare()
+    outputs = settle(Subject(net, net, torch.device("cpu")), heldout)
+    assert (outputs.task, outputs.shape) == ("classes", (3,))
+    net.form = lambda e, z, x: 1 / 0
+    with pytest.raises((RuntimeError, ZeroDivisionError)):
+        settle(Subject(net, net, torch.device("cpu")), heldout)

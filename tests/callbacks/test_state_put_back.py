@@ -17,7 +17,15 @@ import convscope
 from tests.callbacks.conftest import Classifier, loaders
 from tests.capture.test_isolation import same
 from tests.compatibility.cells import Trained, assert_same, train
-from tests.support.misbehaving import KINDS, PREPARED, DataBuffer, InferenceCache, MetricInForward
+from tests.support.misbehaving import (
+    KINDS,
+    PREPARED,
+    DataBuffer,
+    GraphCarrier,
+    InferenceCache,
+    MetricInForward,
+    WrittenParameters,
+)
 
 
 def observers() -> list[Any]:
@@ -71,6 +79,11 @@ def test_validate_before_fit_leaves_inference_tensors(kind: type[nn.Module], tmp
 
     assert kind is not InferenceCache or validated().net.cache.is_inference()
     both(validated, tmp_path, limit_val_batches=0)
+
+
+@pytest.mark.parametrize("kind", [WrittenParameters, DataBuffer, GraphCarrier])
+def test_a_check_in_the_midst_of_an_accumulation(kind: type[nn.Module], tmp_path: Path) -> None:
+    both(lambda: Classifier(kind()), tmp_path, accumulate_grad_batches=3, val_check_interval=2)
 
 
 @pytest.mark.parametrize("make", PREPARED)

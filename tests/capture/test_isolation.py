@@ -131,6 +131,15 @@ def test_a_pass_that_is_cut_short_leaves_no_trace(consumer: Any, loss: Any, erro
     assert same(before, snapshot(model))
 
 
+def test_a_loss_that_raises_is_reported_and_leaves_no_trace() -> None:
+    model = a_model()
+    before = snapshot(model)
+    report = run(model, Greedy(), lambda logits, targets: logits[:, 99].sum())
+    assert isinstance(report.loss_error, IndexError)
+    assert report.samples == 12
+    assert same(before, snapshot(model))
+
+
 def test_a_forward_that_raises_leaves_no_trace() -> None:
     model = a_model()
     heldout = HeldOut(images(12), size=12, batch_size=5)

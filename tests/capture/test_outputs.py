@@ -13,9 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convscope.capture.outputs import Outputs, Runs, Stated, settle_outputs
+from convscope.capture.outputs import Outputs
 from convscope.capture.parts import describe
 from convscope.capture.targets import LabelForm, summarise_targets
+from convscope.capture.verdict import Runs, Stated, settle_outputs
 
 N = 6
 THREE = torch.arange(N) % 3
@@ -73,10 +74,11 @@ def pair(n: int) -> tuple[torch.Tensor, torch.Tensor]:
         (lambda n: {"out": values(3)[:n], "aux": values(3)[:n]}, ("out",)),
         (lambda n: {"aux_logits": values(3)[:n], "class_logits": values(3)[:n]}, ("class_logits",)),
         (lambda n: {"ids": values(3)[:n].argmax(1), "scores": values(3)[:n]}, ("scores",)),
+        (lambda n: (values(3)[:n], values(3)[:n].softmax(1)), (0,)),
     ],
     ids=[
         "tensor", "embedding first", "list", "loss first", "named tuple", "dataclass", "dict", "nested", "object",
-        "ModelOutput", "torchvision", "auxiliary", "ids too",
+        "ModelOutput", "torchvision", "auxiliary", "ids too", "probabilities too",
     ],
 )  # fmt: skip
 def test_the_logits_are_found(make: Any, path: Any) -> None:
@@ -98,7 +100,7 @@ def test_the_logits_are_found(make: Any, path: Any) -> None:
         ),
         (rows(64), torch.tensor([0, 1, 2, 3, 5, 9]), "64 outputs where the targets have 6 classes"),
         (lambda n: F.normalize(values(3))[:n], THREE, "all have length one, so they are an embedding"),
-        (lambda n: (values(3)[:n], values(3)[:n] + 1), THREE, "several tensors that could be its logits \\(0 and 1\\)"),
+        (lambda n: (values(3)[:n], values(3)[:n] * 2), THREE, "several tensors that could be its logits \\(0 and 1\\)"),
         (rows(3, 8, 8), THREE, "has the shape of its input, so it is a reconstruction"),
         (rows(3, 4, 4), THREE, r"has shape \(N, 3, 4, 4\), where the targets are one value a sample"),
         (rows(7, 3), THREE, r"has shape \(N, 7, 3\)"),
@@ -215,11 +217,13 @@ def test_the_user_says_that_there_are_none() -> None:
         (lambda n: values(3)[:n].squeeze(), THREE),
         (lambda n: values(1)[:n].squeeze(), THREE > 0),
         (lambda n: values(3, 1, 1)[:n].squeeze(), THREE),
+        (lambda n: values(1, 3)[:n], THREE),
+        (lambda n: values(1, 4, 4)[:n], torch.randn(N, 4, 4)),
         (lambda n: (values(16)[:n].squeeze(), values(3)[:n].squeeze()), THREE),
         (lambda n: values(3, 4, 4)[:n].squeeze(), torch.arange(N * 16).view(N, 4, 4) % 3),
         (lambda n: values(1, 4, 4)[:n].squeeze(), torch.arange(N * 16).view(N, 4, 4) % 2),
     ],
-    ids=["classes", "one logit", "unflattened", "tuple", "masks", "binary masks"],
+    ids=["classes", "one logit", "unflattened", "one step", "quantities", "tuple", "masks", "binary masks"],
 )
 def test_a_squeezed_axis_is_put_back(make: Any, targets: torch.Tensor) -> None:
     found = verdict(make, targets)
@@ -312,6 +316,8 @@ def test_probabilities_of_a_sigmoid_are_told_by_the_operation_that_made_them(tas
     logits = made.logits(made.take((values(columns) @ weight).sigmoid().squeeze(-1)))
     torch.testing.assert_close(logits, (values(columns) @ weight), atol=1e-2, rtol=1e-2)
     assert settled(lambda: small * weight.square().mean() / weight.square().mean().detach()).form == "logits"
+    said = Stated(logits=lambda out: out)  # then it is known
+    assert settle_outputs(Runs([small], [N], (), lambda: None), summarise_targets(targets), said).why_not is None
     unknown = settled(lambda: small)  # no graph tells
     assert unknown.why_not is not None
     assert "cannot be told" in unknown.why_not

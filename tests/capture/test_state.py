@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
-from convscope.capture import state
 from convscope.capture.isolation import isolated
-from convscope.capture.state import Silent, preserved_state
+from convscope.capture.stand_ins import Silent, say_once
+from convscope.capture.state import preserved_state
 from tests.networks import TinyResNet, images
 
 
@@ -29,7 +29,7 @@ class Holder(nn.Module):
 
 @pytest.fixture(autouse=True)
 def reports(caplog: pytest.LogCaptureFixture) -> Any:
-    state._say_once.cache_clear()
+    say_once.cache_clear()
     with caplog.at_level(logging.WARNING, "convscope"):
         yield caplog
 
@@ -235,12 +235,15 @@ def test_a_generator_that_cannot_be_put_back_is_named(reports: pytest.LogCapture
 
 def test_large_python_structures_cost_little(reports: pytest.LogCaptureFixture) -> None:
     numbers, nested = list(range(1_000_000)), [[i] for i in range(200_000)]
-    model = nn.Sequential(Holder(numbers), Holder(nested), Holder([0]))
+    model = nn.Sequential(Holder(numbers), Holder(nested), nn.Linear(1, 1))
+    weight = model[2].weight.item()
     start = time.process_time()
     with preserved_state(model):
         numbers.append(1)
         nested[0].append(1)
+        model[2].weight.data.add_(1)
     assert time.process_time() - start < 1.0
+    assert model[2].weight.item() == weight  # whatever the bound leaves out, never a parameter
     assert len(numbers) == 1_000_000
     assert nested[0] == [0]
     assert [m for m in reports.messages if "holds more than 50000 objects in its attributes" in m]
@@ -255,6 +258,32 @@ def test_parameters_that_others_manage_are_left_to_them(reports: pytest.LogCaptu
     assert model.weight.shape == (0,)
     assert model.running_mean.tolist() == [0.0, 0.0]
     assert "only buffers are put back after a check" in reports.messages[0]
+
+
+class Scripted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.seen = 0, [0]
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("total", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.seen.append(self.calls)
+        self.mean = self.mean + x.mean()
+        self.total.add_(1)
+        return x + self.mean
+
+
+def test_a_torchscript_module(reports: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(torch.jit.script(Scripted()))
+    model(torch.ones(1))
+    with isolated(model, seed=0, gradients=False):
+        model(torch.ones(1))
+        assert (model[0].calls, model[0].mean.item(), model[0].total.item()) == (2, 2.0, 2.0)
+    assert (model[0].calls, model[0].seen, model[0].mean.item(), model[0].total.item()) == (1, [0, 1], 1.0, 1.0)
+    assert model[0].training
+    assert reports.messages == []
 
 
 def test_a_silent_writer_takes_every_call() -> None:

@@ -126,6 +126,22 @@ def test_matrix_is_every_pair(debiased: bool) -> None:
             assert float(found[i, j]) == pytest.approx(float(linear_cka(a, b, debiased)), abs=1e-6, nan_ok=True)
 
 
+@pytest.mark.parametrize(("fewest", "debiased"), [(2, False), (4, True)])
+def test_the_fewest_samples_give_a_number_and_one_less_a_reason(fewest: int, debiased: bool) -> None:
+    x, y = correlated(10, 3, 3)
+    expected = pytest.approx(oracle(x[:fewest], y[:fewest], debiased), abs=1e-6)
+    enough = LinearCKA(3, 3, debiased)
+    enough.update(x[:fewest], y[:fewest])
+    assert float(enough.compute()) == expected
+    assert float(linear_cka(x[:fewest], y[:fewest], debiased)) == expected
+    short = LinearCKA(3, 3, debiased)
+    short.update(x[: fewest - 1], y[: fewest - 1])
+    with pytest.raises(ValueError, match=f"at least {fewest} samples, got {fewest - 1}"):
+        short.compute()
+    with pytest.raises(ValueError, match=f"at least {fewest} samples, got {fewest - 1}"):
+        linear_cka(x[: fewest - 1], y[: fewest - 1], debiased)
+
+
 def test_bad_input_is_named() -> None:
     x, y = correlated(10, 3, 3)
     with pytest.raises(ValueError, match="10 and 9 rows"):

@@ -306,7 +306,7 @@ def test_constants_give_numbers_or_a_reason(name: str, value: float) -> None:
     inputs = case.feed(torch.full((9, 4, 2, 3), value), labels)
     found = numbers_or_reason(case, 4, inputs)
     assert not any(bool(torch.isinf(tensor.double()).any()) for tensor in found.values())
-    assert {key for key, tensor in found.items() if bool(torch.isnan(tensor.double()).any())} == case.correlations
+    assert {key for key, tensor in found.items() if bool(torch.isnan(tensor.double()).any())} <= case.correlations
 
 
 @pytest.mark.parametrize("samples", [1, 2])
