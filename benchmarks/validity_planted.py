@@ -11,8 +11,8 @@ from torch import nn
 from convscope.callbacks.ablation import CHEAP
 from convscope.callbacks.parts.criteria import Criteria
 from convscope.capture import HeldOut, Layer, Record, Subject, forward_from_layer, observe, select_layers, trace_layers
-from convscope.capture.settle import settle
-from convscope.capture.trace import output_layer
+from convscope.capture.network.trace import output_layer
+from convscope.capture.outputs.settling import settle
 from convscope.metrics import ChannelCorrelation, OutputReadout, RidgeProbe
 from convscope.metrics.functional import calibrated_readout, decision_depth
 

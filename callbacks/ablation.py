@@ -12,8 +12,8 @@ from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment, Va
 from convscope.callbacks.importance import Criterion
 from convscope.callbacks.parts.intervening import InterveningObserver, keep_all_but, random_order
 from convscope.capture.intervention import Baseline
-from convscope.capture.loss import Loss
-from convscope.capture.trace import Layer
+from convscope.capture.network.trace import Layer
+from convscope.capture.outputs.loss import Loss
 from convscope.loggers.classes import class_table
 from convscope.metrics.functional import OutcomeResult, rank_stability
 

@@ -8,8 +8,8 @@ import torch
 
 from convscope.callbacks.engine.findings import LayerResult, Moment
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import Layer
 from convscope.loggers.classes import class_table
 from convscope.metrics import OutputCorrelation
 from convscope.metrics.functional import ServingResult, serving_filters

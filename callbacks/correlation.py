@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from convscope.callbacks.engine.findings import LayerResult, MapSpec
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import Layer
 from convscope.metrics import ChannelCorrelation
 
 

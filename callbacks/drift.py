@@ -14,8 +14,8 @@ from convscope.callbacks.importance import FilterImportance
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.reference import Reference, reference_features
 from convscope.callbacks.parts.snapshots import Features, Snapshot
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import Layer
 from convscope.metrics import ChannelCorrelation, PooledFeatures
 from convscope.metrics.functional import rank_stability
 

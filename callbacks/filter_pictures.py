@@ -11,9 +11,9 @@ from convscope.callbacks.importance import Criterion
 from convscope.callbacks.parts.criteria import Criteria
 from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.capture.heldout import HeldOut
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import Layer
 from convscope.loggers.filter_grid import FilterRow, filter_grid
 from convscope.metrics import ChannelCorrelation
 

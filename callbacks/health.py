@@ -11,12 +11,12 @@ from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, 
 from convscope.callbacks.parts.deaths import Death, Deaths
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.weight_changes import WeightChanges
-from convscope.capture.activations import activation_bounds, is_rectified
-from convscope.capture.heldout import HeldOut
-from convscope.capture.loss import Loss
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.data.targets import counted_rows
+from convscope.capture.network.activation_bounds import activation_bounds, is_rectified
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.targets import counted_rows
-from convscope.capture.trace import Layer
+from convscope.capture.outputs.loss import Loss
 from convscope.metrics import FilterActivity, SignalRMS
 from convscope.metrics.functional import ActivityResult
 

@@ -10,12 +10,12 @@ from torchmetrics import Metric
 
 from convscope.callbacks.engine.findings import LayerResult, MapSpec
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.capture.heldout import HeldOut
-from convscope.capture.loss import Loss
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.data.targets import counted_rows
+from convscope.capture.network.trace import Layer
+from convscope.capture.network.weights import filter_weights, norm_scale
 from convscope.capture.observation import Record
-from convscope.capture.targets import counted_rows
-from convscope.capture.trace import Layer
-from convscope.capture.weights import filter_weights, norm_scale
+from convscope.capture.outputs.loss import Loss
 from convscope.metrics import (
     ActivationImportance,
     BatchNormImportance,

@@ -11,10 +11,10 @@ from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.prediction_path import PredictionPath, Snapshot, changed_table
 from convscope.callbacks.parts.tasks import NoTaskError, Task, class_task
-from convscope.capture.heldout import HeldOut
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.outputs import Outputs
-from convscope.capture.trace import Layer
+from convscope.capture.outputs.choice import Outputs
 from convscope.loggers.predictions import prediction_strip
 from convscope.metrics import OutputReadout, RidgeProbe
 from convscope.metrics.functional import calibrated_readout, calibration_error, information_gain, prediction_entropy

@@ -13,9 +13,9 @@ from convscope.callbacks.engine.findings import LayerResult, MapSpec, Values
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.probe_tasks import PROBE_TASKS, PROBES, ProbeTask, make_probe
 from convscope.callbacks.parts.tasks import TASKS, NoTaskError, Task, TaskName, settle_task
-from convscope.capture.heldout import HeldOut
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import Layer
 from convscope.metrics.functional import best_layer, depth_monotonicity, probe_depth
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
 from convscope.callbacks.similarity import LayerSimilarity
-from convscope.capture.heldout import HeldOut, HeldOutLike, as_heldout
+from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
 
 SuiteName = Literal["light", "standard", "full"]
 

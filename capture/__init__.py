@@ -1,10 +1,10 @@
 """One pass over the held-out set: choose layers, read samples, observe, and restore all state."""
 
-from convscope.capture.heldout import HeldOut
+from convscope.capture.data.heldout import HeldOut
 from convscope.capture.intervention import forward_from_layer
-from convscope.capture.layers import select_layers
+from convscope.capture.network.layers import select_layers
+from convscope.capture.network.trace import Layer, Trace, trace_pass
 from convscope.capture.observation import Record, Subject, observe, trace_layers
-from convscope.capture.trace import Layer, Trace, trace
 
 __all__ = [
     "HeldOut",
@@ -15,6 +15,6 @@ __all__ = [
     "forward_from_layer",
     "observe",
     "select_layers",
-    "trace",
+    "trace_pass",
     "trace_layers",
 ]

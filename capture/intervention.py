@@ -10,17 +10,17 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from convscope.capture.collectives import collectives_so_far, shards
-from convscope.capture.follow import Event, follow
-from convscope.capture.heldout import Chunk, HeldOut
-from convscope.capture.isolation import isolated
-from convscope.capture.layers import select_layers
-from convscope.capture.modules import tensors_in
+from convscope.capture.data.heldout import Chunk, HeldOut
+from convscope.capture.network.collectives import collectives_so_far, shards
+from convscope.capture.network.follower import Event, follow
+from convscope.capture.network.layers import select_layers
+from convscope.capture.network.modules import tensors_in
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Subject, trace_layers
-from convscope.capture.parts import Selector
+from convscope.capture.outputs.parts import Selector
+from convscope.capture.outputs.settling import settle
 from convscope.capture.replay import Recorder, Replayer
-from convscope.capture.settle import settle
-from convscope.capture.trace import Layer
+from convscope.capture.state.isolation import isolated
 
 Baseline = Literal["mean", "zero"]
 _FEWEST_SHARED = 3  # filter sets for which a recording pays

@@ -13,19 +13,19 @@ import torch
 from torch import nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from convscope.capture.batches import tree_map
-from convscope.capture.follow import Event, follow
+from convscope.capture.data.batches import tree_map
+from convscope.capture.data.heldout import Chunk, HeldOut
 from convscope.capture.gradients import gradients_at
-from convscope.capture.heldout import Chunk, HeldOut
-from convscope.capture.identity import Finder
-from convscope.capture.isolation import isolated
-from convscope.capture.loss import Loss
-from convscope.capture.modules import tensors_in
-from convscope.capture.outputs import Outputs
-from convscope.capture.parts import logits_of
-from convscope.capture.rehearsal import rehearse, sizes_of
-from convscope.capture.samples import Samples
-from convscope.capture.trace import Layer, LayerId, Trace
+from convscope.capture.network.follower import Event, follow
+from convscope.capture.network.identity import Finder
+from convscope.capture.network.modules import tensors_in
+from convscope.capture.network.rehearsal import rehearse, sizes_of
+from convscope.capture.network.samples import Samples
+from convscope.capture.network.trace import Layer, LayerId, Trace
+from convscope.capture.outputs.choice import Outputs
+from convscope.capture.outputs.loss import Loss
+from convscope.capture.outputs.parts import logits_of
+from convscope.capture.state.isolation import isolated
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Consumer(Protocol):
 class Subject:
     """The network under observation: how to run it, where, and in which precision.
 
-    ``outputs`` says which part of what it returns is its output, once :func:`~convscope.capture.settle.settle` has
+    ``outputs`` says which part of what it returns is its output, once :func:`~convscope.capture.outputs.settling.settle` has
     decided; ``loss`` is summed over samples.
     """
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convscope.capture.modules import plain_name
+from convscope.capture.network.modules import plain_name
+from convscope.capture.network.trace import Layer, Trace
 from convscope.capture.observation import Subject
-from convscope.capture.outputs import Outputs
-from convscope.capture.trace import Layer, Trace
+from convscope.capture.outputs.choice import Outputs
 
 
 class _Caller(nn.Module):

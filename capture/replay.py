@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.overrides import TorchFunctionMode
 
-from convscope.capture.generators import find_generators
-from convscope.capture.modules import tensors_in
+from convscope.capture.network.modules import tensors_in
+from convscope.capture.state.generators import find_generators
 
 _VALUES = (
     torch.Tensor,

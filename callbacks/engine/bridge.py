@@ -19,10 +19,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from convscope.callbacks.engine.findings import Moment
 from convscope.callbacks.engine.hierarchies import MisconfigurationException, both
-from convscope.capture.generators import preserved_generators
-from convscope.capture.isolation import preserved_random_state
-from convscope.capture.modules import named_modules
+from convscope.capture.network.modules import named_modules
 from convscope.capture.observation import Subject
+from convscope.capture.state.generators import preserved_generators
+from convscope.capture.state.isolation import preserved_random_state
 from convscope.loggers import summary_writer
 from convscope.metrics._base import announce_sync
 

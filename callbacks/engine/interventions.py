@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from convscope.callbacks.engine.failures import Failures
+from convscope.callbacks.engine.lockstep import together
 from convscope.callbacks.engine.plan import Plan
-from convscope.callbacks.engine.together import together
-from convscope.capture.processes import Gather
-from convscope.capture.trace import Layer
+from convscope.capture.data.processes import Gather
+from convscope.capture.network.trace import Layer
 
 if TYPE_CHECKING:
     from convscope.callbacks.parts.layer_observer import LayerObserver

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from convscope.callbacks.engine.bridge import gather_objects
 from convscope.callbacks.engine.failures import Failures
-from convscope.callbacks.engine.together import ElsewhereError, is_mistake, together
+from convscope.callbacks.engine.lockstep import ElsewhereError, is_mistake, together
+from convscope.capture.data.heldout import HeldOut
 from convscope.capture.errors import UserError
-from convscope.capture.heldout import HeldOut
-from convscope.capture.layers import select_layers, spread_over_depth
+from convscope.capture.network.layers import select_layers, spread_over_depth
+from convscope.capture.network.portable import packed, unpacked
+from convscope.capture.network.trace import Layer, Trace, without_problems
 from convscope.capture.observation import Subject, trace_layers
-from convscope.capture.outputs import NO_TARGETS, Outputs
-from convscope.capture.portable import packed, unpacked
-from convscope.capture.settle import settle
-from convscope.capture.trace import Layer, Trace, without_problems
+from convscope.capture.outputs.choice import NO_TARGETS, Outputs
+from convscope.capture.outputs.settling import settle
 
 if TYPE_CHECKING:
     import torch

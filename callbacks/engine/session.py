@@ -15,13 +15,13 @@ from convscope.callbacks.engine import bridge
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings, Moment
 from convscope.callbacks.engine.hierarchies import MisconfigurationException
+from convscope.callbacks.engine.lockstep import is_mistake, together
 from convscope.callbacks.engine.pictures import Pictures
 from convscope.callbacks.engine.plan import Plan, make_plan
 from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.callbacks.engine.stopwatch import Cost
-from convscope.callbacks.engine.together import is_mistake, together
+from convscope.capture.data.heldout import HeldOut
 from convscope.capture.errors import UserError, users_code
-from convscope.capture.heldout import HeldOut
 
 if TYPE_CHECKING:
     from convscope.callbacks.parts.layer_observer import LayerObserver

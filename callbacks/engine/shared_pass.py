@@ -10,11 +10,11 @@ import torch
 
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.interventions import run_interventions
+from convscope.callbacks.engine.lockstep import ElsewhereError, together
 from convscope.callbacks.engine.plan import Plan
-from convscope.callbacks.engine.together import ElsewhereError, together
+from convscope.capture.data.processes import Gather
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Consumer, Observed, Record, observe
-from convscope.capture.processes import Gather
-from convscope.capture.trace import Layer
 
 if TYPE_CHECKING:
     from convscope.callbacks.parts.layer_observer import LayerObserver

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from convscope.callbacks.importance import Criterion, FilterImportance
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import Layer
 
 
 class Criteria:

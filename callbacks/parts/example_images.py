@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from convscope.capture.batches import tree_tensors
-from convscope.capture.heldout import HeldOut
+from convscope.capture.data.batches import tree_tensors
+from convscope.capture.data.heldout import HeldOut
 from convscope.loggers._canvas import Picture
 
 

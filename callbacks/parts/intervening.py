@@ -12,15 +12,15 @@ from convscope.callbacks.engine.findings import LayerResult
 from convscope.callbacks.importance import Criterion
 from convscope.callbacks.parts.criteria import Criteria
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.capture.heldout import HeldOut
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.data.targets import counted_rows
 from convscope.capture.intervention import Baseline, Intervention, check_baseline
-from convscope.capture.isolation import isolated
-from convscope.capture.layers import spread_over_depth
-from convscope.capture.loss import Loss
+from convscope.capture.network.layers import spread_over_depth
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.sample_loss import require_sum, sample_losses
-from convscope.capture.targets import counted_rows
-from convscope.capture.trace import Layer
+from convscope.capture.outputs.loss import Loss
+from convscope.capture.outputs.sample_loss import require_sum, sample_losses
+from convscope.capture.state.isolation import isolated
 from convscope.metrics import ChannelMean, InterventionOutcome
 from convscope.metrics.functional import OutcomeResult
 

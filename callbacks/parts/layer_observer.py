@@ -12,11 +12,11 @@ from convscope.callbacks.engine.bridge import fitting, has_validation, moment
 from convscope.callbacks.engine.findings import Findings, History, LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.engine.hierarchies import Callback
 from convscope.callbacks.engine.schedule import Schedule
-from convscope.capture.heldout import HeldOut, HeldOutLike, as_heldout
-from convscope.capture.layers import LayerSpec, as_entries
-from convscope.capture.loss import Loss
+from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
+from convscope.capture.network.layers import LayerSpec, as_entries
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import Layer
+from convscope.capture.outputs.loss import Loss
 
 if TYPE_CHECKING:
     import torch

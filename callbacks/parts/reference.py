@@ -14,10 +14,10 @@ from convscope.callbacks.engine.hierarchies import MisconfigurationException
 from convscope.callbacks.engine.plan import Plan
 from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.capture.layers import select_layers
+from convscope.capture.network.layers import select_layers
+from convscope.capture.network.trace import Layer, Trace
 from convscope.capture.observation import Record, Subject, trace_layers
 from convscope.capture.reference import fit_weights, match_names, own_tensors, read_weights, with_tensors
-from convscope.capture.trace import Layer, Trace
 from convscope.metrics import PooledFeatures
 
 Reference = str | Path | nn.Module

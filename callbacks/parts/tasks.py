@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 import torch
 
-from convscope.capture.heldout import HeldOut
-from convscope.capture.targets import IGNORED, TargetSummary
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.data.targets import IGNORED, TargetSummary
 
 TaskName = Literal["classification", "multilabel", "regression", "segmentation"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convscope.capture.modules import named_modules
-from convscope.capture.trace import Layer
-from convscope.capture.weights import learning_weights
+from convscope.capture.network.modules import named_modules
+from convscope.capture.network.trace import Layer
+from convscope.capture.network.weights import learning_weights
 from convscope.metrics.functional import direction_change, standing_still, update_ratio
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from convscope.capture.cost import layer_costs
-from convscope.capture.heldout import HeldOut
-from convscope.capture.layers import select_layers, spread_over_depth
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.network.layers import select_layers, spread_over_depth
+from convscope.capture.network.operations import layer_costs
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Subject, trace_layers
-from convscope.capture.trace import Layer
 from convscope.loggers import encoding_of, printable, say
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from convscope import ClassFilters, FilterImportance, LayerProbe, LayerSimilarity
-from convscope.capture.heldout import HeldOut
+from convscope.capture.data.heldout import HeldOut
 from tests.callbacks.conftest import Classifier, Run, loaders
 from tests.networks import TinyResNet, images
 from tests.support.folding import FOLDS, Folding

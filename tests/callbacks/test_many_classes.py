@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import convscope
 from convscope.callbacks.parts.tasks import NoTaskError, settle_task
-from convscope.capture.sampling import EACH, stratified
+from convscope.capture.data.sampling import EACH, stratified
 from tests.callbacks.conftest import Classifier
 
 

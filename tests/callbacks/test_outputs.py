@@ -13,7 +13,7 @@ from torch import nn
 
 import convscope
 from convscope.capture import Subject
-from convscope.capture.settle import settle
+from convscope.capture.outputs.settling import settle
 from tests.callbacks.conftest import Classifier, Run, loaders
 from tests.networks import images
 

@@ -10,8 +10,8 @@ import torch
 from convscope import HeldOut, forward_from_layer
 from convscope.capture import Subject, select_layers, trace_layers
 from convscope.capture.intervention import Intervention
-from convscope.capture.parts import logits_of
-from convscope.capture.trace import Layer
+from convscope.capture.network.trace import Layer
+from convscope.capture.outputs.parts import logits_of
 from tests.networks import images
 from tests.support.ablation import by_hand, mean_by_hand
 from tests.support.awkward import DETERMINISTIC, Base, Drops, OwnGenerator

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.capture import HeldOut, Subject, select_layers, trace_layers
-from convscope.capture.activations import activation_bounds, is_rectified
+from convscope.capture.network.activation_bounds import activation_bounds, is_rectified
 
 MODULES = [
     nn.ReLU(), nn.ReLU6(), nn.GELU(), nn.SiLU(), nn.Mish(), nn.ELU(2.0), nn.CELU(0.5), nn.SELU(), nn.Hardswish(),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.capture import HeldOut, Subject, observe, select_layers, trace_layers
-from convscope.capture.trace import Layer
+from convscope.capture.network.trace import Layer
 
 N, C, H, W = 4, 6, 4, 8
 Make = Callable[[], nn.Module]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from convscope.capture.contents import iterators, preserved_contents
+from convscope.capture.data.contents import iterators, preserved_contents
 
 COUNT = 0
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.capture import HeldOut, Subject, select_layers, trace_layers
-from convscope.capture.cost import layer_costs
+from convscope.capture.network.operations import layer_costs
 
 
 class Mixed(nn.Module):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler, Subset, TensorDataset
 
-from convscope.capture.generators import find_generators, preserved_generators
+from convscope.capture.state.generators import find_generators, preserved_generators
 
 
 class Slotted:

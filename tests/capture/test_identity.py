@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.capture import HeldOut, Subject, observe, select_layers, trace_layers
-from convscope.capture.identity import ELSEWHERE, REPLACED, UNEVEN
-from convscope.capture.trace import Layer
+from convscope.capture.network.identity import ELSEWHERE, REPLACED, UNEVEN
+from convscope.capture.network.trace import Layer
 from tests.capture.test_rows import Gathering, prepared
 
 N, C, K = 12, 4, 3

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convscope import HeldOut, forward_from_layer
 from convscope.capture import Subject, select_layers, trace_layers
 from convscope.capture.intervention import Intervention
-from convscope.capture.sample_loss import sample_losses
+from convscope.capture.outputs.sample_loss import sample_losses
 from tests.capture.test_isolation import same, snapshot
 from tests.networks import TINY_RESNET_UNITS, Plain, TinyResNet, images
 from tests.support.spies import Seen

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from convscope.capture import HeldOut, Subject, observe, select_layers, trace_layers
-from convscope.capture.isolation import isolated
+from convscope.capture.state.isolation import isolated
 from tests.networks import TinyResNet, images
 
 

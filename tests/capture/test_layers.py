@@ -12,8 +12,8 @@ from torch import nn
 
 from convscope import LayerProbe, suite
 from convscope.capture import HeldOut, Subject, select_layers, trace_layers
-from convscope.capture.layers import spread_over_depth
-from convscope.capture.trace import Layer, Trace
+from convscope.capture.network.layers import spread_over_depth
+from convscope.capture.network.trace import Layer, Trace
 from tests.networks import TINY_RESNET_UNITS, Plain, TinyResNet
 
 

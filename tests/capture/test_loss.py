@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convscope.capture.loss import Loss, inferred_loss, is_of_logits, own_loss, try_loss
-from convscope.capture.parts import logits_of
-from convscope.capture.sample_loss import sample_losses
-from convscope.capture.targets import LabelForm, summarise_targets
-from convscope.capture.verdict import Runs, settle_outputs
+from convscope.capture.data.targets import LabelForm, summarise_targets
+from convscope.capture.outputs.loss import Loss, inferred_loss, is_of_logits, own_loss, try_loss
+from convscope.capture.outputs.parts import logits_of
+from convscope.capture.outputs.sample_loss import sample_losses
+from convscope.capture.outputs.verdict import Runs, settle_outputs
 
 torch.manual_seed(0)
 N, K = 6, 4

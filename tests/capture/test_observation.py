@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.capture import HeldOut, Subject, observe, select_layers, trace_layers
-from convscope.capture.trace import output_layer
+from convscope.capture.network.trace import output_layer
 from tests.networks import Plain, TinyResNet, images
 from tests.support import spies
 

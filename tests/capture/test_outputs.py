@@ -13,10 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convscope.capture.outputs import Outputs
-from convscope.capture.parts import describe
-from convscope.capture.targets import LabelForm, summarise_targets
-from convscope.capture.verdict import Runs, Stated, settle_outputs
+from convscope.capture.data.targets import LabelForm, summarise_targets
+from convscope.capture.outputs.choice import Outputs
+from convscope.capture.outputs.parts import describe
+from convscope.capture.outputs.verdict import Runs, Stated, settle_outputs
 
 N = 6
 THREE = torch.arange(N) % 3

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.capture import HeldOut, Subject, observe, select_layers, trace_layers
-from convscope.capture.rows import RowOrder
-from convscope.capture.samples import Samples
-from convscope.capture.trace import Layer, Trace
+from convscope.capture.network.rows import RowOrder
+from convscope.capture.network.samples import Samples
+from convscope.capture.network.trace import Layer, Trace
 from tests.capture.test_axes import Keeper, hooked
 from tests.networks import TinyResNet
 from tests.support.folding import FOLDS, Body, Folding, K, Mixing, blockwise, flipped_tiles

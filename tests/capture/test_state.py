@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
-from convscope.capture.isolation import isolated
-from convscope.capture.stand_ins import Silent, say_once
-from convscope.capture.state import preserved_state
+from convscope.capture.state.isolation import isolated
+from convscope.capture.state.network_state import preserved_state
+from convscope.capture.state.stand_ins import Silent, say_once
 from tests.networks import TinyResNet, images
 
 
@@ -295,7 +295,7 @@ def test_a_silent_writer_takes_every_call() -> None:
 
 
 def test_settings_of_the_process_are_put_back() -> None:
-    from convscope.capture.settings import preserved_settings
+    from convscope.capture.state.settings import preserved_settings
 
     def flip() -> None:
         torch.set_default_dtype(torch.float64)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from convscope.capture import HeldOut
-from convscope.capture.targets import LabelForm, TargetSummary, merge_summaries, summarise_targets
+from convscope.capture.data.targets import LabelForm, TargetSummary, merge_summaries, summarise_targets
 from tests.support.processes import gather, in_processes
 
 LABELS = torch.arange(150) % 3

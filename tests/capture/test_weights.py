@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from convscope.capture import HeldOut, Subject, select_layers, trace_layers
-from convscope.capture.trace import Layer
-from convscope.capture.weights import filter_weights, learning_weights, norm_scale
+from convscope.capture.network.trace import Layer
+from convscope.capture.network.weights import filter_weights, learning_weights, norm_scale
 from tests.capture.test_isolation import same, snapshot
 
 

@@ -1,0 +1,91 @@
+"""Checks of what a user says of a held-out set: the logits, the classes, the ignored label, the adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from convscope.capture.data.batches import Adapter, adapt_batch
+from convscope.capture.errors import UserError
+from convscope.capture.outputs.parts import Selector, describe
+
+
+def check_logits(logits: Any) -> Selector | Literal[False] | None:
+    """A way to the logits as it was given.
+
+    Raises:
+        ValueError: if it is neither a name, a place, a callable, False nor None.
+    """
+    named = isinstance(logits, str) and logits != ""
+    if logits is None or logits is False or named or callable(logits):
+        return logits  # type: ignore[no-any-return]
+    if isinstance(logits, int) and not isinstance(logits, bool):
+        return logits
+    raise ValueError(
+        f"HeldOut(logits={logits!r}): give a name such as 'logits', a place such as 1, a callable(output) -> tensor, "
+        "or False where the model returns none"
+    )
+
+
+def check_classes(classes: Any) -> int | tuple[int, ...] | None:
+    """Number of classes, or the labels that are classes, sorted.
+
+    Raises:
+        ValueError: if it is neither a whole number of at least 2 nor a list of at least two different labels.
+    """
+    if classes is None or (_whole(classes) and classes >= 2):
+        return classes  # type: ignore[no-any-return]
+    listed = isinstance(classes, Sequence) and not isinstance(classes, str) and all(map(_whole, classes))
+    if listed and len(set(classes)) == len(classes) >= 2:
+        return tuple(sorted(classes))
+    raise ValueError(f"HeldOut(classes={classes!r}): give a whole number of classes, at least 2, or a list of labels")
+
+
+def check_ignore_index(ignore_index: Any) -> int | None:
+    """The label that counts nowhere.
+
+    Raises:
+        ValueError: if it is no whole number.
+    """
+    if ignore_index is None or _whole(ignore_index):
+        return ignore_index  # type: ignore[no-any-return]
+    raise ValueError(f"HeldOut(ignore_index={ignore_index!r}): give one label, a whole number such as 255, or None")
+
+
+def pair(adapter: Adapter, batch: Any) -> tuple[Any, torch.Tensor | None]:
+    """What an adapter makes of a batch.
+
+    Raises:
+        ValueError: if that is no pair of inputs and targets.
+    """
+    name = f"HeldOut(adapter={getattr(adapter, '__name__', type(adapter).__name__)})"
+    try:
+        found = adapter(batch)
+    except Exception as error:
+        if adapter is adapt_batch:
+            raise
+        raise UserError(
+            f"{name} failed on a batch ({type(error).__name__}: {error}); give a callable(batch) -> (inputs, targets) "
+            "that takes what the loader yields"
+        ) from error
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        what = f"a {type(found).__name__} of {len(found)}" if isinstance(found, tuple | list) else describe(found)
+        raise ValueError(
+            f"{name} returned {what}; it must return two things, (inputs, targets), with None for targets where there "
+            "are none"
+        )
+    inputs, targets = found
+    if targets is not None and not (isinstance(targets, torch.Tensor) and targets.dim() > 0):
+        raise ValueError(
+            f"{name} returned {describe(targets)} as targets; they must be a tensor (N, ...) with a row for each "
+            "sample, or None"
+        )
+    if inputs is None:
+        raise ValueError(f"{name} returned no inputs; it must return (inputs, targets)")
+    return inputs, targets
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
