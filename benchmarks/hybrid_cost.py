@@ -21,7 +21,7 @@ from benchmarks.networks import ResNet18
 from convscope import ClassFilters, FilterCorrelation, HeldOut, LayerPrediction, LayerProbe, LayerSimilarity
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings
-from convscope.callbacks.engine.plan import make_plan
+from convscope.callbacks.engine.planning import make_plan
 from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture import Subject

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -10,12 +10,10 @@ from convscope.callbacks.engine.findings import LayerResult, Moment
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
+from convscope.loggers import TensorBoardDashboard
 from convscope.loggers.classes import class_table
 from convscope.metrics import OutputCorrelation
 from convscope.metrics.functional import ServingResult, serving_filters
-
-if TYPE_CHECKING:
-    from convscope.loggers import TensorBoardDashboard
 
 _MOST_ROWS = 40
 

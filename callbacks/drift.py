@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec
-from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.reference import Reference, reference_features
 from convscope.callbacks.parts.snapshots import Features, Snapshot
@@ -18,9 +19,6 @@ from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.metrics import ChannelCorrelation, PooledFeatures
 from convscope.metrics.functional import rank_stability
-
-if TYPE_CHECKING:
-    from convscope.callbacks.engine.plan import Plan
 
 
 class RepresentationDrift(LayerObserver):
@@ -129,16 +127,12 @@ class RepresentationDrift(LayerObserver):
         self._first.setdefault(name, now.features)
         return LayerResult({key: value for key, value in scalars.items() if math.isfinite(value)})
 
-    def conclude(self, findings: Findings) -> None:
-        """Add the importances' stability, which is known once all callbacks have computed."""
-        current = self._current_importance()
+    def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
+        """Add the stability of the importances, which are known once all callbacks have computed."""
+        current = _importances(check)
         for name, result in findings.layers.items():
             if name in current:
                 result.scalars |= self._stability(name, current[name])
-
-    def _current_importance(self) -> dict[str, torch.Tensor]:
-        observers = self.session.observers if self.session is not None else []
-        return next((o.importances for o in observers if isinstance(o, FilterImportance) and o.importances), {})
 
     def _stability(self, name: str, importance: torch.Tensor) -> dict[str, float]:
         scalars = {}
@@ -177,3 +171,13 @@ class RepresentationDrift(LayerObserver):
         self._previous = {name: Snapshot.load(kept, self.debiased) for name, kept in state["previous"].items()}
         self._first = {name: Features(half, self.debiased) for name, half in state["first"].items()}
         self._importance = {which: dict(kept) for which, kept in state["importance"].items()}
+
+
+def _importances(check: Mapping[str, Findings]) -> dict[str, torch.Tensor]:
+    """Importances ``(C,)`` by layer of the first findings that have some; Taylor's come first where they are there."""
+    names = sorted((name for name in check if check[name].kind == "importance"), key=lambda name: name != "importance")
+    for name in names:
+        found = {layer: result.distribution for layer, result in check[name].layers.items()}
+        if found:
+            return {layer: torch.from_numpy(values) for layer, values in found.items() if values is not None}
+    return {}

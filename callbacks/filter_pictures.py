@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from convscope.callbacks.engine.findings import LayerResult, Moment
-from convscope.callbacks.importance import Criterion
-from convscope.callbacks.parts.criteria import Criteria
+from convscope.callbacks.engine.observer import Plan
+from convscope.callbacks.parts.criteria import Criteria, Criterion
 from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
+from convscope.loggers import TensorBoardDashboard
 from convscope.loggers.filter_grid import FilterRow, filter_grid
 from convscope.metrics import ChannelCorrelation
-
-if TYPE_CHECKING:
-    from convscope.callbacks.engine.plan import Plan
-    from convscope.loggers import TensorBoardDashboard
 
 _OBSERVATIONS = 16384
 
@@ -89,7 +86,7 @@ class FilterPictures(LayerObserver):
         self._examples = ExampleImages(plan.heldout)
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        self._criteria.begin(layers, samples)
+        self._criteria.begin(layers)
         most, mine = -(-_OBSERVATIONS // samples), [layer for layer in layers if not layer.is_output]
         self._correlation = {layer.name: ChannelCorrelation(layer.channels, max_positions=most) for layer in mine}
         self._peaks = {layer.name: _Peaks(self.images) for layer in mine}

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment, Values
-from convscope.callbacks.importance import Criterion
+from convscope.callbacks.parts.criteria import Criterion
 from convscope.callbacks.parts.intervening import InterveningObserver, keep_all_but, random_order
 from convscope.capture.intervention import Baseline
 from convscope.capture.network.trace import Layer
 from convscope.capture.outputs.loss import Loss
+from convscope.loggers import TensorBoardDashboard
 from convscope.loggers.curves import removal_curves
 from convscope.metrics.functional import OutcomeResult, removal_area
-
-if TYPE_CHECKING:
-    from convscope.loggers import TensorBoardDashboard
 
 ORDERS = ("ascending", "descending", "random")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.deaths import Death, Deaths
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.weight_changes import WeightChanges
@@ -17,12 +18,9 @@ from convscope.capture.network.activation_bounds import activation_bounds, is_re
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.loss import Loss
+from convscope.loggers import TensorBoardDashboard
 from convscope.metrics import FilterActivity, SignalRMS
 from convscope.metrics.functional import ActivityResult
-
-if TYPE_CHECKING:
-    from convscope.callbacks.engine.plan import Plan
-    from convscope.loggers import TensorBoardDashboard
 
 
 class FilterHealth(LayerObserver):

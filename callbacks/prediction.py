@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.prediction_path import PredictionPath, Snapshot, changed_table
@@ -15,14 +17,11 @@ from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.choice import Outputs
+from convscope.loggers import TensorBoardDashboard
 from convscope.loggers.predictions import prediction_strip
 from convscope.metrics import OutputReadout, RidgeProbe
 from convscope.metrics.functional import calibrated_readout, calibration_error, information_gain, prediction_entropy
 from convscope.metrics.probe import FeatureProbe
-
-if TYPE_CHECKING:
-    from convscope.callbacks.engine.plan import Plan
-    from convscope.loggers import TensorBoardDashboard
 
 
 class LayerPrediction(LayerObserver):
@@ -165,7 +164,7 @@ class LayerPrediction(LayerObserver):
             summary["changed"] = float((self._before.final != self._latest.final).double().mean())
         return summary
 
-    def conclude(self, findings: Findings) -> None:
+    def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
         """Add what compares each layer with the output, which is read last."""
         if (path := self._path) is not None:
             agreement = (path.predicted == path.predicted[-1]).double().mean(dim=1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torchmetrics import Metric
 
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Values
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.probe_tasks import PROBE_TASKS, PROBES, ProbeTask, make_probe
 from convscope.callbacks.parts.tasks import TASKS, NoTaskError, Task, TaskName, settle_task
@@ -17,9 +18,6 @@ from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.metrics.functional import best_layer, depth_monotonicity, probe_depth
-
-if TYPE_CHECKING:
-    from convscope.callbacks.engine.plan import Plan
 
 ProbeName = Literal["ridge", "logistic", "knn", "centroid"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 
@@ -10,12 +11,10 @@ from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, 
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
+from convscope.loggers import TensorBoardDashboard
 from convscope.loggers.classes import layer_heatmap
 from convscope.metrics import PooledFeatures
 from convscope.metrics.functional import linear_cka_matrix
-
-if TYPE_CHECKING:
-    from convscope.loggers import TensorBoardDashboard
 
 
 class LayerSimilarity(LayerObserver):
@@ -77,7 +76,7 @@ class LayerSimilarity(LayerObserver):
         apart = ~torch.eye(len(self._matrix), dtype=torch.bool)
         return {"mean": float(self._matrix[apart].double().nanmean())}  # a layer that does not vary has no likeness
 
-    def conclude(self, findings: Findings) -> None:
+    def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
         """Add each layer's part of the matrix."""
         if self._matrix is not None:
             names = list(self._features)

@@ -16,8 +16,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from convscope.capture.data.batches import tree_map
 from convscope.capture.data.heldout import Chunk, HeldOut
 from convscope.capture.gradients import gradients_at
+from convscope.capture.network.finder import Finder
 from convscope.capture.network.follower import Event, follow
-from convscope.capture.network.identity import Finder
 from convscope.capture.network.modules import tensors_in
 from convscope.capture.network.rehearsal import rehearse, sizes_of
 from convscope.capture.network.samples import Samples
@@ -76,8 +76,8 @@ class Consumer(Protocol):
 class Subject:
     """The network under observation: how to run it, where, and in which precision.
 
-    ``outputs`` says which part of what it returns is its output, once :func:`~convscope.capture.outputs.settling.settle` has
-    decided; ``loss`` is summed over samples.
+    ``outputs`` says which part of what it returns is its output, once
+    :func:`~convscope.capture.outputs.settling.settle` has decided; ``loss`` is summed over samples.
     """
 
     module: nn.Module

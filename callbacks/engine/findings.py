@@ -63,9 +63,17 @@ class LayerResult:
 
 @dataclass
 class Findings:
-    """All that one callback found in one check, layers in depth order."""
+    """All that one callback found in one check, layers in depth order.
+
+    Attributes:
+        family: First part of the tags: the callback's name.
+        kind: What sort of callback it was, ``"importance"``, whatever its name; others find it by this.
+        layers: Results by layer.
+        summary: Scalars over depth.
+    """
 
     family: str
+    kind: str = ""
     layers: dict[str, LayerResult] = field(default_factory=dict)
     summary: dict[str, float] = field(default_factory=dict)
 

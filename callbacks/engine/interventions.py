@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.lockstep import together
-from convscope.callbacks.engine.plan import Plan
+from convscope.callbacks.engine.observer import Observer, Plan
 from convscope.capture.data.processes import Gather
 from convscope.capture.network.trace import Layer
-
-if TYPE_CHECKING:
-    from convscope.callbacks.parts.layer_observer import LayerObserver
 
 Pair = tuple[str, str]  # names of an observer and of a layer
 Usable = dict[str, list[Layer]]
 
 
-def run_interventions(
-    plan: Plan, due: list[LayerObserver], usable: Usable, failures: Failures, gather: Gather
-) -> Usable:
+def run_interventions(plan: Plan, due: list[Observer], usable: Usable, failures: Failures, gather: Gather) -> Usable:
     """Let observers intervene in their usable layers; a layer that fails on one process is left out on all.
 
     Out of device memory, every process halves its chunk and the layers concerned are run again.
@@ -45,7 +39,7 @@ def run_interventions(
     return _only(usable, lambda pair: pair not in failed)
 
 
-def _attempt(intervening: list[LayerObserver], todo: Usable) -> dict[Pair, Exception]:
+def _attempt(intervening: list[Observer], todo: Usable) -> dict[Pair, Exception]:
     errors: dict[Pair, Exception] = {}
     for observer in intervening:
         for layer in todo[observer.name]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -16,17 +17,15 @@ from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings, Moment
 from convscope.callbacks.engine.hierarchies import MisconfigurationException
 from convscope.callbacks.engine.lockstep import is_mistake, together
+from convscope.callbacks.engine.observer import Observer, Plan
 from convscope.callbacks.engine.pictures import Pictures
-from convscope.callbacks.engine.plan import Plan, make_plan
+from convscope.callbacks.engine.planning import make_plan
 from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.callbacks.engine.stopwatch import Cost
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.errors import UserError, users_code
 
-if TYPE_CHECKING:
-    from convscope.callbacks.parts.layer_observer import LayerObserver
-
-Found = list[tuple["LayerObserver", Findings]]
+Found = list[tuple["Observer", Findings]]
 
 
 @dataclass
@@ -34,7 +33,7 @@ class _Group:
     """The observers of one held-out set. ``plan`` is None before its samples are known, and where they all rest."""
 
     heldout: HeldOut
-    observers: list[LayerObserver]
+    observers: list[Observer]
     plan: Plan | None = None
     resting: bool = False
 
@@ -60,7 +59,7 @@ class Session:
         checks: Number of checks made in this fit.
     """
 
-    def __init__(self, observers: list[LayerObserver]) -> None:
+    def __init__(self, observers: list[Observer]) -> None:
         self.observers = observers
         self.latest: dict[str, Findings] = {}
         self.checks = 0
@@ -162,7 +161,7 @@ class Session:
         if idle and not any(group.may_measure for group in self._groups) and len(idle) == len(self.observers):
             raise MisconfigurationException("; ".join(dict.fromkeys(idle)))
 
-    def _compare_heldout(self, observer: LayerObserver, heldout: HeldOut) -> None:
+    def _compare_heldout(self, observer: Observer, heldout: HeldOut) -> None:
         if not observer.same_heldout(heldout.fingerprint):
             self._heldout_changed = True
             rank_zero_warn(
@@ -201,7 +200,7 @@ class Session:
                 observer.end()
         self._log(trainer, pl_module, found, when)
 
-    def _due(self, trainer: pl.Trainer, when: Moment) -> list[LayerObserver]:
+    def _due(self, trainer: pl.Trainer, when: Moment) -> list[Observer]:
         active = [observer for plan in self._plans for observer in plan.observers]
         return [observer for observer in active if observer.schedule.is_due(when, trainer.global_step)]
 
@@ -224,7 +223,7 @@ class Session:
                         together(group.heldout.finish_tapping)
                     self._plan(group, trainer, pl_module)
 
-    def _observe(self, plan: Plan, due: list[LayerObserver]) -> Found:
+    def _observe(self, plan: Plan, due: list[Observer]) -> Found:
         mine = [observer for observer in plan.observers if observer in due]
         found: Found = []
         with self._failures.guard("a check"):
@@ -232,8 +231,8 @@ class Session:
             found = [(observer, self._compute(observer, usable[observer.name])) for observer in mine]
         return found
 
-    def _compute(self, observer: LayerObserver, layers: list[Any]) -> Findings:
-        findings = Findings(observer.name)
+    def _compute(self, observer: Observer, layers: list[Any]) -> Findings:
+        findings = Findings(observer.name, observer.family)
         for layer in layers:
             with self._failures.guard(f"{observer.name}, layer {layer.name}"):
                 result = together(lambda layer=layer: observer.compute(layer))  # type: ignore[misc]
@@ -244,9 +243,10 @@ class Session:
         return findings
 
     def _conclude(self, found: Found, when: Moment) -> None:
+        check = {observer.name: findings for observer, findings in found}
         for observer, findings in found:
             with self._failures.guard(f"the conclusions of {observer.name}"):
-                together(lambda o=observer, f=findings: o.conclude(f))  # type: ignore[misc]
+                together(partial(observer.conclude, findings, check))
         for observer, findings in found:
             self.latest[observer.name] = findings
             with self._failures.guard(f"the history of {observer.name}"):

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.interventions import run_interventions
 from convscope.callbacks.engine.lockstep import ElsewhereError, together
-from convscope.callbacks.engine.plan import Plan
+from convscope.callbacks.engine.observer import Observer, Plan
 from convscope.capture.data.processes import Gather
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Consumer, Observed, Record, observe
-
-if TYPE_CHECKING:
-    from convscope.callbacks.parts.layer_observer import LayerObserver
 
 
 @dataclass
@@ -38,7 +34,7 @@ class _Outcome:
 class _Bound:
     """An observer as the pass sees it: a consumer of its own layers."""
 
-    def __init__(self, observer: LayerObserver, layers: list[Layer], gradients: bool) -> None:
+    def __init__(self, observer: Observer, layers: list[Layer], gradients: bool) -> None:
         self.observer = observer
         self.needs_gradient = gradients and observer.needs_gradient
         self.takes_nonfinite = observer.takes_nonfinite
@@ -54,7 +50,7 @@ class _Bound:
         self.observer.on_gradient(record, gradient)
 
 
-def run_pass(plan: Plan, due: list[LayerObserver], failures: Failures, gather: Gather) -> dict[str, list[Layer]]:
+def run_pass(plan: Plan, due: list[Observer], failures: Failures, gather: Gather) -> dict[str, list[Layer]]:
     """One pass for all observers that are due. Returns, by observer's name, the layers that went well everywhere.
 
     Out of device memory, every process halves its chunk and the pass begins again. A forward that fails with gradients
@@ -87,7 +83,7 @@ def run_pass(plan: Plan, due: list[LayerObserver], failures: Failures, gather: G
     return {observer.name: [] for observer in due} | usable
 
 
-def _begin(plan: Plan, due: list[LayerObserver], failures: Failures) -> list[LayerObserver]:
+def _begin(plan: Plan, due: list[Observer], failures: Failures) -> list[Observer]:
     """The observers that could begin, on every process."""
     begun = []
     for observer in due:
@@ -99,14 +95,14 @@ def _begin(plan: Plan, due: list[LayerObserver], failures: Failures) -> list[Lay
     return begun
 
 
-def _attempt(plan: Plan, due: list[LayerObserver], gradients: bool) -> tuple[Observed, Exception | None]:
+def _attempt(plan: Plan, due: list[Observer], gradients: bool) -> tuple[Observed, Exception | None]:
     try:
         return _observe(plan, due, gradients), None
     except Exception as error:
         return Observed(), error
 
 
-def _outcome(due: list[LayerObserver], here: Observed, error: Exception | None) -> _Outcome:
+def _outcome(due: list[Observer], here: Observed, error: Exception | None) -> _Outcome:
     if error is not None:
         return _Outcome(_told(error), isinstance(error, torch.OutOfMemoryError))
     loss_error = None if here.loss_error is None else _told(here.loss_error)
@@ -125,7 +121,7 @@ def _elsewhere(told: str) -> ElsewhereError:
 
 def _record(
     plan: Plan,
-    due: list[LayerObserver],
+    due: list[Observer],
     here: Observed,
     outcomes: list[_Outcome],
     without: Exception | None,
@@ -143,24 +139,24 @@ def _record(
     _note(outcomes, _in_need(plan, due), failures)
 
 
-def _in_need(plan: Plan, due: list[LayerObserver]) -> set[str]:
+def _in_need(plan: Plan, due: list[Observer]) -> set[str]:
     """Layers of observers that can do nothing without a gradient."""
     needing = [observer for observer in due if observer.needs_gradient and not observer.takes_nonfinite]
     return {layer.name for observer in needing for layer in plan.layers[observer.name]}
 
 
-def _observe(plan: Plan, due: list[LayerObserver], gradients: bool) -> Observed:
+def _observe(plan: Plan, due: list[Observer], gradients: bool) -> Observed:
     consumers: list[Consumer] = [_Bound(observer, plan.layers[observer.name], gradients) for observer in due]
     layers = {layer.id: layer for observer in due for layer in plan.layers[observer.name]}
     return observe(plan.subject, plan.heldout, list(layers.values()), consumers, chunk_size=plan.chunk_size)
 
 
-def _without_gradients(due: list[LayerObserver], failures: Failures) -> list[LayerObserver]:
+def _without_gradients(due: list[Observer], failures: Failures) -> list[Observer]:
     """Observers that can do without gradients, where those of this check are not whole on every process."""
     return [observer for observer in due if not observer.needs_gradient or _drops_gradients(observer, failures)]
 
 
-def _drops_gradients(observer: LayerObserver, failures: Failures) -> bool:
+def _drops_gradients(observer: Observer, failures: Failures) -> bool:
     try:
         return together(lambda: observer.drop_gradients())
     except Exception as error:
@@ -168,14 +164,14 @@ def _drops_gradients(observer: LayerObserver, failures: Failures) -> bool:
         return False
 
 
-def _usable(plan: Plan, due: list[LayerObserver], outcomes: list[_Outcome]) -> dict[str, list[Layer]]:
+def _usable(plan: Plan, due: list[Observer], outcomes: list[_Outcome]) -> dict[str, list[Layer]]:
     unseen = _everywhere(outcomes, lambda o: o.missing | o.unmatched.keys())
     bad = _everywhere(outcomes, lambda o: o.nonfinite)
     bad_gradients = _everywhere(outcomes, lambda o: o.nonfinite_gradients) - bad
     failed = {pair for outcome in outcomes for pair in outcome.failed}
     no_gradients = _everywhere(outcomes, lambda o: o.without_gradient) - bad - unseen
 
-    def is_usable(observer: LayerObserver, layer: Layer) -> bool:
+    def is_usable(observer: Observer, layer: Layer) -> bool:
         if layer.name in unseen or (observer.name, layer.name) in failed:
             return False
         without_gradient = observer.needs_gradient and layer.name in bad_gradients | no_gradients

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from convscope.callbacks.engine.findings import LayerResult
-from convscope.callbacks.importance import Criterion
-from convscope.callbacks.parts.criteria import Criteria
+from convscope.callbacks.engine.observer import Plan
+from convscope.callbacks.parts.criteria import Criteria, Criterion
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.data.targets import counted_rows
@@ -23,10 +23,6 @@ from convscope.capture.outputs.sample_loss import require_sum, sample_losses
 from convscope.capture.state.isolation import isolated
 from convscope.metrics import ChannelMean, InterventionOutcome
 from convscope.metrics.functional import OutcomeResult
-
-if TYPE_CHECKING:
-    from convscope.callbacks.engine.plan import Plan
-
 
 _BESIDE = 2
 """Passes a layer beside its filter sets: the network as it is, and one that proves what the passes share."""
@@ -131,7 +127,7 @@ class InterveningObserver(LayerObserver):
         return said + f"layers{cut}"
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        self._criteria.begin(layers, samples)
+        self._criteria.begin(layers)
         self._means = {layer.name: ChannelMean(layer.channels) for layer in layers if not layer.is_output}
         self._outcomes = {}
 

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
+import torch
 
 from convscope.callbacks.engine.bridge import fitting, has_validation, moment
 from convscope.callbacks.engine.findings import Findings, History, LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.engine.hierarchies import Callback
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.engine.schedule import Schedule
+from convscope.callbacks.engine.session import Session
 from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
 from convscope.capture.network.layers import LayerSpec, as_entries
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.loss import Loss
-
-if TYPE_CHECKING:
-    import torch
-
-    from convscope.callbacks.engine.plan import Plan
-    from convscope.callbacks.engine.session import Session
-    from convscope.loggers import TensorBoardDashboard
-
+from convscope.loggers import TensorBoardDashboard
 
 log = logging.getLogger("convscope")
 
@@ -195,7 +192,7 @@ class LayerObserver(Callback, ABC):
         """Summaries over depth of ``values[quantity][layer]``, logged without a layer's name."""
         return {}
 
-    def conclude(self, findings: Findings) -> None:
+    def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
         """Add to the findings what is known only once all callbacks have computed, on all held-out sets."""
 
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
@@ -266,8 +263,6 @@ class LayerObserver(Callback, ABC):
     # Lightning's hooks. The first observer of the trainer acts for all.
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        from convscope.callbacks.engine.session import Session
-
         observers = [callback for callback in trainer.callbacks if isinstance(callback, LayerObserver)]  # type: ignore[attr-defined]
         if stage == "fit" and observers[0] is self:
             session = Session(observers)

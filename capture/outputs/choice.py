@@ -1,6 +1,7 @@
 """Which part of what a model returns is its output, what the numbers mean, and how the targets go with them.
 
-Settled once for a run, by :func:`~convscope.capture.outputs.verdict.settle_outputs`, and used by everything that reads logits.
+Settled once for a run, by :func:`~convscope.capture.outputs.verdict.settle_outputs`, and used by everything that
+reads logits.
 """
 
 from __future__ import annotations

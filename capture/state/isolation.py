@@ -21,8 +21,8 @@ def isolated(model: nn.Module, *, seed: int, gradients: bool) -> Iterator[None]:
     """Run a block on ``model`` in evaluation mode, with a seeded random state, and leave everything as it was.
 
     Restored at the end, also after an exception: all that a forward can change in the network
-    (:func:`~convscope.capture.state.network_state.preserved_state`), the random streams of Python, NumPy and torch (all devices),
-    gradient and inference mode, and the process's settings (:data:`~convscope.capture.state.settings.SETTINGS`).
+    (:func:`~convscope.capture.state.network_state.preserved_state`), the random streams of Python, NumPy and torch (all
+    devices), gradient and inference mode, and the process's settings (:data:`~convscope.capture.state.settings.SETTINGS`).
 
     Inside, compiled modules run uncompiled, since a compiled graph ignores hooks that are added later.
     """

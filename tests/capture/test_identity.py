@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.capture import HeldOut, Subject, observe, select_layers, trace_layers
-from convscope.capture.network.identity import ELSEWHERE, REPLACED, UNEVEN
+from convscope.capture.network.finder import ELSEWHERE, REPLACED, UNEVEN
 from convscope.capture.network.trace import Layer
 from tests.capture.test_rows import Gathering, prepared
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
 
 from convscope.callbacks.engine.bridge import gather_objects
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.lockstep import ElsewhereError, is_mistake, together
+from convscope.callbacks.engine.observer import Observer, Plan
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.errors import UserError
 from convscope.capture.network.layers import select_layers, spread_over_depth
 from convscope.capture.network.portable import packed, unpacked
 from convscope.capture.network.trace import Layer, Trace, without_problems
 from convscope.capture.observation import Subject, trace_layers
-from convscope.capture.outputs.choice import NO_TARGETS, Outputs
+from convscope.capture.outputs.choice import NO_TARGETS
 from convscope.capture.outputs.settling import settle
-
-if TYPE_CHECKING:
-    import torch
-
-    from convscope.callbacks.parts.layer_observer import LayerObserver
 
 T = TypeVar("T")
 
@@ -30,26 +28,7 @@ class IdleError(Exception):
     """Nothing in this network is of the kind that an observer measures."""
 
 
-@dataclass
-class Plan:
-    """One held-out set's part of a check. ``layers`` maps an observer's name to its layers, in depth order.
-
-    ``idle`` says of each observer that rests for want of layers why it does.
-    """
-
-    subject: Subject
-    heldout: HeldOut
-    observers: list[LayerObserver] = field(default_factory=list)
-    layers: dict[str, list[Layer]] = field(default_factory=dict)
-    messages: list[str] = field(default_factory=list)
-    idle: list[str] = field(default_factory=list)
-    chunk_size: int = 0
-    outputs: Outputs = field(default_factory=Outputs)
-
-
-def make_plan(
-    subject: Subject, heldout: HeldOut, observers: list[LayerObserver], failures: Failures | None = None
-) -> Plan:
+def make_plan(subject: Subject, heldout: HeldOut, observers: list[Observer], failures: Failures | None = None) -> Plan:
     """Choose each observer's layers in a traced pass, and settle the loss.
 
     The main process's plan is everyone's: where layers depend on the input, others would plan otherwise.
@@ -68,7 +47,7 @@ def make_plan(
     return plan
 
 
-def _drafted(plan: Plan, observers: list[LayerObserver]) -> dict[str, Exception]:
+def _drafted(plan: Plan, observers: list[Observer]) -> dict[str, Exception]:
     """Fill in the plan; returns by observer's name what failed that is no mistake of the user's."""
     no_loss = _or_mistake(lambda: _settle_outputs(plan, observers))
     found, logits = trace_layers(plan.subject, plan.heldout)
@@ -98,9 +77,7 @@ class _Draft:
     def names(self) -> set[str]:
         return {layer.name for chosen in self.selected.values() for layer in chosen}
 
-    def guarded(
-        self, observer: LayerObserver, faults: dict[str, Exception], step: Callable[[LayerObserver], None]
-    ) -> None:
+    def guarded(self, observer: Observer, faults: dict[str, Exception], step: Callable[[Observer], None]) -> None:
         """One step for one observer, which may rest; a mistake of the user's is let through."""
         try:
             _or_mistake(lambda: step(observer))
@@ -112,7 +89,7 @@ class _Draft:
                 raise
             faults[observer.name] = error
 
-    def select(self, observer: LayerObserver) -> None:
+    def select(self, observer: Observer) -> None:
         """The layers that an observer names and that can be measured at all."""
         kept, said = without_problems(_selected(self.found, observer))
         self.plan.messages += [sentence for sentence in said if sentence not in self.plan.messages]
@@ -120,7 +97,7 @@ class _Draft:
             raise IdleError("none of its layers can be measured")
         self.selected[observer.name] = kept
 
-    def place(self, observer: LayerObserver) -> None:
+    def place(self, observer: Observer) -> None:
         """Add the observer with its layers to the plan, unless this task has nothing for it."""
         plan = self.plan
         reason = _no_logits(observer, plan) or observer.skips(plan.heldout, self.no_loss)
@@ -131,7 +108,7 @@ class _Draft:
         plan.observers.append(observer)
 
 
-def _as_on_main(plan: Plan, observers: list[LayerObserver], faults: dict[str, Exception]) -> dict[str, Exception]:
+def _as_on_main(plan: Plan, observers: list[Observer], faults: dict[str, Exception]) -> dict[str, Exception]:
     """Take over the main process's plan; an observer that failed on one process rests on all."""
     model = plan.subject.module
     layers = {name: packed(chosen, model) for name, chosen in plan.layers.items()}
@@ -146,7 +123,7 @@ def _as_on_main(plan: Plan, observers: list[LayerObserver], faults: dict[str, Ex
     return {name: faults.get(name) or ElsewhereError(f"on another process: {m}") for name, m in everywhere.items()}
 
 
-def _make_ready(plan: Plan, observer: LayerObserver, failures: Failures) -> None:
+def _make_ready(plan: Plan, observer: Observer, failures: Failures) -> None:
     try:
         together(lambda: _or_mistake(lambda: observer.ready(plan)))
     except Exception as error:
@@ -181,7 +158,7 @@ def _output(plan: Plan, found: Trace, logits: torch.Tensor, taken: set[str]) -> 
     return None
 
 
-def _choose(plan: Plan, chosen: list[Layer], observer: LayerObserver, output: Layer | None) -> list[Layer]:
+def _choose(plan: Plan, chosen: list[Layer], observer: Observer, output: Layer | None) -> list[Layer]:
     wanted = observer.includes_output and not (observer.takes_output_as_logits and plan.outputs.why_not)
     last = [output] if wanted and output is not None else []
     suitable = _suitable(plan, [*chosen, *last], observer)
@@ -195,7 +172,7 @@ def _choose(plan: Plan, chosen: list[Layer], observer: LayerObserver, output: La
     return [*kept, *(layer for layer in suitable if layer is output)]
 
 
-def _selected(found: Trace, observer: LayerObserver) -> list[Layer]:
+def _selected(found: Trace, observer: Observer) -> list[Layer]:
     try:
         return select_layers(found, observer.layers, raw=observer.observe_at == "conv")
     except ValueError as error:
@@ -211,7 +188,7 @@ def _selected(found: Trace, observer: LayerObserver) -> list[Layer]:
         ) from error
 
 
-def _suitable(plan: Plan, chosen: list[Layer], observer: LayerObserver) -> list[Layer]:
+def _suitable(plan: Plan, chosen: list[Layer], observer: Observer) -> list[Layer]:
     suitable = [layer for layer in chosen if observer.suits(layer)]
     others = [layer.name for layer in chosen if not observer.suits(layer)]
     filters = [layer for layer in suitable if not layer.is_output]
@@ -222,7 +199,7 @@ def _suitable(plan: Plan, chosen: list[Layer], observer: LayerObserver) -> list[
     return suitable
 
 
-def _settle_outputs(plan: Plan, observers: list[LayerObserver]) -> str | None:
+def _settle_outputs(plan: Plan, observers: list[Observer]) -> str | None:
     """Settle which output is the logits, and the loss; returns a sentence why there is none.
 
     Raises:
@@ -245,7 +222,7 @@ def _settle_outputs(plan: Plan, observers: list[LayerObserver]) -> str | None:
     return None if plan.subject.loss is not None else outputs.why_not
 
 
-def _raise_mistakes(plan: Plan, observers: list[LayerObserver], infers_loss: bool) -> None:
+def _raise_mistakes(plan: Plan, observers: list[Observer], infers_loss: bool) -> None:
     outputs, heldout = plan.outputs, plan.heldout
     mistake, floating = outputs.mistake, heldout.summary is not None and heldout.summary.floating
     for observer in observers:
@@ -259,6 +236,6 @@ def _raise_mistakes(plan: Plan, observers: list[LayerObserver], infers_loss: boo
                 raise ValueError(mistake or doubt)
 
 
-def _no_logits(observer: LayerObserver, plan: Plan) -> str | None:
+def _no_logits(observer: Observer, plan: Plan) -> str | None:
     """Why an observer that is nothing without logits cannot have them."""
     return plan.outputs.why_not if observer.takes_output_as_logits == "only" else None
