@@ -22,7 +22,8 @@ def isolated(model: nn.Module, *, seed: int, gradients: bool) -> Iterator[None]:
 
     Restored at the end, also after an exception: all that a forward can change in the network
     (:func:`~convscope.capture.state.network_state.preserved_state`), the random streams of Python, NumPy and torch (all
-    devices), gradient and inference mode, and the process's settings (:data:`~convscope.capture.state.settings.SETTINGS`).
+    devices), gradient and inference mode, and the process's settings
+    (:data:`~convscope.capture.state.settings.SETTINGS`).
 
     Inside, compiled modules run uncompiled, since a compiled graph ignores hooks that are added later.
     """
