@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -59,8 +59,8 @@ class Session:
         checks: Number of checks made in this fit.
     """
 
-    def __init__(self, observers: list[Observer]) -> None:
-        self.observers = observers
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.observers = list(observers)
         self.latest: dict[str, Findings] = {}
         self.checks = 0
         self._failures = Failures(raising=any(o.on_error == "raise" for o in observers))
