@@ -232,7 +232,7 @@ class Session:
         return found
 
     def _compute(self, observer: Observer, layers: list[Any]) -> Findings:
-        findings = Findings(observer.name, observer.family)
+        findings = Findings(observer.name, kind=observer.family)
         for layer in layers:
             with self._failures.guard(f"{observer.name}, layer {layer.name}"):
                 result = together(lambda layer=layer: observer.compute(layer))  # type: ignore[misc]
