@@ -17,7 +17,7 @@ from convscope.capture.network.layers import select_layers, spread_over_depth
 from convscope.capture.network.operations import layer_costs
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Subject, trace_layers
-from convscope.loggers import encoding_of, printable, say
+from convscope.loggers.terminal import encoding_of, printable, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
