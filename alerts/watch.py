@@ -1,4 +1,4 @@
-"""Runs rules over series: values in, alerts out. Knows no trainer and no tensors: a recorded run can be replayed."""
+"""Watch: runs rules over series, values in, alerts out. Knows no trainer and no tensors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Alert:
 
     @property
     def text(self) -> str:
-        """The whole of it in one line."""
+        """The alert in one line."""
         likely = f" Likely: {self.likely}." if self.likely else ""
         return f"{self.message}{likely}" + (f" Look at: {self.look_at}." if self.look_at else "")
 
@@ -116,7 +116,7 @@ class Watch:
         return {"checks": self.checks, "rules": {name: watch.state_dict() for name, watch in self._watches.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue; rules that are new or other than they were begin afresh, rules that are gone are forgotten."""
+        """Continue; rules that are new or have changed start over, rules that are gone are forgotten."""
         self.checks = state["checks"]
         for name in self._watches.keys() & state["rules"].keys():
             try:

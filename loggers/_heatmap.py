@@ -81,7 +81,7 @@ def middles_of(cells: int, pixels: int, start: int) -> list[int]:
 
 
 def tick_stride(columns: int, width: int, characters: int) -> int:
-    """The least of 1, 2, 5, 10, 20, … that leaves room for the tick labels."""
+    """The least of 1, 2, 5, 10, 20, … at which the tick labels fit."""
     room = max(1, width // (characters * 7 + 6))
     decade = 1
     while columns > room * 5 * decade:

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(table: str) -> int:
-    """Print, also into a pipe whose reader has seen enough (``convscope layers … | head``)."""
+    """Print, also into a pipe whose reader has closed it (``convscope layers … | head``)."""
     try:
         say(table, sys.stdout)
         if sys.stdout is not None:
