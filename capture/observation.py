@@ -242,6 +242,7 @@ class _Pass:
         return replacement
 
     def _hand_out(self, layer: Layer, tensor: torch.Tensor) -> None:
+        # A padding chunk keeps processes in step where one has fewer samples: it runs, and counts nowhere.
         if self._chunk is None or self._chunk.padding:
             return
         mismatch = layer.mismatch(tensor, len(self._chunk.index), self._sizes == layer.identity.input_sizes)
@@ -249,6 +250,7 @@ class _Pass:
             self._leave_out(layer, mismatch)
         if layer.name in self.report.unmatched:
             return
+        # Detached, since a consumer must not prolong the graph; the gradient is awaited at the tensor itself, below.
         activation = layer.fold(tensor.detach())
         record = Record(layer, activation, self._targets, self._chunk.index)
         with _plain_arithmetic(tensor.device):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import runpy
 from pathlib import Path
@@ -124,3 +125,39 @@ def test_examples_in_the_docs_use_public_names_only() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.py")), ids=lambda path: path.name)
 def test_recipes_use_public_names_only(path: Path) -> None:
     assert not_public(path.read_text(encoding="utf-8")) == []
+
+
+def entries() -> dict[str, set[str]]:
+    """Names listed in docs/api.md, by the module that their section is about."""
+    found: dict[str, set[str]] = {}
+    section = ""
+    for line in (ROOT / "docs" / "api.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            section = line.removeprefix("## ")
+        elif name := re.match(r"\| `(\w+)` \| .+ \| \[.+\]\(.+\) \|$", line):
+            found.setdefault(section, set()).add(name[1])
+    return found
+
+
+def test_every_public_name_has_an_entry() -> None:
+    listed = [(module, name) for module, names in entries().items() for name in names]
+    known = {id(getattr(importlib.import_module(module), name)) for module, name in listed}
+    missing = [
+        f"{module}.{name}"
+        for module in PUBLIC
+        for name in sorted(public_names(module))
+        if name not in entries().get(module, set()) and id(getattr(importlib.import_module(module), name)) not in known
+    ]
+    assert missing == []
+
+
+def test_every_entry_is_a_public_name() -> None:
+    assert {module: names - public_names(module) for module, names in entries().items()} == {
+        key: set() for key in PUBLIC
+    }
+
+
+def test_every_public_class_and_function_says_what_it_is() -> None:
+    public = [getattr(importlib.import_module(module), name) for module in PUBLIC for name in public_names(module)]
+    told = [item for item in public if inspect.isclass(item) or inspect.isfunction(item)]
+    assert [item.__name__ for item in told if not inspect.getdoc(item)] == []
