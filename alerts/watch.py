@@ -91,10 +91,10 @@ class Watch:
         try:
             return self._watches[name].update(values, moment)
         except Exception as error:
-            self._begin_afresh(name, error)
+            self._start_over(name, error)
             return None
 
-    def _begin_afresh(self, name: str, error: Exception) -> None:
+    def _start_over(self, name: str, error: Exception) -> None:
         """A rule that fails forgets what it has learnt, which may be of another rule by that name."""
         if self._on_fault is None:
             raise error
@@ -122,7 +122,7 @@ class Watch:
             try:
                 self._watches[name].load_state_dict(state["rules"][name])
             except Exception as error:
-                self._begin_afresh(name, error)
+                self._start_over(name, error)
 
 
 class _Series:
