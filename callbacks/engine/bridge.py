@@ -125,7 +125,7 @@ def as_validation(trainer: pl.Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def weights_in_training(trainer: pl.Trainer, leader: pl.Callback, trigger: str) -> Iterator[None]:
+def weights_in_training(trainer: pl.Trainer, leader: Any, trigger: str) -> Iterator[None]:
     """Within the block the module has the weights that are being trained, not their average.
 
     Lightning's ``WeightAveraging`` puts the average in place as a validation epoch begins and takes it out as it ends,

@@ -67,15 +67,15 @@ class Findings:
 
     Attributes:
         family: First part of the tags: the callback's name.
-        kind: What sort of callback it was, ``"importance"``, whatever its name; others find it by this.
         layers: Results by layer.
         summary: Scalars over depth.
+        kind: What sort of callback it was, ``"importance"``, whatever its name; others find it by this.
     """
 
     family: str
-    kind: str = ""
     layers: dict[str, LayerResult] = field(default_factory=dict)
     summary: dict[str, float] = field(default_factory=dict)
+    kind: str = ""
 
     @property
     def values(self) -> Values:

@@ -119,7 +119,8 @@ class Observer(Protocol):
 class Plan:
     """One held-out set's part of a check. ``layers`` maps an observer's name to its layers, in depth order.
 
-    ``idle`` says of each observer that rests for want of layers why it does.
+    ``idle`` says of each observer that rests for want of layers why it does; ``hidden`` that layers run where they
+    cannot be seen, in TorchScript or ``torch.vmap``.
     """
 
     subject: Subject
@@ -129,4 +130,5 @@ class Plan:
     messages: list[str] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
     chunk_size: int = 0
+    hidden: bool = False
     outputs: Outputs = field(default_factory=Outputs)

@@ -38,8 +38,7 @@ def make_plan(subject: Subject, heldout: HeldOut, observers: list[Observer], fai
         Exception: the network's forward failed.
     """
     failures = failures or Failures(raising=True)
-    plan = Plan(subject, heldout, chunk_size=heldout.batch_size)
-    faults = together(lambda: _drafted(plan, observers))
+    plan, faults = _drafted_in_memory(subject, heldout, observers, failures)
     for name, error in faults.items():
         failures.record(f"choosing the layers of {name}", error)
     for observer in list(plan.observers):
@@ -47,11 +46,28 @@ def make_plan(subject: Subject, heldout: HeldOut, observers: list[Observer], fai
     return plan
 
 
+def _drafted_in_memory(
+    subject: Subject, heldout: HeldOut, observers: list[Observer], failures: Failures
+) -> tuple[Plan, dict[str, Exception]]:
+    """A draft; out of device memory, every process halves the chunk and tries again."""
+    while True:
+        plan = Plan(subject, heldout, chunk_size=heldout.batch_size)
+        try:
+            return plan, together(lambda p=plan: _drafted(p, observers))  # type: ignore[misc]
+        except Exception as error:
+            starved = any(gather_objects(isinstance(error, torch.OutOfMemoryError)))
+            if not starved or heldout.batch_size == 1:
+                raise
+        heldout.batch_size //= 2
+        failures.note(f"out of memory in planning: held-out samples now go through {heldout.batch_size} at a time")
+
+
 def _drafted(plan: Plan, observers: list[Observer]) -> dict[str, Exception]:
     """Fill in the plan; returns by observer's name what failed that is no mistake of the user's."""
     no_loss = _or_mistake(lambda: _settle_outputs(plan, observers))
     found, logits = trace_layers(plan.subject, plan.heldout)
     plan.messages += found.notes
+    plan.hidden = found.hidden
     draft = _Draft(plan, found, no_loss)
     faults: dict[str, Exception] = {}
     for observer in observers:

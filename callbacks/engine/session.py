@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -59,8 +58,8 @@ class Session:
         checks: Number of checks made in this fit.
     """
 
-    def __init__(self, observers: list[Observer]) -> None:
-        self.observers = observers
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.observers = list(observers)
         self.latest: dict[str, Findings] = {}
         self.checks = 0
         self._failures = Failures(raising=any(o.on_error == "raise" for o in observers))
@@ -158,6 +157,8 @@ class Session:
     def _refuse_if_idle(self) -> None:
         """An observer without a layer rests; where all of them do for that reason, the user wants something else."""
         idle = [reason for plan in self._plans for reason in plan.idle]
+        if any(plan.hidden for plan in self._plans):
+            return  # there are layers, where they cannot be seen: no mistake of the user's
         if idle and not any(group.may_measure for group in self._groups) and len(idle) == len(self.observers):
             raise MisconfigurationException("; ".join(dict.fromkeys(idle)))
 
@@ -232,7 +233,7 @@ class Session:
         return found
 
     def _compute(self, observer: Observer, layers: list[Any]) -> Findings:
-        findings = Findings(observer.name, observer.family)
+        findings = Findings(observer.name, kind=observer.family)
         for layer in layers:
             with self._failures.guard(f"{observer.name}, layer {layer.name}"):
                 result = together(lambda layer=layer: observer.compute(layer))  # type: ignore[misc]
@@ -246,7 +247,7 @@ class Session:
         check = {observer.name: findings for observer, findings in found}
         for observer, findings in found:
             with self._failures.guard(f"the conclusions of {observer.name}"):
-                together(partial(observer.conclude, findings, check))
+                together(lambda o=observer, f=findings: o.conclude(f, check))  # type: ignore[misc]
         for observer, findings in found:
             self.latest[observer.name] = findings
             with self._failures.guard(f"the history of {observer.name}"):

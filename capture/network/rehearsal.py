@@ -44,7 +44,9 @@ def rehearse(
     with torch.inference_mode(False), torch.no_grad():  # no tensor of an outer inference mode reaches the network
         few = distinct_samples(heldout) if samples is None else samples
         found, logits, seen = _first(network, few, most)
-        found.notes += [*_in_torchscript(module), *_transformed(found)]
+        unseen = [*_in_torchscript(module), *_transformed(found)]
+        found.notes += unseen
+        found.hidden = bool(unseen)
         if most > 1:
             Ownership(network, few, most, found, seen).tell()
     order = found.rows.get(OUTPUT_KEY)

@@ -150,6 +150,7 @@ class Trace:
         rows: How each operation's rows belong to the samples, where that has been told.
         problems: Operations after which nothing can be measured, and why; the output is :data:`OUTPUT_KEY`.
         notes: Sentences on what cannot be seen, or not as it should be.
+        hidden: Some layers run where they cannot be seen, in TorchScript or ``torch.vmap``.
         input_sizes: Sizes of one sample's tensors.
     """
 
@@ -158,6 +159,7 @@ class Trace:
         self.rows: dict[EventKey, RowOrder] = {}
         self.problems: dict[EventKey, str] = {}
         self.notes: list[str] = []
+        self.hidden = False
         self.input_sizes: Sizes = ()
         self.calls = Calls()
         self.steps: list[_Step] = []

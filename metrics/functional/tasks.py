@@ -226,8 +226,9 @@ def _shuffled_precision(scores: Tensor, truth: Tensor) -> Tensor:
     starts[1:] = scores[:-1] - scores[1:] > 1e-9 * (1 + scores[1:].abs())
     group, first = starts.cumsum(0) - 1, starts.nonzero().flatten()
     size = torch.bincount(group).double()
-    hits = torch.zeros_like(size).index_add_(0, group, truth)
-    before = hits.cumsum(0) - hits
+    # Counted in whole numbers: a running sum of floats has no deterministic kernel on a GPU.
+    counts = torch.zeros(len(size), dtype=torch.long, device=size.device).index_add_(0, group, truth.long())
+    hits, before = counts.double(), (counts.cumsum(0) - counts).double()
     place = torch.arange(len(scores), device=scores.device)
     # The share of hits in a group is the chance of one at each of its places; given that, the others lie at random.
     earlier = (place - first[group]) * ((hits - 1) / (size - 1).clamp(min=1)).clamp(min=0)[group]

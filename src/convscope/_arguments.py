@@ -25,7 +25,7 @@ def whole_number(name: str, value: Any, accepted: str = "a whole number", *, lea
     Raises:
         ValueError: if it is something else; for ``1e4`` the message suggests ``10000``.
     """
-    if isinstance(value, Integral) and not isinstance(value, bool) and value >= least:
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
         return int(value)
     meant = f" (such as {int(value)})" if isinstance(value, float) and value.is_integer() and value >= least else ""
     raise refuse(name, value, f"{accepted}, at least {least}{meant}")

@@ -11,7 +11,7 @@ from convscope.capture.intervention import Intervention
 from convscope.capture.network.follower import MODULE
 from convscope.capture.network.layers import spread_over_depth
 from convscope.capture.network.trace import Layer, Trace
-from convscope.capture.outputs.loss import logits_of
+from convscope.capture.outputs.parts import logits_of
 from tests.architectures.test_zoo import marked
 from tests.support.ablation import by_hand
 

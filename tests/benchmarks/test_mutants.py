@@ -63,7 +63,7 @@ def test_the_seed_decides_and_a_larger_sample_begins_with_the_smaller() -> None:
 
 
 def test_the_tests_of_a_files_area_come_first_its_own_before_all() -> None:
-    assert program.area("capture/heldout.py")[0] == "tests/capture/test_heldout.py"
+    assert program.area("capture/data/heldout.py")[0] == "tests/capture/test_heldout.py"
     ridge = program.area("metrics/functional/ridge.py")
     assert ridge[0] == "tests/metrics/test_probe.py"
     assert set(ridge) >= {f"tests/metrics/{path.name}" for path in (program.ROOT / "tests/metrics").glob("test_*.py")}

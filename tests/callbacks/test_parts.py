@@ -293,7 +293,7 @@ def test_pictures_of_samples_are_stretched_over_all_greys(channels: int) -> None
     inputs = torch.randn(5, channels, 4, 6)
     heldout = HeldOut((inputs,))
     heldout.prepare()
-    heldout.index = torch.tensor([7, -1, 2, 9, 4])
+    heldout._blocks[0] = heldout._blocks[0].numbered(torch.tensor([7, -1, 2, 9, 4]))
     pictures = ExampleImages(heldout)
     assert pictures.numbers == [2, 4, 7, 9]  # not the one that only fills a share
     assert pictures.has_images

@@ -18,23 +18,25 @@ from tests.networks import Plain
 PROPERTIES = ("training", "validating", "sanity_checking", "testing", "predicting", "evaluating")
 
 
+ASKED: list[dict[str, Any]] = []  # here, since a list on the module would be put back after a check
+
+
 class Asking(Classifier):
     """Computes otherwise in training than in validation, by what the trainer says."""
 
     def __init__(self) -> None:
         super().__init__(Plain(channels=3), lr=0.0)
-        self.asked: list[dict[str, Any]] = []
-        self.trainer_says: list[dict[str, Any]] = []
+        ASKED.clear()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         state = {name: getattr(self.trainer, name) for name in PROPERTIES if hasattr(self.trainer, name)}
         state |= {"fn": self.trainer.state.fn, "module": self.training, "stage": self.trainer.state.stage}
-        self.asked.append(state)
+        ASKED.append(state)
         factor = 1.0 if self.trainer.validating else 3.0 if self.trainer.training else 5.0
         return self.net(x * factor + (2.0 if self.trainer.sanity_checking else 0.0))
 
     def seen(self) -> list[dict[str, Any]]:
-        return [state for state in self.asked if not state["module"] and not state["sanity_checking"]]
+        return [state for state in ASKED if not state["module"] and not state["sanity_checking"]]
 
 
 @pytest.mark.parametrize("trainer", [{}, {"limit_val_batches": 0}, {"num_sanity_val_steps": 0}], ids=str)

@@ -82,7 +82,7 @@ def test_each_validation_of_a_due_epoch_is_a_check_and_restart_forgets() -> None
         assert schedule.is_due(at("validation", 1, steps), steps)
         schedule.done(at("validation", 1, steps), steps)
     assert not schedule.is_due(at("train", 2, 12), 12)
-    assert schedule.state_dict() == {"last_epoch": 1, "last_step": 0, "measured": -1}
+    assert schedule.state_dict() == {"last_epoch": 1, "last_step": 0, "measured": -1, "begun": True}
     schedule.restart()
     assert schedule.state_dict() == Schedule(2, 0, True).state_dict()
     assert not schedule.is_due(at("validation", 0), 4)

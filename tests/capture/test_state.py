@@ -299,11 +299,11 @@ def test_settings_of_the_process_are_put_back() -> None:
 
     def flip() -> None:
         torch.set_default_dtype(torch.float64)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.set_anomaly_enabled(True)
+        torch.use_deterministic_algorithms(not torch.are_deterministic_algorithms_enabled(), warn_only=True)
+        torch.set_anomaly_enabled(not torch.is_anomaly_enabled())
         torch.set_autocast_dtype("cpu", torch.float16)
         torch.backends.cudnn.allow_tf32 = not torch.backends.cudnn.allow_tf32
-        torch.set_warn_always(True)
+        torch.set_warn_always(not torch.is_warn_always_enabled())
         torch.set_default_device("meta")
         np.seterr(all="ignore")
         torch.set_grad_enabled(False)

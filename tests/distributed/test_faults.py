@@ -58,7 +58,7 @@ def test_a_failure_on_one_process(tmp_path: Path) -> None:
     between = results["between"][0]["metrics"]
     assert "failing/dead_filters/net.conv2" in between
     assert "failing/dead_filters/net.conv1" not in between
-    message = "HeldOut(adapter=...) failed on a batch (KeyError: 'no such field here')"
+    message = "HeldOut(adapter=adapter_of_one) failed on a batch (KeyError: 'no such field here')"
     assert message in results["adapter"][0]["error"]
     seen = results["input"][0]["metrics"]
     assert "probe/accuracy/net.conv1" in seen

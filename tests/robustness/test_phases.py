@@ -131,12 +131,13 @@ def test_a_network_that_cannot_be_run_on_the_heldout_set_trains_as_ever(network:
 def test_a_network_that_cannot_be_run_is_reported_once_with_its_reason(tmp_path: Path, caplog: Any) -> None:
     train(convscope.suite("light"), tmp_path, make=lambda: made("a ValueError"))
     (said,) = [record for record in caplog.records if record.name == "convscope" and record.levelname == "ERROR"]
-    assert "preparing the checks of probe, correlation failed (ValueError: the user's own)" in said.getMessage()
+    reason = "RuntimeError: the network failed on held-out samples (ValueError: the user's own)"
+    assert f"preparing the checks of probe, correlation failed ({reason})" in said.getMessage()
     assert said.exc_info is not None
 
 
 def test_on_error_raise_lets_it_through(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the user's own"):
+    with pytest.raises(RuntimeError, match="the user's own"):
         train([convscope.LayerProbe(on_error="raise")], tmp_path, make=lambda: made("a ValueError"))
 
 
@@ -233,7 +234,10 @@ def bad_choice(name: str, module: nn.Module) -> bool:
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
-        (lambda: convscope.LayerProbe(layers=bad_choice), r"layers=.*probe failed \(RuntimeError: the user's own"),
+        (
+            lambda: convscope.LayerProbe(layers=bad_choice),
+            r"layers: 'bad_choice' failed on layer 'net.conv1' \(RuntimeError: the user's own",
+        ),
         (lambda: convscope.LayerProbe(layers="x*"), "'x\\*' matches no layer"),
         (lambda: convscope.LayerProbe(heldout=convscope.HeldOut(network="nett")), r"HeldOut\(network='nett'\)"),
         (
