@@ -1,4 +1,4 @@
-"""Runs rules over series: values in, alerts out. Knows no trainer and no tensors: a recorded run can be replayed."""
+"""Watch: runs rules over series, values in, alerts out. Knows no trainer and no tensors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Alert:
 
     @property
     def text(self) -> str:
-        """The whole of it in one line."""
+        """The alert in one line."""
         likely = f" Likely: {self.likely}." if self.likely else ""
         return f"{self.message}{likely}" + (f" Look at: {self.look_at}." if self.look_at else "")
 
@@ -91,10 +91,10 @@ class Watch:
         try:
             return self._watches[name].update(values, moment)
         except Exception as error:
-            self._begin_afresh(name, error)
+            self._start_over(name, error)
             return None
 
-    def _begin_afresh(self, name: str, error: Exception) -> None:
+    def _start_over(self, name: str, error: Exception) -> None:
         """A rule that fails forgets what it has learnt, which may be of another rule by that name."""
         if self._on_fault is None:
             raise error
@@ -116,13 +116,13 @@ class Watch:
         return {"checks": self.checks, "rules": {name: watch.state_dict() for name, watch in self._watches.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue; rules that are new or other than they were begin afresh, rules that are gone are forgotten."""
+        """Continue; rules that are new or have changed start over, rules that are gone are forgotten."""
         self.checks = state["checks"]
         for name in self._watches.keys() & state["rules"].keys():
             try:
                 self._watches[name].load_state_dict(state["rules"][name])
             except Exception as error:
-                self._begin_afresh(name, error)
+                self._start_over(name, error)
 
 
 class _Series:

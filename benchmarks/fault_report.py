@@ -139,7 +139,7 @@ def _detection(faulty: list[Record], said: Said) -> list[list[str]]:
 
 
 def _by_rival(faulty: list[Record], fired: dict[str, Said]) -> list[list[str]]:
-    """Detected share and median delay; who had spoken before the fault is deaf afterwards if it ends the run."""
+    """Detected share and median delay; what fired before the fault cannot fire afterwards if it ends the run."""
     rows = [["fault", *fired]]
     medium = _of(faulty, strength="medium")
     for fault in [*LEVELS, "all"]:

@@ -1,4 +1,4 @@
-"""Which alerts fire when in a recorded run: our rules, and rivals that see the validation loss or the batch losses."""
+"""Alerts of a recorded run: our rules, and rivals that see the validation loss or the batch losses."""
 
 from __future__ import annotations
 

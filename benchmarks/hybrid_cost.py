@@ -1,7 +1,7 @@
 """Cost of the hybrid interpreter: ``python -m benchmarks.hybrid_cost`` writes docs/benchmarks-hybrid-cost.md.
 
 Callbacks in units of one forward and backward over the held-out set, on top of a check that makes the shared pass for
-``LayerProbe`` and ``FilterCorrelation``; interventions in forward passes a filter set.
+``LayerProbe`` and ``FilterCorrelation``; interventions in forward passes per filter set.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def main() -> None:
         f"{os.getloadavg()[0]:.1f}. {machine()}.\n",
         "| on top of the shared pass | forward + backward |\n|---|---|",
         *[f"| `{name}` | {share(name, 'both', 'base')} |" for name in ADDED],
-        f"\n| {SETS} filter sets at | forward passes a set |\n|---|---|",
+        f"\n| {SETS} filter sets at | forward passes per set |\n|---|---|",
         *[
             f"| the {name} convolution | {share(name, 'forward', divisor=SETS)} |"
             for name in ("first", "middle", "last")

@@ -1,4 +1,4 @@
-"""How to probe where there are more classes than held-out samples a class: which classes, how many samples of each.
+"""Probing with more classes than held-out samples per class: which classes, how many samples of each.
 
 Layers are simulated: class centres in 128 features, noise of a falling spectrum around them, and a signal that grows
 over four layers, so that it is known which of two layers knows more. A design is judged by how surely it tells two

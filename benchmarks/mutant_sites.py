@@ -1,4 +1,4 @@
-"""Where a source file can be changed so that a test should notice: mutants, as replacements of bytes."""
+"""Places where a source file can be changed so that a test should notice: mutants, as replacements of bytes."""
 
 from __future__ import annotations
 

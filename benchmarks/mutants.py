@@ -1,4 +1,4 @@
-"""Are the tests good? One small change at a time to the code, and whether the tests of its area notice.
+"""Quality of the tests: one small change at a time to the code, and whether the tests of its area notice.
 
     python -m benchmarks.mutants --seed 1 --count 200 --packages metrics capture callbacks
 

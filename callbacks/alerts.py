@@ -55,7 +55,7 @@ class DriftAlert(Callback):
                             :class:`~convscope.loggers.WebhookSink`
             ``checkpoint``  saves ``alerts/<rule>-….ckpt`` beside the run
             ``stop``        stops as EarlyStopping does, after ``min_epochs``
-            ``raise``       raises :class:`~convscope.callbacks.parts.actions.AlertError`, after all else was done
+            ``raise``       raises :class:`~convscope.AlertError`, after all else was done
             ==============  ==================================================================================
 
             A callable is called with each :class:`~convscope.alerts.watch.Alert`. An action that fails is

@@ -11,7 +11,8 @@ from convscope.callbacks.engine.bridge import fitting, has_validation
 from convscope.callbacks.engine.hierarchies import Callback
 from convscope.callbacks.engine.session import Session
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.loggers import encoding_of, layer_table
+from convscope.loggers import layer_table
+from convscope.loggers.terminal import encoding_of
 
 log = logging.getLogger("convscope")
 

@@ -1,4 +1,4 @@
-"""Whose error it is: a mistake in what the user gave, or code of the user's that failed while we ran it."""
+"""Kinds of errors: a mistake in what the user gave, and user code that failed while we called it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def users_code(what: str) -> Iterator[None]:
         what: What was being done, as the first part of the message.
 
     Raises:
-        UserCodeError: The block failed.
+        UserCodeError: if the block fails.
     """
     try:
         yield

@@ -20,7 +20,7 @@ def gradients_at(loss: torch.Tensor, edges: Sequence[GradientEdge], half: bool) 
     reentrant checkpoint torch gives no such gradients: those at edges behind it are had one by one.
 
     Raises:
-        RuntimeError: None of them can be had.
+        RuntimeError: if none of them has a gradient.
     """
     if _has_reentrant_checkpoint(loss):
         return _one_by_one(loss, edges), 1.0

@@ -40,7 +40,7 @@ class Intervention:
     Each pass is one of the network on the chunk as it is: no tensor is ever repeated or resized, so whatever the
     network computes from its batch stays right. Every pass begins with the same random streams and the same state.
 
-    What comes before the layer is the same in every pass. It is run once a chunk and handed out again where that is
+    What comes before the layer is the same in every pass. It is run once per chunk and reused where that is
     proved on this very chunk: each operation before the layer must be the recorded one on the recorded tensors, and the
     first filter set must come out as in the full pass. Otherwise every set takes a full pass.
 
@@ -164,7 +164,7 @@ def forward_from_layer(
     baseline: Baseline = "mean",
     logits: Selector | None = None,
 ) -> torch.Tensor:
-    r"""What a model outputs when only some filters of a layer reach the rest of it.
+    r"""Outputs of a model when only some filters of one layer are kept and the others are set to a baseline.
 
     .. math:: f_{l+1:L}(m_S \odot a_l + (1 - m_S) \odot \bar a_l)
 
@@ -184,8 +184,8 @@ def forward_from_layer(
         ``(n, K, *)`` outputs, or ``(S, n, K, *)``.
 
     Raises:
-        ValueError: The layer does not run, ``keep`` is no mask of its filters, ``baseline`` is unknown, or
-            it cannot be told which part of what the model returns is its output.
+        ValueError: if the layer does not run, ``keep`` is no mask of its filters, ``baseline`` is unknown, or it
+            cannot be told which part of what the model returns is its output.
 
     Source: reconstruction (the Hybrid CNN-Interpreter's forward propagation from a layer, arXiv 2211.00185).
 

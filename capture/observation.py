@@ -112,7 +112,7 @@ class Observed:
         nonfinite_gradients: Layers whose gradient was NaN or infinite; given to the same consumers only.
         missing: Layers that did not run.
         unmatched: Layers that are not in every chunk what was planned, and why: "layer <name> <why>" is a sentence.
-            Nobody may use what was handed out of them.
+            Their records must not be used.
         without_gradient: Layers that no gradient of the loss reaches: an auxiliary head, a backbone under ``no_grad``,
             what lies before a reentrant checkpoint.
         loss_error: What the loss or its backward raised; from then on the pass went on without gradients, so those
@@ -158,13 +158,13 @@ def observe(
     Args:
         subject: The network.
         heldout: The prepared held-out set; this process's share of it is run.
-        layers: Layers to observe, as traced; one with a ``problem`` is reported as unmatched and given to nobody.
+        layers: Layers to observe, as traced; one with a ``problem`` is reported as unmatched and given to no consumer.
         consumers: Who gets the records. A consumer's exception is kept in the report, and the pass goes on.
-        chunk_size: Samples a forward pass; the held-out set's own by default.
+        chunk_size: Samples per forward pass; the held-out set's own by default.
 
     Raises:
-        Exception: Whatever the network's own forward raises; of the loss and its backward only out of memory, where
-            fewer samples at a time may do.
+        Exception: if the network's own forward raises it. The loss and its backward raise out of memory only, if fewer
+            samples at a time may succeed.
     """
     gradients = any(c.needs_gradient for c in consumers) and subject.loss is not None
     run = _Pass(subject, list({layer.id: layer for layer in layers}.values()), consumers, gradients)
@@ -242,6 +242,7 @@ class _Pass:
         return replacement
 
     def _hand_out(self, layer: Layer, tensor: torch.Tensor) -> None:
+        # A padding chunk keeps processes in step where one has fewer samples: it runs, and counts nowhere.
         if self._chunk is None or self._chunk.padding:
             return
         mismatch = layer.mismatch(tensor, len(self._chunk.index), self._sizes == layer.identity.input_sizes)
@@ -249,6 +250,7 @@ class _Pass:
             self._leave_out(layer, mismatch)
         if layer.name in self.report.unmatched:
             return
+        # Detached, since a consumer must not prolong the graph; the gradient is awaited at the tensor itself, below.
         activation = layer.fold(tensor.detach())
         record = Record(layer, activation, self._targets, self._chunk.index)
         with _plain_arithmetic(tensor.device):
@@ -347,5 +349,5 @@ def _plain_arithmetic(device: torch.device) -> Iterator[None]:
 
 
 def _with_classes(logits: torch.Tensor) -> torch.Tensor:
-    """One logit a sample as ``(n, 1)``; ``.squeeze()`` of a single sample leaves no axis at all."""
+    """One logit per sample as ``(n, 1)``; ``.squeeze()`` of a single sample leaves no axis at all."""
     return logits.reshape(-1, 1) if logits.dim() < 2 else logits

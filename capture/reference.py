@@ -61,7 +61,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Weights in a file of Lightning's or of ``torch.save(model.state_dict())``, read without running code from it.
 
     Raises:
-        ValueError: There is no such file, it cannot be read safely, or holds no weights.
+        ValueError: if there is no such file, it cannot be read safely, or holds no weights.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -88,7 +88,7 @@ def fit_weights(
     a classifier with another number of classes, may be missing or of another shape: it changes nothing there.
 
     Raises:
-        ValueError: Some other parameter or buffer of the module is missing, or has another shape.
+        ValueError: if some other parameter or buffer of the module is missing, or has another shape.
     """
     wanted = {plain_name(name): name for name in module.state_dict() if not _is_of_no_account(name, module)}
     given = {plain_name(name): tensor for name, tensor in weights.items()}

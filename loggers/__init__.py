@@ -1,11 +1,9 @@
 """Outputs: TensorBoard dashboard, pictures, the printed table, alert files and webhooks."""
 
-from convscope.loggers._canvas import require_matplotlib
 from convscope.loggers.alerts import JsonlSink, alerts_markdown, read_jsonl
 from convscope.loggers.figures import cluster_order, correlation_heatmap, learning_map
 from convscope.loggers.table import layer_table
 from convscope.loggers.tensorboard import TensorBoardDashboard, depth_charts, escape_markdown
-from convscope.loggers.terminal import encoding_of, printable, say
 from convscope.loggers.webhook import WebhookSink
 from convscope.loggers.writers import summary_writer
 
@@ -17,13 +15,9 @@ __all__ = [
     "cluster_order",
     "correlation_heatmap",
     "depth_charts",
-    "encoding_of",
     "escape_markdown",
     "layer_table",
     "learning_map",
-    "printable",
     "read_jsonl",
-    "require_matplotlib",
-    "say",
     "summary_writer",
 ]

@@ -16,7 +16,7 @@ COLUMNS = ("epoch", "step", "severity", "rule", "message", "likely", "look_at")
 
 
 class JsonlSink:
-    """Appends records to a file, one JSON object a line.
+    """Appends records to a file, one JSON object per line.
 
     A line is one ``write`` to a descriptor opened for appending, then flushed to disk: it is there whole or, where the
     process is killed in between, cut off at the end of the file, and then the next record begins on a line of its own.
@@ -28,7 +28,7 @@ class JsonlSink:
         key: Names of the fields that identify a record.
 
     Raises:
-        OSError: The file cannot be written (a full disk); nothing but the line is lost.
+        OSError: if the file cannot be written (a full disk); only this line is lost.
 
     Example:
         >>> import tempfile
@@ -60,7 +60,7 @@ class JsonlSink:
         return True
 
     def _learn(self) -> None:
-        """Take in what has come to the file since the last time: all of it at first, then a line or two."""
+        """Read what was added to the file since the last time: all of it at first, then a line or two."""
         size = self.path.stat().st_size if self.path.exists() else 0
         if size < self._read:  # the file is another one now
             self._known, self._read = set(), 0
@@ -91,7 +91,7 @@ class JsonlSink:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Records of a file of JSON lines; lines that are cut off are passed over, and so is a missing file.
+    """Records of a file of JSON lines; lines that are cut off are skipped; a missing file gives none.
 
     Example:
         >>> read_jsonl(Path("no such file"))

@@ -1,4 +1,4 @@
-"""The images that excite a layer's filters most, with the region that does it."""
+"""Picture of the images that activate a layer's filters most, with the region responsible."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FilterRow:
 
 
 def filter_grid(rows: Sequence[FilterRow], title: str) -> Picture:
-    """Draw a row a filter: its label, then the images that excite it most.
+    """Draw one row per filter: its label, then the images that activate it most.
 
     What lies below half of the map's peak is dimmed, and the rest is edged in orange; a map is laid over its image as
     a whole, each of its cells the same size.

@@ -1,4 +1,4 @@
-"""One epoch's results as plain text: a line a layer, in depth order."""
+"""One epoch's results as plain text: one line per layer, in depth order."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ GAP = "  "
 
 
 def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str, encoding: str | None = None) -> str:
-    """One line a layer and one column a quantity, at most 100 characters wide where the columns allow it.
+    """One line per layer and one column per quantity, at most 100 characters wide where the columns allow it.
 
     Columns appear in the order in which the rows first name them. None and NaN print as "–"; other values
     keep about three significant digits. Layer names that do not fit are shortened in the middle.

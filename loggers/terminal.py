@@ -1,4 +1,4 @@
-"""Text for a terminal, pipe or log of any encoding: what it cannot show is written in plain characters."""
+"""Text for a terminal, pipe or log of any encoding: characters that it lacks are replaced by plain ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PLAIN = {"–": "-", "−": "-", "…": "...", "→": "->", "×": "x", "ρ": "r
 
 
 def printable(text: str, encoding: str | None) -> str:
-    """``text`` with each character that ``encoding`` lacks written in others: ``ρ`` as ``rho``, ``é`` as ``\\xe9``.
+    """``text`` with each character that ``encoding`` lacks replaced: ``ρ`` as ``rho``, ``é`` as ``\\xe9``.
 
     Args:
         text: Any text; layer names come from users.

@@ -1,4 +1,4 @@
-"""Webhook for alerts, in the background: a server that hangs, refuses or fails never holds up training."""
+"""Webhook for alerts, in the background: a server that hangs, refuses or fails never delays training."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class WebhookSink:
         report: Called once, with a sentence, at the first failure.
 
     Raises:
-        ValueError: The address is no such address, or an argument is out of range; the address is not repeated.
+        ValueError: if the address is not accepted, or an argument is out of range; it does not repeat the address.
 
     Example:
         >>> sink = WebhookSink("https://example.org/hooks/secret")
@@ -82,11 +82,11 @@ class WebhookSink:
 
     @property
     def host(self) -> str:
-        """The server's name: all of the address that is ever shown."""
+        """The server's name: the only part of the address that is ever shown."""
         return urllib.parse.urlsplit(self._url).hostname or ""
 
     def send(self, record: Mapping[str, Any]) -> None:
-        """Queue ``record``; returns at once. A record that finds the queue full is dropped, and that reported."""
+        """Queue ``record``; returns at once. If the queue is full the record is dropped, and that is reported."""
         if self._thread is None:
             self._queue, self._give_up = queue.Queue(QUEUE), threading.Event()
             # A daemon: a server that hangs must not keep the process from ending.
@@ -98,7 +98,7 @@ class WebhookSink:
             self._fail(f"{QUEUE} alerts are waiting already")
 
     def close(self, patience: float = 10.0) -> None:
-        """Wait up to ``patience`` seconds until what is queued is sent, then give up the rest."""
+        """Wait up to ``patience`` seconds until all queued records are sent, then drop the others."""
         thread, self._thread = self._thread, None
         if thread is None:
             return

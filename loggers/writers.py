@@ -1,4 +1,4 @@
-"""TensorBoard's writer found in a logger by what it offers: there are many classes of loggers around it."""
+"""TensorBoard's writer of a logger, recognised by its methods, since many logger classes wrap one."""
 
 from __future__ import annotations
 

@@ -117,6 +117,9 @@ class LinearCKA(ObservationMetric):
 
     def _row_product(self, i: int, j: int) -> Tensor:
         """``Σ ‖x − μ‖²‖y − ν‖²`` over samples, multiplied out: ``‖x − μ‖² = ‖x‖² − 2μᵀx + ‖μ‖²``."""
+        # The states are sums that are not centred: the means are known only at the end. Multiplied out, the product has
+        # nine terms: one is a state, two pair a state with a mean, one is the cross term 4 μᵀ(Σ x yᵀ)ν, and the others
+        # depend on traces and on the squared norms of the means alone.
         mu, nu = self._mean(i), self._mean(j)
         mu2, nu2, n = mu @ mu, nu @ nu, self.samples
         raw = self.row_product[i, j] - 2 * (self._rows_times(i, j) @ nu) - 2 * (self._rows_times(j, i) @ mu)

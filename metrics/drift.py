@@ -1,4 +1,4 @@
-"""A layer's pooled features, kept in the order of the held-out set so that checks can be compared."""
+"""Pooled features of a layer, in the order of the held-out set so that checks can be compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from convscope.metrics.functional._validation import check_features, check_finit
 
 
 class PooledFeatures(GatheringMetric):
-    """Features of every sample, one row a sample, in the order of their index whatever the chunks and ranks.
+    """Features of every sample, one row per sample, in the order of their index whatever the chunks and ranks.
 
     Two checks on one held-out set give rows that belong together, as
     :func:`~convscope.metrics.functional.linear_cka` wants them.

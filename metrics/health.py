@@ -108,7 +108,7 @@ class FilterActivity(ObservationMetric):
 
 
 class SignalResult(NamedTuple):
-    """What :class:`SignalRMS` computes.
+    """Result of :class:`SignalRMS`.
 
     Attributes:
         rms: float32 scalar, root mean square of the finite values.

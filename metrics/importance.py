@@ -1,4 +1,4 @@
-"""Filter importance by six criteria, each a mean that streams."""
+"""Filter importance by six criteria, each a streaming mean."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from convscope.metrics.functional._validation import check_channels, check_posit
 
 
 class _Importance(ObservationMetric):
-    """A sum over samples and their number."""
+    """Base of importances: a sum over samples and their number."""
 
     higher_is_better = None
     total: Tensor

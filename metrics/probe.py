@@ -25,7 +25,7 @@ from convscope.metrics.functional.scores import (
 
 
 class ProbeResult(NamedTuple):
-    """What a probe computes.
+    """Result of a probe of classes.
 
     Attributes:
         accuracy: float32 scalar in [0, 1], out of sample.
@@ -50,7 +50,7 @@ class ProbeResult(NamedTuple):
 
 
 class FeatureProbe(FeatureStore):
-    """What the probes of classes share: features are collected, put in order, and scored by ``_scorer``."""
+    """Base of the probes of classes: features are collected, put in order, and scored by ``_scorer``."""
 
     higher_is_better = True
     fewest = 2

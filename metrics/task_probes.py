@@ -34,7 +34,7 @@ from convscope.metrics.functional.tasks import (
 
 
 class RegressionResult(NamedTuple):
-    """What a probe of quantities computes.
+    """Result of a probe of quantities.
 
     Attributes:
         r2: float32 scalar in [0, 1], out of sample; 0 for no better than the mean.
@@ -54,7 +54,7 @@ class RegressionResult(NamedTuple):
 
 
 class MultiLabelResult(NamedTuple):
-    """What a probe of several labels computes.
+    """Result of a probe of several labels.
 
     Attributes:
         mean_average_precision: float32 scalar in (0, 1], out of sample.
@@ -74,7 +74,7 @@ class MultiLabelResult(NamedTuple):
 
 
 class SegmentationResult(NamedTuple):
-    """What a probe of positions computes.
+    """Result of a probe of positions.
 
     Attributes:
         miou: float32 scalar in [0, 1], mean intersection over union, whole samples left out.
@@ -96,7 +96,7 @@ class SegmentationResult(NamedTuple):
 
 
 class _RidgeStore(FeatureStore):
-    """Options that the probes below share."""
+    """Base with the options that the probes below share."""
 
     higher_is_better = True
 
@@ -123,7 +123,7 @@ class _RidgeStore(FeatureStore):
         columns = target[:, None] if target.ndim == 1 else target
         if columns.ndim != 2 or len(columns) != len(features):
             raise ValueError(
-                f"The target must have shape ({len(features)}, D), one row a sample, got {tuple(target.shape)}."
+                f"The target must have shape ({len(features)}, D), one row per sample, got {tuple(target.shape)}."
             )
         self._collect(features, columns, index)
 
@@ -181,7 +181,7 @@ class RegressionProbe(_RidgeStore):
 
 
 class MultiLabelProbe(_RidgeStore):
-    """Mean average precision of ridge regression on several labels a sample, judged by exact fits without it.
+    """Mean average precision of ridge regression on several labels per sample, judged by exact fits without it.
 
     See :func:`~convscope.metrics.functional.ridge_label_predictor` for what is left out.
 

@@ -13,7 +13,7 @@ Direction = Literal["up", "down", "both"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a detector makes of one value.
+    """Judgement of one value by a detector.
 
     Attributes:
         ready: Whether it can judge yet; where not, ``exceeded`` is False and means nothing.
@@ -41,13 +41,13 @@ class Verdict:
 
 @dataclass
 class Gate:
-    """Turns a row of yes and no into single alarms.
+    """Turns a sequence of yes and no into single alarms.
 
     Active once ``persistence`` of the last ``out_of`` answers were yes; fires when it becomes active, and not again
     before it has been inactive and ``cool_down`` further answers have passed.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: m-of-n runs rules, as in Western Electric's Statistical Quality Control Handbook (1956).
 
@@ -104,7 +104,7 @@ class Detector(ABC):
         cool_down: Values after an alarm during which there is no other.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
     """
 
     direction: Direction = "both"

@@ -30,7 +30,7 @@ class RobustZ(Detector):
             infinite.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: Iglewicz & Hoaglin 1993 (the modified z-score; their limit is 3.5); the p-value is ours.
 
@@ -128,7 +128,7 @@ class EWMA(_Chart):
         least_scale: Least standard deviation that an estimate may have.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: Roberts 1959; Lucas & Saccucci 1990. Limits are those of the first values, not the asymptotic ones.
 
@@ -194,7 +194,7 @@ class CUSUM(_Chart):
         least_scale: Least standard deviation that an estimate may have.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: Page 1954; Montgomery, Introduction to Statistical Quality Control, chapter 9.
 
@@ -244,7 +244,7 @@ class PageHinkley(Detector):
         forgetting: :math:`\alpha` in (0, 1]; 1 forgets nothing.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: Page 1954, Hinkley 1971, in the form of the ``river`` library, which a test compares it with.
 

@@ -1,4 +1,4 @@
-"""Many series at once: control of the false discovery rate, and quorums."""
+"""Control over many series at once: false discovery rate, and quorums."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def benjamini_hochberg(p_values: Sequence[float], alpha: float = 0.05) -> list[b
         alpha: False discovery rate, in (0, 1).
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: Benjamini & Hochberg 1995.
 
@@ -44,7 +44,7 @@ def quorum(total: int, needed: float) -> int:
         needed: A count (a whole number, at least 1), or a share in (0, 1); a share is rounded up to at least 1.
 
     Raises:
-        ValueError: ``needed`` is neither.
+        ValueError: if ``needed`` is neither.
 
     Source: ours.
 

@@ -18,7 +18,7 @@ class Threshold(Detector):
     value itself for ``both``; ``expected`` is the limit.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: Shewhart chart with limits known beforehand.
 
@@ -44,7 +44,7 @@ class Threshold(Detector):
 
 @dataclass(kw_only=True)
 class RelativeDrop(Detector):
-    r"""A fall (or, with ``direction="up"``, a rise) by a share of what the series had reached.
+    r"""A fall (or, with ``direction="up"``, a rise) by a share of an earlier level of the series.
 
     With :math:`r` the reference (``"best"``: the most favourable of the last ``window`` values, ``"median"``: their
     median), the score is :math:`(x - r)/|r|`; it exceeds where it is beyond ``limit`` and :math:`|x - r|` is beyond
@@ -58,7 +58,7 @@ class RelativeDrop(Detector):
         window: Number of past values that the reference is taken from; None for all.
 
     Raises:
-        ValueError: An argument is out of range; ``direction="both"`` needs ``reference="median"``.
+        ValueError: if an argument is out of range, or ``direction="both"`` comes without ``reference="median"``.
 
     Source: EarlyStopping's comparison with the best, as a share.
 
@@ -117,7 +117,7 @@ class Finite(Detector):
     """Exceeded by NaN and by infinite values.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: ours.
 

@@ -15,8 +15,8 @@ from convscope.loggers import (
     correlation_heatmap,
     depth_charts,
     learning_map,
-    require_matplotlib,
 )
+from convscope.loggers._canvas import require_matplotlib
 
 SPARE = 64 << 20
 """Bytes of the disk that pictures leave alone: once it is full, TensorBoard's writer is lost, and the run with it."""

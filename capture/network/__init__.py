@@ -1,1 +1,1 @@
-"""What runs in a network: operations, layers and their names, channel axes, whose each row is, parameters."""
+"""Operations of a network: layers and their names, channel axes, order of rows, parameters."""

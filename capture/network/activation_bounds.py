@@ -1,4 +1,4 @@
-"""The activation function that ends a unit: whether it rectifies, and between which bounds it stays."""
+"""Bounds of the activation function that ends a unit, and whether it rectifies."""
 
 from __future__ import annotations
 

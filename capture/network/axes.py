@@ -44,7 +44,7 @@ class ChannelAxes:
 
 
 def _fixed(event: Event, output: torch.Tensor) -> int | None:
-    """The axis where the operation alone decides it."""
+    """The channel axis, if the operation alone determines it."""
     if event.kind == "conv" or output.dim() == 2:
         return 1
     if event.module is None and event.key.operation in _FIRST:
@@ -53,7 +53,7 @@ def _fixed(event: Event, output: torch.Tensor) -> int | None:
 
 
 def _of_norm(event: Event, output: torch.Tensor) -> int | None:
-    """A norm says it too, where nothing came before; a subclass of LayerNorm may move the axis to itself and back."""
+    """The channel axis of a norm, if it is not known yet; a subclass of LayerNorm may move the axis and back."""
     if isinstance(event.module, nn.LayerNorm):
         return output.dim() - 1 if len(event.module.normalized_shape) == 1 else None
     return 1 if event.kind == "norm" and isinstance(event.module, nn.modules.batchnorm._NormBase) else None

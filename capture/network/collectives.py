@@ -1,4 +1,4 @@
-"""Whether a network's forward talks to other processes: then every process must run as many passes as the others."""
+"""Detection of forwards that exchange data between processes, and so need as many passes on each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def shards(model: nn.Module) -> bool:
 
 
 def collectives_so_far() -> Any:
-    """A value that changes with every collective of this process; never equal to itself where that cannot be told."""
+    """A value that changes with every collective of this process; never equal to itself if that cannot be counted."""
     if not (dist.is_available() and dist.is_initialized()):
         return 0
     try:

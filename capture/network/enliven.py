@@ -1,4 +1,4 @@
-"""Dead layers brought to life for a rehearsal: something of each row's input is added to its output."""
+"""Signal for dead layers in a rehearsal: something of each row's input is added to its output."""
 
 from __future__ import annotations
 

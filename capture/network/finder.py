@@ -1,4 +1,4 @@
-"""Find planned layers among the operations of a forward pass, and say of each that is not what was planned why not."""
+"""Finder of planned layers among the operations of a forward pass; says why a layer is not what was planned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNEVEN = "runs more or less often for some inputs"
 
 
 class Finder:
-    """Finds layers among the events of one forward pass, and says of each that is not what was planned why not.
+    """Finds layers among the events of one forward pass, and says why a layer is not what was planned.
 
     Attributes:
         problems: By layer's ``id``, why it was not found where something like it ran.
@@ -48,7 +48,7 @@ class Finder:
         return [layer for layer, done in self._here if done == len(layer.identity.links)]
 
     def leave(self, tensor: torch.Tensor) -> None:
-        """Say with which tensor the network goes on after the event."""
+        """Take note of the tensor with which the network continues after the event."""
         waiting = [(layer, done) for layer, done in self._here if done < len(layer.identity.links)]
         if waiting:
             self._open[id(tensor)] = tensor, waiting

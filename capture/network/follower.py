@@ -1,9 +1,9 @@
 """Follow a forward pass: one event for every module and every torch function that runs in it.
 
 Module hooks alone miss functional activations (``F.relu``); a ``TorchFunctionMode`` alone cannot name what it
-sees. Both together give each operation a key that stays the same from pass to pass: the module it ran in, what
-it was, and the how-manieth time. The trace and the observed pass use this one follower, so that what was planned
-on one sample is found again in every chunk.
+sees. Both together give each operation a key that stays the same from pass to pass: the module it ran in,
+which operation it was, and its call number. The trace and the observed pass use this one
+follower, so that what was planned on one sample is found again in every chunk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which operation a layer is: found again in every chunk by what ran, never by its name or its number alone.
+"""Identity of a layer: what ran. By this it is found again in every chunk, never by its name or number alone.
 
 A network that calls its modules more or less often, depending on what it sees, would put another operation's
 activation under a layer's name. So the whole way into the network is compared, and norms and activations are followed
@@ -21,7 +21,7 @@ Sizes = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Identity:
-    """What ran, to be compared in every chunk.
+    """The operations that make a layer, compared in every chunk.
 
     Attributes:
         head: The first operation of the layer.
@@ -57,7 +57,7 @@ class Weights:
         self._kept: list[torch.Tensor] = []  # so that identities stay unique
 
     def follow(self, event: Event) -> None:
-        """Learn what an operation made of weights alone."""
+        """Take note of a result that an operation computed from weights alone."""
         sources = [self._names.get(id(tensor)) for tensor in event.inputs]
         if sources and None not in sources:
             for tensor in tensors_in(event.output):

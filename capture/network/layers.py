@@ -26,12 +26,12 @@ def select_layers(trace: Trace, spec: LayerSpec = None, *, raw: bool = False) ->
         trace: The traced network.
         spec: None for every conv unit; or one entry, or a sequence of entries. An entry is a glob or an exact
             name (``"layer1.*"``), a regular expression (``"re:conv[12]$"`` or a compiled pattern), a module
-            class, or ``callable(name, module) -> bool``. Each entry is held against the conv units first;
+            class, or ``callable(name, module) -> bool``. Each entry is compared with the conv units first;
             where it matches none of them, against every module that ran.
         raw: Observe a convolution's own output instead of the output of its norm and activation.
 
     Raises:
-        ValueError: The network ran no convolution and ``spec`` is None, or an entry matches nothing.
+        ValueError: if the network ran no convolution and ``spec`` is None, or an entry matches nothing.
     """
     units = trace.units(raw=raw)
     if spec is None:
@@ -151,7 +151,7 @@ def _no_match(entry: Any, trace: Trace) -> list[Layer]:
 
 
 def _nearest(entry: str, names: list[str], most: int = 5) -> list[str]:
-    """Names that begin most like the entry, since what is mistyped is mostly a prefix."""
+    """Names with the longest common beginning, since a mistyped entry mostly has the right prefix."""
     wanted = entry.removeprefix("re:").strip("*^$")
 
     def likeness(name: str) -> float:

@@ -48,7 +48,7 @@ def module_kind(module: nn.Module) -> Kind:
 
 
 def function_kind(function: Callable[..., Any]) -> Kind:
-    """Kind of a torch function by its name: ``F.relu``, ``torch.relu`` and ``Tensor.relu_`` are one thing."""
+    """Kind of a torch function by its name: ``F.relu``, ``torch.relu`` and ``Tensor.relu_`` are the same."""
     name = function_name(function)
     if name in _CONV_FUNCTIONS:
         return "conv"
@@ -86,7 +86,7 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def followed_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The named modules whose calls can be seen, each name once: without wrappers, and TorchScript refuses hooks."""
+    """Named modules whose calls can be seen, each name once: no wrappers, and no TorchScript, which refuses hooks."""
     for name, module in named_modules(model):
         if not (is_scripted(module) or any(_is_hidden(module, part) for part in module._modules)):
             yield name, module

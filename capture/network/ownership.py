@@ -1,4 +1,4 @@
-"""Whose rows are whose, for every operation of a trace: the same samples are run in several orders."""
+"""Assignment of rows to samples for every operation of a trace: the same samples are run in several orders."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _NOISE = {
 
 
 def _orders(samples: int) -> tuple[tuple[int, ...], ...]:
-    """A swap and a cycle: only what is right for both is right for every order of the samples."""
+    """A swap and a cycle: an assignment that is right for both is right for every order of the samples."""
     first, *others = range(samples)
     return (others[0], first, *others[1:]), (*others, first)
 
@@ -98,7 +98,7 @@ class Ownership:
         return weighed
 
     def _uneven(self, alone: Rows, others: Sequence[Rows | None]) -> str | None:
-        """Why an operation is not of each sample alike."""
+        """Why an operation does not treat all samples alike."""
         if any(rows is None for rows in others):
             return SOMETIMES
         if any(rows is not None and rows.shape[1:] != alone.shape[1:] for rows in others):
@@ -114,7 +114,7 @@ class Ownership:
         return [*steps, *(step.key for step in self._found.containers), OUTPUT_KEY]
 
     def _inherit(self, evidence: dict[EventKey, Evidence], verdict: str = "silent") -> None:
-        """Rows that do not tell are in the order of those that they were made from, where rows were not moved."""
+        """Rows that give no evidence are in the order of those they were computed from, if rows were not moved."""
         steps, noise = self._found.steps, set[int]()
         for place, step in enumerate(steps):
             if step.key.operation in _NOISE or (step.sources and noise.issuperset(step.sources)):
@@ -134,7 +134,7 @@ class Ownership:
                 evidence[step.key] = evidence.get(steps[source].key, Evidence("mixed"))
 
     def _enliven(self, evidence: dict[EventKey, Evidence]) -> None:
-        """Ask again where rows are equal, as in a dead layer: with something of each row's own in every layer."""
+        """Try again where rows are equal, as in a dead layer: with a signal of each row added in every layer."""
         try:
             together, *moved = [self._seen(order, alive=True) for order in (range(len(self._orders[0])), *self._orders)]
         except torch.OutOfMemoryError:
@@ -149,14 +149,14 @@ class Ownership:
                 evidence[key] = weigh(together[key].signature, others, repeats, alone.precision)
 
     def _inherit_random(self, evidence: dict[EventKey, Evidence], together: Seen) -> None:
-        """What draws at random at each check (dropout that stays on) cannot be compared, but seldom moves a row."""
+        """Random operations (dropout that stays on) cannot be compared, but rarely move a row."""
         for key in [key for key, found in evidence.items() if found.verdict == "mixed"]:
             if self._draws(key, together):
                 evidence[key] = Evidence("random")
         self._inherit(evidence, "random")
 
     def _draws(self, key: EventKey, together: Seen) -> bool:
-        """Whether another seed changes what an operation gives."""
+        """Whether another seed changes the result of an operation."""
         if self._again is None:
             self._again = self._seen(range(len(self._orders[0])), seed=1)
         return key not in self._again or differ(self._again[key], together[key])
@@ -165,14 +165,14 @@ class Ownership:
         for key, found in evidence.items():
             repeats = len(self._alone[key].signature) // self._found.samples
             if found.verdict == "silent" and repeats == 1:
-                self._found.rows[key] = RowOrder()  # nothing was folded, and nothing speaks against it
+                self._found.rows[key] = RowOrder()  # nothing was folded, and nothing contradicts that
             elif found.order is None:
                 self._found.problems[key] = UNTOLD
             else:
                 self._found.rows[key] = found.order
 
     def _note_company(self, together: Seen) -> None:
-        """Say it where a sample's numbers depend on which others are in its batch."""
+        """Record the layers in which a sample's numbers depend on the others in its batch."""
         for step in sorted((*self._found.steps, *self._found.containers), key=lambda step: step.order):
             order = self._found.rows.get(step.key)
             if (step.module is None and step.kind == "other") or order is None:

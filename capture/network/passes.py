@@ -1,4 +1,4 @@
-"""One rehearsed pass: what every operation gave, in few numbers."""
+"""One rehearsed pass: what every operation returned, summarised in few numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from convscope.capture.state.isolation import isolated
 
 
 class Rows(NamedTuple):
-    """What one operation gave in one pass."""
+    """Result of one operation in one pass."""
 
     shape: torch.Size
     signature: torch.Tensor
@@ -29,7 +29,7 @@ Seen = dict[EventKey, Rows]
 
 
 class Watch:
-    """Takes down what every operation of a pass gives; ``alive`` brings dead layers to life before."""
+    """Records the result of every operation of a pass; ``alive`` first adds a signal to dead layers."""
 
     def __init__(self, alive: bool = False) -> None:
         self._alive, self._seen = alive, Seen()
@@ -42,7 +42,7 @@ class Watch:
         return replaced
 
     def with_output(self, logits: torch.Tensor) -> Seen:
-        """Everything, the model's output too."""
+        """All operations and the model's output."""
         if rows := _rows(logits):
             self._seen[OUTPUT_KEY] = rows
         return self._seen
@@ -56,7 +56,7 @@ class Network(NamedTuple):
     seed: int
 
     def seen(self, few: Samples, order: Iterable[int], alive: bool = False, seed: int = 0) -> Seen:
-        """What every operation gives for some samples together, in an order; ``seed`` changes what is drawn."""
+        """Results of every operation for some samples together, in an order; ``seed`` changes random draws."""
         inputs, watch = few.batch(order), Watch(alive)
         with isolated(self.module, seed=self.seed + seed, gradients=False), follow(self.module, watch):
             logits = self.run(inputs)
@@ -64,7 +64,7 @@ class Network(NamedTuple):
 
 
 def differ(one: Rows, other: Rows) -> bool:
-    """Whether two passes gave more than rounding apart."""
+    """Whether two passes differ by more than rounding."""
     if one.shape != other.shape:
         return True
     return float((one.signature - other.signature).abs().max()) > noise_of(one.signature, one.precision)

@@ -30,7 +30,7 @@ def unpacked(sent: list[dict[str, Any]], model: nn.Module) -> list[Layer]:
     """Layers of ``model``, the same network on another process.
 
     Raises:
-        KeyError: this process's network has no such submodule.
+        KeyError: if this process's network has no such submodule.
     """
     modules = dict(model.named_modules())
     unpack = lambda value: modules[value.module] if isinstance(value, _Named) else value  # noqa: E731

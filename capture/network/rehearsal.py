@@ -1,4 +1,4 @@
-"""Rehearse a forward pass on a few samples: which layers run, and whose each of their rows is."""
+"""Rehearsal of a forward pass on a few samples: which layers run, and which sample each row belongs to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from convscope.capture.state.isolation import isolated
 def rehearse(
     module: nn.Module, run: Callable[[Any], torch.Tensor], heldout: HeldOut, samples: Samples | None = None
 ) -> tuple[Trace, torch.Tensor]:
-    """Trace the first held-out sample, and find out from it and two others how rows belong to samples.
+    """Trace the first held-out sample, and determine from it and two others how rows belong to samples.
 
     A network that refuses one sample is traced on two, or four. Every process must call it; all run the same samples,
     so that all come to the same end.
@@ -38,7 +38,7 @@ def rehearse(
         The trace, and the logits of one sample.
 
     Raises:
-        Exception: Whatever the network raises for any number of samples.
+        Exception: if the network raises it for every number of samples.
     """
     network, most = Network(module, run, heldout.seed), min(heldout.batch_size, heldout.total)
     with torch.inference_mode(False), torch.no_grad():  # no tensor of an outer inference mode reaches the network
@@ -87,7 +87,7 @@ def sizes_of(inputs: Any) -> Sizes:
 
 
 def _transformed(found: Trace) -> list[str]:
-    """A sentence on convolutions that are nowhere seen, since they run inside a transform."""
+    """A sentence about convolutions that cannot be seen, since they run inside a transform."""
     seen = {step.key.owner for step in found.steps}
     names = [name for name, part in found.calls.transformed.items() if module_kind(part) == "conv" and name not in seen]
     if not names:
@@ -96,7 +96,7 @@ def _transformed(found: Trace) -> list[str]:
 
 
 def _in_torchscript(module: nn.Module) -> list[str]:
-    """A sentence on modules that cannot be followed."""
+    """A sentence about modules that cannot be followed."""
     scripted = [name or "the network" for name, part in named_modules(module) if is_scripted(part)]
     outer = [name for name in scripted if not any(name.startswith(f"{other}.") for other in scripted)]
     if not outer:

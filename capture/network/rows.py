@@ -1,4 +1,4 @@
-"""Whose row is it: how the rows of a tensor belong to the samples of a batch, told from what the network computes.
+"""Order of a tensor's rows: how they belong to the samples of a batch, inferred from what the network computes.
 
 A network may fold views, frames or tiles into the batch, and no shape says in which order. So the same few samples are
 run in three orders: the rows of a layer must move as the samples do, under exactly one way of dividing them.
@@ -42,7 +42,7 @@ class RowOrder:
         return apart.movedim(1, 0).reshape(-1, self.repeats, *tensor.shape[1:])
 
     def unfold(self, tensor: torch.Tensor) -> torch.Tensor:
-        """``(n · repeats, ...)`` from ``(n, repeats, ...)``: what undoes :meth:`fold`."""
+        """``(n · repeats, ...)`` from ``(n, repeats, ...)``: the inverse of :meth:`fold`."""
         apart = tensor.reshape(-1, self.outer, self.inner, *tensor.shape[2:])
         return apart.movedim(0, 1).reshape(-1, *tensor.shape[2:])
 
@@ -61,7 +61,7 @@ def divisions(repeats: int) -> Iterator[RowOrder]:
 
 
 def signature(tensor: torch.Tensor) -> torch.Tensor:
-    """``(rows, columns)`` on the CPU: enough of each row to know it again, however large it is."""
+    """``(rows, columns)`` on the CPU: enough of each row to recognise it, however large it is."""
     rows = tensor.detach().reshape(len(tensor), -1)
     if rows.is_complex():
         rows = torch.view_as_real(rows).flatten(1)
@@ -73,7 +73,7 @@ def signature(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class Evidence(NamedTuple):
-    """What one operation's rows did when the samples changed places: one ``verdict``, and the order where it is told.
+    """How one operation's rows moved when the samples changed places: one ``verdict``, and the order if it is known.
 
     ``"silent"`` are rows that are equal, as those of a dead layer; ``"mixed"`` are rows that no division explains,
     ``"random"`` those of them that another seed changes.
@@ -104,7 +104,7 @@ def weigh(base: torch.Tensor, moved: Moved, repeats: int, precision: float) -> E
 
 
 def noise_of(rows: torch.Tensor, precision: float) -> float:
-    """How far rounding alone may move the signatures of rows."""
+    """Bound on the change of row signatures by rounding alone."""
     return (4 * precision + 1e-4) * float(rows.abs().max()) if rows.numel() else 0.0
 
 

@@ -62,7 +62,7 @@ def _chosen(heldout: HeldOut, wanted: int) -> Samples:
 
 
 def _own(one: Any, two: Any) -> tuple[bool, ...]:
-    """Which tensors grow with the number of samples."""
+    """The tensors that grow with the number of samples."""
     pairs = list(zip(tree_tensors(one), tree_tensors(two), strict=True))
     alone = all(a.shape[:1] == b.shape[:1] for a, b in pairs)  # the second chunk is of one sample too
     return tuple(a.dim() > 0 and len(a) == 1 and (alone or len(b) != 1) for a, b in pairs)

@@ -32,7 +32,7 @@ class Layer:
 
     Attributes:
         name: What ``named_modules()`` says, without wrapper prefixes. A module that runs more than once in a
-            forward pass gives one layer a call: ``conv``, ``conv@2``, ``conv@3``.
+            forward pass gives one layer per call: ``conv``, ``conv@2``, ``conv@3``.
         kind: Class name of the module, or the function's name for a functional convolution.
         parts: The operations of the unit, e.g. ``("Conv2d", "BatchNorm2d", "ReLU")``.
         channels: Number of channels (filters) ``C``.
@@ -70,7 +70,7 @@ class Layer:
 
     @property
     def id(self) -> LayerId:
-        """What tells this layer from every other of the network: its first operation and its last."""
+        """Unique key of the layer in its network: its first operation and its last."""
         return self.identity.head, self.key
 
     @property
@@ -89,12 +89,12 @@ class Layer:
         return moved if self.repeats == 1 else self.rows.fold(moved).movedim(2, 1)
 
     def unfold(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The network's own arrangement of ``(n, C, *S)``: what undoes :meth:`fold`."""
+        """The network's own arrangement of ``(n, C, *S)``: the inverse of :meth:`fold`."""
         moved = tensor if self.repeats == 1 else self.rows.unfold(tensor.movedim(1, 2))
         return moved.movedim(1, self.channel_dim)
 
     def mismatch(self, tensor: torch.Tensor, samples: int, same_size: bool) -> str | None:
-        """Why a chunk's tensor is not this layer's, None where it is.
+        """Reason why a chunk's tensor is not this layer's, None if it is.
 
         Args:
             tensor: As the network computed it.
@@ -143,7 +143,7 @@ class _Step:
 
 
 class Trace:
-    """What ran, in order. ``units()`` gives the conv units, ``modules()`` every module that returned a tensor.
+    """Operations in the order they ran. ``units()`` gives conv units, ``modules()`` modules that returned a tensor.
 
     Attributes:
         samples: How many were run together.
@@ -275,7 +275,7 @@ def _version(tensor: torch.Tensor) -> int:
 
 
 def _likely_axis(output: torch.Tensor) -> int:
-    """Where the pass does not tell: three dimensions are (N, tokens, C), any others (N, C, *S)."""
+    """The usual channel axis, if nothing else is known: three dimensions are (N, tokens, C), any others (N, C, *S)."""
     return 2 if output.dim() == 3 else 1
 
 

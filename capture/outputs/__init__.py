@@ -1,1 +1,1 @@
-"""What a network returns: which part is the logits, what the targets ask of it, and which loss fits."""
+"""Outputs of a network: which part is the logits, what the targets are, and which loss fits."""

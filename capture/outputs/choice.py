@@ -1,4 +1,4 @@
-"""Which part of what a model returns is its output, what the numbers mean, and how the targets go with them.
+"""The chosen output of a model: part of what it returns, meaning of the numbers, and form of the targets.
 
 Settled once for a run, by :func:`~convscope.capture.outputs.verdict.settle_outputs`, and used by everything that
 reads logits.
@@ -23,7 +23,7 @@ NO_TARGETS = "the held-out batches have no targets, so there is no loss to take 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The verdict on a model's output; plain values but for a user's function, so that processes can exchange it.
+    """The verdict on a model's output; plain values except a user's function, so that processes can exchange it.
 
     Attributes:
         path: Where the output is in what the model returns, None where a user's function finds it or there is none.
@@ -57,7 +57,7 @@ class Outputs:
 
     @property
     def classes(self) -> int:
-        """Classes that the outputs tell apart, one a sample; 0 where they do not."""
+        """Classes that the outputs tell apart, one per sample; 0 where they do not."""
         known = self.task in ("classes", "binary") and not self.why_not and not self.mistake
         if not known or self.shape is None or len(self.shape) > 1:
             return 0
@@ -69,7 +69,7 @@ class Outputs:
         An axis that ``.squeeze()`` has removed, because there was one sample or one logit, is put back.
 
         Raises:
-            ValueError: What the model returned is not of the settled shape.
+            ValueError: if what the model returned is not of the settled shape.
         """
         if self.returned is None or self.shape is None:
             return torch.empty(1, 0)
@@ -96,7 +96,7 @@ class Outputs:
         return outputs.argmax(-1)
 
     def doubt(self, summary: TargetSummary | None, classes: Classes, task_is_known: bool) -> str | None:
-        """Why callbacks that read classes off the targets may be wrong in doing so, a sentence.
+        """A sentence about why the targets may not be classes, for callbacks that read classes off them.
 
         Args:
             summary: The targets.

@@ -1,4 +1,4 @@
-"""Whether outputs of a shape can be logits (or quantities) for the held-out targets, and if not, why."""
+"""Fit of outputs and held-out targets: whether a shape can be logits (or quantities), and if not, why."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from convscope.capture.data.targets import TargetSummary
 
 OutputTask = Literal["classes", "binary", "labels", "quantities"]
-"""One logit a class; one logit for two classes; one logit a label, of which several may hold; numbers to come near."""
+"""One logit per class; one logit for two classes; one logit per label, several of which may hold; quantities."""
 Labels = Literal["index", "one-hot", "shares", "values"]
 Classes = int | tuple[int, ...] | None
 Shape = tuple[int, ...]
@@ -73,7 +73,7 @@ def fit_to_targets(shape: Shape, summary: TargetSummary, classes: Classes, trust
 
 
 def doubtful_label(classes: tuple[int, ...]) -> str | None:
-    """What to ask of a label that stands far apart from all others or is negative; None where there is none.
+    """Question about a label that is far from all others or negative; None if there is none.
 
     After ``0 … 20`` a 255 is no class like the others; a few of a thousand classes say nothing of the kind.
     """
@@ -87,7 +87,7 @@ def doubtful_label(classes: tuple[int, ...]) -> str | None:
 
 
 def _gap_before_last(classes: tuple[int, ...]) -> bool:
-    """Whether chance did not leave out the labels between the last and the others."""
+    """Whether the gap between the last label and the others is too large for chance."""
     if len(classes) < 2:
         return False
     *rest, top = classes
@@ -97,7 +97,7 @@ def _gap_before_last(classes: tuple[int, ...]) -> bool:
 
 
 def outside(classes: tuple[int, ...], count: int) -> str | None:
-    """What to say of labels outside ``[0, count)``, None where there are none."""
+    """A sentence about labels outside ``[0, count)``, None if there are none."""
     wrong = [label for label in classes if not 0 <= label < count]
     if not wrong:
         return None
@@ -113,16 +113,16 @@ def outside(classes: tuple[int, ...], count: int) -> str | None:
 
 
 def ask_to_ignore(label: int) -> str:
-    """The question after a label that is no class."""
+    """Question about a label that is no class."""
     return f"if {label} marks what is to be ignored, pass HeldOut(ignore_index={label})"
 
 
 def _fit_one_value(flat: Shape, summary: TargetSummary, classes: Classes, trusted: bool) -> Fit:
-    """Targets of one value a sample: a class, or a quantity."""
+    """Targets of one value per sample: a class, or a quantity."""
     if len(flat) > 1:
         return Fit(
             flat,
-            why_not=f"the model's output has shape {text_of(flat)}, where the targets are one value a sample, so it "
+            why_not=f"the model's output has shape {text_of(flat)}, where the targets are one value per sample, so it "
             "is no logits; name them with HeldOut(logits=...)",
         )
     count = flat[0]
@@ -181,17 +181,17 @@ def _by_chance(seen: int, span: int, missing: int) -> bool:
 
 
 def _about(found: tuple[int, ...], count: int) -> About:
-    """Of one label that does not fit, it is asked whether it is to be ignored; of several, what the task is."""
+    """Question about labels that do not fit: about one, whether to ignore it; about several, what the task is."""
     return "label" if sum(not 0 <= label < count for label in found) == 1 else "task"
 
 
 def _few_classes(found: tuple[int, ...]) -> bool:
-    """Whether labels are classes of their own accord, as those that a discriminator's inputs have."""
+    """Whether labels are few enough to be classes by themselves, as for a discriminator's inputs."""
     return found == tuple(range(len(found))) and len(found) <= _FEW
 
 
 def _one_output(found: tuple[int, ...]) -> str | None:
-    """What to say of classes that one logit cannot tell apart."""
+    """A sentence about classes that one logit cannot distinguish."""
     if set(found) <= {0, 1}:
         return None
     wrong = [label for label in found if label not in (0, 1)]
@@ -204,7 +204,7 @@ def _one_output(found: tuple[int, ...]) -> str | None:
 
 
 def _fit_mask(shape: Shape, summary: TargetSummary, classes: Classes) -> Fit:
-    """Targets of a class (or of several labels) a position."""
+    """Targets of one class (or several labels) per position."""
     wanted = summary.shape
     overlapping = summary.binary and len(wanted) > 1 and wanted[0] > 1 and not summary.one_hot
     if overlapping and shape == wanted and (summary.floating or len(wanted) > 2):
@@ -264,7 +264,7 @@ def _misfit(shape: Shape, summary: TargetSummary) -> Fit:
     return Fit(
         shape,
         why_not=f"no loss can be inferred from outputs {text_of(shape)} and targets {text_of(summary.shape)} of "
-        f"{summary.dtype}; pass loss=, a callable(outputs, targets) that returns one value a sample, or name the "
+        f"{summary.dtype}; pass loss=, a callable(outputs, targets) that returns one value per sample, or name the "
         "output with HeldOut(logits=...)",
     )
 

@@ -91,11 +91,11 @@ def try_loss(
         precision: Context in which losses are computed.
 
     Raises:
-        ValueError: It fails, or gives nothing that a gradient could be taken of.
+        ValueError: if it fails, or gives nothing that has a gradient.
     """
     given = f"outputs {tuple(outputs.shape)} of {outputs.dtype} and targets {tuple(targets.shape)} of {targets.dtype}"
     said = f"loss={_name(loss)} cannot be used: on {len(outputs)} held-out samples, {given}, it"
-    needed = "give a callable(outputs, targets) that returns one value a sample, or their mean"
+    needed = "give a callable(outputs, targets) that returns one value per sample, or their mean"
     leaf = outputs.detach().requires_grad_()
     opened: AbstractContextManager[Any] = precision()
     try:
@@ -117,7 +117,7 @@ def try_loss(
 
 
 def _problem(value: Any, samples: int) -> str | None:
-    """What is wrong with what a loss returned, None for nothing."""
+    """The problem with what a loss returned, None if there is none."""
     if not isinstance(value, torch.Tensor):
         return f"returned a {type(value).__name__} and not a tensor"
     if value.dim() > 0 and value.numel() > 1 and len(value) != samples:
@@ -139,7 +139,7 @@ def _summed(value: torch.Tensor, loss: Loss, samples: int, single: bool) -> torc
 
 
 def _of_single_values(loss: Loss) -> Loss:
-    """A torch loss that averages, as one that gives single values; any other as it is."""
+    """A torch loss that averages, changed to give single values; any other unchanged."""
     if isinstance(loss, nn.modules.loss._Loss) and _reduction(loss) == "mean" and _splits(type(loss).__name__):
         alone = copy.copy(loss)
         alone.reduction = "none"
@@ -153,7 +153,7 @@ def _of_single_values(loss: Loss) -> Loss:
 
 
 def _splits(name: str) -> bool:
-    """Whether a loss is the mean of what it gives for single elements; CTC and the divergence's batch mean are not."""
+    """Whether a loss is the mean of its values for single elements; CTC and the divergence's batch mean are not."""
     return name.lower().replace("_", "") not in ("ctcloss", "kldivloss", "kldiv")
 
 
@@ -164,7 +164,7 @@ def _reduction(loss: Loss) -> str:
 
 
 def _ignored_by(loss: Loss) -> int | None:
-    """The label that a loss itself ignores, as far as it says so."""
+    """The label that a loss ignores, if it has such an attribute."""
     if isinstance(loss, functools.partial):
         named = loss.keywords.get("ignore_index")
         return named if isinstance(named, int) else _ignored_by(loss.func)

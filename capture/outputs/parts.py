@@ -28,7 +28,7 @@ def part_at(output: Any, path: Path) -> Any:
     """The part at a path.
 
     Raises:
-        LookupError: There is none.
+        LookupError: if there is none.
     """
     for step in path:
         output = _child(output, step)
@@ -39,7 +39,7 @@ def selected(output: Any, selector: Selector) -> Any:
     """The part that a user names.
 
     Raises:
-        LookupError: There is none of that name or number.
+        LookupError: if there is none of that name or number.
     """
     if callable(selector):
         return selector(output)
@@ -52,7 +52,7 @@ def path_text(path: Path) -> str:
 
 
 def describe(output: Any) -> str:
-    """What an output is, for messages: ``a tuple of 0 (8, 16) and 1 (8, 3)``."""
+    """Description of an output, for messages: ``a tuple of 0 (8, 16) and 1 (8, 3)``."""
     if isinstance(output, torch.Tensor):
         return f"a tensor {tuple(output.shape)} of {str(output.dtype).removeprefix('torch.')}"
     if output is None:
@@ -85,7 +85,7 @@ def _children(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _attributes(value: Any) -> list[tuple[Any, Any]]:
-    """What an object holds, and what it calls its logits even if that is computed when asked for."""
+    """Attributes of an object, and its ``logits`` even if that is a property."""
     held = dict(getattr(value, "__dict__", {}))
     names = [*getattr(type(value), "__slots__", ()), "logits", "out"]
     held.update({name: getattr(value, name) for name in names if name not in held and hasattr(value, name)})
@@ -126,7 +126,7 @@ def logits_of(output: Any) -> torch.Tensor:
     """The logits in what a model returned, where nothing more is known: ``logits``, ``out`` or the first tensor.
 
     Raises:
-        TypeError: There is no floating-point tensor in ``output``.
+        TypeError: if there is no floating-point tensor in ``output``.
     """
     parts = {path: tensor for path, tensor in tensor_parts(output).items() if tensor.is_floating_point()}
     named = [parts[name,] for name in ("logits", "out") if (name,) in parts]

@@ -1,4 +1,4 @@
-"""Signs by which probabilities are told from logits."""
+"""Tests that distinguish probabilities from logits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rows_are_probabilities(rows: torch.Tensor) -> bool:
 
 
 def tolerance(rows: torch.Tensor) -> float:
-    """How far a sum of many such numbers may be from one."""
+    """Tolerance for a sum of many such numbers, which should be one."""
     return 2e-2 if rows.dtype in _HALF else 1e-3
 
 

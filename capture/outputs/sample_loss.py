@@ -43,7 +43,8 @@ def require_sum(loss: Loss, logits: torch.Tensor, targets: torch.Tensor, losses:
         raise NotASumError(
             f"the loss of {len(losses)} samples together is {float(whole):.4g}, but their single losses add up to "
             f"{float(losses.sum()):.4g}: it weighs or compares the samples of a batch, so no sample has a loss of its "
-            "own; give a loss= that returns one value a sample, such as functional.cross_entropy(..., reduction='none')"
+            "own; give a loss= that returns one value per sample, such as "
+            "functional.cross_entropy(..., reduction='none')"
         )
 
 

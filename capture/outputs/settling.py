@@ -40,8 +40,8 @@ def settle(subject: Subject, heldout: HeldOut, loss: Loss | None = None) -> Outp
         loss: The user's own loss, None to infer it.
 
     Raises:
-        ValueError: The user names logits that are not there, or a loss that cannot be used.
-        Exception: Whatever the network's own forward raises; ``RuntimeError`` for what would read as a user's mistake.
+        ValueError: if the user names logits that are not there, or a loss that cannot be used.
+        Exception: if the network's own forward raises it; as ``RuntimeError`` if it would read as a user's mistake.
     """
     tried: list[_Tried] = []
 
@@ -63,7 +63,7 @@ def settle(subject: Subject, heldout: HeldOut, loss: Loss | None = None) -> Outp
 
 
 def _agreed(heldout: HeldOut, decide: Callable[[], Outputs]) -> Outputs:
-    """The first process's verdict, with this process's own function of the user's; what fails on one fails on all."""
+    """The first process's verdict, with this process's copy of the user's function; one failure is raised on all."""
     found: Outputs | None = None
     failure: Exception | None = None
     try:
@@ -87,7 +87,7 @@ def _agreed(heldout: HeldOut, decide: Callable[[], Outputs]) -> Outputs:
 
 
 def _try_samples(subject: Subject, heldout: HeldOut) -> _Tried:
-    """Run one sample and a few; a network that takes no single one, or no two at once, is run on what it takes."""
+    """Run one sample and a few; a network may accept no single sample, or only one at a time."""
     few = next(heldout.chunks(min(_TRIED, max(2, heldout.batch_size))))
     chunks = {len(chunk.index): chunk for chunk in (next(heldout.chunks(1)), few)}
     returned: dict[int, Any] = {}

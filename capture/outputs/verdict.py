@@ -18,7 +18,7 @@ from convscope.capture.outputs.probabilities import ends_in_sigmoid, rows_are_pr
 
 @dataclass(frozen=True)
 class Stated:
-    """What the user says of the output: :class:`~convscope.capture.HeldOut`'s ``logits`` and ``classes``.
+    """What the user stated about the output: :class:`~convscope.capture.HeldOut`'s ``logits`` and ``classes``.
 
     Attributes:
         logits: Which part are the logits, False for none of it, None where the user does not say.
@@ -33,7 +33,7 @@ class Stated:
 
 @dataclass(frozen=True)
 class Runs:
-    """What a model returned for some held-out samples.
+    """Outputs of a model for some held-out samples.
 
     Attributes:
         outputs: For one sample, and for several, as far as there are.
@@ -52,7 +52,7 @@ def settle_outputs(runs: Runs, summary: TargetSummary | None, stated: Stated = S
     """Decide which part of what the model returned is its output, and what it is for.
 
     Raises:
-        ValueError: The user names a part that is not there, or that cannot be the logits for these targets.
+        ValueError: if the user names a part that is not there, or that cannot be the logits for these targets.
     """
     if stated.logits is not None and stated.logits is not False:  # 0 is a place, False is none
         return _settled_by_user(runs, summary, stated)
@@ -165,7 +165,7 @@ def _chosen(
 
 
 def _say_the_same(parts: list[list[torch.Tensor]]) -> bool:
-    """Whether all are the same probabilities, as logits and their softmax are."""
+    """Whether all parts give the same probabilities, as logits and their softmax do."""
     if any(tensors[-1].dim() < 2 for tensors in parts):
         return False
     last = [tensors[-1].detach().float() for tensors in parts]
@@ -254,7 +254,7 @@ def _of_inputs(fit: Fit, returned: Shape, inputs: Shape) -> str | None:
 
 
 def _no_rows(runs: Runs) -> str:
-    """Why nothing that the model returns can be its output."""
+    """Reason why nothing that the model returns can be its output."""
     output, count = runs.outputs[-1], runs.counts[-1]
     is_float = any(tensor.is_floating_point() for tensor in tensor_parts(output).values())
     ids = None if is_float else _class_ids(runs)

@@ -1,4 +1,4 @@
-"""Everything that a forward can change in a network, kept before a block and put back in place after it.
+"""Snapshot of everything that a forward can change in a network, restored in place afterwards.
 
 The walk starts at every module and goes through attributes, containers, users' own objects, hooks and their closures.
 Each object is put back itself, never replaced by a copy, so that whatever is shared stays shared. What cannot be put
@@ -95,7 +95,7 @@ class Snapshot:
             place()
 
     def restore(self) -> None:
-        """Put everything back; what fails is logged and stops nothing else."""
+        """Restore everything; a failure is logged, and the rest is restored all the same."""
         for action, item in reversed(self._undo):
             _attempt(action, item)
         for state in self._tensors:
@@ -245,7 +245,7 @@ class Snapshot:
                 self._class(owner)
 
     def _script(self, item: Any) -> None:
-        """A TorchScript module keeps its attributes to itself: it gives tensors as such, all else as copies."""
+        """Attributes of a TorchScript module, which gives tensors themselves and everything else as copies."""
         declared = item._concrete_type.get_attributes() if hasattr(item, "_concrete_type") else ()
         names = {*declared, *(name for name, _ in item.named_buffers(recurse=False))} - {"training"}
         for name in sorted(names):

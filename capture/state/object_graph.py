@@ -59,7 +59,7 @@ def package_of(item: Any) -> str:
 
 
 def named_globals(function: types.FunctionType) -> dict[str, Any]:
-    """The global variables that a function's code names, but for modules."""
+    """Global variables that a function's code names, except modules."""
     names = _names(function.__code__)
     found = {name: function.__globals__[name] for name in names if name in function.__globals__}
     return {name: value for name, value in found.items() if not isinstance(value, types.ModuleType)}
@@ -71,7 +71,7 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def _parts(item: Any) -> Iterator[Any]:
-    """What an object holds: the breadth is cut, since a list of a million paths holds nothing that matters here."""
+    """Objects that an object holds, up to a limit: a list of a million paths holds nothing that matters here."""
     if isinstance(item, Mapping):
         yield from list(item.values())[:_BREADTH]
     elif isinstance(item, list | tuple | set | frozenset | deque):

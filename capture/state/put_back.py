@@ -1,4 +1,4 @@
-"""How each kind of container and object is put back in place; what did not change is not written."""
+"""Restoring of containers and objects in place, by kind; what did not change is not written."""
 
 from __future__ import annotations
 

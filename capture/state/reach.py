@@ -1,4 +1,4 @@
-"""What belongs to a network's state and what does not: how far a snapshot walks from its modules."""
+"""Reach of a snapshot: what belongs to a network's state, and what is not walked into."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 def _cached(function: Callable[[type], T]) -> Callable[[type], T]:
-    """A function of a type, asked once for each: what a type is does not change."""
+    """Cache of a function of a type; the answer for a type does not change."""
     return functools.lru_cache(maxsize=4096)(function)
 
 
@@ -95,19 +95,19 @@ def is_generator(item: Any) -> bool:
 
 
 def is_iterator(item: Any) -> bool:
-    """Whether it has a position that only a copy can keep, if anything can: an iterator that is no user's own class."""
+    """Whether it is an iterator, not of a user's class: its position can be kept by a copy only, if at all."""
     return hasattr(type(item), "__next__") and not is_state(type(item))
 
 
 @_cached
 def may_need_stand_in(kind: type) -> bool:
-    """Whether some objects of this type cannot be written to and put back, or hold such objects and are fixed."""
+    """Whether some objects of this type cannot be written to and restored, or are immutable and hold such objects."""
     iterates = hasattr(kind, "__next__") and not is_state(kind)
     return iterates or issubclass(kind, torch.Tensor | tuple | CACHE) or is_writer(kind)
 
 
 def is_managed_elsewhere(model: nn.Module) -> bool:
-    """Whether parameters come and go by a plan of somebody else's: FullyShardedDataParallel's, or DeepSpeed's."""
+    """Whether parameters are managed by another library: FullyShardedDataParallel or DeepSpeed."""
     kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", ())
     sharded = any(isinstance(module, kind) for module in model.modules())
     return sharded or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
@@ -150,7 +150,7 @@ def _slot(member: types.MemberDescriptorType, item: Any) -> Any:
 
 
 def cell_content(cell: types.CellType) -> Any:
-    """What a closure's variable holds."""
+    """Content of a closure's variable."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -158,10 +158,10 @@ def cell_content(cell: types.CellType) -> Any:
 
 
 def users_classes(kind: type) -> list[type]:
-    """The user's own among the classes that an object is of."""
+    """The user's classes among an object's classes."""
     return [c for c in kind.__mro__ if is_users_own(c)]
 
 
 def class_values(kind: type) -> dict[str, Any]:
-    """What a class itself holds: counters and lists that all its objects share, and its methods."""
+    """Attributes of a class: counters and lists that all its objects share, and its methods."""
     return {name: value for name, value in vars(kind).items() if not name.startswith("__")}

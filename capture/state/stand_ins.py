@@ -1,4 +1,4 @@
-"""What takes the place, while a pass runs, of what cannot be written to and put back."""
+"""Stand-ins, while a pass runs, for objects that cannot be written to and restored."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ log = logging.getLogger("convscope")
 
 
 class StandIns:
-    """One stand-in for each object that needs one, wherever it is met."""
+    """One stand-in for each object that needs one, wherever it is found."""
 
     def __init__(self) -> None:
         self._made_for: dict[int, tuple[Any, Any]] = {}
 
     def of(self, value: Any) -> Any:
-        """The same stand-in wherever the value is met; the value itself where it needs none."""
+        """The value's stand-in, the same wherever it is found; the value itself if it needs none."""
         if id(value) not in self._made_for:
             try:
                 other = self._made(value)
@@ -83,5 +83,5 @@ def named(item: Any) -> str:
 
 @lru_cache(maxsize=1000)
 def say_once(sentence: str) -> None:
-    """Warn of what a snapshot cannot do, once for each sentence."""
+    """Log a warning about what a snapshot cannot do, once for each sentence."""
     log.warning("convscope: %s", sentence)

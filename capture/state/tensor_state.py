@@ -1,4 +1,4 @@
-"""What a tensor is: its bits, geometry, gradient, flags and hooks, kept and put back without autograd noticing.
+"""State of a tensor: bits, geometry, gradient, flags and hooks, saved and restored unnoticed by autograd.
 
 Bits are kept as the bytes of storages, once for all tensors that share one, so that views and tied weights stay what
 they are. They are compared and written through a tensor of our own, with a version counter of its own: where nothing
@@ -85,7 +85,7 @@ def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 
 class TensorState:
-    """All of a tensor but its bits."""
+    """All of a tensor except its bits."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor

@@ -60,7 +60,7 @@ def check_same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
 
 
 def check_target(target: Tensor, num_samples: int) -> None:
-    """``target`` holds one class index a sample."""
+    """``target`` holds one class index per sample."""
     if target.ndim != 1:
         raise ValueError(
             f"The target must hold class indices of shape (N,), got shape {tuple(target.shape)}. "
@@ -88,7 +88,7 @@ def check_features(features: Tensor) -> None:
 
 
 def check_probe_input(features: Tensor, target: Tensor) -> None:
-    """Everything a probe asks of its data, values included."""
+    """All that a probe requires of its data, including values."""
     check_features(features)
     check_target(target, features.shape[0])
     if features.shape[0] == 0:
@@ -118,7 +118,7 @@ def check_not_negative(name: str, values: Tensor) -> None:
 
 
 def check_index(index: Tensor, num_samples: int, given: bool) -> None:
-    """``index`` holds one whole number a sample, none negative where the caller gave it."""
+    """``index`` holds one whole number per sample, none negative where the caller gave it."""
     if index.shape != (num_samples,) or index.is_floating_point():
         raise ValueError(
             f"The index must hold one integer for each of the {num_samples} samples, got {index.dtype} of shape "

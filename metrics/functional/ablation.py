@@ -13,7 +13,7 @@ from convscope.metrics.functional._validation import check_finite
 
 
 class OutcomeResult(NamedTuple):
-    """What :class:`~convscope.metrics.InterventionOutcome` computes, for S filter sets and K classes.
+    """Result of :class:`~convscope.metrics.InterventionOutcome`, for S filter sets and K classes.
 
     Attributes:
         loss: ``(S,)`` float32 mean loss.

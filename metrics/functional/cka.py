@@ -117,7 +117,7 @@ def linear_cka_matrix(features: Sequence[Tensor], debiased: bool = False) -> Ten
         ``(L, L)`` float32, symmetric, of :func:`linear_cka` values.
 
     Raises:
-        ValueError: as :func:`linear_cka`, or there is no representation.
+        ValueError: if :func:`linear_cka` would raise it, or there is no representation.
 
     Source: paper (Kornblith et al. 2019, arXiv 1905.00414).
 

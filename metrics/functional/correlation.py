@@ -19,7 +19,7 @@ from convscope.metrics.functional.covariance import (
 
 
 class CorrelationSummary(NamedTuple):
-    """Numbers drawn from one correlation matrix, float32 scalars.
+    """Summary of one correlation matrix, float32 scalars.
 
     Attributes:
         mean_abs: mean \\|ρ\\| over pairs of different varying filters, in [0, 1]; NaN where there is no pair.
@@ -41,7 +41,7 @@ class CorrelationSummary(NamedTuple):
 
 
 class CorrelationResult(NamedTuple):
-    """What :class:`~convscope.metrics.ChannelCorrelation` computes: the matrix, then its summary.
+    """Result of :class:`~convscope.metrics.ChannelCorrelation`: the matrix and its summary.
 
     Attributes:
         matrix: ``(C, C)`` float32 Pearson correlations, zero rows and columns for constant filters.
@@ -195,7 +195,7 @@ def participation_ratio(eigenvalues: Tensor) -> Tensor:
 
 
 def correlation_result(moments: Moments, threshold: float) -> CorrelationResult:
-    """Everything that the moments of a layer tell about its filters' correlation."""
+    """Correlation matrix and summary from the moments of a layer."""
     check_moments(moments)
     matrix, varying = correlation_of(moments)
     variance = covariance_of(moments).diagonal().clamp(min=0)

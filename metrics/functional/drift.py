@@ -114,5 +114,5 @@ def _check_variances(variance: Tensor, previous_variance: Tensor) -> None:
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """A float32 quotient in which nothing by nothing is nothing."""
+    """A float32 quotient in which 0 / 0 is 0."""
     return torch.zeros_like(numerator).float() if numerator == 0 else (numerator / denominator).float()

@@ -1,4 +1,4 @@
-"""What is left out when a sample is predicted, so that it does not tell the sample's class.
+"""Samples left out when one is predicted, chosen so that the fit does not reveal the sample's class.
 
 A class that has lost the sample to be predicted is rarer in what the probe is fitted on than it is for all others. A
 probe that knows nothing goes by how frequent the classes are, so it names any class but the right one: below chance.

@@ -25,7 +25,7 @@ _STILL_SHARE = 1e-3
 
 
 class ActivityResult(NamedTuple):
-    """What :class:`~convscope.metrics.FilterActivity` computes; NaN and infinite values are counted and left out.
+    """Result of :class:`~convscope.metrics.FilterActivity`; NaN and infinite values are counted and left out.
 
     Attributes:
         dead: ``(C,)`` bool, filters that are never active.
@@ -57,7 +57,7 @@ class ActivitySums(NamedTuple):
 
 
 def activity_sums(activation: Tensor, bounds: Bounds = (None, None)) -> ActivitySums:
-    """Sums of one chunk ``(N, C, *S)`` with at least one value a filter."""
+    """Sums of one chunk ``(N, C, *S)`` with at least one value per filter."""
     values = activation.detach()
     dims = [dim for dim in range(values.ndim) if dim != 1]
     minimum, maximum = values.amin(dims), values.amax(dims)
@@ -75,7 +75,7 @@ def activity_sums(activation: Tensor, bounds: Bounds = (None, None)) -> Activity
 
 
 def activity_result(sums: ActivitySums, rectified: bool, saturated_share: float) -> ActivityResult:
-    """What the sums of all chunks say."""
+    """The result from the sums of all chunks."""
     known = sums.seen > 0
     if not bool(known.any()) and int(sums.nonfinite) == 0:
         raise ValueError("Filter activity needs at least one activation, got none. Call update() first.")
@@ -129,7 +129,7 @@ def filter_activity(
     check_bounds(bounds)
     check_fraction("saturated_share", saturated_share)
     if activation.numel() == 0:
-        raise ValueError(f"Filter activity needs at least one value a filter, got shape {tuple(activation.shape)}.")
+        raise ValueError(f"Filter activity needs at least one value per filter, got shape {tuple(activation.shape)}.")
     return activity_result(activity_sums(activation, bounds), rectified, saturated_share)
 
 
@@ -189,7 +189,7 @@ def update_ratio(current: Tensor, previous: Tensor) -> Tensor:
 
 
 def direction_change(current: Tensor, previous: Tensor) -> Tensor:
-    r"""The part of a weight update that is not mere growing or shrinking, relative to the weights.
+    r"""The part of a weight update that changes the weights' direction, relative to the weights.
 
     .. math:: \|\Delta - \frac{\Delta \cdot w'}{\|w'\|^2} w'\| / \|w'\|, \quad \Delta = w - w'
 

@@ -48,7 +48,7 @@ def filter_norms(weight: Tensor, norm: int) -> Tensor:
 
 
 def mean_importance(total: Tensor, count: Tensor) -> Tensor:
-    """Mean over samples as float32 ``(C,)``, once it is known to be one."""
+    """Mean over samples as float32 ``(C,)``; sums are checked first."""
     if count == 0:
         raise ValueError("Filter importance needs samples, got none. Update the metric before computing it.")
     check_finite("sums of filter importance", total)
@@ -56,7 +56,7 @@ def mean_importance(total: Tensor, count: Tensor) -> Tensor:
 
 
 def taylor_importance(activation: Tensor, gradient: Tensor) -> Tensor:
-    r"""First-order Taylor importance: what removing a filter would do to the loss, squared.
+    r"""First-order Taylor importance: the estimated change of the loss on removing a filter, squared.
 
     .. math:: I_c = \mathbb{E}_x \left[\left(\sum_s a_{c,s}\, g_{c,s}\right)^2\right]
 
@@ -251,7 +251,7 @@ def check_weight(weight: Tensor, num_channels: int) -> None:
 
 
 def check_gamma(gamma: Tensor, num_channels: int) -> None:
-    """A BatchNorm scale is one number a channel."""
+    """A BatchNorm scale is one number per channel."""
     if gamma.shape != (num_channels,) or not gamma.is_floating_point():
         raise ValueError(
             f"The BatchNorm scale must be floating point of shape ({num_channels},), got {gamma.dtype} of shape "

@@ -28,7 +28,7 @@ def stratified_folds(target: Tensor, folds: int) -> Tensor:
 
 
 def equal_folds(codes: Tensor, folds: int) -> tuple[Tensor, Tensor]:
-    """Stratified folds, and who trains in each: in every fold the same number of samples of a class.
+    """Stratified folds, and who trains in each: in every fold the same number of samples per class.
 
     A fold that holds out one sample fewer of a class than the fullest does, leaves out one more that is predicted in
     another fold.
@@ -141,7 +141,7 @@ def logistic_scorer(features: Tensor, target: Tensor, folds: int = 5, l2: float 
         A function from labels ``(N,)`` to out-of-fold logits ``(N, K)``.
 
     Raises:
-        ValueError: for what :func:`logistic_probe_scores` refuses.
+        ValueError: if :func:`logistic_probe_scores` would raise it.
 
     Source: reconstruction.
 
@@ -204,7 +204,7 @@ def logistic_probe_scores(
 
 
 def check_logistic(folds: int, l2: float, max_iter: int) -> None:
-    """Options of the logistic probe that can be judged without data."""
+    """Options of the logistic probe that can be checked without data."""
     check_positive_int("folds", folds, minimum=2)
     check_positive("l2", l2)
     check_positive_int("max_iter", max_iter)

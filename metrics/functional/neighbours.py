@@ -26,7 +26,7 @@ def knn_scorer(features: Tensor, target: Tensor, k: int = 20) -> Scorer:
         A function from labels ``(N,)`` to vote shares ``(N, K)`` of samples left out.
 
     Raises:
-        ValueError: for what :func:`knn_probe_scores` refuses.
+        ValueError: if :func:`knn_probe_scores` would raise it.
 
     Source: reconstruction.
 
@@ -113,7 +113,7 @@ def centroid_scorer(features: Tensor, target: Tensor) -> Scorer:
         A function from labels ``(N,)`` to scores ``(N, K)`` of samples left out.
 
     Raises:
-        ValueError: for what :func:`centroid_probe_scores` refuses.
+        ValueError: if :func:`centroid_probe_scores` would raise it.
 
     Source: reconstruction.
 

@@ -49,7 +49,7 @@ def spread_positions(index: Tensor, total: int, positions: int, seed: int = 0) -
 
 
 def features_at(activation: Tensor, positions: Tensor, size: Sequence[int]) -> Tensor:
-    """What a layer says at positions of a finer or coarser grid: its map, linearly interpolated to that grid.
+    """A layer's values at positions of a finer or coarser grid: its map, linearly interpolated to that grid.
 
     The same as ``F.interpolate(activation, size, mode="bilinear")`` read at these positions (linear in one dimension,
     trilinear in three); a linear probe of it is the upsampled prediction of a linear probe of the map itself.
@@ -167,7 +167,7 @@ def position_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = 
 
 
 def fair_position_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> BlockScorer:
-    """As :func:`position_scorer` where a layer says something, and the shares of the classes where it does not.
+    """As :func:`position_scorer` for an informative layer, and the shares of the classes for any other.
 
     Without a sample its classes are rarer than with it, and a fit that knows nothing names the others. So the fit is
     used only where its squared error is lower than that of the shares of the classes in the other samples, by more than
@@ -182,7 +182,7 @@ def fair_position_scorer(features: Tensor, target: Tensor, alphas: Sequence[floa
         A function as :func:`position_scorer` returns.
 
     Raises:
-        ValueError: for what :func:`position_scorer` refuses.
+        ValueError: if :func:`position_scorer` would raise it.
 
     Source: ours.
 

@@ -165,7 +165,7 @@ def ridge_label_predictor(features: Tensor, targets: Tensor, alphas: Sequence[fl
         A function from targets ``(N, K)`` of 0 and 1 to float64 predictions ``(N, K)``.
 
     Raises:
-        ValueError: for what :func:`ridge_predictor` refuses, and for fewer than three samples.
+        ValueError: if :func:`ridge_predictor` would raise it, or there are fewer than three samples.
 
     Source: ours (leave-pair-out: Airola et al. 2009).
 
@@ -198,7 +198,7 @@ def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEF
         A function from labels ``(N,)`` to out-of-sample scores ``(N, K)``.
 
     Raises:
-        ValueError: for what :func:`ridge_probe_scores` refuses.
+        ValueError: if :func:`ridge_probe_scores` would raise it.
 
     Source: reconstruction.
 

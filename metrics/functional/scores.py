@@ -50,7 +50,7 @@ def best_classes(scores: Tensor, counts: Tensor) -> Tensor:
 
 
 def _hits(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """How far each sample is right ``(N,)``, a share where classes are told apart by nothing, and its class."""
+    """How far each sample is right ``(N,)``, a share where scores are equal, and its class."""
     check_target(target, scores.shape[0])
     classes, codes = encode_classes(target.to(scores.device))
     if scores.ndim != 2 or scores.shape[1] != classes.numel() or scores.shape[0] == 0:
@@ -265,7 +265,7 @@ def probe_depth(accuracy: Tensor, tolerance: float = 0.05) -> Tensor:
 
 
 def depth_monotonicity(accuracy: Tensor) -> Tensor:
-    """Spearman correlation of depth and accuracy: 1 where each layer knows more than the one before.
+    """Spearman correlation of depth and accuracy: 1 if each layer is more accurate than the one before.
 
     Args:
         accuracy: ``(L,)`` in order of depth.

@@ -1,4 +1,4 @@
-"""One number for a vector of filter importances, and for its change between two moments."""
+"""Summaries of a vector of filter importances, and of its change between two checks."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from convscope.capture.network.layers import select_layers, spread_over_depth
 from convscope.capture.network.operations import layer_costs
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Subject, trace_layers
-from convscope.loggers import encoding_of, printable, say
+from convscope.loggers.terminal import encoding_of, printable, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(table: str) -> int:
-    """Print, also into a pipe whose reader has seen enough (``convscope layers … | head``)."""
+    """Print, also into a pipe whose reader has closed it (``convscope layers … | head``)."""
     try:
         say(table, sys.stdout)
         if sys.stdout is not None:

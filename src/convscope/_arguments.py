@@ -23,7 +23,7 @@ def whole_number(name: str, value: Any, accepted: str = "a whole number", *, lea
     """An integer of at least ``least``.
 
     Raises:
-        ValueError: if it is something else; ``1e4`` is told to be ``10000``.
+        ValueError: if it is something else; for ``1e4`` the message suggests ``10000``.
     """
     if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
         return int(value)

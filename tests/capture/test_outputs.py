@@ -102,7 +102,7 @@ def test_the_logits_are_found(make: Any, path: Any) -> None:
         (lambda n: F.normalize(values(3))[:n], THREE, "all have length one, so they are an embedding"),
         (lambda n: (values(3)[:n], values(3)[:n] * 2), THREE, "several tensors that could be its logits \\(0 and 1\\)"),
         (rows(3, 8, 8), THREE, "has the shape of its input, so it is a reconstruction"),
-        (rows(3, 4, 4), THREE, r"has shape \(N, 3, 4, 4\), where the targets are one value a sample"),
+        (rows(3, 4, 4), THREE, r"has shape \(N, 3, 4, 4\), where the targets are one value per sample"),
         (rows(7, 3), THREE, r"has shape \(N, 7, 3\)"),
         (lambda n: values(3)[:n].argmax(1), THREE, "returns class indices of int64 in evaluation mode"),
         (lambda n: (values(3)[:n].argmax(1), values(3)[:n] > 0), THREE, "class indices of int64"),

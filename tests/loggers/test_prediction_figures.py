@@ -84,7 +84,7 @@ def test_a_layer_heatmap_is_a_card_wide(count: int) -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: prediction_strip(None, [[0.5, 0.5]], ["a", "b"], 0, ""), "one row a layer"),
+        (lambda: prediction_strip(None, [[0.5, 0.5]], ["a", "b"], 0, ""), "one row per layer"),
         (lambda: prediction_strip(None, [[0.5, 0.5]], ["a"], 2, ""), "truth"),
         (lambda: removal_curves([0, 1], {}, "", ""), "1 to 4"),
         (lambda: removal_curves([0, 1], {"a": [1.0]}, "", ""), "'a' has 1"),

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convscope.loggers import layer_table, printable, say
+from convscope.loggers import layer_table
+from convscope.loggers.terminal import printable, say
 
 ENCODINGS = ["ascii", "latin-1", "cp1252", "cp437", "koi8-r", "shift_jis", "utf-8", "utf-16", "no-such-encoding"]
 ROWS = {"conv1": {"mean |ρ|": 0.5, "Δw/w": None}, "нейрон.conv2": {"mean |ρ|": 17.2, "Δw/w": 1e-7}}

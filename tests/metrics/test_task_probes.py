@@ -362,7 +362,7 @@ def update_and_compute(probe: Any, features: torch.Tensor, target: torch.Tensor)
         (lambda: SegmentationProbe(positions=0), "`positions` must be at least 1, got 0"),
         (
             lambda: update_and_compute(RegressionProbe(), X, Y[:4]),
-            "must have shape (6, D), one row a sample, got (4, 2)",
+            "must have shape (6, D), one row per sample, got (4, 2)",
         ),
         (lambda: update_and_compute(RegressionProbe(), X, torch.full((6,), 2.0)), "no target that varies"),
         (lambda: update_and_compute(RegressionProbe(), X, Y * torch.nan), "targets must be finite"),
