@@ -98,7 +98,8 @@ class _Draft:
         try:
             _or_mistake(lambda: step(observer))
         except IdleError as error:
-            self.plan.idle.append(str(error))
+            if self.selected.get(observer.name, [True]):  # that its layers cannot be measured is no one's mistake
+                self.plan.idle.append(str(error))
             self.plan.messages.append(f"{observer.name} rests: {error}")
         except Exception as error:
             if is_mistake(error):
@@ -109,8 +110,6 @@ class _Draft:
         """The layers that an observer names and that can be measured at all."""
         kept, said = without_problems(_selected(self.found, observer))
         self.plan.messages += [sentence for sentence in said if sentence not in self.plan.messages]
-        if not kept:
-            raise IdleError("none of its layers can be measured")
         self.selected[observer.name] = kept
 
     def place(self, observer: Observer) -> None:
@@ -209,10 +208,16 @@ def _suitable(plan: Plan, chosen: list[Layer], observer: Observer) -> list[Layer
     others = [layer.name for layer in chosen if not observer.suits(layer)]
     filters = [layer for layer in suitable if not layer.is_output]
     if not suitable or (observer.needs_filters and not filters):
-        raise IdleError(f"it can measure none of the chosen layers: {', '.join(others) or 'there are none'}")
+        raise IdleError(_why_none(others))
     if others:
         plan.messages.append(f"{observer.name} leaves out layers that it cannot measure: {', '.join(others)}")
     return suitable
+
+
+def _why_none(unsuitable: list[str]) -> str:
+    if not unsuitable:
+        return "none of its layers can be measured"
+    return f"it can measure none of the chosen layers: {', '.join(unsuitable)}"
 
 
 def _settle_outputs(plan: Plan, observers: list[Observer]) -> str | None:

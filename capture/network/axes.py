@@ -87,4 +87,6 @@ def _by_size(source: torch.Tensor, axis: int, output: torch.Tensor) -> int | Non
 
 
 def _shares_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.layout != torch.strided or b.layout != torch.strided:
+        return False  # a sparse tensor has no storage of its own
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

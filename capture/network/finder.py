@@ -64,12 +64,20 @@ class Finder:
     def _continued(self, event: Event) -> list[tuple[Layer, int]]:
         here, name = [], link(event.key, event.module)
         for tensor in event.inputs:
-            _, waiting = self._open.get(id(tensor), (None, []))
+            left = self._left_as(tensor)
+            _, waiting = self._open.get(left, (None, []))
             here += [(layer, done + 1) for layer, done in waiting if layer.identity.links[done] == name]
             if here:
-                del self._open[id(tensor)]
+                del self._open[left]
                 break
         return here
+
+    def _left_as(self, tensor: torch.Tensor) -> int:
+        """``id`` of the tensor that the network went on with, of which this one may be a view for backward hooks."""
+        if type(tensor.grad_fn).__name__ != "BackwardHookFunctionBackward":
+            return id(tensor)
+        same = (name for name, (left, _) in self._open.items() if _is_view_of_all(tensor, left))
+        return next(same, id(tensor))
 
     def _is_planned(self, layer: Layer, event: Event) -> bool:
         problem = self._difference(layer, event)
@@ -88,3 +96,7 @@ class Finder:
             if weights and weights != identity.weights:
                 return ELSEWHERE
         return None
+
+
+def _is_view_of_all(view: torch.Tensor, tensor: torch.Tensor) -> bool:
+    return view.data_ptr() == tensor.data_ptr() and view.shape == tensor.shape and view.stride() == tensor.stride()

@@ -188,6 +188,7 @@ class Ownership:
     def _depends(self, order: RowOrder, alone: Rows, together: Rows) -> bool:
         rows = order.fold(together.signature)
         few = order.fold(alone.signature)
-        apart = float((rows[: len(few)] - few).double().square().mean().sqrt())
+        both = min(len(few), len(rows))  # a network that needs many samples may have been traced on more of them
+        apart = float((rows[:both] - few[:both]).double().square().mean().sqrt())
         spread = float((rows[0] - rows[1]).double().square().mean().sqrt())
         return apart > _DEPENDS * spread + noise_of(alone.signature, alone.precision)

@@ -62,7 +62,8 @@ def divisions(repeats: int) -> Iterator[RowOrder]:
 
 def signature(tensor: torch.Tensor) -> torch.Tensor:
     """``(rows, columns)`` on the CPU: enough of each row to recognise it, however large it is."""
-    rows = tensor.detach().reshape(len(tensor), -1)
+    rows = tensor.detach()
+    rows = rows.flatten(1) if rows.dim() > 1 else rows[:, None]  # unlike a reshape, also where there are no rows
     if rows.is_complex():
         rows = torch.view_as_real(rows).flatten(1)
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
