@@ -12,6 +12,7 @@ from torch import nn
 
 from convscope.capture.data.heldout import Chunk, HeldOut
 from convscope.capture.network.collectives import collectives_so_far, shards
+from convscope.capture.network.finder import Finder
 from convscope.capture.network.follower import Event, follow
 from convscope.capture.network.layers import select_layers
 from convscope.capture.network.modules import tensors_in
@@ -99,14 +100,19 @@ class Intervention:
         return None if replayer.deviated else logits
 
     def _pass(self, inputs: Any, keep: torch.Tensor, beginning: Recorder | Replayer | None = None) -> torch.Tensor:
-        fired = False
+        fired, finder = False, Finder(self._subject.module, [self._layer])
 
         def on_event(event: Event) -> Any:
             nonlocal fired
-            if event.key != self._layer.key:
+            tensor = next(tensors_in(event.output), None)
+            if tensor is None:
+                return None
+            with torch._C.DisableTorchFunction():  # to look is no call to record
+                here = finder.at(event)
+                finder.leave(tensor)
+            if not here:
                 return None
             fired = True
-            tensor = next(tensors_in(event.output))
             # An in-place activation: the network may go on with the tensor itself rather than with its result.
             in_place = self._layer.is_unit and any(tensor is source for source in event.inputs)
             activation = tensor if beginning is None else beginning.cut(tensor, in_place)
@@ -227,9 +233,16 @@ def check_baseline(baseline: str) -> None:
 def _mean_of(subject: Subject, layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
     means: list[torch.Tensor] = []
 
+    finder = Finder(subject.module, [layer])
+
     def on_event(event: Event) -> None:
-        if event.key == layer.key:
-            activation = next(tensors_in(event.output)).movedim(layer.channel_dim, 1)
+        tensor = next(tensors_in(event.output), None)
+        if tensor is None:
+            return
+        here = finder.at(event)
+        finder.leave(tensor)
+        if here:
+            activation = tensor.movedim(layer.channel_dim, 1)
             means.append(activation.transpose(0, 1).flatten(1).double().mean(1).float())
 
     with follow(subject.module, on_event):

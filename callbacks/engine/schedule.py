@@ -25,8 +25,9 @@ class Schedule:
     _last_step: int = field(default=0, init=False)
     _measured: int = field(default=-1, init=False)  # optimizer steps at the last check that a step triggered
     _begun: bool = field(default=False, init=False)
+    _made: int = field(default=0, init=False)  # checks in this fit
     needed: bool = field(default=False, init=False)
-    """Whether somebody monitors a value, who would end the run without one."""
+    """Whether somebody monitors a value that is not there yet, who would end the run without one."""
 
     def __post_init__(self) -> None:
         for name in ("every_n_epochs", "every_n_train_steps"):
@@ -41,23 +42,28 @@ class Schedule:
 
         In a due epoch each validation run is a check, as it is for Lightning's ModelCheckpoint. A check made after
         the very same step stands for it: another one would find the same network, and call it a change of nothing.
-        A check at the start that could not be made then is made at the end of the first epoch, so that whoever
-        monitors a value finds one.
+        A check at the start that could not be made then is made at the end of the first epoch. So is a second check
+        that a monitored value needs, such as one of drift.
         """
         if moment.trigger == "start":
-            return (self.on_start or self.needed) and steps == 0
+            return (self.on_start or self.is_needed) and steps == 0
         if moment.trigger == "step":
             return self.every_n_train_steps > 0 and steps - self._last_step >= self.every_n_train_steps
         since = moment.epoch - self._last_epoch
         due = self.every_n_epochs > 0 and (since == 0 or since >= self.every_n_epochs)
-        due = due or ((self.on_start or self.needed) and not self._begun)
+        due = due or (self.on_start and not self._begun) or self.is_needed
         if due and steps == self._measured:
             self._last_epoch, due = moment.epoch, False
         return due
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether a monitored value may come of another check: all that there are come of the first or the second."""
+        return self.needed and self._made < 2
+
     def done(self, moment: Moment, steps: int) -> None:
         """Remember that a check was made."""
-        self._begun = True
+        self._begun, self._made = True, self._made + 1
         if moment.at_epoch_end and 0 < self.every_n_epochs <= moment.epoch - self._last_epoch:
             self._last_epoch = moment.epoch
         if moment.trigger == "step":
@@ -65,7 +71,7 @@ class Schedule:
 
     def restart(self) -> None:
         """Forget past checks."""
-        self._last_epoch, self._last_step, self._measured, self._begun = -1, 0, -1, False
+        self._last_epoch, self._last_step, self._measured, self._begun, self._made = -1, 0, -1, False, 0
 
     def state_dict(self) -> dict[str, Any]:
         """The last epoch and step at which a check was made."""

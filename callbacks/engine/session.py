@@ -67,6 +67,7 @@ class Session:
         self._pictures = Pictures(self._failures)
         self._heldout_changed = False
         self._tags: set[str] = set()
+        self._monitored: dict[str, str] = {}
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._said_swapped = False
         shared = HeldOut()
@@ -184,7 +185,7 @@ class Session:
         if when.at_epoch_end:
             self._plan_late(trainer, pl_module, when)
         due = self._due(trainer, when)
-        if not due or self._must_wait(trainer):
+        if not due or (not any(observer.schedule.is_needed for observer in due) and self._must_wait(trainer)):
             return
         self._cost.begin()
         with self._as_in_a_check(trainer, when.trigger):
@@ -203,6 +204,8 @@ class Session:
 
     def _due(self, trainer: pl.Trainer, when: Moment) -> list[Observer]:
         active = [observer for plan in self._plans for observer in plan.observers]
+        for observer in active:
+            observer.schedule.needed = self._missing(observer) is not None
         return [observer for observer in active if observer.schedule.is_due(when, trainer.global_step)]
 
     @contextmanager
@@ -271,15 +274,20 @@ class Session:
         bridge.keep_available(trainer, known)
 
     def _serve_monitors(self, trainer: pl.Trainer) -> None:
-        """Whoever monitors a value ends the run where there is none: so a first check is made where none was wanted."""
-        for key, who in bridge.monitors(trainer).items():
-            for observer in self.observers:
-                if key.startswith(f"{observer.name}/") and not observer.schedule.on_start:
-                    observer.schedule.needed = True
-                    rank_zero_info(
-                        f"convscope: {who} monitors {key!r}, so {observer.name} makes a check at the start although "
-                        "on_start=False"
-                    )
+        """Whoever monitors a value ends the run where there is none: so checks are made where none were wanted."""
+        self._monitored = bridge.monitors(trainer)
+        for observer in self.observers:
+            key = self._missing(observer)
+            if key is not None and not observer.schedule.on_start:
+                rank_zero_info(
+                    f"convscope: {self._monitored[key]} monitors {key!r}, so {observer.name} makes a check at the "
+                    "start although on_start=False"
+                )
+
+    def _missing(self, observer: Observer) -> str | None:
+        """A value of the observer that somebody monitors and that it has not given yet."""
+        own = (f"{observer.name}/", "convscope/") if observer is self.observers[0] else f"{observer.name}/"
+        return next((key for key in self._monitored if key.startswith(own) and key not in observer.logged), None)
 
     def close(self, trainer: pl.Trainer) -> None:
         """The fit is over."""

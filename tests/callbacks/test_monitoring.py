@@ -146,3 +146,28 @@ def test_a_kept_value_is_no_reading_of_an_alert(fit: Any) -> None:
     run = fit([probe(every_n_epochs=2), alert], module=Plateau(), max_epochs=2)
     assert run.trainer.global_step == 8
     assert [one.epoch for one in alert.alerts] == [1]
+
+
+SECOND = {
+    "drift/variance_shift/net.conv1": convscope.RepresentationDrift,
+    "importance/turnover/net.conv1": convscope.FilterImportance,
+    "health/update_ratio/net.conv1": convscope.FilterHealth,
+    "convscope/overhead": convscope.FilterHealth,
+}
+
+
+@pytest.mark.parametrize("key", SECOND)
+@pytest.mark.parametrize("schedule", ["every second epoch", "max_overhead", "no start"])
+def test_a_value_that_takes_two_checks_is_there_at_the_end_of_the_first_epoch(
+    key: str, schedule: str, fit: Any
+) -> None:
+    ours = SECOND[key](layers="net.conv1", pictures=False, **SCHEDULES[schedule][0])
+    stopping = EarlyStopping(key, patience=9, strict=True)
+    run = fit([convscope.FilterCorrelation(layers="net.conv1", pictures=False), ours, stopping], max_epochs=3)
+    assert run.trainer.global_step == 12 and stopping.best_score.isfinite()
+
+
+def test_a_value_that_no_check_gives_costs_two_checks_at_most(fit: Any) -> None:
+    ours = probe(every_n_epochs=3, on_start=False)
+    run = fit([ours, EarlyStopping("probe/typo", strict=False, patience=9)], max_epochs=5)
+    assert [step for step, _ in run.curve(TAG)] == [0, 3, 11]
