@@ -10,7 +10,7 @@ import torch
 
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.parts.criteria import Criterion
-from convscope.callbacks.parts.intervening import InterveningObserver, keep_all_but, random_order
+from convscope.callbacks.parts.intervening import InterveningObserver, fixed_random_order, keep_all_but
 from convscope.capture.intervention import Baseline
 from convscope.capture.network.trace import Layer
 from convscope.capture.outputs.loss import Loss
@@ -157,7 +157,7 @@ class _Chosen:
             ends = min(ends, max(1, layer.channels // 2))
             return cls(torch.arange(layer.channels), importance, rank_by, ends)
         ends = min(ends, max(1, most // 3))
-        order, random = importance[rank_by].argsort(descending=True, stable=True), random_order(layer)
+        order, random = importance[rank_by].argsort(descending=True, stable=True), fixed_random_order(layer)
         neutral = random[: most - 2 * ends]
         both = torch.cat([neutral, order[:ends], order[-ends:]])
         filters = torch.tensor(list(dict.fromkeys(both.tolist())))

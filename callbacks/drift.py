@@ -14,7 +14,7 @@ from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.reference import Reference, reference_features
-from convscope.callbacks.parts.snapshots import Features, Snapshot
+from convscope.callbacks.parts.snapshots import Features, LayerSnapshot
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.metrics import ChannelCorrelation, PooledFeatures
@@ -90,7 +90,7 @@ class RepresentationDrift(LayerObserver):
         self._forget()
 
     def _forget(self) -> None:
-        self._previous: dict[str, Snapshot] = {}
+        self._previous: dict[str, LayerSnapshot] = {}
         self._first: dict[str, Features] = {}
         self._importance: dict[str, dict[str, torch.Tensor]] = {"previous": {}, "first": {}}
 
@@ -117,7 +117,7 @@ class RepresentationDrift(LayerObserver):
     def compute(self, layer: Layer) -> LayerResult:
         name = layer.name
         features, correlation = self._features[name].compute(), self._correlation[name].compute()
-        now = Snapshot.of(features, correlation, self.debiased)
+        now = LayerSnapshot.of(features, correlation, self.debiased)
         scalars = {}
         if previous := self._previous.get(name):
             scalars = now.since(previous) | {"cka_first": now.features.cka(self._first[name])}
@@ -168,7 +168,7 @@ class RepresentationDrift(LayerObserver):
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self._previous = {name: Snapshot.load(kept, self.debiased) for name, kept in state["previous"].items()}
+        self._previous = {name: LayerSnapshot.load(kept, self.debiased) for name, kept in state["previous"].items()}
         self._first = {name: Features(half, self.debiased) for name, half in state["first"].items()}
         self._importance = {which: dict(kept) for which, kept in state["importance"].items()}
 

@@ -15,7 +15,7 @@ from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.loggers import TensorBoardDashboard
-from convscope.loggers.filter_grid import FilterRow, filter_grid
+from convscope.loggers.filter_grid import FilterRow, example_grid
 from convscope.metrics import ChannelCorrelation
 
 _OBSERVATIONS = 16384
@@ -114,7 +114,7 @@ class FilterPictures(LayerObserver):
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         for name, chosen in self._rows.items():
             rows = [self._row(name, number, note) for number, note in chosen]
-            picture = filter_grid(rows, f"{name}, epoch {when.epoch}")
+            picture = example_grid(rows, f"{name}, epoch {when.epoch}")
             dashboard.image(f"{self.name}/{name}", picture, when.step)
 
     def end(self) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.parts.criteria import Criterion
-from convscope.callbacks.parts.intervening import InterveningObserver, keep_all_but, random_order
+from convscope.callbacks.parts.intervening import InterveningObserver, fixed_random_order, keep_all_but
 from convscope.capture.intervention import Baseline
 from convscope.capture.network.trace import Layer
 from convscope.capture.outputs.loss import Loss
@@ -86,7 +86,7 @@ class ForwardFromLayer(InterveningObserver):
 
     def choose(self, layer: Layer, importance: dict[str, torch.Tensor], most: int) -> torch.Tensor:
         ascending = importance[self.criterion].argsort(stable=True)
-        orders = (ascending, ascending.flip(0), random_order(layer))
+        orders = (ascending, ascending.flip(0), fixed_random_order(layer))
         counts = [max(1, round(share * layer.channels)) for share in self.shares]
         removed = [order[:count] for order in orders for count in counts]
         return keep_all_but([*removed, ascending], layer.channels)

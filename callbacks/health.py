@@ -14,7 +14,7 @@ from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.weight_changes import WeightChanges
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.data.targets import counted_rows
-from convscope.capture.network.activation_bounds import activation_bounds, is_rectified
+from convscope.capture.network.activation_bounds import bounds_of, is_rectified
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.loss import Loss
@@ -118,8 +118,7 @@ class FilterHealth(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._activity = {
-            layer.name: FilterActivity(layer.channels, is_rectified(layer), activation_bounds(layer))
-            for layer in layers
+            layer.name: FilterActivity(layer.channels, is_rectified(layer), bounds_of(layer)) for layer in layers
         }
         self._gradients = {layer.name: SignalRMS() for layer in layers} if self._has_loss else {}
         names = [layer.name for layer in layers]
@@ -152,7 +151,7 @@ class FilterHealth(LayerObserver):
     def _of_filters(self, layer: Layer, activity: ActivityResult) -> dict[str, float]:
         dead = activity.dead.cpu()
         scalars = {"dead_filters": _share(dead), "constant_filters": _share(activity.constant)}
-        if activation_bounds(layer) != (None, None):
+        if bounds_of(layer) != (None, None):
             scalars["saturated_filters"] = _share(activity.saturated)
         changed = self._deaths.died_and_revived(layer.name, dead)
         if changed is not None:

@@ -11,7 +11,7 @@ from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, 
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.callbacks.parts.prediction_path import PredictionPath, Snapshot, changed_table
+from convscope.callbacks.parts.prediction_path import PathSnapshot, PredictionPath, changed_table
 from convscope.callbacks.parts.tasks import NoTaskError, Task, class_task
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.trace import Layer
@@ -87,13 +87,13 @@ class LayerPrediction(LayerObserver):
         self.output, self.examples, self.changed = output, examples, changed
         super().__init__(**arguments)
         self._metrics: dict[str, FeatureProbe] = {}
-        self._readings: dict[str, torch.Tensor] = {}
+        self._readouts: dict[str, torch.Tensor] = {}
         self._task = Task("classification")
         self._outputs = 0  # columns of the model's output, 0 where it is read out or left out
         self._verdict = Outputs()
         self._path: PredictionPath | None = None
-        self._before: Snapshot | None = None
-        self._latest: Snapshot | None = None
+        self._before: PathSnapshot | None = None
+        self._latest: PathSnapshot | None = None
         self._images: ExampleImages | None = None
         self._chosen: list[int] = []
 
@@ -130,7 +130,7 @@ class LayerPrediction(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._metrics = {layer.name: self._metric(layer) for layer in layers}
-        self._readings, self._path = {}, None
+        self._readouts, self._path = {}, None
 
     def on_activation(self, record: Record) -> None:
         metric = self._metrics[record.layer.name]
@@ -145,8 +145,8 @@ class LayerPrediction(LayerObserver):
 
     def compute(self, layer: Layer) -> LayerResult | None:
         readout = self._read(layer.name)
-        previous = next(reversed(self._readings.values()), None)
-        self._readings[layer.name] = readout
+        previous = next(reversed(self._readouts.values()), None)
+        self._readouts[layer.name] = readout
         if layer.is_output:
             self._path = self._assemble()
         return LayerResult(self._scalars(readout, previous))
@@ -184,7 +184,7 @@ class LayerPrediction(LayerObserver):
             self._draw_examples(dashboard, self._path, self._images, when)
 
     def end(self) -> None:
-        self._metrics, self._readings, self._path = {}, {}, None
+        self._metrics, self._readouts, self._path = {}, {}, None
 
     def state(self) -> dict[str, Any]:
         latest = None if self._latest is None else self._latest._asdict()
@@ -193,7 +193,7 @@ class LayerPrediction(LayerObserver):
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         latest = state["latest"]
-        self._latest = None if latest is None else Snapshot(**latest)
+        self._latest = None if latest is None else PathSnapshot(**latest)
         self._chosen = list(state["chosen"])
 
     def restart(self) -> None:
@@ -231,9 +231,9 @@ class LayerPrediction(LayerObserver):
         return self._target if self._outputs else torch.searchsorted(self._present, self._target)
 
     def _assemble(self) -> PredictionPath:
-        stacked = torch.stack(list(self._readings.values()))
+        stacked = torch.stack(list(self._readouts.values()))
         classes = torch.arange(self._outputs) if self._outputs else self._present
-        return PredictionPath(list(self._readings), stacked, self._truth(), classes, self._numbers)
+        return PredictionPath(list(self._readouts), stacked, self._truth(), classes, self._numbers)
 
     def _draw_examples(
         self, dashboard: TensorBoardDashboard, path: PredictionPath, images: ExampleImages, when: Moment

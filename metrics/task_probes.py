@@ -25,7 +25,7 @@ from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, check_alphas, rid
 from convscope.metrics.functional.scores import best_classes
 from convscope.metrics.functional.tasks import (
     blind_average_precision,
-    check_labels,
+    check_zero_or_one,
     control_score,
     mean_average_precision,
     mean_iou,
@@ -215,7 +215,7 @@ class MultiLabelProbe(_RidgeStore):
 
     def update(self, features: Tensor, target: Tensor, index: Tensor | None = None) -> None:
         """Add a chunk of features ``(N, C)`` and labels ``(N, K)`` of 0 and 1."""
-        check_labels(target)
+        check_zero_or_one(target)
         super().update(features, target, index)
 
     def compute(self) -> MultiLabelResult:

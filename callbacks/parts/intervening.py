@@ -118,10 +118,10 @@ class InterveningObserver(LayerObserver):
         self._per_layer = self.max_forwards // len(kept) - _BESIDE
         total = sum(min(self.most_sets(layer), self._per_layer) + _BESIDE for layer in kept)
         wanted = sum(self.most_sets(layer) + _BESIDE for layer in layers)
-        plan.messages.append(self._cost(total, wanted, len(kept), self._sample.total))
+        plan.messages.append(self._what_it_takes(total, wanted, len(kept), self._sample.total))
         self._classes = plan.outputs.classes
 
-    def _cost(self, total: int, wanted: int, layers: int, samples: int) -> str:
+    def _what_it_takes(self, total: int, wanted: int, layers: int, samples: int) -> str:
         said = f"{self.name} runs up to {total} forward passes of its {samples} held-out samples a check, in {layers} "
         cut = f" (max_forwards={self.max_forwards}; everything would take {wanted})" if total < wanted else ""
         return said + f"layers{cut}"
@@ -194,7 +194,7 @@ class InterveningObserver(LayerObserver):
         outcome.update(losses, hits, groups, first)
 
 
-def random_order(layer: Layer) -> torch.Tensor:
+def fixed_random_order(layer: Layer) -> torch.Tensor:
     """A random order of the layer's filters, the same at every check and on every process."""
     return torch.randperm(layer.channels, generator=torch.Generator().manual_seed(0))
 

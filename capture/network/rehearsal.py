@@ -14,7 +14,7 @@ from convscope.capture.network.follower import Event, follow
 from convscope.capture.network.identity import Sizes
 from convscope.capture.network.modules import is_scripted, module_kind, named_modules
 from convscope.capture.network.ownership import Ownership
-from convscope.capture.network.passes import Network, Seen, Watch
+from convscope.capture.network.passes import Network, PassWatch, Seen
 from convscope.capture.network.samples import Samples, distinct_samples
 from convscope.capture.network.trace import OUTPUT_KEY, Trace
 from convscope.capture.state.isolation import isolated
@@ -67,7 +67,7 @@ def _first(network: Network, few: Samples, most: int) -> tuple[Trace, torch.Tens
 
 
 def _traced(network: Network, inputs: Any, samples: int) -> tuple[Trace, torch.Tensor, Seen]:
-    found, seen = Trace(network.module, samples), Watch()
+    found, seen = Trace(network.module, samples), PassWatch()
 
     def on_event(event: Event) -> None:
         found(event)

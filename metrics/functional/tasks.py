@@ -73,7 +73,7 @@ def mean_average_precision(scores: Tensor, targets: Tensor, ties: Ties = "togeth
         tensor(0.8333)
     """
     scores, targets = _checked(scores, targets)
-    check_labels(targets)
+    check_zero_or_one(targets)
     if ties not in get_args(Ties):
         raise ValueError(f"`ties` must be one of {get_args(Ties)}, got {ties!r}.")
     score = _average_precision if ties == "together" else _shuffled_precision
@@ -128,7 +128,7 @@ def label_prevalence(targets: Tensor) -> Tensor:
         tensor(0.2500)
     """
     targets = as_double(targets)
-    check_labels(targets)
+    check_zero_or_one(targets)
     return targets[:, _varying_labels(targets)].mean().float()
 
 
@@ -191,7 +191,7 @@ def control_score(judge: Callable[[Tensor], Tensor], samples: int, n_controls: i
     return torch.stack(scores).double().mean().float()
 
 
-def check_labels(targets: Tensor) -> None:
+def check_zero_or_one(targets: Tensor) -> None:
     """Multi-label targets are 0 or 1."""
     if targets.ndim != 2 or not bool(((targets == 0) | (targets == 1)).all()):
         raise ValueError(

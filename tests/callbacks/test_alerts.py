@@ -18,7 +18,7 @@ import convscope
 from convscope.alerts.watch import Watch
 from convscope.callbacks.alerts import DriftAlert
 from convscope.callbacks.parts.actions import AlertError
-from convscope.callbacks.parts.fresh_values import Readings
+from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.loggers import read_jsonl
 from tests.callbacks.conftest import Classifier, loaders
 
@@ -89,11 +89,11 @@ def test_a_value_that_is_no_longer_logged_is_not_read_again(fit: Any) -> None:
     taken: list[dict[str, float]] = []
 
     class Reader(L.Callback):
-        readings = Readings()
+        fresh = FreshValues()
 
         def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             if not trainer.sanity_checking:
-                taken.append(self.readings.take(trainer))
+                taken.append(self.fresh.take(trainer))
 
     script: list[float | None] = [0.25, None, 0.25, None]
     fit([Reader()], module=Scripted(script), max_epochs=4)
@@ -127,11 +127,11 @@ def test_the_epochs_own_training_mean_is_read_in_validation(fit: Any) -> None:
             return super().training_step(batch, batch_idx)
 
     class Reader(L.Callback):
-        readings = Readings()
+        fresh = FreshValues()
 
         def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             if not trainer.sanity_checking:
-                taken.append(self.readings.take(trainer)["mine"])
+                taken.append(self.fresh.take(trainer)["mine"])
 
     fit([Reader()], module=Mean(), max_epochs=3)
     assert taken == [0.0, 1.0, 2.0]  # callback_metrics alone has nothing, 0 and 1
@@ -396,11 +396,11 @@ def test_a_recorded_run_replays_to_the_same_alerts(fit: Any) -> None:
     recorded: list[dict[str, float]] = []
 
     class Recorder(L.Callback):
-        readings = Readings()
+        fresh = FreshValues()
 
         def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             if not trainer.sanity_checking:
-                recorded.append(self.readings.take(trainer))
+                recorded.append(self.fresh.take(trainer))
 
     when = [{"metric": "*/*/*", "detector": {"kind": "relative_drop", "limit": 0.02, "warm_up": 1}}]
     source = [*rules(), {"name": "any", "when": when, "cool_down": 0}]
