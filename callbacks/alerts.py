@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from convscope._arguments import refuse
 from convscope.alerts.rules import SEVERITIES, Rule, default_rules, load_rules
 from convscope.alerts.watch import Alert, Watch
 from convscope.callbacks.engine.bridge import fitting, has_validation, moment
@@ -192,7 +193,7 @@ def _by_severity(actions: Any) -> dict[str, list[Action]]:
         return {"warning": shared, "critical": shared}
     for severity in actions:
         if severity not in SEVERITIES:
-            raise ValueError(f"actions: there is no severity {severity!r}; give some of {', '.join(SEVERITIES)}")
+            raise refuse("actions", [severity], f"lists for some of the severities {', '.join(map(repr, SEVERITIES))}")
     return {severity: make_actions(specs) for severity, specs in actions.items()}
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from convscope._arguments import whole_number
 from convscope.callbacks.engine.findings import LayerResult, Moment
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.network.trace import Layer
@@ -47,9 +48,7 @@ class ClassFilters(LayerObserver):
     columns: ClassVar[dict[str, str]] = {"strongest": "ρ class"}
 
     def __init__(self, *, top: int = 3, **arguments: Any) -> None:
-        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-            raise ValueError(f"top={top!r}: give a whole number of filters, at least 1")
-        self.top = top
+        self.top = whole_number("top", top, "a whole number of filters")
         super().__init__(**arguments)
         self._metrics: dict[str, OutputCorrelation] = {}
         self._pooled: dict[str, torch.Tensor] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from convscope._arguments import share, whole_number_or_none
 from convscope.callbacks.engine.findings import LayerResult, MapSpec
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.network.trace import Layer
@@ -48,11 +49,8 @@ class FilterCorrelation(LayerObserver):
     def __init__(
         self, *, redundant_threshold: float = 0.9, max_observations: int | None = 16384, **arguments: Any
     ) -> None:
-        if not 0 < redundant_threshold < 1:
-            raise ValueError(f"redundant_threshold={redundant_threshold!r}: give a correlation in (0, 1)")
-        if max_observations is not None and max_observations < 1:
-            raise ValueError(f"max_observations={max_observations!r}: give at least 1, or None for all positions")
-        self.redundant_threshold, self.max_observations = redundant_threshold, max_observations
+        self.redundant_threshold = share("redundant_threshold", redundant_threshold, "a correlation", below_one=True)
+        self.max_observations = whole_number_or_none("max_observations", max_observations, "all positions")
         super().__init__(**arguments)
         self._metrics: dict[str, ChannelCorrelation] = {}
 

@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from convscope._arguments import flag, refuse, whole_number_or_none
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.reference import Reference, reference_features
-from convscope.callbacks.parts.snapshots import Features, LayerSnapshot
+from convscope.callbacks.parts.snapshots import Features, LayerSnapshot, require_samples
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.metrics import ChannelCorrelation, PooledFeatures
@@ -75,12 +76,11 @@ class RepresentationDrift(LayerObserver):
         max_observations: int | None = 16384,
         **arguments: Any,
     ) -> None:
-        if reference is not None and not isinstance(reference, str | Path | nn.Module):
-            raise ValueError(f"reference={reference!r}: give the path of a checkpoint, an nn.Module, or None")
-        if max_observations is not None and max_observations < 1:
-            raise ValueError(f"max_observations={max_observations!r}: give at least 1, or None for all positions")
+        if reference == "" or not isinstance(reference, str | Path | nn.Module | None):
+            raise refuse("reference", reference, "the path of a checkpoint, an nn.Module, or None")
         self.reference: Reference | None = reference
-        self.debiased, self.max_observations = debiased, max_observations
+        self.debiased = flag("debiased", debiased)
+        self.max_observations = whole_number_or_none("max_observations", max_observations, "all positions")
         super().__init__(**arguments)
         if reference is not None:
             self.charts = {**self.charts, "cka_reference": "CKA with the reference"}  # type: ignore[misc]
@@ -95,11 +95,7 @@ class RepresentationDrift(LayerObserver):
         self._importance: dict[str, dict[str, torch.Tensor]] = {"previous": {}, "first": {}}
 
     def ready(self, plan: Plan) -> None:
-        fewest = 4 if self.debiased else 2
-        if plan.heldout.total < fewest:
-            raise ValueError(
-                f"{self.name} needs at least {fewest} held-out samples, but there are {plan.heldout.total}"
-            )
+        require_samples(self.name, plan.heldout.total, self.debiased)
         if self.reference is not None:
             found = reference_features(self.reference, plan, plan.layers[self.name], self.observe_at == "conv")
             self._reference = {name: Features.of(features, self.debiased) for name, features in found.items()}

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from convscope._arguments import one_of, whole_number
 from convscope.callbacks.engine.findings import LayerResult, Moment
 from convscope.callbacks.engine.observer import Plan
-from convscope.callbacks.parts.criteria import Criteria, Criterion
+from convscope.callbacks.parts.criteria import CRITERIA, Criteria, Criterion
 from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.data.heldout import HeldOut
@@ -47,10 +48,9 @@ class FilterPictures(LayerObserver):
         every_n_epochs: int = 5,
         **arguments: Any,
     ) -> None:
-        for name, value in (("filters", filters), ("images", images)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}: give a whole number, at least 1")
-        self.criterion, self.filters, self.images = criterion, filters, images
+        self.criterion = one_of("criterion", criterion, CRITERIA)
+        self.filters = whole_number("filters", filters, "a whole number of filters")
+        self.images = whole_number("images", images, "a whole number of images")
         self._criteria = Criteria([criterion])
         super().__init__(every_n_epochs=every_n_epochs, **arguments)
         self._correlation: dict[str, ChannelCorrelation] = {}

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from convscope._arguments import numbers, one_of, refuse
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment, Values
-from convscope.callbacks.parts.criteria import Criterion
+from convscope.callbacks.parts.criteria import CRITERIA, Criterion
 from convscope.callbacks.parts.intervening import InterveningObserver, fixed_random_order, keep_all_but
 from convscope.capture.intervention import Baseline
 from convscope.capture.network.trace import Layer
@@ -67,10 +68,10 @@ class ForwardFromLayer(InterveningObserver):
         max_forwards: int = 200,
         **arguments: Any,
     ) -> None:
-        steps = [0.0, *shares, 1.0]
-        if len(steps) < 3 or any(later <= earlier for earlier, later in pairwise(steps)):
-            raise ValueError(f"shares={shares!r}: give at least one share of filters in (0, 1), in rising order")
-        self.criterion, self.shares = criterion, tuple(shares)
+        self.criterion = one_of("criterion", criterion, CRITERIA)
+        self.shares = numbers("shares", shares, "shares of filters in (0, 1) in rising order")
+        if any(later <= earlier for earlier, later in pairwise([0.0, *self.shares, 1.0])):
+            raise refuse("shares", shares, "shares of filters in (0, 1) in rising order")
         self.fewest_sets = len(ORDERS) * len(self.shares) + 1
         super().__init__([criterion], loss, baseline, samples, max_forwards, **arguments)
         self._curves: dict[str, dict[str, list[float]]] = {}

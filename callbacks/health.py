@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from convscope._arguments import callable_or_none, flag
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.deaths import Death, Deaths
@@ -73,9 +74,8 @@ class FilterHealth(LayerObserver):
     columns: ClassVar[dict[str, str]] = {"dead_filters": "dead", "update_ratio": "Δw/w"}
 
     def __init__(self, *, gradients: bool = True, loss: Loss | None = None, **arguments: Any) -> None:
-        if loss is not None and not callable(loss):
-            raise ValueError(f"loss={loss!r}: give a callable(outputs, targets), or None to infer it")
-        self.gradients, self._loss = gradients, loss
+        self.gradients = flag("gradients", gradients)
+        self._loss = callable_or_none("loss", loss, "loss(outputs, targets)", "to infer it")
         super().__init__(**arguments)
         if not gradients:
             self.charts = {key: title for key, title in self.charts.items() if "gradient" not in key}  # type: ignore[misc]

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from convscope._arguments import one_of, whole_number_or_zero
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.example_images import ExampleImages
@@ -79,12 +80,9 @@ class LayerPrediction(LayerObserver):
         changed: int = 10,
         **arguments: Any,
     ) -> None:
-        if output not in ("logits", "readout"):
-            raise ValueError(f"output={output!r}: give 'logits' or 'readout'")
-        for name, value in (("examples", examples), ("changed", changed)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name}={value!r}: give a whole number of samples, or 0 for none")
-        self.output, self.examples, self.changed = output, examples, changed
+        self.output = one_of("output", output, ("logits", "readout"))
+        self.examples = whole_number_or_zero("examples", examples, "no pictures", "a whole number of samples")
+        self.changed = whole_number_or_zero("changed", changed, "no table", "a whole number of rows")
         super().__init__(**arguments)
         self._metrics: dict[str, FeatureProbe] = {}
         self._readouts: dict[str, torch.Tensor] = {}

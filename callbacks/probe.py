@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torchmetrics import Metric
 
+from convscope._arguments import one_of, one_of_or_none, whole_number
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Values
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
@@ -76,14 +77,15 @@ class LayerProbe(LayerObserver):
         max_positions: int = 8192,
         **arguments: Any,
     ) -> None:
-        if probe not in PROBES:
-            raise ValueError(f"probe={probe!r}: give one of {', '.join(map(repr, PROBES))}")
-        if pooling not in ("mean", "max") and not (isinstance(pooling, int) and pooling >= 1):
-            raise ValueError(f"pooling={pooling!r}: give 'mean', 'max', or a grid size of at least 1")
-        if isinstance(max_positions, bool) or not isinstance(max_positions, int) or max_positions < 1:
-            raise ValueError(f"max_positions={max_positions!r}: give a whole number of positions, at least 1")
-        _check_task(task, probe, pooling)
-        self.probe, self.pooling, self.task, self.max_positions = probe, pooling, task, max_positions
+        self.probe = one_of("probe", probe, PROBES)
+        self.pooling: Literal["mean", "max"] | int = (
+            pooling
+            if isinstance(pooling, str) and pooling in ("mean", "max")
+            else whole_number("pooling", pooling, "'mean', 'max', or a whole grid size")
+        )
+        self.task = one_of_or_none("task", task, TASKS, "to infer it")
+        _check_together(self.task, self.probe, self.pooling)
+        self.max_positions = whole_number("max_positions", max_positions, "a whole number of positions")
         super().__init__(**arguments)
         self._metrics: dict[str, Metric] = {}
         self._chance, self._classes = float("nan"), 0
@@ -109,7 +111,7 @@ class LayerProbe(LayerObserver):
             return str(error)
         if task.name != "classification" and self.probe != "ridge":
             return f"probe={self.probe!r} predicts classes, but this is {task.name}; probe='ridge' does that"
-        _check_task(task.name, self.probe, self.pooling)
+        _check_together(task.name, self.probe, self.pooling)
         self._adopt(task)  # here, since which layers suit depends on it
         return None
 
@@ -169,10 +171,8 @@ class LayerProbe(LayerObserver):
         return pool(activation.to(record.pooled.dtype), self.pooling).flatten(1)
 
 
-def _check_task(task: TaskName | None, probe: ProbeName, pooling: Literal["mean", "max"] | int) -> None:
-    if task is not None and task not in TASKS:
-        raise ValueError(f"task={task!r}: give one of {', '.join(map(repr, TASKS))}, or None to infer it")
+def _check_together(task: TaskName | None, probe: ProbeName, pooling: Literal["mean", "max"] | int) -> None:
     if task not in (None, "classification") and probe != "ridge":
-        raise ValueError(f"probe={probe!r} predicts classes, but task={task!r}: leave probe out, or give probe='ridge'")
+        raise ValueError(f"probe={probe!r} predicts classes, but task={task!r}; leave probe out, or give probe='ridge'")
     if task == "segmentation" and pooling != "mean":
         raise ValueError(f"pooling={pooling!r}: masks are probed position by position; leave pooling out")

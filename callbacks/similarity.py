@@ -7,8 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 
+from convscope._arguments import flag
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.snapshots import require_samples
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.loggers import TensorBoardDashboard
@@ -46,7 +49,7 @@ class LayerSimilarity(LayerObserver):
     columns: ClassVar[dict[str, str]] = {"to_output": "CKA out"}
 
     def __init__(self, *, debiased: bool = True, **arguments: Any) -> None:
-        self.debiased = debiased
+        self.debiased = flag("debiased", debiased)
         super().__init__(**arguments)
         self._metrics: dict[str, PooledFeatures] = {}
         self._features: dict[str, torch.Tensor] = {}
@@ -56,6 +59,9 @@ class LayerSimilarity(LayerObserver):
     @property
     def includes_output(self) -> bool:
         return True
+
+    def ready(self, plan: Plan) -> None:
+        require_samples(self.name, plan.heldout.total, self.debiased)
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._metrics = {layer.name: PooledFeatures(layer.channels) for layer in layers}

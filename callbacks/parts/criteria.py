@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torchmetrics import Metric
 
-from convscope._arguments import one_of
+from convscope._arguments import different, one_of
 from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.capture.data.targets import counted_rows
 from convscope.capture.network.trace import Layer
@@ -122,14 +122,18 @@ class Criteria:
     Args:
         names: Different criteria, at least one.
 
+    Attributes:
+        names: The same.
+
     Raises:
         ValueError: if a name is no criterion, or there is none.
     """
 
     def __init__(self, names: Sequence[Criterion]) -> None:
-        if isinstance(names, str) or not names or len(set(names)) != len(names):
-            raise ValueError(f"criteria={names!r}: give a list of different criteria, at least one")
-        self._measures: dict[str, ImportanceMeasure] = {name: ImportanceMeasure(name) for name in names}
+        self.names: tuple[Criterion, ...] = different("criteria", names, "a list of different criteria")
+        for name in self.names:
+            one_of("criteria", name, CRITERIA)
+        self._measures: dict[str, ImportanceMeasure] = {name: ImportanceMeasure(name) for name in self.names}
         self._layers: dict[str, set[str]] = {}
 
     @property

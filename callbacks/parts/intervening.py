@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
+from convscope._arguments import callable_or_none, one_of, whole_number
 from convscope.callbacks.engine.findings import LayerResult
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.criteria import Criteria, Criterion
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.data.targets import counted_rows
-from convscope.capture.intervention import Baseline, Intervention, check_baseline
+from convscope.capture.intervention import BASELINES, Baseline, Intervention
 from convscope.capture.network.layers import spread_over_depth
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
@@ -59,16 +60,12 @@ class InterveningObserver(LayerObserver):
         every_n_epochs: int = 5,
         **arguments: Any,
     ) -> None:
-        check_baseline(baseline)
-        if loss is not None and not callable(loss):
-            raise ValueError(f"loss={loss!r}: give a callable(outputs, targets), or None to infer it")
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
-            raise ValueError(f"samples={samples!r}: give a whole number of held-out samples, at least 2")
-        fewest = self.fewest_sets + _BESIDE
-        if isinstance(max_forwards, bool) or not isinstance(max_forwards, int) or max_forwards < fewest:
-            raise ValueError(f"max_forwards={max_forwards!r}: give a whole number, at least {fewest}")
-        self._criteria, self._loss = Criteria(criteria), loss
-        self.baseline, self.samples, self.max_forwards = baseline, samples, max_forwards
+        self._criteria = Criteria(criteria)
+        self._loss = callable_or_none("loss", loss, "loss(outputs, targets)", "to infer it")
+        self.baseline: Baseline = one_of("baseline", baseline, BASELINES)
+        self.samples = whole_number("samples", samples, "a whole number of held-out samples", least=2)
+        fewest = self.fewest_sets + _BESIDE  # of one layer
+        self.max_forwards = whole_number("max_forwards", max_forwards, least=fewest)
         super().__init__(every_n_epochs=every_n_epochs, **arguments)
         self._plan: Plan | None = None
         self._sample: HeldOut | None = None

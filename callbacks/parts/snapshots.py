@@ -12,6 +12,18 @@ from convscope.metrics.functional import CorrelationResult, correlation_change, 
 from convscope.metrics.functional.cka import Centred, aligned, centred, similarity
 
 
+def require_samples(name: str, samples: int, debiased: bool) -> None:
+    """Refuse a held-out set that linear CKA cannot be estimated on.
+
+    Raises:
+        ValueError: if there are fewer than 2 samples, or than 4 for the unbiased estimator.
+    """
+    fewest = 4 if debiased else 2
+    if samples < fewest:
+        fix = "; raise HeldOut(size=...)" + (", or give debiased=False" if samples >= 2 else "")
+        raise ValueError(f"{name} needs at least {fewest} held-out samples, but there are {samples}{fix}")
+
+
 class Features:
     """Pooled features of all samples in half precision.
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics.functional._precision import as_double, standardise
 from convscope.metrics.functional._validation import check_finite
 from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, Spectrum, check_alphas
@@ -42,8 +43,7 @@ def spread_positions(index: Tensor, total: int, positions: int, seed: int = 0) -
         >>> spread_positions(torch.arange(3), total=6, positions=2).flatten().sort().values
         tensor([0, 1, 2, 3, 4, 5])
     """
-    if not 1 <= positions <= total:
-        raise ValueError(f"`positions` must lie in [1, {total}], the number of positions there are, got {positions}.")
+    positions = whole_number("positions", positions, "a whole number of the positions there are", most=total)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).to(index.device)
     return order[(index[:, None] * positions + torch.arange(positions, device=index.device)) % total]
 

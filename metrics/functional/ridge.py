@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convscope._arguments import numbers
 from convscope.metrics.functional._precision import as_double, standardise
-from convscope.metrics.functional._validation import check_features, check_finite, check_positive
+from convscope.metrics.functional._validation import check_features, check_finite
 from convscope.metrics.functional.folds import partners
 from convscope.metrics.functional.scores import Scorer, one_hot, prepare_probe_input
 
@@ -254,7 +255,7 @@ def _prepared(
     features: Tensor, targets: Tensor, alphas: Sequence[float], or_mean: bool = False
 ) -> tuple[Spectrum, Tensor]:
     """Factorised features, the penalty ``(1,)`` that suits the targets best."""
-    check_alphas(alphas)
+    alphas = check_alphas(alphas)
     check_features(features)
     if targets.ndim != 2 or len(targets) != len(features):
         raise ValueError(f"The targets must have shape ({len(features)}, K), got {tuple(targets.shape)}.")
@@ -268,9 +269,6 @@ def _prepared(
     return spectrum, spectrum.best(truth, grid)
 
 
-def check_alphas(alphas: Sequence[float]) -> None:
+def check_alphas(alphas: Sequence[float]) -> tuple[float, ...]:
     """A grid of penalties holds at least one, each above zero."""
-    if len(alphas) == 0:
-        raise ValueError("`alphas` must hold at least one penalty, got none.")
-    for alpha in alphas:
-        check_positive("alphas", alpha)
+    return numbers("alphas", alphas, "penalties", least=0.0, above=True)

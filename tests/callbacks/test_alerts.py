@@ -360,12 +360,16 @@ def test_alerts_after_the_last_checkpoint_are_not_written_twice(fit: Any, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ({"actions": ["shout"]}, "there is no action 'shout'"),
-        ({"actions": {"bad": ["log"]}}, "there is no severity 'bad'"),
-        ({"actions": "log"}, "give a list"),
+        ({"actions": ["shout"]}, "actions=['shout']: give one of 'log', 'tensorboard', 'jsonl', 'webhook',"),
+        ({"actions": {"bad": ["log"]}}, "actions=['bad']: give lists for some of the severities 'info', 'warning'"),
+        ({"actions": "log"}, "actions='log': give a list such as ['log', 'jsonl']"),
+        ({"actions": {"warning": {"webhook": {"url": "secret"}}}}, "actions=<dict>: give a list"),
+        ({"actions": [{"jsonl": "a.jsonl"}]}, "'jsonl': 'a.jsonl' are no arguments; give a mapping"),
+        ({"actions": [{"jsonl": {"path": ""}}]}, "path='': give the path of a file"),
         ({"actions": [{"webhook": {}}]}, "url"),
         ({"actions": [{"jsonl": {"folder": "x"}}]}, "folder"),
-        ({"actions": [3]}, "got a int"),
+        ({"actions": [3]}, "actions=[3]: give names, mappings of one name to its arguments, or callables"),
+        ({"actions": [object()]}, "actions=[<object>]: give names"),
         ({"rules": [{"name": "a"}]}, "field when: is missing"),
     ],
 )

@@ -242,7 +242,7 @@ def test_a_history_is_a_table_with_gaps_and_its_state_is_a_copy() -> None:
 
 def test_findings_are_tagged_by_family_quantity_and_layer() -> None:
     layers = {"a": LayerResult({"x": 1.0, "y": 2.0}), "b": LayerResult({"y": 3.0})}
-    found = Findings("probe", layers, {"depth": 4.0})
+    found = Findings("probe", layers=layers, summary={"depth": 4.0})
     assert found.values == {"x": {"a": 1.0}, "y": {"a": 2.0, "b": 3.0}}
     assert found.scalars() == {"probe/depth": 4.0, "probe/x/a": 1.0, "probe/y/a": 2.0, "probe/y/b": 3.0}
 
@@ -293,7 +293,7 @@ def test_pictures_of_samples_are_stretched_over_all_greys(channels: int) -> None
     inputs = torch.randn(5, channels, 4, 6)
     heldout = HeldOut((inputs,))
     heldout.prepare()
-    heldout.index = torch.tensor([7, -1, 2, 9, 4])
+    heldout._blocks = [heldout._blocks[0].numbered(torch.tensor([7, -1, 2, 9, 4]))]
     pictures = ExampleImages(heldout)
     assert pictures.numbers == [2, 4, 7, 9]  # not the one that only fills a share
     assert pictures.has_images

@@ -23,7 +23,7 @@ pytest.importorskip("jsonargparse")
 CALLBACKS = [
     kind
     for kind in (getattr(convscope, name) for name in convscope.__all__)
-    if inspect.isclass(kind) and issubclass(kind, L.Callback)
+    if inspect.isclass(kind) and issubclass(kind, L.Callback) and not inspect.isabstract(kind)
 ]
 SHARED = {"class_path": "convscope.HeldOut", "init_args": {"size": 24, "batch_size": 10}}
 LOSS = "torch.nn.functional.cross_entropy"
