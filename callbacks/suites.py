@@ -95,9 +95,9 @@ def _check_shared(argument: str, value: Any) -> None:
     )
 
 
-def _arguments_of(kind: type[LayerObserver]) -> list[str]:
+def _arguments_of(kind: type) -> list[str]:
     return [name for name, one in signature(kind).parameters.items() if one.kind is not Parameter.VAR_KEYWORD]
 
 
-def _own(kind: type[LayerObserver], argument: str) -> bool:
+def _own(kind: type, argument: str) -> bool:
     return argument in _arguments_of(kind) and argument not in _arguments_of(LayerObserver)

@@ -85,6 +85,7 @@ def test_each_validation_of_a_due_epoch_is_a_check_and_restart_forgets() -> None
     assert schedule.state_dict() == {"last_epoch": 1, "last_step": 0, "measured": -1, "begun": True}
     schedule.restart()
     assert schedule.state_dict() == Schedule(2, 0, True).state_dict()
+    schedule.done(at("start"), 0)
     assert not schedule.is_due(at("validation", 0), 4)
     assert schedule.is_due(at("validation", 1), 8)
 
