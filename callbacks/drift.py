@@ -14,6 +14,7 @@ from convscope._arguments import flag, refuse, whole_number_or_none
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer, positions_each
 from convscope.callbacks.parts.reference import Reference, reference_features
 from convscope.callbacks.parts.snapshots import Features, LayerSnapshot, require_samples
 from convscope.capture.network.trace import Layer
@@ -84,8 +85,8 @@ class RepresentationDrift(LayerObserver):
         super().__init__(**arguments)
         if reference is not None:
             self.charts = {**self.charts, "cka_reference": "CKA with the reference"}  # type: ignore[misc]
-        self._features: dict[str, PooledFeatures] = {}
-        self._correlation: dict[str, ChannelCorrelation] = {}
+        self._features = PerLayer[PooledFeatures]()
+        self._correlation = PerLayer[ChannelCorrelation]()
         self._reference: dict[str, Features] = {}
         self._forget()
 
@@ -101,18 +102,17 @@ class RepresentationDrift(LayerObserver):
             self._reference = {name: Features.of(features, self.debiased) for name, features in found.items()}
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        most = None if self.max_observations is None else -(-self.max_observations // samples)
-        self._features = {layer.name: PooledFeatures(layer.channels) for layer in layers}
-        self._correlation = {layer.name: ChannelCorrelation(layer.channels, max_positions=most) for layer in layers}
+        most = positions_each(self.max_observations, samples)
+        self._features.make(layers, lambda layer: PooledFeatures(layer.channels))
+        self._correlation.make(layers, lambda layer: ChannelCorrelation(layer.channels, max_positions=most))
 
     def on_activation(self, record: Record) -> None:
-        name, device = record.layer.name, record.activation.device
-        self._features[name].to(device).update(record.pooled, record.index)
-        self._correlation[name].to(device).update(record.activation)
+        self._features.update(record, record.pooled, record.index)
+        self._correlation.update(record, record.activation)
 
     def compute(self, layer: Layer) -> LayerResult:
         name = layer.name
-        features, correlation = self._features[name].compute(), self._correlation[name].compute()
+        features, correlation = self._features.compute(layer), self._correlation.compute(layer)
         now = LayerSnapshot.of(features, correlation, self.debiased)
         scalars = {}
         if previous := self._previous.get(name):
@@ -140,7 +140,8 @@ class RepresentationDrift(LayerObserver):
         return scalars
 
     def end(self) -> None:
-        self._features, self._correlation = {}, {}
+        self._features.drop()
+        self._correlation.drop()
 
     # State.
 

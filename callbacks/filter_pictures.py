@@ -12,6 +12,7 @@ from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.criteria import CRITERIA, Criteria, Criterion
 from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer, positions_each
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
@@ -53,7 +54,7 @@ class FilterPictures(LayerObserver):
         self.images = whole_number("images", images, "a whole number of images")
         self._criteria = Criteria([criterion])
         super().__init__(every_n_epochs=every_n_epochs, **arguments)
-        self._correlation: dict[str, ChannelCorrelation] = {}
+        self._correlation = PerLayer[ChannelCorrelation]()
         self._peaks: dict[str, _Peaks] = {}
         self._rows: dict[str, list[tuple[int, str]]] = {}
         self._examples: ExampleImages | None = None
@@ -87,26 +88,25 @@ class FilterPictures(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._criteria.begin(layers)
-        most, mine = -(-_OBSERVATIONS // samples), [layer for layer in layers if not layer.is_output]
-        self._correlation = {layer.name: ChannelCorrelation(layer.channels, max_positions=most) for layer in mine}
+        most, mine = positions_each(_OBSERVATIONS, samples), [layer for layer in layers if not layer.is_output]
+        self._correlation.make(mine, lambda layer: ChannelCorrelation(layer.channels, max_positions=most))
         self._peaks = {layer.name: _Peaks(self.images) for layer in mine}
         self._rows = {}
 
     def on_activation(self, record: Record) -> None:
         self._criteria.on_activation(record)
-        name = record.layer.name
-        if name in self._peaks:
-            self._correlation[name].to(record.activation.device).update(record.activation)
-            self._peaks[name].update(record.activation, record.index)
+        if not record.layer.is_output:
+            self._correlation.update(record, record.activation)
+            self._peaks[record.layer.name].update(record.activation, record.index)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
         self._criteria.on_gradient(record, gradient)
 
     def compute(self, layer: Layer) -> LayerResult | None:
-        if layer.name not in self._peaks:
+        if layer.is_output:
             return None
         importance = self._criteria.values(layer)[self.criterion]
-        matrix = self._correlation[layer.name].compute().matrix.double().cpu()
+        matrix = self._correlation.compute(layer).matrix.double().cpu()
         matrix.fill_diagonal_(0)
         self._rows[layer.name] = self._choose(importance, matrix)
         return LayerResult({})
@@ -119,7 +119,8 @@ class FilterPictures(LayerObserver):
 
     def end(self) -> None:
         self._criteria.end()
-        self._correlation, self._peaks, self._rows = {}, {}, {}
+        self._correlation.drop()
+        self._peaks, self._rows = {}, {}
 
     def _choose(self, importance: torch.Tensor, matrix: torch.Tensor) -> list[tuple[int, str]]:
         top = importance.argsort(descending=True, stable=True)[: self.filters].tolist()

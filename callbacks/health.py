@@ -12,6 +12,7 @@ from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, 
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.deaths import Death, Deaths
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.callbacks.parts.weight_changes import WeightChanges
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.data.targets import counted_rows
@@ -79,8 +80,8 @@ class FilterHealth(LayerObserver):
         super().__init__(**arguments)
         if not gradients:
             self.charts = {key: title for key, title in self.charts.items() if "gradient" not in key}  # type: ignore[misc]
-        self._activity: dict[str, FilterActivity] = {}
-        self._gradients: dict[str, SignalRMS] = {}
+        self._activity = PerLayer[FilterActivity]()
+        self._gradients = PerLayer[SignalRMS]()
         self._masks: dict[str, torch.Tensor] = {}
         self._rms: dict[str, tuple[float, float | None]] = {}
         self._before: dict[str, str] = {}
@@ -117,30 +118,28 @@ class FilterHealth(LayerObserver):
         self._has_loss = self.gradients and plan.subject.loss is not None
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        self._activity = {
-            layer.name: FilterActivity(layer.channels, is_rectified(layer), bounds_of(layer)) for layer in layers
-        }
-        self._gradients = {layer.name: SignalRMS() for layer in layers} if self._has_loss else {}
+        self._activity.make(layers, lambda layer: FilterActivity(layer.channels, is_rectified(layer), bounds_of(layer)))
+        self._gradients.make(layers if self._has_loss else [], lambda layer: SignalRMS())
         names = [layer.name for layer in layers]
         self._before = dict(zip(names[1:], names, strict=False))
         self._rms, self._masks = {}, {}
         self._changes.measure(layers)
 
     def on_activation(self, record: Record) -> None:
-        self._activity[record.layer.name].to(record.activation.device).update(record.activation)
+        self._activity.update(record, record.activation)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
         mine = counted_rows(record.targets)
         gradient = gradient if mine is None else gradient[mine]
         if len(gradient):
-            self._gradients[record.layer.name].to(gradient.device).update(gradient)
+            self._gradients.update(record, gradient)
 
     def drop_gradients(self) -> bool:
-        self._gradients = {}
+        self._gradients.drop()
         return True
 
     def compute(self, layer: Layer) -> LayerResult:
-        activity = self._activity[layer.name].compute()
+        activity: ActivityResult = self._activity.compute(layer)
         scalars = {"nonfinite": float(activity.nonfinite)} | self._changes.scalars(layer.name)
         if activity.nonfinite > 0:
             return LayerResult(scalars)
@@ -160,10 +159,10 @@ class FilterHealth(LayerObserver):
         return scalars | {"activation_rms": float(activity.rms)}
 
     def _of_gradient(self, layer: Layer) -> dict[str, float]:
-        if layer.name not in self._gradients:
+        if layer not in self._gradients:
             return {}
         try:
-            found = self._gradients[layer.name].compute()
+            found = self._gradients.compute(layer)
         except ValueError:  # no gradient ever came: the layer does not reach the loss
             return {}
         scalars = {"nonfinite_gradients": float(found.nonfinite)}
@@ -197,7 +196,8 @@ class FilterHealth(LayerObserver):
             dashboard.text(f"{self.name}/deaths", table, when.step)
 
     def end(self) -> None:
-        self._activity, self._gradients = {}, {}
+        self._activity.drop()
+        self._gradients.drop()
 
     # State.
 

@@ -12,6 +12,7 @@ from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, 
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.callbacks.parts.prediction_path import PathSnapshot, PredictionPath, changed_table
 from convscope.callbacks.parts.tasks import NoTaskError, Task, class_task
 from convscope.capture.data.heldout import HeldOut
@@ -84,7 +85,7 @@ class LayerPrediction(LayerObserver):
         self.examples = whole_number_or_zero("examples", examples, "no pictures", "a whole number of samples")
         self.changed = whole_number_or_zero("changed", changed, "no table", "a whole number of rows")
         super().__init__(**arguments)
-        self._metrics: dict[str, FeatureProbe] = {}
+        self._metrics = PerLayer[FeatureProbe]()
         self._readouts: dict[str, torch.Tensor] = {}
         self._task = Task("classification")
         self._outputs = 0  # columns of the model's output, 0 where it is read out or left out
@@ -127,22 +128,21 @@ class LayerPrediction(LayerObserver):
             )
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        self._metrics = {layer.name: self._metric(layer) for layer in layers}
+        self._metrics.make(layers, self._metric)
         self._readouts, self._path = {}, None
 
     def on_activation(self, record: Record) -> None:
-        metric = self._metrics[record.layer.name]
         if record.targets is None:  # without targets the callback is skipped
             return
-        features, is_output = record.pooled, isinstance(metric, OutputReadout)
-        if is_output:
+        features = record.pooled
+        if isinstance(self._metrics.of(record.layer), OutputReadout):
             features = self._verdict.logits(features)
         targets, (features, index) = self._task.counted(record.targets, features, record.index)
         if len(targets):
-            metric.to(features.device).update(features, targets, index)
+            self._metrics.update(record, features, targets, index)
 
     def compute(self, layer: Layer) -> LayerResult | None:
-        readout = self._read(layer.name)
+        readout = self._read(self._metrics.of(layer))
         previous = next(reversed(self._readouts.values()), None)
         self._readouts[layer.name] = readout
         if layer.is_output:
@@ -182,7 +182,8 @@ class LayerPrediction(LayerObserver):
             self._draw_examples(dashboard, self._path, self._images, when)
 
     def end(self) -> None:
-        self._metrics, self._readouts, self._path = {}, {}, None
+        self._metrics.drop()
+        self._readouts, self._path = {}, None
 
     def state(self) -> dict[str, Any]:
         latest = None if self._latest is None else self._latest._asdict()
@@ -201,9 +202,8 @@ class LayerPrediction(LayerObserver):
     def _metric(self, layer: Layer) -> FeatureProbe:
         return OutputReadout() if layer.is_output and self._outputs else RidgeProbe(n_controls=1)
 
-    def _read(self, name: str) -> torch.Tensor:
+    def _read(self, metric: FeatureProbe) -> torch.Tensor:
         """Log-probabilities ``(N, K)`` of one layer, a column for each of the model's classes, on the CPU."""
-        metric = self._metrics[name]
         result = metric.compute()
         self._target, self._present = result.target.cpu(), result.classes.cpu()
         self._numbers = metric.numbers().cpu()

@@ -13,6 +13,7 @@ from convscope._arguments import one_of, one_of_or_none, whole_number
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Values
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.callbacks.parts.probe_tasks import PROBE_TASKS, PROBES, ProbeTask, make_probe
 from convscope.callbacks.parts.tasks import TASKS, NoTaskError, Task, TaskName, settle_task
 from convscope.capture.data.heldout import HeldOut
@@ -87,7 +88,7 @@ class LayerProbe(LayerObserver):
         _check_together(self.task, self.probe, self.pooling)
         self.max_positions = whole_number("max_positions", max_positions, "a whole number of positions")
         super().__init__(**arguments)
-        self._metrics: dict[str, Metric] = {}
+        self._metrics = PerLayer[Metric]()
         self._chance, self._classes = float("nan"), 0
         self._adopt(Task("classification"))
 
@@ -123,19 +124,18 @@ class LayerProbe(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         positions = max(1, min(self.max_positions // samples, prod(self._task.positions)))
-        self._metrics = {layer.name: make_probe(self._task.name, self.probe, positions) for layer in layers}
+        self._metrics.make(layers, lambda layer: make_probe(self._task.name, self.probe, positions))
 
     def on_activation(self, record: Record) -> None:
-        metric = self._metrics[record.layer.name].to(record.activation.device)
         features = record.activation if self._task.name == "segmentation" else self._pool(record)
         if record.targets is None:  # without targets the callback is skipped
             return
         targets, (features, index) = self._task.counted(record.targets, features, record.index)
         if len(targets):
-            metric.update(features, targets, index)
+            self._metrics.update(record, features, targets, index)
 
     def compute(self, layer: Layer) -> LayerResult:
-        result = self._metrics[layer.name].compute()
+        result = self._metrics.compute(layer)
         self._chance = float(result.chance)
         self._classes = len(result.classes) if self._task.left_out else 0
         return LayerResult(self._measures.scalars(result))
@@ -153,7 +153,7 @@ class LayerProbe(LayerObserver):
         }
 
     def end(self) -> None:
-        self._metrics = {}
+        self._metrics.drop()
 
     def _adopt(self, task: Task) -> None:
         self._task, self._measures = task, PROBE_TASKS[task.name]

@@ -71,7 +71,7 @@ class ImportanceMeasure:
         for layer in layers if self.criterion in _PARAMETER else ():
             values = norm_scale(layer) if self.criterion == "batchnorm" else filter_weights(layer)
             if values is not None:
-                self._metrics.of(layer).to(values.device).update(values)
+                self._metrics.on(layer, values.device).update(values)
 
     def on_activation(self, record: Record) -> None:
         """Take in a layer's activations of one chunk."""
@@ -81,7 +81,7 @@ class ImportanceMeasure:
             self._pooled.append((record.layer, record.pooled))
         elif self.needs_output:
             for layer, pooled in self._pooled:
-                self._metrics.of(layer).to(pooled.device).update(pooled, record.pooled)
+                self._metrics.on(layer, pooled.device).update(pooled, record.pooled)
             self._pooled = []
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:

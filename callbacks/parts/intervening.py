@@ -13,6 +13,7 @@ from convscope.callbacks.engine.findings import LayerResult
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.criteria import Criteria, Criterion
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.data.targets import counted_rows
 from convscope.capture.intervention import BASELINES, Baseline, Intervention
@@ -69,8 +70,8 @@ class InterveningObserver(LayerObserver):
         super().__init__(every_n_epochs=every_n_epochs, **arguments)
         self._plan: Plan | None = None
         self._sample: HeldOut | None = None
-        self._means: dict[str, ChannelMean] = {}
-        self._outcomes: dict[str, InterventionOutcome] = {}
+        self._means = PerLayer[ChannelMean]()
+        self._outcomes = PerLayer[InterventionOutcome]()
         self._classes = 0  # of the task, 0 where it has none
 
     @abstractmethod
@@ -125,13 +126,13 @@ class InterveningObserver(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._criteria.begin(layers)
-        self._means = {layer.name: ChannelMean(layer.channels) for layer in layers if not layer.is_output}
-        self._outcomes = {}
+        self._means.make((layer for layer in layers if not layer.is_output), lambda layer: ChannelMean(layer.channels))
+        self._outcomes.drop()  # each is made when its layer's filter sets are known
 
     def on_activation(self, record: Record) -> None:
         self._criteria.on_activation(record)
         if not record.layer.is_output:
-            self._means[record.layer.name].to(record.pooled.device).update(record.pooled)
+            self._means.update(record, record.pooled)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
         self._criteria.on_gradient(record, gradient)
@@ -140,7 +141,7 @@ class InterveningObserver(LayerObserver):
         if layer.is_output or self._plan is None or self._sample is None:
             return
         # Both gather over processes, so they come before anything that could fail on one process alone.
-        importance, mean = self._criteria.values(layer), self._means[layer.name].compute()
+        importance, mean = self._criteria.values(layer), self._means.compute(layer)
         keep = self.choose(layer, importance, self._per_layer)
         keep = torch.cat([torch.ones_like(keep[:1]), keep])  # the network as it is comes first
         subject, seed = self._plan.subject, self._plan.heldout.seed
@@ -150,12 +151,12 @@ class InterveningObserver(LayerObserver):
             for chunk, first, logits in run.run(self._sample, keep, self._plan.chunk_size):
                 if not chunk.padding and chunk.targets is not None:
                     self._add(outcome, logits, chunk.targets.to(logits.device), first)
-        self._outcomes[layer.name] = outcome
+        self._outcomes.put(layer, outcome)
 
     def compute(self, layer: Layer) -> LayerResult | None:
         if layer.is_output:
             return None
-        found = self._outcomes[layer.name].compute()
+        found: OutcomeResult = self._outcomes.compute(layer)
         untouched, outcome = (OutcomeResult(*(values[part] for values in found)) for part in (slice(1), slice(1, None)))
         return self.judge(layer, untouched, outcome)
 
@@ -165,7 +166,8 @@ class InterveningObserver(LayerObserver):
 
     def end(self) -> None:
         self._criteria.end()
-        self._means, self._outcomes = {}, {}
+        self._means.drop()
+        self._outcomes.drop()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
