@@ -157,6 +157,7 @@ class _Chosen:
             return cls(torch.arange(layer.channels), importance, rank_by, ends)
         ends = min(ends, max(1, most // 3))
         order, random = importance[rank_by].argsort(descending=True, stable=True), fixed_random_order(layer)
+        # Random ones first: rank correlations are taken over these alone, and duplicates below keep the first place.
         neutral = random[: most - 2 * ends]
         both = torch.cat([neutral, order[:ends], order[-ends:]])
         filters = torch.tensor(list(dict.fromkeys(both.tolist())))

@@ -90,6 +90,7 @@ class ForwardFromLayer(InterveningObserver):
         orders = (ascending, ascending.flip(0), fixed_random_order(layer))
         counts = [max(1, round(share * layer.channels)) for share in self.shares]
         removed = [order[:count] for order in orders for count in counts]
+        # The last set removes every filter: the end of all three curves, run once.
         return keep_all_but([*removed, ascending], layer.channels)
 
     def judge(self, layer: Layer, untouched: OutcomeResult, outcome: OutcomeResult) -> LayerResult:

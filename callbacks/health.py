@@ -115,6 +115,7 @@ class FilterHealth(LayerObserver):
 
     def ready(self, plan: Plan) -> None:
         self._changes.resume(plan.subject.module)
+        # Without a loss no gradient ever comes, and metrics without a value would fail when computed.
         self._has_loss = self.gradients and plan.subject.loss is not None
 
     def begin(self, layers: list[Layer], samples: int) -> None:

@@ -80,6 +80,7 @@ class LayerSimilarity(LayerObserver):
         if len(self._features) < 2:
             return {}
         self._matrix = linear_cka_matrix(list(self._features.values()), self.debiased).cpu()
+        # Each layer is like itself: the diagonal would raise the mean, most in small networks.
         apart = ~torch.eye(len(self._matrix), dtype=torch.bool)
         return {"mean": float(self._matrix[apart].double().nanmean())}  # a layer that does not vary has no likeness
 

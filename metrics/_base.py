@@ -30,6 +30,7 @@ def canonical_order(index: Tensor) -> Tensor:
         return torch.arange(len(index), device=index.device)
     if bool(unknown.any()):
         raise ValueError("Some chunks came with an index and some without. Pass `index` in every update or in none.")
+    # Stable: of a sample that came twice the first copy is kept, on every rank the same one.
     index, order = index.sort(stable=True)
     first = torch.ones_like(index, dtype=torch.bool)
     first[1:] = index[1:] != index[:-1]
@@ -74,6 +75,7 @@ class ObservationMetric(Metric):
     full_state_update = False
 
     def _wrap_compute(self, compute: Callable) -> Callable:
+        # torchmetrics' own wrapper must stay around it: it synchronises ranks and caches the result.
         sealed = super()._wrap_compute(lambda: _Sealed(compute()))
 
         @functools.wraps(compute)
@@ -151,6 +153,7 @@ class GatheringMetric(ObservationMetric):
     def _joined(self, name: str) -> Tensor:
         state = getattr(self, name)
         parts = [state] if isinstance(state, Tensor) else state
+        # An empty head gives the right type where nothing was ever appended, and `cat` of no tensor is an error.
         return torch.cat([self._empty(name), *parts])
 
     def _empty(self, name: str) -> Tensor:

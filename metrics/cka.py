@@ -59,6 +59,7 @@ class LinearCKA(ObservationMetric):
         self.num_x, self.num_y = whole_number("num_x", num_x), whole_number("num_y", num_y)
         self.debiased = flag("debiased", debiased)
         width = self.num_x + self.num_y
+        # Both sides in one matrix: its blocks are XᵀX, XᵀY and YᵀY, so that one product per chunk serves all three.
         # With z = (x, y) and r = (‖x‖², ‖y‖²): Σ1, Σz, Σzzᵀ, Σrzᵀ, Σrrᵀ.
         self._add_sums(samples=(), total=(width,), product=(width, width), row_total=(2, width), row_product=(2, 2))
 
@@ -116,9 +117,12 @@ class LinearCKA(ObservationMetric):
         """``Σ ‖x − μ‖²‖y − ν‖²`` over samples, multiplied out: ``‖x − μ‖² = ‖x‖² − 2μᵀx + ‖μ‖²``."""
         mu, nu = self._mean(i), self._mean(j)
         mu2, nu2, n = mu @ mu, nu @ nu, self.samples
+        # The nine products of (‖x‖² − 2μᵀx + ‖μ‖²)(‖y‖² − 2νᵀy + ‖ν‖²), summed. Σx = nμ turns the three that hold only
+        # means into −3nμ²ν² together, and every other into a sum that is kept.
         raw = self.row_product[i, j] - 2 * (self._rows_times(i, j) @ nu) - 2 * (self._rows_times(j, i) @ mu)
         cross = 4 * (mu @ self._block(self.product, i, j) @ nu)
         norms = nu2 * self._block(self.product, i, i).trace() + mu2 * self._block(self.product, j, j).trace()
+        # Of a side that does not vary only rounding is left, which must not pass for a product of norms.
         either_constant = not (self._varying(i).any() and self._varying(j).any())
         return torch.zeros_like(raw) if either_constant else raw + cross + norms - 3 * n * mu2 * nu2
 

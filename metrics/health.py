@@ -156,6 +156,7 @@ class SignalRMS(ObservationMetric):
 
     def update(self, signal: Tensor) -> None:
         """Add a chunk, of any shape."""
+        # The plain sum first: it is finite nearly always, and one pass over the signal is all that it costs.
         squares, left_out = squared_sum(signal), 0
         if not bool(torch.isfinite(squares)):
             finite = torch.isfinite(signal)

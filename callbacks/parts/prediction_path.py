@@ -68,6 +68,7 @@ class PredictionPath:
         ease = self.of_truth.mean(dim=0)
         places = torch.searchsorted(self.numbers, torch.tensor(among))
         ordered = places[ease[places].argsort(descending=True, stable=True)]
+        # Evenly over ranks and not over values: most samples are easy late in training, and all would look alike.
         chosen = torch.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().long()
         return [int(self.numbers[ordered[place]]) for place in chosen]
 

@@ -59,6 +59,7 @@ class Ownership:
         together, moved = self._passes()
         evidence = self._weighed(together, moved)
         self._inherit(evidence)
+        # A second round of passes, with dead layers brought to life, is paid for only where rows did not tell.
         if any(evidence[key].verdict == "silent" for key in self._candidates() if key in evidence):
             self._enliven(evidence)
             self._inherit(evidence)
@@ -121,6 +122,7 @@ class Ownership:
                 noise.add(place)
             if evidence.get(step.key, RowEvidence("told")).verdict != verdict:
                 continue
+            # Any other operation may reorder rows, and nothing here would show it.
             if step.kind == "other" and step.key.operation not in _IN_PLACE:
                 continue
             sources = [steps[i] for i in set(step.sources) - noise]
@@ -188,6 +190,8 @@ class Ownership:
     def _depends(self, order: RowOrder, alone: Rows, together: Rows) -> bool:
         rows = order.fold(together.signature)
         few = order.fold(alone.signature)
+        # The same sample alone and in company, against how far two samples lie apart: rounding and small kernels'
+        # choices stay far below that.
         apart = float((rows[: len(few)] - few).double().square().mean().sqrt())
         spread = float((rows[0] - rows[1]).double().square().mean().sqrt())
         return apart > _DEPENDS * spread + noise_of(alone.signature, alone.precision)

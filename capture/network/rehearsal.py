@@ -45,15 +45,19 @@ def rehearse(
         few = distinct_samples(heldout) if samples is None else samples
         found, logits, seen = _first(network, few, most)
         found.notes += [*_in_torchscript(module), *_transformed(found)]
+        # With one sample in every pass all rows are its own, and there is nothing to find out.
         if most > 1:
             Ownership(network, few, most, found, seen).tell()
     order = found.rows.get(OUTPUT_KEY)
     if found.samples > 1 and order is not None:
+        # The trace took several samples at once: keep the rows of the first, as a trace of one sample would give.
         logits = order.fold(logits)[0]
     return found, logits
 
 
 def _first(network: Network, few: Samples, most: int) -> tuple[Trace, torch.Tensor, Seen]:
+    # One sample first, as it shows best what belongs to a sample; 2 and 4 for networks that need even batches; the
+    # user's own batch size last, at which it is known to run.
     sizes = dict.fromkeys(size for size in (1, 2, 4, most) if size <= most)
     failure: Exception | None = None
     for size in sizes:
@@ -62,6 +66,7 @@ def _first(network: Network, few: Samples, most: int) -> tuple[Trace, torch.Tens
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
+            # The first failure is reported: it is of the plainest input, later ones may come from its size.
             failure = failure or error
     raise failure or AssertionError("no size was tried")
 

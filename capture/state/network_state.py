@@ -96,6 +96,7 @@ class NetworkSnapshot:
 
     def restore(self) -> None:
         """Put everything back; what fails is logged and stops nothing else."""
+        # Undone in the reverse order. Versions come last, since each write before them raises one.
         for action, item in reversed(self._undo):
             _attempt(action, item)
         for state in self._tensors:

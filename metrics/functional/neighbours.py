@@ -79,6 +79,7 @@ def _votes(points: Tensor, labels: Tensor, k: int) -> Tensor:
     """Vote shares ``(N, K)``, a block of rows at a time so that memory stays bounded."""
     classes, codes = encode_classes(labels)
     square, left_out = points.square().sum(dim=1), left_out_with(codes, len(classes))
+    # One sample of each class is left out for every row, so that many fewer are there to vote.
     voters = min(k, len(points) - len(classes))
     rounding = _ROUNDING * (1 + float(square.max()))
     blocks = []

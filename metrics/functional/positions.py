@@ -113,6 +113,7 @@ class _Blocks:
         weights = inverse[:, None] * (self.components.flatten(0, 1).T @ centred.flatten(0, 1))
         residual = centred - self.components @ weights
         hat = (self.components * inverse) @ self.components.mT
+        # The intercept's part: the mean over all positions that count, in which ignored positions have no share.
         hat += self.mask[:, :, None] * self.mask[:, None, :] / self.mask.sum()
         identity = torch.eye(hat.shape[-1], dtype=hat.dtype, device=hat.device)
         left_out: Tensor = truth - torch.linalg.solve(identity - hat, residual)
@@ -195,6 +196,7 @@ def fair_position_scorer(features: Tensor, target: Tensor, alphas: Sequence[floa
     exact = position_scorer(features, target, alphas)
     truth = _one_hot(target)
     own, counted = truth.sum(dim=1, keepdim=True), (target >= 0).sum(dim=1).double()[:, None, None]
+    # What the shares of the classes in all other samples leave unexplained.
     without = truth - (own.sum(dim=0) - own) / (counted.sum() - counted)
     fitted = truth - exact(target).to(truth.device)
     blind, error = (part.square().sum(dim=2).mul(target >= 0).sum(dim=1) for part in (without, fitted))

@@ -123,6 +123,7 @@ def _fit(offsets: Tensor, prior: Tensor, codes: Tensor, weights: Tensor, beta: T
         if bool(settled.all()):
             return torch.where(useless, 0.0, step)
         middle = torch.where(high.isinf(), 2 * low + 1, (low + high) / 2)
+        # A Newton step that leaves the bracket, or grows tenfold, comes from a flat stretch: halve the bracket instead.
         inside = (step > low) & (step < high) & (step < 10 * low + 10)
         beta = torch.where(inside | settled, step, middle)
     return torch.where(useless, 0.0, beta)
