@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from convscope._arguments import one_of, whole_number
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.parts.criteria import Criterion
-from convscope.callbacks.parts.intervening import InterveningObserver, keep_all_but, random_order
+from convscope.callbacks.parts.intervening import InterveningObserver, fixed_random_order, keep_all_but
 from convscope.capture.intervention import Baseline
 from convscope.capture.network.trace import Layer
 from convscope.capture.outputs.loss import Loss
@@ -79,13 +80,11 @@ class AblationOracle(InterveningObserver):
         max_forwards: int = 400,
         **arguments: Any,
     ) -> None:
-        if rank_by not in criteria:
-            raise ValueError(f"rank_by={rank_by!r}: give one of criteria={list(criteria)!r}")
-        for name, value, least in (("ends", ends, 1), ("random", random, 3)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r}: give a whole number of filters, at least {least}")
-        self.criteria, self.rank_by, self.ends, self.random = tuple(criteria), rank_by, ends, random
+        self.ends = whole_number("ends", ends, "a whole number of filters")
+        self.random = whole_number("random", random, "a whole number of filters", least=3)
         super().__init__(criteria, loss, baseline, samples, max_forwards, **arguments)
+        self.criteria = self._criteria.names
+        self.rank_by = one_of("rank_by", rank_by, self.criteria)
         self._chosen: dict[str, _Chosen] = {}
         self._by_class: dict[str, torch.Tensor] = {}
 
@@ -157,7 +156,8 @@ class _Chosen:
             ends = min(ends, max(1, layer.channels // 2))
             return cls(torch.arange(layer.channels), importance, rank_by, ends)
         ends = min(ends, max(1, most // 3))
-        order, random = importance[rank_by].argsort(descending=True, stable=True), random_order(layer)
+        order, random = importance[rank_by].argsort(descending=True, stable=True), fixed_random_order(layer)
+        # Random ones first: rank correlations are taken over these alone, and duplicates below keep the first place.
         neutral = random[: most - 2 * ends]
         both = torch.cat([neutral, order[:ends], order[-ends:]])
         filters = torch.tensor(list(dict.fromkeys(both.tolist())))

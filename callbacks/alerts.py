@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from convscope._arguments import refuse
 from convscope.alerts.rules import SEVERITIES, Rule, default_rules, load_rules
 from convscope.alerts.watch import Alert, Watch
 from convscope.callbacks.engine.bridge import fitting, has_validation, moment
@@ -23,7 +24,7 @@ from convscope.callbacks.parts.actions import (
     make_actions,
     run_folder,
 )
-from convscope.callbacks.parts.fresh_values import Readings
+from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.callbacks.parts.layer_observer import LayerObserver
 
 log = logging.getLogger("convscope")
@@ -80,7 +81,7 @@ class DriftAlert(Callback):
         self.alerts: list[Alert] = []
         self._actions = _by_severity(DEFAULT_ACTIONS if actions is None else actions)
         self._reported: set[str] = set()
-        self._watch, self._readings = Watch(self.rules, self._fault), Readings()
+        self._watch, self._fresh = Watch(self.rules, self._fault), FreshValues()
         self._run = uuid.uuid4().hex[:12]
         self._looked_for_globs = False
 
@@ -91,7 +92,7 @@ class DriftAlert(Callback):
             _check_order(trainer, self)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        self._readings.note_learning_rate(trainer)
+        self._fresh.note_learning_rate(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if fitting(trainer):
@@ -111,7 +112,7 @@ class DriftAlert(Callback):
     # One check.
 
     def _check(self, trainer: pl.Trainer, trigger: str) -> None:
-        values, when = self._readings.take(trainer), moment(trainer, trigger)
+        values, when = self._fresh.take(trainer), moment(trainer, trigger)
         new: list[Alert] = []
         self._guarded("the rules", lambda: new.extend(self._watch.update(values, when.epoch, when.step)))
         self._guarded("the search for metrics that rules name", lambda: self._look_for_globs(values))
@@ -192,7 +193,7 @@ def _by_severity(actions: Any) -> dict[str, list[Action]]:
         return {"warning": shared, "critical": shared}
     for severity in actions:
         if severity not in SEVERITIES:
-            raise ValueError(f"actions: there is no severity {severity!r}; give some of {', '.join(SEVERITIES)}")
+            raise refuse("actions", [severity], f"lists for some of the severities {', '.join(map(repr, SEVERITIES))}")
     return {severity: make_actions(specs) for severity, specs in actions.items()}
 
 

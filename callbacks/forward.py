@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from convscope._arguments import numbers, one_of, refuse
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment, Values
-from convscope.callbacks.parts.criteria import Criterion
-from convscope.callbacks.parts.intervening import InterveningObserver, keep_all_but, random_order
+from convscope.callbacks.parts.criteria import CRITERIA, Criterion
+from convscope.callbacks.parts.intervening import InterveningObserver, fixed_random_order, keep_all_but
 from convscope.capture.intervention import Baseline
 from convscope.capture.network.trace import Layer
 from convscope.capture.outputs.loss import Loss
@@ -67,10 +68,10 @@ class ForwardFromLayer(InterveningObserver):
         max_forwards: int = 200,
         **arguments: Any,
     ) -> None:
-        steps = [0.0, *shares, 1.0]
-        if len(steps) < 3 or any(later <= earlier for earlier, later in pairwise(steps)):
-            raise ValueError(f"shares={shares!r}: give at least one share of filters in (0, 1), in rising order")
-        self.criterion, self.shares = criterion, tuple(shares)
+        self.criterion = one_of("criterion", criterion, CRITERIA)
+        self.shares = numbers("shares", shares, "shares of filters in (0, 1) in rising order")
+        if any(later <= earlier for earlier, later in pairwise([0.0, *self.shares, 1.0])):
+            raise refuse("shares", shares, "shares of filters in (0, 1) in rising order")
         self.fewest_sets = len(ORDERS) * len(self.shares) + 1
         super().__init__([criterion], loss, baseline, samples, max_forwards, **arguments)
         self._curves: dict[str, dict[str, list[float]]] = {}
@@ -86,9 +87,10 @@ class ForwardFromLayer(InterveningObserver):
 
     def choose(self, layer: Layer, importance: dict[str, torch.Tensor], most: int) -> torch.Tensor:
         ascending = importance[self.criterion].argsort(stable=True)
-        orders = (ascending, ascending.flip(0), random_order(layer))
+        orders = (ascending, ascending.flip(0), fixed_random_order(layer))
         counts = [max(1, round(share * layer.channels)) for share in self.shares]
         removed = [order[:count] for order in orders for count in counts]
+        # The last set removes every filter: the end of all three curves, run once.
         return keep_all_but([*removed, ascending], layer.channels)
 
     def judge(self, layer: Layer, untouched: OutcomeResult, outcome: OutcomeResult) -> LayerResult:

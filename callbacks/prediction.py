@@ -7,11 +7,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from convscope._arguments import one_of, whole_number_or_zero
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.callbacks.parts.prediction_path import PredictionPath, Snapshot, changed_table
+from convscope.callbacks.parts.per_layer import PerLayer
+from convscope.callbacks.parts.prediction_path import PathSnapshot, PredictionPath, changed_table
 from convscope.callbacks.parts.tasks import NoTaskError, Task, class_task
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.trace import Layer
@@ -79,21 +81,18 @@ class LayerPrediction(LayerObserver):
         changed: int = 10,
         **arguments: Any,
     ) -> None:
-        if output not in ("logits", "readout"):
-            raise ValueError(f"output={output!r}: give 'logits' or 'readout'")
-        for name, value in (("examples", examples), ("changed", changed)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name}={value!r}: give a whole number of samples, or 0 for none")
-        self.output, self.examples, self.changed = output, examples, changed
+        self.output = one_of("output", output, ("logits", "readout"))
+        self.examples = whole_number_or_zero("examples", examples, "no pictures", "a whole number of samples")
+        self.changed = whole_number_or_zero("changed", changed, "no table", "a whole number of rows")
         super().__init__(**arguments)
-        self._metrics: dict[str, FeatureProbe] = {}
-        self._readings: dict[str, torch.Tensor] = {}
+        self._metrics = PerLayer[FeatureProbe]()
+        self._readouts: dict[str, torch.Tensor] = {}
         self._task = Task("classification")
         self._outputs = 0  # columns of the model's output, 0 where it is read out or left out
         self._verdict = Outputs()
         self._path: PredictionPath | None = None
-        self._before: Snapshot | None = None
-        self._latest: Snapshot | None = None
+        self._before: PathSnapshot | None = None
+        self._latest: PathSnapshot | None = None
         self._images: ExampleImages | None = None
         self._chosen: list[int] = []
 
@@ -129,24 +128,23 @@ class LayerPrediction(LayerObserver):
             )
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        self._metrics = {layer.name: self._metric(layer) for layer in layers}
-        self._readings, self._path = {}, None
+        self._metrics.make(layers, self._metric)
+        self._readouts, self._path = {}, None
 
     def on_activation(self, record: Record) -> None:
-        metric = self._metrics[record.layer.name]
         if record.targets is None:  # without targets the callback is skipped
             return
-        features, is_output = record.pooled, isinstance(metric, OutputReadout)
-        if is_output:
+        features = record.pooled
+        if isinstance(self._metrics.of(record.layer), OutputReadout):
             features = self._verdict.logits(features)
         targets, (features, index) = self._task.counted(record.targets, features, record.index)
         if len(targets):
-            metric.to(features.device).update(features, targets, index)
+            self._metrics.update(record, features, targets, index)
 
     def compute(self, layer: Layer) -> LayerResult | None:
-        readout = self._read(layer.name)
-        previous = next(reversed(self._readings.values()), None)
-        self._readings[layer.name] = readout
+        readout = self._read(self._metrics.of(layer))
+        previous = next(reversed(self._readouts.values()), None)
+        self._readouts[layer.name] = readout
         if layer.is_output:
             self._path = self._assemble()
         return LayerResult(self._scalars(readout, previous))
@@ -184,7 +182,8 @@ class LayerPrediction(LayerObserver):
             self._draw_examples(dashboard, self._path, self._images, when)
 
     def end(self) -> None:
-        self._metrics, self._readings, self._path = {}, {}, None
+        self._metrics.drop()
+        self._readouts, self._path = {}, None
 
     def state(self) -> dict[str, Any]:
         latest = None if self._latest is None else self._latest._asdict()
@@ -193,7 +192,7 @@ class LayerPrediction(LayerObserver):
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         latest = state["latest"]
-        self._latest = None if latest is None else Snapshot(**latest)
+        self._latest = None if latest is None else PathSnapshot(**latest)
         self._chosen = list(state["chosen"])
 
     def restart(self) -> None:
@@ -203,9 +202,8 @@ class LayerPrediction(LayerObserver):
     def _metric(self, layer: Layer) -> FeatureProbe:
         return OutputReadout() if layer.is_output and self._outputs else RidgeProbe(n_controls=1)
 
-    def _read(self, name: str) -> torch.Tensor:
+    def _read(self, metric: FeatureProbe) -> torch.Tensor:
         """Log-probabilities ``(N, K)`` of one layer, a column for each of the model's classes, on the CPU."""
-        metric = self._metrics[name]
         result = metric.compute()
         self._target, self._present = result.target.cpu(), result.classes.cpu()
         self._numbers = metric.numbers().cpu()
@@ -231,9 +229,9 @@ class LayerPrediction(LayerObserver):
         return self._target if self._outputs else torch.searchsorted(self._present, self._target)
 
     def _assemble(self) -> PredictionPath:
-        stacked = torch.stack(list(self._readings.values()))
+        stacked = torch.stack(list(self._readouts.values()))
         classes = torch.arange(self._outputs) if self._outputs else self._present
-        return PredictionPath(list(self._readings), stacked, self._truth(), classes, self._numbers)
+        return PredictionPath(list(self._readouts), stacked, self._truth(), classes, self._numbers)
 
     def _draw_examples(
         self, dashboard: TensorBoardDashboard, path: PredictionPath, images: ExampleImages, when: Moment

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torchmetrics import Metric
 
+from convscope._arguments import one_of, one_of_or_none, whole_number
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Values
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.callbacks.parts.probe_tasks import PROBE_TASKS, PROBES, ProbeTask, make_probe
 from convscope.callbacks.parts.tasks import TASKS, NoTaskError, Task, TaskName, settle_task
 from convscope.capture.data.heldout import HeldOut
@@ -76,16 +78,17 @@ class LayerProbe(LayerObserver):
         max_positions: int = 8192,
         **arguments: Any,
     ) -> None:
-        if probe not in PROBES:
-            raise ValueError(f"probe={probe!r}: give one of {', '.join(map(repr, PROBES))}")
-        if pooling not in ("mean", "max") and not (isinstance(pooling, int) and pooling >= 1):
-            raise ValueError(f"pooling={pooling!r}: give 'mean', 'max', or a grid size of at least 1")
-        if isinstance(max_positions, bool) or not isinstance(max_positions, int) or max_positions < 1:
-            raise ValueError(f"max_positions={max_positions!r}: give a whole number of positions, at least 1")
-        _check_task(task, probe, pooling)
-        self.probe, self.pooling, self.task, self.max_positions = probe, pooling, task, max_positions
+        self.probe = one_of("probe", probe, PROBES)
+        self.pooling: Literal["mean", "max"] | int = (
+            pooling
+            if isinstance(pooling, str) and pooling in ("mean", "max")
+            else whole_number("pooling", pooling, "'mean', 'max', or a whole grid size")
+        )
+        self.task = one_of_or_none("task", task, TASKS, "to infer it")
+        _check_together(self.task, self.probe, self.pooling)
+        self.max_positions = whole_number("max_positions", max_positions, "a whole number of positions")
         super().__init__(**arguments)
-        self._metrics: dict[str, Metric] = {}
+        self._metrics = PerLayer[Metric]()
         self._chance, self._classes = float("nan"), 0
         self._adopt(Task("classification"))
 
@@ -109,7 +112,7 @@ class LayerProbe(LayerObserver):
             return str(error)
         if task.name != "classification" and self.probe != "ridge":
             return f"probe={self.probe!r} predicts classes, but this is {task.name}; probe='ridge' does that"
-        _check_task(task.name, self.probe, self.pooling)
+        _check_together(task.name, self.probe, self.pooling)
         self._adopt(task)  # here, since which layers suit depends on it
         return None
 
@@ -121,19 +124,18 @@ class LayerProbe(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         positions = max(1, min(self.max_positions // samples, prod(self._task.positions)))
-        self._metrics = {layer.name: make_probe(self._task.name, self.probe, positions) for layer in layers}
+        self._metrics.make(layers, lambda layer: make_probe(self._task.name, self.probe, positions))
 
     def on_activation(self, record: Record) -> None:
-        metric = self._metrics[record.layer.name].to(record.activation.device)
         features = record.activation if self._task.name == "segmentation" else self._pool(record)
         if record.targets is None:  # without targets the callback is skipped
             return
         targets, (features, index) = self._task.counted(record.targets, features, record.index)
         if len(targets):
-            metric.update(features, targets, index)
+            self._metrics.update(record, features, targets, index)
 
     def compute(self, layer: Layer) -> LayerResult:
-        result = self._metrics[layer.name].compute()
+        result = self._metrics.compute(layer)
         self._chance = float(result.chance)
         self._classes = len(result.classes) if self._task.left_out else 0
         return LayerResult(self._measures.scalars(result))
@@ -151,7 +153,7 @@ class LayerProbe(LayerObserver):
         }
 
     def end(self) -> None:
-        self._metrics = {}
+        self._metrics.drop()
 
     def _adopt(self, task: Task) -> None:
         self._task, self._measures = task, PROBE_TASKS[task.name]
@@ -169,10 +171,8 @@ class LayerProbe(LayerObserver):
         return pool(activation.to(record.pooled.dtype), self.pooling).flatten(1)
 
 
-def _check_task(task: TaskName | None, probe: ProbeName, pooling: Literal["mean", "max"] | int) -> None:
-    if task is not None and task not in TASKS:
-        raise ValueError(f"task={task!r}: give one of {', '.join(map(repr, TASKS))}, or None to infer it")
+def _check_together(task: TaskName | None, probe: ProbeName, pooling: Literal["mean", "max"] | int) -> None:
     if task not in (None, "classification") and probe != "ridge":
-        raise ValueError(f"probe={probe!r} predicts classes, but task={task!r}: leave probe out, or give probe='ridge'")
+        raise ValueError(f"probe={probe!r} predicts classes, but task={task!r}; leave probe out, or give probe='ridge'")
     if task == "segmentation" and pooling != "mean":
         raise ValueError(f"pooling={pooling!r}: masks are probed position by position; leave pooling out")

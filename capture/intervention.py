@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
 
+from convscope._arguments import one_of
 from convscope.capture.data.heldout import Chunk, HeldOut
 from convscope.capture.network.collectives import collectives_so_far, shards
 from convscope.capture.network.finder import Finder
@@ -24,6 +25,7 @@ from convscope.capture.replay import Recorder, Replayer
 from convscope.capture.state.isolation import isolated
 
 Baseline = Literal["mean", "zero"]
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 _FEWEST_SHARED = 3  # filter sets for which a recording pays
 
 
@@ -203,7 +205,7 @@ def forward_from_layer(
         >>> forward_from_layer(model, torch.ones(1, 1, 2, 2), "0", torch.tensor([True, False]), baseline="zero")
         tensor([[1., 0.]])
     """
-    check_baseline(baseline)
+    one_of("baseline", baseline, BASELINES)
     device = inputs.device
     subject = Subject(model, model, device)
     size = max(1, len(inputs))
@@ -215,19 +217,13 @@ def forward_from_layer(
     chosen = select_layers(trace_layers(subject, heldout)[0], [layer])[0]
     if keep.dtype != torch.bool or keep.dim() not in (1, 2) or keep.shape[-1] != chosen.channels:
         raise ValueError(
-            f"keep must be a bool mask ({chosen.channels},) or (S, {chosen.channels}) of the filters of {layer!r}, got "
-            f"{keep.dtype} of shape {tuple(keep.shape)}"
+            f"keep=<{keep.dtype} of shape {tuple(keep.shape)}>: give a bool mask ({chosen.channels},) or (S, "
+            f"{chosen.channels}) of the filters of {layer!r}"
         )
     with isolated(model, seed=0, gradients=False):
         fill = torch.zeros(chosen.channels) if baseline == "zero" else _mean_of(subject, chosen, inputs)
         found = Intervention(subject, chosen, fill).logits(inputs, keep.view(-1, chosen.channels))
     return found[0] if keep.dim() == 1 else found
-
-
-def check_baseline(baseline: str) -> None:
-    """Only the two baselines that are known."""
-    if baseline not in ("mean", "zero"):
-        raise ValueError(f"baseline={baseline!r}: give 'mean' or 'zero'")
 
 
 def _mean_of(subject: Subject, layer: Layer, inputs: torch.Tensor) -> torch.Tensor:

@@ -193,6 +193,7 @@ class _Pass:
         """One forward, and at most one backward, over one chunk."""
         self._chunk, self._pending, self._sizes = chunk, [], sizes_of(chunk.inputs)
         self._targets = None if chunk.targets is None else chunk.targets.to(self._subject.device)
+        # A new one for each chunk: which operation is the layer is settled by what runs in this chunk.
         self._finder = Finder(self._subject.module, self._inner)
         with follow(self._subject.module, self._on_event) as calls:
             logits = self._subject.logits(chunk.inputs)
@@ -254,6 +255,7 @@ class _Pass:
         activation = layer.fold(tensor.detach())
         record = Record(layer, activation, self._targets, self._chunk.index)
         with _plain_arithmetic(tensor.device):
+            # Checked before anyone sees it: a NaN in one chunk would spoil sums over all of them.
             finite = self._finite(record)
             for place, consumer in enumerate(self._consumers):
                 if finite or consumer.takes_nonfinite:
@@ -265,8 +267,10 @@ class _Pass:
         if not tensor.requires_grad:
             self.report.without_gradient.add(record.layer.name)
         elif record.layer.name not in self.report.without_gradient:
+            # An in-place operation that follows writes into this memory before the backward comes.
             if record.layer.overwritten:
                 record.activation = record.activation.clone()
+            # The edge and not the tensor: it names the place in the graph even if the tensor is overwritten in place.
             self._pending.append((record, get_gradient_edge(tensor)))
 
     def _try_backward(self, logits: torch.Tensor) -> None:
@@ -277,6 +281,7 @@ class _Pass:
             if self._may_shrink(error):
                 raise
             self.report.loss_error = error
+            # The forward has gone well, so what needs no gradient is still measured in this chunk and all later ones.
             self._gradients, self._pending = False, []
 
     def _backward(self, logits: torch.Tensor) -> None:
@@ -287,6 +292,7 @@ class _Pass:
         half = any(record.activation.dtype == torch.float16 for record, _ in self._pending)
         gradients, scale = gradients_at(loss, [edge for _, edge in self._pending], half)
         while self._pending:
+            # Popped one by one, so that each activation and gradient is freed as soon as it has been handed out.
             record, gradient = self._pending.pop()[0], gradients.pop()
             self._hand_gradient(record, gradient if gradient is None or scale == 1 else gradient.float() / scale)
 
@@ -294,6 +300,7 @@ class _Pass:
         if gradient is None:
             self.report.without_gradient.add(record.layer.name)
             return
+        # One sum finds any NaN or Inf; in half precision the sum itself could overflow.
         if not bool(torch.isfinite(gradient.sum(dtype=torch.promote_types(gradient.dtype, torch.float32)))):
             self.report.nonfinite_gradients.add(record.layer.name)
         finite = record.layer.name not in self.report.nonfinite_gradients

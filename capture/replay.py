@@ -91,6 +91,7 @@ class Recorder(TorchFunctionMode):
         kept = {id(t): t for call in self.calls for t in tensors_in(call.output)}.values()
         if rewritten is None:
             return [(tensor, tensor._version) for tensor in kept]
+        # An in-place layer: its own memory is rewritten from the kept copy in each pass, so its version says nothing.
         memory = rewritten.untyped_storage()
         if memory.nbytes() != rewritten.numel() * rewritten.element_size():
             raise Deviation("the layer is written into a part of a larger tensor")
@@ -142,6 +143,7 @@ class Replayer(TorchFunctionMode):
             self._recording.check_untouched()
         except Deviation as deviation:
             self._deviate(str(deviation))
+        # Replayed operations draw nothing, and what follows must draw what it drew in the full pass.
         self._recording.restore_random_state()
         return self._recording.activation if overwritten and self._recording.activation is not None else activation
 

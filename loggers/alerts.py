@@ -11,7 +11,7 @@ from typing import Any
 
 from convscope.loggers.tensorboard import escape_markdown
 
-Record = Mapping[str, Any]
+AlertRow = Mapping[str, Any]
 COLUMNS = ("epoch", "step", "severity", "rule", "message", "likely", "look_at")
 
 
@@ -45,7 +45,7 @@ class JsonlSink:
         self._known: set[tuple[Any, ...]] = set()
         self._read = 0  # bytes of the file whose identities are known
 
-    def write(self, record: Record) -> bool:
+    def write(self, record: AlertRow) -> bool:
         """Append ``record``; returns False where it was there already."""
         self._learn()
         if self._identity(record) in self._known:
@@ -85,7 +85,7 @@ class JsonlSink:
             file.seek(-1, os.SEEK_END)
             return file.read(1) != b"\n"
 
-    def _identity(self, record: Record) -> tuple[Any, ...]:
+    def _identity(self, record: AlertRow) -> tuple[Any, ...]:
         # As it is in the file, where a list of values is not what a tuple of them was.
         return tuple(json.dumps(_plain(record.get(name)), sort_keys=True) for name in self._key)
 
@@ -110,7 +110,7 @@ def _records(data: bytes) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def alerts_markdown(records: Sequence[Record]) -> str:
+def alerts_markdown(records: Sequence[AlertRow]) -> str:
     """A Markdown table of alerts, the newest first.
 
     Args:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from convscope._arguments import number, whole_number
 from convscope.loggers.alerts import _plain
 
 QUEUE = 100
@@ -65,12 +66,9 @@ class WebhookSink:
     ) -> None:
         self._url = _checked(_secret(url, "url"))
         self._headers = {name: _secret(value, f"headers[{name!r}]") for name, value in (headers or {}).items()}
-        if not timeout > 0 or not isinstance(attempts, int) or attempts < 1 or not pause >= 0:
-            raise ValueError(
-                f"timeout={timeout!r}, attempts={attempts!r}, pause={pause!r}: give seconds above 0, a whole number "
-                "of at least 1, and seconds of at least 0"
-            )
-        self._timeout, self._attempts, self._pause = timeout, attempts, pause
+        self._timeout = number("timeout", timeout, "seconds", least=0.0, above=True)
+        self._attempts = whole_number("attempts", attempts)
+        self._pause = number("pause", pause, "seconds", least=0.0)
         self._report, self._reported = report, False
         # Made at the first record: until then the sink can be pickled, as spawned processes need.
         self._queue: queue.Queue[Any]

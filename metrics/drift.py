@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics._base import NO_INDEX, GatheringMetric, canonical_order
-from convscope.metrics.functional._validation import check_features, check_finite, check_index, check_positive_int
+from convscope.metrics.functional._validation import check_features, check_finite, check_index
 
 
 class PooledFeatures(GatheringMetric):
@@ -44,8 +45,7 @@ class PooledFeatures(GatheringMetric):
 
     def __init__(self, num_channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_positive_int("num_channels", num_channels)
-        self.num_channels = num_channels
+        self.num_channels = whole_number("num_channels", num_channels)
         self._add_lists(features=torch.float32, index=torch.int64)
 
     def update(self, features: Tensor, index: Tensor | None = None) -> None:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics._features import FeatureStore
-from convscope.metrics.functional._validation import check_features, check_positive_int, check_target
+from convscope.metrics.functional._validation import check_features, check_target
 from convscope.metrics.functional.logistic import check_logistic, logistic_scorer
 from convscope.metrics.functional.neighbours import centroid_scorer, knn_scorer
 from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, check_alphas, ridge_scorer
@@ -58,9 +59,8 @@ class FeatureProbe(FeatureStore):
 
     def __init__(self, n_controls: int, seed: int, **kwargs: Any) -> None:
         super().__init__(torch.int64, **kwargs)
-        check_positive_int("n_controls", n_controls)
-        self.n_controls = n_controls
-        self.seed = seed
+        self.n_controls = whole_number("n_controls", n_controls)
+        self.seed = whole_number("seed", seed, least=0)
 
     @abstractmethod
     def _scorer(self, features: Tensor, target: Tensor) -> Scorer:
@@ -145,8 +145,7 @@ class RidgeProbe(FeatureProbe):
         self, alphas: Sequence[float] = DEFAULT_ALPHAS, n_controls: int = 4, seed: int = 0, **kwargs: Any
     ) -> None:
         super().__init__(n_controls, seed, **kwargs)
-        check_alphas(alphas)
-        self.alphas = tuple(alphas)
+        self.alphas = check_alphas(alphas)
 
     def _scorer(self, features: Tensor, target: Tensor) -> Scorer:
         return ridge_scorer(features, target, self.alphas)
@@ -192,8 +191,7 @@ class LogisticProbe(FeatureProbe):
         **kwargs: Any,
     ) -> None:
         super().__init__(n_controls, seed, **kwargs)
-        check_logistic(folds, l2, max_iter)
-        self.folds, self.l2, self.max_iter = folds, l2, max_iter
+        self.folds, self.l2, self.max_iter = check_logistic(folds, l2, max_iter)
 
     def _scorer(self, features: Tensor, target: Tensor) -> Scorer:
         return logistic_scorer(features, target, self.folds, self.l2, self.max_iter)
@@ -228,8 +226,7 @@ class KNNProbe(FeatureProbe):
 
     def __init__(self, k: int = 20, n_controls: int = 4, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(n_controls, seed, **kwargs)
-        check_positive_int("k", k)
-        self.k = k
+        self.k = whole_number("k", k, "a whole number of neighbours")
 
     def _scorer(self, features: Tensor, target: Tensor) -> Scorer:
         return knn_scorer(features, target, self.k)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics._features import FeatureStore
 from convscope.metrics.functional._precision import as_double, is_varying
-from convscope.metrics.functional._validation import check_features, check_positive_int
+from convscope.metrics.functional._validation import check_features
 from convscope.metrics.functional.positions import (
     counted_first,
     exchanged_labels,
@@ -25,7 +26,7 @@ from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, check_alphas, rid
 from convscope.metrics.functional.scores import best_classes
 from convscope.metrics.functional.tasks import (
     blind_average_precision,
-    check_labels,
+    check_zero_or_one,
     control_score,
     mean_average_precision,
     mean_iou,
@@ -104,9 +105,9 @@ class _RidgeStore(FeatureStore):
         self, target_dtype: torch.dtype, alphas: Sequence[float], n_controls: int, seed: int, **kwargs: Any
     ) -> None:
         super().__init__(target_dtype, **kwargs)
-        check_alphas(alphas)
-        check_positive_int("n_controls", n_controls)
-        self.alphas, self.n_controls, self.seed = tuple(alphas), n_controls, seed
+        self.alphas = check_alphas(alphas)
+        self.n_controls = whole_number("n_controls", n_controls)
+        self.seed = whole_number("seed", seed, least=0)
 
     def update(self, features: Tensor, target: Tensor, index: Tensor | None = None) -> None:
         """Add a chunk.
@@ -215,7 +216,7 @@ class MultiLabelProbe(_RidgeStore):
 
     def update(self, features: Tensor, target: Tensor, index: Tensor | None = None) -> None:
         """Add a chunk of features ``(N, C)`` and labels ``(N, K)`` of 0 and 1."""
-        check_labels(target)
+        check_zero_or_one(target)
         super().update(features, target, index)
 
     def compute(self) -> MultiLabelResult:
@@ -273,8 +274,7 @@ class SegmentationProbe(_RidgeStore):
         **kwargs: Any,
     ) -> None:
         super().__init__(torch.int64, alphas, n_controls, seed, **kwargs)
-        check_positive_int("positions", positions)
-        self.positions = positions
+        self.positions = whole_number("positions", positions)
 
     def update(self, features: Tensor, target: Tensor, index: Tensor | None = None) -> None:
         """Add a chunk of activations ``(N, C, *S)`` and class indices ``(N, *T)``."""

@@ -42,7 +42,35 @@ def test_every_public_object_says_what_it_is() -> None:
     assert silent == []
 
 
-# Which packages a package may import from, and what it must not know.
+def _defined(path: Path, *kinds: type[ast.stmt]) -> list[str]:
+    found = ast.parse(path.read_text(encoding="utf-8")).body
+    return [node.name for node in found if isinstance(node, kinds)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_no_function_has_the_name_of_its_module(file: Path) -> None:
+    # ``import a.b`` and ``from a import b`` would then mean two things, by what was imported before.
+    module = file.parent.name if file.stem == "__init__" else file.stem
+    assert module not in _defined(ROOT / file, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _aliases(path: Path) -> list[str]:
+    """Names of types that are defined by an assignment: ``Values = dict[...]``."""
+    found = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.Assign)]
+    names = [target.id for node in found for target in node.targets if isinstance(target, ast.Name)]
+    return [name for name in names if name[0].isupper() and not name.isupper() and len(name) > 1]
+
+
+def test_no_two_types_have_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for file in FILES:
+        for name in [*_defined(ROOT / file, ast.ClassDef), *_aliases(ROOT / file)]:
+            places.setdefault(name, []).append(str(file))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+# Which packages a package may import from, and what it must not know. The checks of arguments serve all of them, and
+# know nothing themselves.
 ALLOWED = {
     "alerts": {"alerts"},
     "metrics": {"metrics"},

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-from convscope.alerts.detectors.base import Detector, Direction, Evidence, check_count, check_number
+from convscope._arguments import number, one_of, whole_number
+from convscope.alerts.detectors.base import Detector, Direction, Evidence
 
 
 @dataclass(kw_only=True)
@@ -33,7 +34,7 @@ class Threshold(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("limit", self.limit, 0.0 if self.direction == "both" else -math.inf)
+        number("limit", self.limit, least=0.0 if self.direction == "both" else -math.inf)
 
     def _judge(self, value: float) -> Evidence:
         if self.direction == "both":
@@ -78,13 +79,12 @@ class RelativeDrop(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("limit", self.limit, 0.0)
-        check_number("least", self.least, 0.0)
-        check_count("warm_up", self.warm_up, 1)
+        number("limit", self.limit, least=0.0)
+        number("least", self.least, least=0.0)
+        whole_number("warm_up", self.warm_up, least=1)
         if self.window is not None:
-            check_count("window", self.window, 1)
-        if self.reference not in ("best", "worst", "median"):
-            raise ValueError(f"reference={self.reference!r}: give 'best', 'worst' or 'median'")
+            whole_number("window", self.window, least=1)
+        one_of("reference", self.reference, ("best", "worst", "median"))
         if self.direction == "both" and self.reference != "median":
             raise ValueError(
                 f"direction='both' with reference={self.reference!r}: best and worst need a direction; "

@@ -78,6 +78,7 @@ def _meet() -> None:
 def _all_ended(failed: bool) -> bool:
     """Wait until every process is at the end of this block; whether it went well on all."""
     mine = _Place(_depth + 1, _END, int(failed))
+    # A process at its end waits in meetings for those that still exchange data; each exchange is one such meeting.
     while True:
         places = _places(mine)
         if any(place.depth < mine.depth for place in places):

@@ -78,7 +78,7 @@ def _drafted(plan: Plan, observers: list[Observer]) -> dict[str, Exception]:
     for observer in observers:
         if observer.name in draft.selected:
             draft.guarded(observer, faults, draft.place)
-    return faults
+    return _as_on_main(plan, observers, faults)
 
 
 class _Draft:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from convscope._arguments import flag, whole_number_or_zero
 from convscope.callbacks.engine.findings import Moment
 
 
@@ -16,6 +17,9 @@ class Schedule:
         every_n_epochs: A check at the end of every n-th epoch; 0 for none.
         every_n_train_steps: A check after every n-th optimizer step; 0 for none.
         on_start: A check before the first training step.
+
+    Raises:
+        ValueError: if an argument is out of range, or no check would ever be made.
     """
 
     every_n_epochs: int
@@ -31,11 +35,13 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("every_n_epochs", "every_n_train_steps"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"{name}={value!r}: give a whole number, at least 1, or 0 for no such check")
+            setattr(self, name, whole_number_or_zero(name, getattr(self, name), "no such check"))
+        self.on_start = flag("on_start", self.on_start)
         if not (self.every_n_epochs or self.every_n_train_steps or self.on_start):
-            raise ValueError("no check would ever be made: set every_n_epochs, every_n_train_steps or on_start")
+            raise ValueError(
+                "every_n_epochs=0, every_n_train_steps=0, on_start=False: no check would ever be made; give at least "
+                "one of them"
+            )
 
     def is_due(self, moment: Moment, steps: int) -> bool:
         """Whether a check is to be made at ``moment``, after ``steps`` optimizer steps.

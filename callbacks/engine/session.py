@@ -20,11 +20,11 @@ from convscope.callbacks.engine.observer import Observer, Plan
 from convscope.callbacks.engine.pictures import Pictures
 from convscope.callbacks.engine.planning import make_plan
 from convscope.callbacks.engine.shared_pass import run_pass
-from convscope.callbacks.engine.stopwatch import Cost
+from convscope.callbacks.engine.stopwatch import Stopwatch
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.errors import UserError, users_code
 
-Found = list[tuple["Observer", Findings]]
+Results = list[tuple["Observer", Findings]]
 
 
 @dataclass
@@ -63,7 +63,9 @@ class Session:
         self.latest: dict[str, Findings] = {}
         self.checks = 0
         self._failures = Failures(raising=any(o.on_error == "raise" for o in observers))
-        self._cost = Cost(min((o.max_overhead for o in observers if o.max_overhead is not None), default=None))
+        self._stopwatch = Stopwatch(
+            min((o.max_overhead for o in observers if o.max_overhead is not None), default=None)
+        )
         self._pictures = Pictures(self._failures)
         self._heldout_changed = False
         self._tags: set[str] = set()
@@ -108,7 +110,7 @@ class Session:
                 if group.heldout.ready and not lazy:
                     self._plan(group, trainer, pl_module)
         self._refuse_if_idle()
-        self._cost.start_of_training()
+        self._stopwatch.start_of_training()
 
     @contextmanager
     def _resting_if_it_fails(self, group: _Group, *, refusing: bool) -> Iterator[None]:
@@ -187,14 +189,14 @@ class Session:
         due = self._due(trainer, when)
         if not due or (not any(observer.schedule.is_needed for observer in due) and self._must_wait(trainer)):
             return
-        self._cost.begin()
+        self._stopwatch.begin()
         with self._as_in_a_check(trainer, when.trigger):
             found = [one for plan in self._plans for one in self._observe(plan, due)]
             with self._failures.guard("remembering weights"):
                 self._remember_weights(trainer, pl_module, when)
         self._conclude(found, when)
         self._pictures.draw(trainer, found, when)
-        self._cost.end()
+        self._stopwatch.end()
         self.checks += 1
         for observer in due:
             observer.schedule.done(when, trainer.global_step)
@@ -227,9 +229,9 @@ class Session:
                         together(group.heldout.finish_tapping)
                     self._plan(group, trainer, pl_module)
 
-    def _observe(self, plan: Plan, due: list[Observer]) -> Found:
+    def _observe(self, plan: Plan, due: list[Observer]) -> Results:
         mine = [observer for observer in plan.observers if observer in due]
-        found: Found = []
+        found: Results = []
         with self._failures.guard("a check"):
             usable = run_pass(plan, mine, self._failures, bridge.gather_objects) if mine else {}
             found = [(observer, self._compute(observer, usable[observer.name])) for observer in mine]
@@ -246,7 +248,7 @@ class Session:
             findings.summary = together(lambda: observer.summarise(findings.values))
         return findings
 
-    def _conclude(self, found: Found, when: Moment) -> None:
+    def _conclude(self, found: Results, when: Moment) -> None:
         check = {observer.name: findings for observer, findings in found}
         for observer, findings in found:
             with self._failures.guard(f"the conclusions of {observer.name}"):
@@ -256,7 +258,7 @@ class Session:
             with self._failures.guard(f"the history of {observer.name}"):
                 observer.remember(findings, when)
 
-    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, found: Found, when: Moment) -> None:
+    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, found: Results, when: Moment) -> None:
         """The main process's numbers are logged on all, since Lightning exchanges them tag by tag."""
         here = [self._own_scalars(when), *(findings.scalars() for _, findings in found)]
         told: list[dict[str, float]] = trainer.strategy.broadcast(here)
@@ -324,21 +326,24 @@ class Session:
 
     def _must_wait(self, trainer: pl.Trainer) -> bool:
         """Whether a check now would break ``max_overhead``; the main process's clock decides for all."""
-        if self._cost.max_overhead is None:
+        if self._stopwatch.max_overhead is None:
             return False
-        wait = trainer.strategy.broadcast(self._cost.wait())
+        wait = trainer.strategy.broadcast(self._stopwatch.wait())
         if wait > 0:
             rank_zero_info(
-                f"convscope: the last check took {self._cost.seconds:.2f} s; to keep checks under max_overhead="
-                f"{self._cost.max_overhead}, the next one waits for {wait:.1f} s more of training"
+                f"convscope: the last check took {self._stopwatch.seconds:.2f} s; to keep checks under max_overhead="
+                f"{self._stopwatch.max_overhead}, the next one waits for {wait:.1f} s more of training"
             )
         return bool(wait > 0)
 
     def _own_scalars(self, when: Moment) -> dict[str, float]:
-        own = {"convscope/seconds": self._cost.seconds, "convscope/errors": float(bridge.largest(self._failures.count))}
+        own = {
+            "convscope/seconds": self._stopwatch.seconds,
+            "convscope/errors": float(bridge.largest(self._failures.count)),
+        }
         own["convscope/heldout_changed"] = float(self._heldout_changed)
         if when.trigger != "start":
-            own["convscope/overhead"] = self._cost.overhead
+            own["convscope/overhead"] = self._stopwatch.overhead
         return {tag: value for tag, value in own.items() if value is not None}
 
 

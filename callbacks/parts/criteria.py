@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torchmetrics import Metric
 
-from convscope._arguments import one_of
+from convscope._arguments import different, one_of
 from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.capture.data.targets import counted_rows
 from convscope.capture.network.trace import Layer
@@ -71,7 +71,7 @@ class ImportanceMeasure:
         for layer in layers if self.criterion in _PARAMETER else ():
             values = norm_scale(layer) if self.criterion == "batchnorm" else filter_weights(layer)
             if values is not None:
-                self._metrics.of(layer).to(values.device).update(values)
+                self._metrics.on(layer, values.device).update(values)
 
     def on_activation(self, record: Record) -> None:
         """Take in a layer's activations of one chunk."""
@@ -81,7 +81,7 @@ class ImportanceMeasure:
             self._pooled.append((record.layer, record.pooled))
         elif self.needs_output:
             for layer, pooled in self._pooled:
-                self._metrics.of(layer).to(pooled.device).update(pooled, record.pooled)
+                self._metrics.on(layer, pooled.device).update(pooled, record.pooled)
             self._pooled = []
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
@@ -122,14 +122,18 @@ class Criteria:
     Args:
         names: Different criteria, at least one.
 
+    Attributes:
+        names: The same.
+
     Raises:
         ValueError: if a name is no criterion, or there is none.
     """
 
     def __init__(self, names: Sequence[Criterion]) -> None:
-        if isinstance(names, str) or not names or len(set(names)) != len(names):
-            raise ValueError(f"criteria={names!r}: give a list of different criteria, at least one")
-        self._measures: dict[str, ImportanceMeasure] = {name: ImportanceMeasure(name) for name in names}
+        self.names: tuple[Criterion, ...] = different("criteria", names, "a list of different criteria")
+        for name in self.names:
+            one_of("criteria", name, CRITERIA)
+        self._measures: dict[str, ImportanceMeasure] = {name: ImportanceMeasure(name) for name in self.names}
         self._layers: dict[str, set[str]] = {}
 
     @property

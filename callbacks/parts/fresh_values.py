@@ -10,7 +10,7 @@ from convscope.callbacks.engine.bridge import callback_metrics, is_kept
 LEARNING_RATE = "convscope/learning_rate"
 
 
-class Readings:
+class FreshValues:
     """Takes the values that are new, and under :data:`LEARNING_RATE` the largest learning rate of a step since then.
 
     ``trainer.callback_metrics`` goes on showing a value that is no longer logged. A value counts as new where its

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
+from convscope._arguments import callable_or_none, one_of, whole_number
 from convscope.callbacks.engine.findings import LayerResult
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.criteria import Criteria, Criterion
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.data.targets import counted_rows
-from convscope.capture.intervention import Baseline, Intervention, check_baseline
+from convscope.capture.intervention import BASELINES, Baseline, Intervention
 from convscope.capture.network.layers import spread_over_depth
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
@@ -59,21 +61,17 @@ class InterveningObserver(LayerObserver):
         every_n_epochs: int = 5,
         **arguments: Any,
     ) -> None:
-        check_baseline(baseline)
-        if loss is not None and not callable(loss):
-            raise ValueError(f"loss={loss!r}: give a callable(outputs, targets), or None to infer it")
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
-            raise ValueError(f"samples={samples!r}: give a whole number of held-out samples, at least 2")
-        fewest = self.fewest_sets + _BESIDE
-        if isinstance(max_forwards, bool) or not isinstance(max_forwards, int) or max_forwards < fewest:
-            raise ValueError(f"max_forwards={max_forwards!r}: give a whole number, at least {fewest}")
-        self._criteria, self._loss = Criteria(criteria), loss
-        self.baseline, self.samples, self.max_forwards = baseline, samples, max_forwards
+        self._criteria = Criteria(criteria)
+        self._loss = callable_or_none("loss", loss, "loss(outputs, targets)", "to infer it")
+        self.baseline: Baseline = one_of("baseline", baseline, BASELINES)
+        self.samples = whole_number("samples", samples, "a whole number of held-out samples", least=2)
+        fewest = self.fewest_sets + _BESIDE  # of one layer
+        self.max_forwards = whole_number("max_forwards", max_forwards, least=fewest)
         super().__init__(every_n_epochs=every_n_epochs, **arguments)
         self._plan: Plan | None = None
         self._sample: HeldOut | None = None
-        self._means: dict[str, ChannelMean] = {}
-        self._outcomes: dict[str, InterventionOutcome] = {}
+        self._means = PerLayer[ChannelMean]()
+        self._outcomes = PerLayer[InterventionOutcome]()
         self._classes = 0  # of the task, 0 where it has none
 
     @abstractmethod
@@ -118,23 +116,23 @@ class InterveningObserver(LayerObserver):
         self._per_layer = self.max_forwards // len(kept) - _BESIDE
         total = sum(min(self.most_sets(layer), self._per_layer) + _BESIDE for layer in kept)
         wanted = sum(self.most_sets(layer) + _BESIDE for layer in layers)
-        plan.messages.append(self._cost(total, wanted, len(kept), self._sample.total))
+        plan.messages.append(self._what_it_takes(total, wanted, len(kept), self._sample.total))
         self._classes = plan.outputs.classes
 
-    def _cost(self, total: int, wanted: int, layers: int, samples: int) -> str:
+    def _what_it_takes(self, total: int, wanted: int, layers: int, samples: int) -> str:
         said = f"{self.name} runs up to {total} forward passes of its {samples} held-out samples a check, in {layers} "
         cut = f" (max_forwards={self.max_forwards}; everything would take {wanted})" if total < wanted else ""
         return said + f"layers{cut}"
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._criteria.begin(layers)
-        self._means = {layer.name: ChannelMean(layer.channels) for layer in layers if not layer.is_output}
-        self._outcomes = {}
+        self._means.make((layer for layer in layers if not layer.is_output), lambda layer: ChannelMean(layer.channels))
+        self._outcomes.drop()  # each is made when its layer's filter sets are known
 
     def on_activation(self, record: Record) -> None:
         self._criteria.on_activation(record)
         if not record.layer.is_output:
-            self._means[record.layer.name].to(record.pooled.device).update(record.pooled)
+            self._means.update(record, record.pooled)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
         self._criteria.on_gradient(record, gradient)
@@ -143,7 +141,7 @@ class InterveningObserver(LayerObserver):
         if layer.is_output or self._plan is None or self._sample is None:
             return
         # Both gather over processes, so they come before anything that could fail on one process alone.
-        importance, mean = self._criteria.values(layer), self._means[layer.name].compute()
+        importance, mean = self._criteria.values(layer), self._means.compute(layer)
         keep = self.choose(layer, importance, self._per_layer)
         keep = torch.cat([torch.ones_like(keep[:1]), keep])  # the network as it is comes first
         subject, seed = self._plan.subject, self._plan.heldout.seed
@@ -153,12 +151,12 @@ class InterveningObserver(LayerObserver):
             for chunk, first, logits in run.run(self._sample, keep, self._plan.chunk_size):
                 if not chunk.padding and chunk.targets is not None:
                     self._add(outcome, logits, chunk.targets.to(logits.device), first)
-        self._outcomes[layer.name] = outcome
+        self._outcomes.put(layer, outcome)
 
     def compute(self, layer: Layer) -> LayerResult | None:
         if layer.is_output:
             return None
-        found = self._outcomes[layer.name].compute()
+        found: OutcomeResult = self._outcomes.compute(layer)
         untouched, outcome = (OutcomeResult(*(values[part] for values in found)) for part in (slice(1), slice(1, None)))
         return self.judge(layer, untouched, outcome)
 
@@ -168,7 +166,8 @@ class InterveningObserver(LayerObserver):
 
     def end(self) -> None:
         self._criteria.end()
-        self._means, self._outcomes = {}, {}
+        self._means.drop()
+        self._outcomes.drop()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
@@ -194,7 +193,7 @@ class InterveningObserver(LayerObserver):
         outcome.update(losses, hits, groups, first)
 
 
-def random_order(layer: Layer) -> torch.Tensor:
+def fixed_random_order(layer: Layer) -> torch.Tensor:
     """A random order of the layer's filters, the same at every check and on every process."""
     return torch.randperm(layer.channels, generator=torch.Generator().manual_seed(0))
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import lightning.pytorch as pl
 import torch
 
+from convscope._arguments import flag, one_of, share_or_none, tag_or_none, whole_number_or_none
 from convscope.callbacks.engine.bridge import fitting, has_validation, moment
 from convscope.callbacks.engine.findings import Findings, History, LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.engine.hierarchies import Callback
@@ -49,7 +50,7 @@ class LayerObserver(Callback, ABC):
         name: First part of the tags; needed where two callbacks of one kind observe the same layer.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
     """
 
     family: ClassVar[str]
@@ -74,17 +75,14 @@ class LayerObserver(Callback, ABC):
         pictures: bool = True,
         name: str | None = None,
     ) -> None:
-        as_entries(layers)
-        _one_of("observe_at", observe_at, ("activation", "conv"))
-        _one_of("on_error", on_error, ("warn", "raise"))
-        if max_layers is not None and max_layers < 1:
-            raise ValueError(f"max_layers={max_layers!r}: give a whole number, at least 1, or None for all layers")
-        if max_overhead is not None and not 0 < max_overhead <= 1:
-            raise ValueError(f"max_overhead={max_overhead!r}: give a share of training time in (0, 1], or None")
-        self.layers, self.heldout, self.max_layers = layers, as_heldout(heldout), max_layers
-        self.observe_at, self.max_overhead, self.on_error = observe_at, max_overhead, on_error
-        self.pictures = pictures
-        self.name = name or self.default_name()
+        as_entries(layers)  # refuses what could never choose a layer; kept as it is, for the saved configuration
+        self.layers, self.heldout = layers, as_heldout(heldout)
+        self.max_layers = whole_number_or_none("max_layers", max_layers, "all layers")
+        self.observe_at = one_of("observe_at", observe_at, ("activation", "conv"))
+        self.max_overhead = share_or_none("max_overhead", max_overhead, "no bound", "a share of training time")
+        self.on_error = one_of("on_error", on_error, ("warn", "raise"))
+        self.pictures = flag("pictures", pictures)
+        self.name = tag_or_none("name", name, f"{self.default_name()}_2") or self.default_name()
         self.schedule = Schedule(every_n_epochs, every_n_train_steps, on_start)
         self.history = History()
         self.logged: dict[str, float] = {}  # every tag's last value
@@ -147,7 +145,7 @@ class LayerObserver(Callback, ABC):
             no_loss: Why the task has no loss to take a gradient of, None where it has one.
 
         Raises:
-            ValueError: The held-out set is faulty for this callback, which is mended before training begins.
+            ValueError: The held-out set is faulty for this callback, which is fixed before training begins.
         """
         return None
 
@@ -314,8 +312,3 @@ class LayerObserver(Callback, ABC):
 
     def _leads(self) -> Session | None:
         return self.session if self.session is not None and self.session.observers[0] is self else None
-
-
-def _one_of(name: str, value: Any, accepted: tuple[str, ...]) -> None:
-    if value not in accepted:
-        raise ValueError(f"{name}={value!r}: give one of {', '.join(map(repr, accepted))}")

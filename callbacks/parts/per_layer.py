@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
+import torch
 from torchmetrics import Metric
 
 from convscope.capture.network.trace import Layer
@@ -32,11 +33,19 @@ class PerLayer(Generic[M]):
 
     def update(self, record: Record, *values: Any) -> None:
         """Update the record's layer, on the device where its activation is."""
-        self.of(record.layer).to(record.activation.device).update(*values)
+        self.on(record.layer, record.activation.device).update(*values)
 
     def of(self, layer: Layer) -> M:
         """The metric of a layer."""
         return self._metrics[layer.name]
+
+    def on(self, layer: Layer, device: torch.device) -> M:
+        """The metric of a layer, its states on a device: those of a model in parts lie where its layer is."""
+        return self.of(layer).to(device)
+
+    def put(self, layer: Layer, metric: M) -> None:
+        """Set the metric of one layer, where it could not be made at the beginning of the check."""
+        self._metrics[layer.name] = metric
 
     def compute(self, layer: Layer) -> Any:
         """The result of one layer, over all processes."""
@@ -54,3 +63,8 @@ class PerLayer(Generic[M]):
 
     def __len__(self) -> int:
         return len(self._metrics)
+
+
+def positions_each(observations: int | None, samples: int) -> int | None:
+    """Positions of each sample to read, so that a filter has at least ``observations`` values; None for all."""
+    return None if observations is None else -(-observations // samples)

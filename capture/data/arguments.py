@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
 
+from convscope._arguments import different, refuse, whole_number
 from convscope.capture.data.batches import Adapter, adapt_batch
 from convscope.capture.errors import UserError
 from convscope.capture.outputs.parts import Selector, describe
+
+_LEAST = -(2**63)  # of a label: any int64
 
 
 def check_logits(logits: Any) -> Selector | Literal[False] | None:
@@ -21,11 +25,13 @@ def check_logits(logits: Any) -> Selector | Literal[False] | None:
     named = isinstance(logits, str) and logits != ""
     if logits is None or logits is False or named or callable(logits):
         return logits  # type: ignore[no-any-return]
-    if isinstance(logits, int) and not isinstance(logits, bool):
-        return logits
-    raise ValueError(
-        f"HeldOut(logits={logits!r}): give a name such as 'logits', a place such as 1, a callable(output) -> tensor, "
-        "or False where the model returns none"
+    if isinstance(logits, Integral) and not isinstance(logits, bool):
+        return int(logits)
+    raise refuse(
+        "HeldOut(logits",
+        logits,
+        "a name such as 'logits', a place such as 1, a callable(output) -> tensor, or False where the model returns "
+        "none",
     )
 
 
@@ -35,12 +41,17 @@ def check_classes(classes: Any) -> int | tuple[int, ...] | None:
     Raises:
         ValueError: if it is neither a whole number of at least 2 nor a list of at least two different labels.
     """
-    if classes is None or (_whole(classes) and classes >= 2):
-        return classes  # type: ignore[no-any-return]
-    listed = isinstance(classes, Sequence) and not isinstance(classes, str) and all(map(_whole, classes))
-    if listed and len(set(classes)) == len(classes) >= 2:
-        return tuple(sorted(classes))
-    raise ValueError(f"HeldOut(classes={classes!r}): give a whole number of classes, at least 2, or a list of labels")
+    accepted = "a whole number of classes, at least 2, or a list of different labels"
+    if isinstance(classes, Iterable) and not isinstance(classes, str):
+        try:
+            labels = [whole_number("classes", label, least=_LEAST) for label in classes]
+            return tuple(sorted(different("classes", labels, "labels", least=2)))
+        except ValueError:
+            raise refuse("HeldOut(classes", classes, accepted) from None
+    try:
+        return None if classes is None else whole_number("classes", classes, least=2)
+    except ValueError:
+        raise refuse("HeldOut(classes", classes, accepted) from None
 
 
 def check_ignore_index(ignore_index: Any) -> int | None:
@@ -49,9 +60,10 @@ def check_ignore_index(ignore_index: Any) -> int | None:
     Raises:
         ValueError: if it is no whole number.
     """
-    if ignore_index is None or _whole(ignore_index):
-        return ignore_index  # type: ignore[no-any-return]
-    raise ValueError(f"HeldOut(ignore_index={ignore_index!r}): give one label, a whole number such as 255, or None")
+    try:
+        return None if ignore_index is None else whole_number("ignore_index", ignore_index, least=_LEAST)
+    except ValueError:
+        raise refuse("HeldOut(ignore_index", ignore_index, "one label, a whole number such as 255, or None") from None
 
 
 def pair(adapter: Adapter, batch: Any) -> tuple[Any, torch.Tensor | None]:
@@ -85,7 +97,3 @@ def pair(adapter: Adapter, batch: Any) -> tuple[Any, torch.Tensor | None]:
     if inputs is None:
         raise ValueError(f"{name} returned no inputs; it must return (inputs, targets)")
     return inputs, targets
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from convscope._arguments import callable_or_none, flag, refuse, text_or_none, whole_number
 from convscope.capture.data.arguments import check_classes, check_ignore_index, check_logits, pair
 from convscope.capture.data.batches import Adapter, adapt_batch, tensor_bytes, tree_tensors
 from convscope.capture.data.blocks import Block, block_of, joined, passes, pieces
@@ -100,23 +101,18 @@ class HeldOut:
         classes: int | Sequence[int] | None = None,
         ignore_index: int | None = None,
     ) -> None:
-        for name, value in (("size", size), ("batch_size", batch_size)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"HeldOut({name}={value!r}): give a whole number of samples, at least 1")
-        if not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"HeldOut(seed={seed!r}): give a whole number, at least 0")
-        if adapter is not None and not callable(adapter):
-            raise ValueError(f"HeldOut(adapter={adapter!r}): give a callable(batch) -> (inputs, targets)")
-        if network is not None and not (isinstance(network, str) and network):
-            raise ValueError(f"HeldOut(network={network!r}): give the name of a submodule, such as 'discriminator'")
         if source is not None:
             check_source(source)
+        self.source = source
+        self.size = whole_number("HeldOut(size", size, "a whole number of samples")
+        self.batch_size = whole_number("HeldOut(batch_size", batch_size, "a whole number of samples")
+        self.stratify = flag("HeldOut(stratify", stratify)
+        self.seed = whole_number("HeldOut(seed", seed, least=0)
+        call, none = "adapter(batch) -> (inputs, targets)", "where batches are understood by themselves"
+        self.adapter: Adapter = callable_or_none("HeldOut(adapter", adapter, call, none) or adapt_batch
+        self.network = text_or_none("HeldOut(network", network, "the name of a submodule, such as 'discriminator'")
         self.logits, self.classes = check_logits(logits), check_classes(classes)
         self.ignore_index = check_ignore_index(ignore_index)
-        self.source, self.size, self.batch_size = source, size, batch_size
-        self.network = network
-        self.stratify, self.seed = stratify, seed
-        self.adapter: Adapter = adapter or adapt_batch
         self._forget()
 
     def _forget(self) -> None:
@@ -396,5 +392,4 @@ def as_heldout(given: Any, name: str = "heldout") -> HeldOut | None:
     try:
         return HeldOut(given)
     except ValueError as error:
-        shown = repr(given) if isinstance(given, str | int | float) else f"<{type(given).__name__}>"
-        raise ValueError(f"{name}={shown}: give HeldOut(...), or what one is read from: {ACCEPTED}") from error
+        raise refuse(name, given, f"HeldOut(...), or what one is read from: {ACCEPTED}") from error

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from convscope._arguments import refuse
 from convscope.capture.data.indices import is_rereadable
 from convscope.capture.errors import users_code
 
@@ -51,8 +52,7 @@ def check_source(source: Any) -> None:
     """
     readable = isinstance(source, Iterable) or _has_items(source) or hasattr(source, "heldout_dataloader")
     if isinstance(source, str | bytes | Mapping | type) or not readable:
-        shown = repr(source) if isinstance(source, str | bytes) else f"<{type(source).__name__}>"
-        raise ValueError(f"HeldOut(source={shown}): give {ACCEPTED}")
+        raise refuse("HeldOut(source", source, ACCEPTED)
     if isinstance(source, list | tuple) and any(isinstance(each, DataLoader) for each in source):
         raise ValueError(
             "HeldOut(source=<several loaders>): give one of them; each callback may have a HeldOut of its own"

@@ -62,6 +62,7 @@ def try_out(read: Read, order: list[int], batch_size: int) -> Manner:
         return _only_together(read, order, batch_size, alone)
     rows = max(len(block) for block in good.values())
     first, *others = list(good)[:2]
+    # Read twice, since a count of reads or an unseeded stream shows only then.
     again = read([first])[0][1]
     notes = [] if isinstance(again, Block) and _contains(again, good[first]) else [_NOT_REPEATABLE]
     if not others or notes or batch_size == 1:

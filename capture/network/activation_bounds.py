@@ -22,7 +22,7 @@ def is_rectified(layer: Layer) -> bool:
     return _function(layer) in _RECTIFIERS
 
 
-def activation_bounds(layer: Layer) -> tuple[float | None, float | None]:
+def bounds_of(layer: Layer) -> tuple[float | None, float | None]:
     """Least and greatest value that the layer's activation function can give, None for no bound, or none known.
 
     The lower end of ReLU and ReLU6 is no bound here: it means "off". Of functional ``elu``, ``celu`` and ``hardtanh``

@@ -39,7 +39,7 @@ class EventKey(NamedTuple):
     call: int
 
 
-Path = tuple[tuple[str, int], ...]
+CallPath = tuple[tuple[str, int], ...]
 """The modules that an operation ran in, from the outermost on, each with which of its calls that was."""
 
 
@@ -51,7 +51,7 @@ class Event(NamedTuple):
     module: nn.Module | None
     inputs: list[torch.Tensor]
     output: Any
-    path: Path = ()
+    path: CallPath = ()
 
 
 OnEvent = Callable[[Event], Any]
@@ -94,7 +94,7 @@ class _Frame(NamedTuple):
 
     name: str
     hidden: bool
-    path: Path
+    path: CallPath
 
 
 class _Follower(TorchFunctionMode):
@@ -144,7 +144,7 @@ class _Follower(TorchFunctionMode):
         return bool(self._stack) and self._stack[-1].hidden
 
     @property
-    def _path(self) -> Path:
+    def _path(self) -> CallPath:
         return self._stack[-1].path if self._stack else ()
 
     def _report(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from convscope.capture.network.follower import Event, EventKey, Path
+from convscope.capture.network.follower import CallPath, Event, EventKey
 from convscope.capture.network.modules import tensors_in
 
 Sizes = tuple[tuple[int, ...], ...]
@@ -34,7 +34,7 @@ class Identity:
     """
 
     head: EventKey
-    path: Path = ()
+    path: CallPath = ()
     calls: int = 1
     links: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ import torch
 
 from convscope.capture.network.follower import EventKey
 from convscope.capture.network.passes import Network, Rows, Seen, differ
-from convscope.capture.network.rows import Evidence, RowOrder, noise_of, weigh
+from convscope.capture.network.rows import RowEvidence, RowOrder, noise_of, weigh
 from convscope.capture.network.samples import Samples
 from convscope.capture.network.trace import OUTPUT_KEY, Trace
 
@@ -59,6 +59,7 @@ class Ownership:
         together, moved = self._passes()
         evidence = self._weighed(together, moved)
         self._inherit(evidence)
+        # A second round of passes, with dead layers brought to life, is paid for only where rows did not tell.
         if any(evidence[key].verdict == "silent" for key in self._candidates() if key in evidence):
             self._enliven(evidence)
             self._inherit(evidence)
@@ -85,8 +86,8 @@ class Ownership:
     def _seen(self, order: Iterable[int], alive: bool = False, seed: int = 0) -> Seen:
         return self._network.seen(self._few, order, alive, seed)
 
-    def _weighed(self, together: Seen, moved: list[Seen]) -> dict[EventKey, Evidence]:
-        weighed: dict[EventKey, Evidence] = {}
+    def _weighed(self, together: Seen, moved: list[Seen]) -> dict[EventKey, RowEvidence]:
+        weighed: dict[EventKey, RowEvidence] = {}
         for key, alone in self._alone.items():
             problem = self._uneven(alone, [together.get(key), *(seen.get(key) for seen in moved)])
             if problem:
@@ -113,27 +114,28 @@ class Ownership:
         steps = [step.key for step in self._found.steps if step.kind != "other" or step.module is not None]
         return [*steps, *(step.key for step in self._found.containers), OUTPUT_KEY]
 
-    def _inherit(self, evidence: dict[EventKey, Evidence], verdict: str = "silent") -> None:
+    def _inherit(self, evidence: dict[EventKey, RowEvidence], verdict: str = "silent") -> None:
         """Rows that give no evidence are in the order of those they were computed from, if rows were not moved."""
         steps, noise = self._found.steps, set[int]()
         for place, step in enumerate(steps):
             if step.key.operation in _NOISE or (step.sources and noise.issuperset(step.sources)):
                 noise.add(place)
-            if evidence.get(step.key, Evidence("told")).verdict != verdict:
+            if evidence.get(step.key, RowEvidence("told")).verdict != verdict:
                 continue
+            # Any other operation may reorder rows, and nothing here would show it.
             if step.kind == "other" and step.key.operation not in _IN_PLACE:
                 continue
             sources = [steps[i] for i in set(step.sources) - noise]
             alike = [source.key for source in sources if source.output.shape[:1] == step.output.shape[:1]]
-            known = [evidence.get(key, Evidence("mixed")) for key in alike]
+            known = [evidence.get(key, RowEvidence("mixed")) for key in alike]
             if known and known[0].order is not None and all(source.order == known[0].order for source in known):
                 evidence[step.key] = known[0]
         for step in self._found.containers:
             source = self._found.producer.get(id(step.output))
-            if source is not None and evidence.get(step.key, Evidence("told")).verdict == verdict:
-                evidence[step.key] = evidence.get(steps[source].key, Evidence("mixed"))
+            if source is not None and evidence.get(step.key, RowEvidence("told")).verdict == verdict:
+                evidence[step.key] = evidence.get(steps[source].key, RowEvidence("mixed"))
 
-    def _enliven(self, evidence: dict[EventKey, Evidence]) -> None:
+    def _enliven(self, evidence: dict[EventKey, RowEvidence]) -> None:
         """Try again where rows are equal, as in a dead layer: with a signal of each row added in every layer."""
         try:
             together, *moved = [self._seen(order, alive=True) for order in (range(len(self._orders[0])), *self._orders)]
@@ -148,11 +150,11 @@ class Ownership:
                 repeats = len(alone.signature) // self._found.samples
                 evidence[key] = weigh(together[key].signature, others, repeats, alone.precision)
 
-    def _inherit_random(self, evidence: dict[EventKey, Evidence], together: Seen) -> None:
+    def _inherit_random(self, evidence: dict[EventKey, RowEvidence], together: Seen) -> None:
         """Random operations (dropout that stays on) cannot be compared, but rarely move a row."""
         for key in [key for key, found in evidence.items() if found.verdict == "mixed"]:
             if self._draws(key, together):
-                evidence[key] = Evidence("random")
+                evidence[key] = RowEvidence("random")
         self._inherit(evidence, "random")
 
     def _draws(self, key: EventKey, together: Seen) -> bool:
@@ -161,7 +163,7 @@ class Ownership:
             self._again = self._seen(range(len(self._orders[0])), seed=1)
         return key not in self._again or differ(self._again[key], together[key])
 
-    def _settle(self, evidence: dict[EventKey, Evidence]) -> None:
+    def _settle(self, evidence: dict[EventKey, RowEvidence]) -> None:
         for key, found in evidence.items():
             repeats = len(self._alone[key].signature) // self._found.samples
             if found.verdict == "silent" and repeats == 1:
@@ -188,6 +190,8 @@ class Ownership:
     def _depends(self, order: RowOrder, alone: Rows, together: Rows) -> bool:
         rows = order.fold(together.signature)
         few = order.fold(alone.signature)
+        # The same sample alone and in company, against how far two samples lie apart: rounding and small kernels'
+        # choices stay far below that.
         both = min(len(few), len(rows))  # a network that needs many samples may have been traced on more of them
         apart = float((rows[:both] - few[:both]).double().square().mean().sqrt())
         spread = float((rows[0] - rows[1]).double().square().mean().sqrt())

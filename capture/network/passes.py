@@ -28,7 +28,7 @@ class Rows(NamedTuple):
 Seen = dict[EventKey, Rows]
 
 
-class Watch:
+class PassWatch:
     """Records the result of every operation of a pass; ``alive`` first adds a signal to dead layers."""
 
     def __init__(self, alive: bool = False) -> None:
@@ -57,7 +57,7 @@ class Network(NamedTuple):
 
     def seen(self, few: Samples, order: Iterable[int], alive: bool = False, seed: int = 0) -> Seen:
         """Results of every operation for some samples together, in an order; ``seed`` changes random draws."""
-        inputs, watch = few.batch(order), Watch(alive)
+        inputs, watch = few.batch(order), PassWatch(alive)
         with isolated(self.module, seed=self.seed + seed, gradients=False), follow(self.module, watch):
             logits = self.run(inputs)
         return watch.with_output(logits)

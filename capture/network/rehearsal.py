@@ -14,7 +14,7 @@ from convscope.capture.network.follower import Event, follow
 from convscope.capture.network.identity import Sizes
 from convscope.capture.network.modules import is_scripted, module_kind, named_modules
 from convscope.capture.network.ownership import Ownership
-from convscope.capture.network.passes import Network, Seen, Watch
+from convscope.capture.network.passes import Network, PassWatch, Seen
 from convscope.capture.network.samples import Samples, distinct_samples
 from convscope.capture.network.trace import OUTPUT_KEY, Trace
 from convscope.capture.state.isolation import isolated
@@ -47,15 +47,19 @@ def rehearse(
         unseen = [*_in_torchscript(module), *_transformed(found)]
         found.notes += unseen
         found.hidden = bool(unseen)
+        # With one sample in every pass all rows are its own, and there is nothing to find out.
         if most > 1:
             Ownership(network, few, most, found, seen).tell()
     order = found.rows.get(OUTPUT_KEY)
     if found.samples > 1 and order is not None:
+        # The trace took several samples at once: keep the rows of the first, as a trace of one sample would give.
         logits = order.fold(logits)[0]
     return found, logits
 
 
 def _first(network: Network, few: Samples, most: int) -> tuple[Trace, torch.Tensor, Seen]:
+    # One sample first, as it shows best what belongs to a sample; 2 and 4 for networks that need even batches; the
+    # user's own batch size last, at which it is known to run.
     sizes = dict.fromkeys(size for size in (1, 2, 4, most) if size <= most)
     failure: Exception | None = None
     for size in sizes:
@@ -64,12 +68,13 @@ def _first(network: Network, few: Samples, most: int) -> tuple[Trace, torch.Tens
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
+            # The first failure is reported: it is of the plainest input, later ones may come from its size.
             failure = failure or error
     raise failure or AssertionError("no size was tried")
 
 
 def _traced(network: Network, inputs: Any, samples: int) -> tuple[Trace, torch.Tensor, Seen]:
-    found, seen = Trace(network.module, samples), Watch()
+    found, seen = Trace(network.module, samples), PassWatch()
 
     def on_event(event: Event) -> None:
         found(event)

@@ -73,7 +73,7 @@ def signature(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat([few, *(column[:, None] for column in of_all)], 1).cpu()
 
 
-class Evidence(NamedTuple):
+class RowEvidence(NamedTuple):
     """How one operation's rows moved when the samples changed places: one ``verdict``, and the order if it is known.
 
     ``"silent"`` are rows that are equal, as those of a dead layer; ``"mixed"`` are rows that no division explains,
@@ -84,7 +84,7 @@ class Evidence(NamedTuple):
     order: RowOrder | None = None
 
 
-def weigh(base: torch.Tensor, moved: Moved, repeats: int, precision: float) -> Evidence:
+def weigh(base: torch.Tensor, moved: Moved, repeats: int, precision: float) -> RowEvidence:
     """Compare the rows of one order of the samples with those of others.
 
     Args:
@@ -94,14 +94,14 @@ def weigh(base: torch.Tensor, moved: Moved, repeats: int, precision: float) -> E
         precision: Relative size of a rounding error in the network's own precision.
     """
     if not all(bool(torch.isfinite(found).all()) for found in (base, *(found for _, found in moved))):
-        return Evidence("silent")  # nothing can be compared: as good as dead
+        return RowEvidence("silent")  # nothing can be compared: as good as dead
     errors = {order: _error(base, moved, order) for order in divisions(repeats)}
     best = min(errors, key=lambda order: errors[order])
     unmoved = _error(base, moved, None)  # as if rows did not belong to samples at all
     least = min([error for order, error in errors.items() if order != best] + [unmoved])
     if errors[best] * _CLEARLY < least:
-        return Evidence("told", best)
-    return Evidence("silent" if errors[best] <= noise_of(base, precision) else "mixed")
+        return RowEvidence("told", best)
+    return RowEvidence("silent" if errors[best] <= noise_of(base, precision) else "mixed")
 
 
 def noise_of(rows: torch.Tensor, precision: float) -> float:

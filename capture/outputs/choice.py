@@ -15,7 +15,7 @@ import torch
 
 from convscope.capture.data.targets import TargetSummary
 from convscope.capture.outputs.fit import About, Classes, Labels, OutputTask, Shape, doubtful_label, text_of
-from convscope.capture.outputs.parts import Path, describe, part_at
+from convscope.capture.outputs.parts import PartPath, describe, part_at
 
 Form = Literal["logits", "probabilities"]
 NO_TARGETS = "the held-out batches have no targets, so there is no loss to take a gradient of"
@@ -41,7 +41,7 @@ class Outputs:
         selector: The user's function, if one finds the output.
     """
 
-    path: Path | None = ()
+    path: PartPath | None = ()
     returned: Shape | None = None
     shape: Shape | None = None
     task: OutputTask | None = None

@@ -158,12 +158,14 @@ def _fit_classes(flat: Shape, found: tuple[int, ...], classes: Classes, trusted:
         return Fit(flat, "classes", mistake=wrong)
     if isinstance(classes, int) and count != classes:
         return Fit(flat, why_not=f"the model has {count} outputs where HeldOut(classes={classes}) says {classes}")
+    # Labels 0 to the largest: as many outputs as that, or as the user says, can hardly mean anything else.
     span = max(found, default=0) + 1
     if count in (span, classes) or (count == 2 and span == 1):
         note = f"the model's output {text_of(flat)} is taken for logits of the classes 0 to {count - 1}"
         return Fit(flat, "classes", exact=True, note=note)
     if trusted or (isinstance(classes, tuple) and count > classes[-1]):
         return Fit(flat, "classes")
+    # Few held-out samples of many classes leave some out by chance; far more outputs than that are something else.
     if _by_chance(len(found), span, count - span):
         note = f"the model's output {text_of(flat)} is taken for logits, though only {len(found)} classes are held out"
         return Fit(flat, "classes", note=note)
@@ -206,6 +208,7 @@ def _one_output(found: tuple[int, ...]) -> str | None:
 def _fit_mask(shape: Shape, summary: TargetSummary, classes: Classes) -> Fit:
     """Targets of one class (or several labels) per position."""
     wanted = summary.shape
+    # Channels of 0 and 1 of which several may be 1 at a position are labels; integers may as well be class indices.
     overlapping = summary.binary and len(wanted) > 1 and wanted[0] > 1 and not summary.one_hot
     if overlapping and shape == wanted and (summary.floating or len(wanted) > 2):
         return Fit(shape, "labels", "values", exact=True)
@@ -217,6 +220,7 @@ def _fit_mask(shape: Shape, summary: TargetSummary, classes: Classes) -> Fit:
         if not set(summary.classes) <= {0, 1}:
             return Fit(whole, mistake=_quantities(summary), about=_about(summary.classes, 2))
         return Fit(whole, "binary", exact=True)
+    # Classes on the second axis are torch's custom, so they win where both axes would fit.
     second, last = _alike(shape[1:], places), _alike(shape[:-1], places)
     last = last and not second
     if not (second or last):

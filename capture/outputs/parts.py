@@ -8,23 +8,23 @@ from typing import Any
 
 import torch
 
-Path = tuple[Any, ...]
+PartPath = tuple[Any, ...]
 """Keys, attributes and places on the way to a part; empty for the output itself."""
 Selector = str | int | Callable[[Any], Any]
 """How a user names a part: ``"logits"``, ``"head.logits"``, ``1``, or a function of the output."""
 _DEEPEST = 4
 
 
-def tensor_parts(output: Any) -> dict[Path, torch.Tensor]:
+def tensor_parts(output: Any) -> dict[PartPath, torch.Tensor]:
     """Every tensor of an output by its path, in order; one that comes twice is taken once."""
-    found: dict[Path, torch.Tensor] = {}
+    found: dict[PartPath, torch.Tensor] = {}
     for path, tensor in _walk(output, ()):
         if not any(tensor is known for known in found.values()):
             found[path] = tensor
     return found
 
 
-def part_at(output: Any, path: Path) -> Any:
+def part_at(output: Any, path: PartPath) -> Any:
     """The part at a path.
 
     Raises:
@@ -46,7 +46,7 @@ def selected(output: Any, selector: Selector) -> Any:
     return _child(output, selector) if isinstance(selector, int) else _named(output, selector)
 
 
-def path_text(path: Path) -> str:
+def path_text(path: PartPath) -> str:
     """A path as the user may write it in ``HeldOut(logits=...)``."""
     return ".".join(map(str, path))
 
@@ -64,7 +64,7 @@ def describe(output: Any) -> str:
     return f"{article} {type(output).__name__}{listed}"
 
 
-def _walk(value: Any, path: Path) -> Iterator[tuple[Path, torch.Tensor]]:
+def _walk(value: Any, path: PartPath) -> Iterator[tuple[PartPath, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield path, value
     elif len(path) < _DEEPEST:

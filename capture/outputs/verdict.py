@@ -12,7 +12,7 @@ import torch
 from convscope.capture.data.targets import TargetSummary
 from convscope.capture.outputs.choice import Outputs
 from convscope.capture.outputs.fit import Classes, Fit, Shape, fit_to_targets, text_of
-from convscope.capture.outputs.parts import Path, Selector, describe, part_at, path_text, selected, tensor_parts
+from convscope.capture.outputs.parts import PartPath, Selector, describe, part_at, path_text, selected, tensor_parts
 from convscope.capture.outputs.probabilities import ends_in_sigmoid, rows_are_probabilities, tolerance
 
 
@@ -113,7 +113,7 @@ class _Selects:
         return selected(output, self.selector)
 
 
-def _rows_of(runs: Runs) -> dict[Path, list[torch.Tensor]]:
+def _rows_of(runs: Runs) -> dict[PartPath, list[torch.Tensor]]:
     """Floating-point parts with one row for each sample, whatever the number of samples."""
     parts = [tensor_parts(output) for output in runs.outputs]
     common = [path for path in parts[-1] if all(path in found for found in parts)]
@@ -141,8 +141,11 @@ def _is_one_of(alone: torch.Tensor, shape: Shape) -> bool:
 
 
 def _chosen(
-    shapes: dict[Path, Shape], rows: dict[Path, list[torch.Tensor]], summary: TargetSummary | None, stated: Stated
-) -> tuple[Path, Fit, str | None]:
+    shapes: dict[PartPath, Shape],
+    rows: dict[PartPath, list[torch.Tensor]],
+    summary: TargetSummary | None,
+    stated: Stated,
+) -> tuple[PartPath, Fit, str | None]:
     """The part that is the output, how it fits, and what is assumed in choosing it."""
     named = [path for path in shapes if _is_named_logits(path)]
     if named:
@@ -179,7 +182,7 @@ def _fit(shape: Shape, summary: TargetSummary | None, stated: Stated, trusted: b
     return fit_to_targets(shape, summary, stated.classes, trusted)
 
 
-def _verdict(path: Path, tensors: Sequence[torch.Tensor], fit: Fit, runs: Runs, stated: Stated) -> Outputs:
+def _verdict(path: PartPath, tensors: Sequence[torch.Tensor], fit: Fit, runs: Runs, stated: Stated) -> Outputs:
     returned = _sample_shape(tensors, runs.counts) or ()
     verdict = Outputs(
         path=path,
@@ -278,12 +281,12 @@ def _class_ids(runs: Runs) -> str | None:
     )
 
 
-def _is_named_logits(path: Path) -> bool:
+def _is_named_logits(path: PartPath) -> bool:
     name = str(path[-1]) if path else ""
     return name.endswith("logits") and not name.startswith("aux")
 
 
-def _several(paths: list[Path]) -> str:
+def _several(paths: list[PartPath]) -> str:
     listed = " and ".join(path_text(path) for path in paths)
     return (
         f"the model returns several tensors that could be its logits ({listed}); until you say which, e.g. with "
@@ -292,5 +295,5 @@ def _several(paths: list[Path]) -> str:
     )
 
 
-def _literal(path: Path) -> str:
+def _literal(path: PartPath) -> str:
     return repr(path[0] if len(path) == 1 else path_text(path))

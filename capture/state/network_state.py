@@ -56,7 +56,7 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
     """
     sharded = _reshard(model)
     with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
-        snapshot = Snapshot(model)
+        snapshot = NetworkSnapshot(model)
     try:
         snapshot.install()
         yield
@@ -75,7 +75,7 @@ def _reshard(model: nn.Module) -> list[Any]:
     return modules
 
 
-class Snapshot:
+class NetworkSnapshot:
     """The state of a model, and how to put it back."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -96,6 +96,7 @@ class Snapshot:
 
     def restore(self) -> None:
         """Restore everything; a failure is logged, and the rest is restored all the same."""
+        # Undone in the reverse order. Versions come last, since each write before them raises one.
         for action, item in reversed(self._undo):
             _attempt(action, item)
         for state in self._tensors:
@@ -273,21 +274,21 @@ class Snapshot:
             self._stand_ins.append(partial(place, other))
 
 
-_KEEPERS: tuple[tuple[Any, Callable[[Snapshot, Any], None]], ...] = (
-    (torch.Tensor, Snapshot._tensor),
-    (dict, Snapshot._dict),
-    (list, Snapshot._list),
-    (tuple | frozenset, Snapshot._fixed),
-    (set, Snapshot._set),
-    (deque, Snapshot._deque),
-    (bytearray | array.array, Snapshot._bytes),
-    (ctypes._SimpleCData | ctypes.Array | ctypes.Structure, Snapshot._shared),
-    (np.ndarray, Snapshot._array),
-    (types.MappingProxyType, Snapshot._mapping),
-    (types.MethodType, Snapshot._method),
-    (types.FunctionType, Snapshot._function),
-    (types.CellType, Snapshot._cell),
-    (partial, Snapshot._partial),
+_KEEPERS: tuple[tuple[Any, Callable[[NetworkSnapshot, Any], None]], ...] = (
+    (torch.Tensor, NetworkSnapshot._tensor),
+    (dict, NetworkSnapshot._dict),
+    (list, NetworkSnapshot._list),
+    (tuple | frozenset, NetworkSnapshot._fixed),
+    (set, NetworkSnapshot._set),
+    (deque, NetworkSnapshot._deque),
+    (bytearray | array.array, NetworkSnapshot._bytes),
+    (ctypes._SimpleCData | ctypes.Array | ctypes.Structure, NetworkSnapshot._shared),
+    (np.ndarray, NetworkSnapshot._array),
+    (types.MappingProxyType, NetworkSnapshot._mapping),
+    (types.MethodType, NetworkSnapshot._method),
+    (types.FunctionType, NetworkSnapshot._function),
+    (types.CellType, NetworkSnapshot._cell),
+    (partial, NetworkSnapshot._partial),
 )
 
 

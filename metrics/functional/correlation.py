@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from convscope._arguments import share
 from convscope.metrics.functional._precision import as_double
-from convscope.metrics.functional._validation import check_channels, check_finite, check_fraction
+from convscope.metrics.functional._validation import check_channels, check_finite
 from convscope.metrics.functional.covariance import (
     Moments,
     as_variables,
@@ -126,7 +127,7 @@ def correlation_summary(matrix: Tensor, threshold: float = 0.9) -> CorrelationSu
         >>> summary.effective_rank, summary.mean_abs
         (tensor(4.), tensor(0.))
     """
-    check_fraction("threshold", threshold)
+    threshold = share("threshold", threshold, "a correlation")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"The correlation matrix must have shape (C, C), got {tuple(matrix.shape)}.")
     check_finite("correlation matrix", matrix)

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from convscope._arguments import refuse, share
 from convscope.metrics.functional._precision import as_double, at_least_single
-from convscope.metrics.functional._validation import check_channels, check_finite, check_fraction, check_same_shape
+from convscope.metrics.functional._validation import check_channels, check_finite, check_same_shape
 
 Bounds = tuple[float | None, float | None]
 """Least and greatest value that an activation function can give, None where it has no such bound."""
@@ -127,7 +128,7 @@ def filter_activity(
     """
     check_channels("activation", activation, activation.shape[1] if activation.ndim > 1 else 0)
     check_bounds(bounds)
-    check_fraction("saturated_share", saturated_share)
+    saturated_share = share("saturated_share", saturated_share, "a share of the values")
     if activation.numel() == 0:
         raise ValueError(f"Filter activity needs at least one value per filter, got shape {tuple(activation.shape)}.")
     return activity_result(activity_sums(activation, bounds), rectified, saturated_share)
@@ -294,4 +295,4 @@ def check_bounds(bounds: Bounds) -> None:
     """The lower bound lies below the upper one."""
     lower, upper = bounds
     if lower is not None and upper is not None and not lower < upper:
-        raise ValueError(f"`bounds` must be (lower, upper) with lower < upper, or None for no bound, got {bounds!r}.")
+        raise refuse("bounds", bounds, "(lower, upper) with lower < upper, None for no bound")

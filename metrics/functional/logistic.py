@@ -9,8 +9,8 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from convscope._arguments import number, whole_number
 from convscope.metrics.functional._precision import standardise, where_double_exists
-from convscope.metrics.functional._validation import check_positive, check_positive_int
 from convscope.metrics.functional.ridge import Spectrum
 from convscope.metrics.functional.scores import Scorer, encode_classes, prepare_probe_input
 
@@ -151,10 +151,9 @@ def logistic_scorer(features: Tensor, target: Tensor, folds: int = 5, l2: float 
         >>> logistic_scorer(x, y, folds=3)(y).shape
         torch.Size([6, 2])
     """
-    check_logistic(folds, l2, max_iter)
+    folds, l2, max_iter = check_logistic(folds, l2, max_iter)
     features, target = prepare_probe_input(where_double_exists(features), target)
-    if folds > len(target):
-        raise ValueError(f"`folds` must be at most the number of samples, {len(target)}, got {folds}.")
+    folds = whole_number("folds", folds, f"a whole number of folds of {len(target)} samples", least=2, most=len(target))
     num_classes = encode_classes(target)[0].numel()
     # Softmax with two columns splits one weight vector into two halves and so counts its square only half.
     penalty = 2 * l2 if num_classes == 2 else l2
@@ -203,8 +202,7 @@ def logistic_probe_scores(
     return logistic_scorer(features, target, folds, l2, max_iter)(target)
 
 
-def check_logistic(folds: int, l2: float, max_iter: int) -> None:
-    """Options of the logistic probe that can be checked without data."""
-    check_positive_int("folds", folds, minimum=2)
-    check_positive("l2", l2)
-    check_positive_int("max_iter", max_iter)
+def check_logistic(folds: int, l2: float, max_iter: int) -> tuple[int, float, int]:
+    """Options of the logistic probe, as far as they can be judged without data."""
+    folds = whole_number("folds", folds, least=2)
+    return folds, number("l2", l2, least=0.0, above=True), whole_number("max_iter", max_iter)

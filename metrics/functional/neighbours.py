@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics.functional._precision import standardise
-from convscope.metrics.functional._validation import check_positive_int
 from convscope.metrics.functional.folds import left_out_with
 from convscope.metrics.functional.scores import Scorer, encode_classes, prepare_probe_input
 
+_NEIGHBOURS = "a whole number of neighbours"
 _CHUNK_ELEMENTS = 4_000_000
 _ROUNDING = 1e-9  # squared distances that differ by less, relative to the largest square, are equal
 
@@ -36,13 +37,10 @@ def knn_scorer(features: Tensor, target: Tensor, k: int = 20) -> Scorer:
         >>> knn_scorer(x, y, k=1)(y)[0]
         tensor([1., 0.], dtype=torch.float64)
     """
-    check_positive_int("k", k)
+    k = whole_number("k", k, _NEIGHBOURS)
     features, target = prepare_probe_input(features, target)
-    if k > len(features) - 1:
-        raise ValueError(
-            f"`k` must be at most N - 1 = {len(features) - 1}, the number of other samples, got {k}. "
-            "Lower `k` or enlarge the held-out set."
-        )
+    others = len(features) - 1
+    k = whole_number("k", k, f"{_NEIGHBOURS} among the {others} other samples", most=others)
     points = standardise(features)
     return lambda labels: _votes(points, labels.to(points.device), k)
 
@@ -81,6 +79,7 @@ def _votes(points: Tensor, labels: Tensor, k: int) -> Tensor:
     """Vote shares ``(N, K)``, a block of rows at a time so that memory stays bounded."""
     classes, codes = encode_classes(labels)
     square, left_out = points.square().sum(dim=1), left_out_with(codes, len(classes))
+    # One sample of each class is left out for every row, so that many fewer are there to vote.
     voters = min(k, len(points) - len(classes))
     rounding = _ROUNDING * (1 + float(square.max()))
     blocks = []

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics.functional._precision import as_double, standardise
 from convscope.metrics.functional._validation import check_finite
 from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, Spectrum, check_alphas
@@ -42,8 +43,7 @@ def spread_positions(index: Tensor, total: int, positions: int, seed: int = 0) -
         >>> spread_positions(torch.arange(3), total=6, positions=2).flatten().sort().values
         tensor([0, 1, 2, 3, 4, 5])
     """
-    if not 1 <= positions <= total:
-        raise ValueError(f"`positions` must lie in [1, {total}], the number of positions there are, got {positions}.")
+    positions = whole_number("positions", positions, "a whole number of the positions there are", most=total)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).to(index.device)
     return order[(index[:, None] * positions + torch.arange(positions, device=index.device)) % total]
 
@@ -113,6 +113,7 @@ class _Blocks:
         weights = inverse[:, None] * (self.components.flatten(0, 1).T @ centred.flatten(0, 1))
         residual = centred - self.components @ weights
         hat = (self.components * inverse) @ self.components.mT
+        # The intercept's part: the mean over all positions that count, in which ignored positions have no share.
         hat += self.mask[:, :, None] * self.mask[:, None, :] / self.mask.sum()
         identity = torch.eye(hat.shape[-1], dtype=hat.dtype, device=hat.device)
         left_out: Tensor = truth - torch.linalg.solve(identity - hat, residual)
@@ -195,6 +196,7 @@ def fair_position_scorer(features: Tensor, target: Tensor, alphas: Sequence[floa
     exact = position_scorer(features, target, alphas)
     truth = _one_hot(target)
     own, counted = truth.sum(dim=1, keepdim=True), (target >= 0).sum(dim=1).double()[:, None, None]
+    # What the shares of the classes in all other samples leave unexplained.
     without = truth - (own.sum(dim=0) - own) / (counted.sum() - counted)
     fitted = truth - exact(target).to(truth.device)
     blind, error = (part.square().sum(dim=2).mul(target >= 0).sum(dim=1) for part in (without, fitted))

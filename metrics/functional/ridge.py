@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convscope._arguments import numbers
 from convscope.metrics.functional._precision import as_double, standardise
-from convscope.metrics.functional._validation import check_features, check_finite, check_positive
+from convscope.metrics.functional._validation import check_features, check_finite
 from convscope.metrics.functional.folds import partners
 from convscope.metrics.functional.scores import Scorer, one_hot, prepare_probe_input
 
@@ -91,6 +92,7 @@ class _Pairs:
         centred = targets - targets.mean(dim=0)
         residual = centred - self.components @ (self.inverse[:, None] * (self.components.T @ centred))
         partner = partners(targets > 0.5)
+        # 1 − H_ii of each row: what is left of a row's own answer when the fit does without it.
         away = 1 - (1 / len(targets) + self.components.square() @ self.inverse)
         both, other = self._entries(partner) + 1 / len(targets), away[partner]
         # The first row of the 2 × 2 system that leaving two rows out comes down to.
@@ -102,6 +104,7 @@ class _Pairs:
         if self.hat is not None:
             return self.hat.gather(1, partner)
         weighted, (n, k), width = self.components * self.inverse, partner.shape, self.components.shape[1]
+        # Reading single entries is slow, but there are few where classes are few: else a whole block is multiplied out.
         few = _READING * k < n
         blocks = []
         for rows in torch.arange(n, device=partner.device).split(max(1, _AT_ONCE // (k * width + 1 if few else n))):
@@ -254,7 +257,7 @@ def _prepared(
     features: Tensor, targets: Tensor, alphas: Sequence[float], or_mean: bool = False
 ) -> tuple[Spectrum, Tensor]:
     """Factorised features, the penalty ``(1,)`` that suits the targets best."""
-    check_alphas(alphas)
+    alphas = check_alphas(alphas)
     check_features(features)
     if targets.ndim != 2 or len(targets) != len(features):
         raise ValueError(f"The targets must have shape ({len(features)}, K), got {tuple(targets.shape)}.")
@@ -262,15 +265,13 @@ def _prepared(
     check_finite("targets", targets)
     spectrum = Spectrum.of(standardise(features))
     device = spectrum.components.device
+    # An infinite penalty is the fit without a slope, so that the mean competes as one more penalty of the grid.
     without_slope = [torch.inf] if or_mean else []
     grid = torch.tensor([*alphas, *without_slope], dtype=torch.float64, device=device)
     truth = as_double(targets).to(device)
     return spectrum, spectrum.best(truth, grid)
 
 
-def check_alphas(alphas: Sequence[float]) -> None:
+def check_alphas(alphas: Sequence[float]) -> tuple[float, ...]:
     """A grid of penalties holds at least one, each above zero."""
-    if len(alphas) == 0:
-        raise ValueError("`alphas` must hold at least one penalty, got none.")
-    for alpha in alphas:
-        check_positive("alphas", alpha)
+    return numbers("alphas", alphas, "penalties", least=0.0, above=True)

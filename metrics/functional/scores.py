@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from convscope._arguments import share, whole_number
 from convscope.metrics.functional._precision import as_double
 from convscope.metrics.functional._validation import (
-    check_positive_int,
     check_probe_input,
     check_target,
     check_vector,
@@ -170,7 +170,7 @@ def control_accuracy(scorer: Scorer, target: Tensor, n_controls: int = 4, seed: 
         >>> bool(control_accuracy(centroid_scorer(x, y), y) < 1)
         True
     """
-    check_positive_int("n_controls", n_controls)
+    n_controls = whole_number("n_controls", n_controls)
     generator = torch.Generator().manual_seed(seed)
     accuracies = []
     for _ in range(n_controls):
@@ -256,8 +256,7 @@ def probe_depth(accuracy: Tensor, tolerance: float = 0.05) -> Tensor:
         tensor(1)
     """
     check_vector("accuracy", accuracy)
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"`tolerance` must lie in [0, 1), got {tolerance!r}.")
+    tolerance = share("tolerance", tolerance, zero=True, below_one=True)
     accuracy = as_double(accuracy)
     best = accuracy.max()
     factor = 1 - tolerance if best > 0 else 1 + tolerance  # an R² may be negative everywhere

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convscope._arguments import share
 from convscope.metrics.functional._precision import as_double
 from convscope.metrics.functional._validation import (
-    check_fraction,
     check_not_negative,
     check_same_shape,
     check_vector,
@@ -49,7 +49,7 @@ def gini(values: Tensor) -> Tensor:
 
 def top_count(num_values: int, fraction: float) -> int:
     """How many filters make up the top ``fraction``: at least one."""
-    check_fraction("fraction", fraction)
+    fraction = share("fraction", fraction, "a share of the filters")
     return max(1, round(fraction * num_values))
 
 

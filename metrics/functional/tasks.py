@@ -8,8 +8,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from convscope._arguments import one_of, whole_number
 from convscope.metrics.functional._precision import as_double, is_varying
-from convscope.metrics.functional._validation import check_finite, check_positive_int, check_same_shape
+from convscope.metrics.functional._validation import check_finite, check_same_shape
 
 Ties = Literal["together", "shuffled"]
 
@@ -73,9 +74,8 @@ def mean_average_precision(scores: Tensor, targets: Tensor, ties: Ties = "togeth
         tensor(0.8333)
     """
     scores, targets = _checked(scores, targets)
-    check_labels(targets)
-    if ties not in get_args(Ties):
-        raise ValueError(f"`ties` must be one of {get_args(Ties)}, got {ties!r}.")
+    check_zero_or_one(targets)
+    one_of("ties", ties, get_args(Ties))
     score = _average_precision if ties == "together" else _shuffled_precision
     ranked = _varying_labels(targets).nonzero().flatten().tolist()
     return torch.stack([score(scores[:, label], targets[:, label]) for label in ranked]).mean().float()
@@ -128,7 +128,7 @@ def label_prevalence(targets: Tensor) -> Tensor:
         tensor(0.2500)
     """
     targets = as_double(targets)
-    check_labels(targets)
+    check_zero_or_one(targets)
     return targets[:, _varying_labels(targets)].mean().float()
 
 
@@ -185,13 +185,13 @@ def control_score(judge: Callable[[Tensor], Tensor], samples: int, n_controls: i
         >>> bool(control_score(lambda order: r2_score(y, y[order]), 8) < 1)
         True
     """
-    check_positive_int("n_controls", n_controls)
+    n_controls = whole_number("n_controls", n_controls)
     generator = torch.Generator().manual_seed(seed)
     scores = [judge(torch.randperm(samples, generator=generator)) for _ in range(n_controls)]
     return torch.stack(scores).double().mean().float()
 
 
-def check_labels(targets: Tensor) -> None:
+def check_zero_or_one(targets: Tensor) -> None:
     """Multi-label targets are 0 or 1."""
     if targets.ndim != 2 or not bool(((targets == 0) | (targets == 1)).all()):
         raise ValueError(

@@ -164,7 +164,8 @@ def test_a_value_that_takes_two_checks_is_there_at_the_end_of_the_first_epoch(
     ours = SECOND[key](layers="net.conv1", pictures=False, **SCHEDULES[schedule][0])
     stopping = EarlyStopping(key, patience=9, strict=True)
     run = fit([convscope.FilterCorrelation(layers="net.conv1", pictures=False), ours, stopping], max_epochs=3)
-    assert run.trainer.global_step == 12 and stopping.best_score.isfinite()
+    assert run.trainer.global_step == 12
+    assert stopping.best_score.isfinite()
 
 
 def test_a_value_that_no_check_gives_costs_two_checks_at_most(fit: Any) -> None:

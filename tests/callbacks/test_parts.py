@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from convscope.callbacks.engine.findings import Findings, History, LayerResult, Moment
-from convscope.callbacks.engine.stopwatch import Cost
+from convscope.callbacks.engine.stopwatch import Stopwatch
 from convscope.callbacks.parts.deaths import Death, Deaths
 from convscope.callbacks.parts.example_images import ExampleImages
-from convscope.callbacks.parts.snapshots import Features, Snapshot
+from convscope.callbacks.parts.snapshots import Features, LayerSnapshot
 from convscope.callbacks.parts.weight_changes import WeightChanges
 from convscope.capture import HeldOut, Subject, select_layers, trace_layers
 from convscope.metrics import ChannelCorrelation
@@ -198,16 +198,16 @@ def test_rounded_features_give_the_cka_of_the_features(debiased: bool, scale: fl
     assert Features.of(a, debiased).half.abs().max() == 1.0
 
 
-def snapshot(seed: int) -> tuple[Snapshot, np.ndarray]:
+def snapshot(seed: int) -> tuple[LayerSnapshot, np.ndarray]:
     values = features(seed)
     metric = ChannelCorrelation(6)
     metric.update(values.float())
-    return Snapshot.of(values, metric.compute(), debiased=False), values.numpy()
+    return LayerSnapshot.of(values, metric.compute(), debiased=False), values.numpy()
 
 
 def test_snapshots_compare_as_numpy_does_and_live_through_a_checkpoint() -> None:
     (now, a), (before, b) = snapshot(0), snapshot(1)
-    found = Snapshot.load(now.state_dict(), False).since(Snapshot.load(before.state_dict(), False))
+    found = LayerSnapshot.load(now.state_dict(), False).since(LayerSnapshot.load(before.state_dict(), False))
     assert found == now.since(before)
     one, other = np.corrcoef(a.T), np.corrcoef(b.T)
     change = np.linalg.norm(one - other) / np.linalg.norm(other)
@@ -221,7 +221,7 @@ def test_snapshots_compare_as_numpy_does_and_live_through_a_checkpoint() -> None
 
 def test_snapshots_of_another_width_compare_their_features_alone() -> None:
     now, before = snapshot(0)[0], snapshot(1)[0]
-    narrow = Snapshot(before.features, before.matrix[:3, :3], before.mean[:3], before.variance[:3])
+    narrow = LayerSnapshot(before.features, before.matrix[:3, :3], before.mean[:3], before.variance[:3])
     assert set(now.since(narrow)) == {"cka_previous"}
 
 
@@ -242,7 +242,7 @@ def test_a_history_is_a_table_with_gaps_and_its_state_is_a_copy() -> None:
 
 def test_findings_are_tagged_by_family_quantity_and_layer() -> None:
     layers = {"a": LayerResult({"x": 1.0, "y": 2.0}), "b": LayerResult({"y": 3.0})}
-    found = Findings("probe", layers, {"depth": 4.0})
+    found = Findings("probe", layers=layers, summary={"depth": 4.0})
     assert found.values == {"x": {"a": 1.0}, "y": {"a": 2.0, "b": 3.0}}
     assert found.scalars() == {"probe/depth": 4.0, "probe/x/a": 1.0, "probe/y/a": 2.0, "probe/y/b": 3.0}
 
@@ -262,7 +262,7 @@ def test_the_cost_of_checks_and_how_long_the_next_one_waits(monkeypatch: pytest.
     def wait(seconds: float) -> None:
         clock[0] += seconds
 
-    cost, free = Cost(0.2), Cost(None)
+    cost, free = Stopwatch(0.2), Stopwatch(None)
     assert (cost.wait(), cost.seconds, cost.overhead) == (0.0, None, None)
     wait(50)  # what comes before training is not counted
     for one in (cost, free):
@@ -293,7 +293,7 @@ def test_pictures_of_samples_are_stretched_over_all_greys(channels: int) -> None
     inputs = torch.randn(5, channels, 4, 6)
     heldout = HeldOut((inputs,))
     heldout.prepare()
-    heldout._blocks[0] = heldout._blocks[0].numbered(torch.tensor([7, -1, 2, 9, 4]))
+    heldout._blocks = [heldout._blocks[0].numbered(torch.tensor([7, -1, 2, 9, 4]))]
     pictures = ExampleImages(heldout)
     assert pictures.numbers == [2, 4, 7, 9]  # not the one that only fills a share
     assert pictures.has_images

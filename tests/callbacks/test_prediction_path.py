@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from convscope.callbacks.parts.prediction_path import PredictionPath, Snapshot, changed_table
+from convscope.callbacks.parts.prediction_path import PathSnapshot, PredictionPath, changed_table
 
 CLASSES = [2, 5, 9]
 NUMBERS = [1, 4, 6, 7, 30]
@@ -100,7 +100,7 @@ def test_change_is_in_the_unit_interval_and_the_same_both_ways() -> None:
     assert torch.equal(one.change(other), other.change(one))
     never, ever = torch.zeros(2, 1), torch.ones(2, 1)
     ends = [
-        Snapshot(["a", "output"], torch.tensor([0]), p, torch.tensor([0]), torch.tensor([1])) for p in (never, ever)
+        PathSnapshot(["a", "output"], torch.tensor([0]), p, torch.tensor([0]), torch.tensor([1])) for p in (never, ever)
     ]
     assert ends[0].change(ends[1]).tolist() == [1.0]
 

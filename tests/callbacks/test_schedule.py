@@ -85,6 +85,7 @@ def test_each_validation_of_a_due_epoch_is_a_check_and_restart_forgets() -> None
     assert schedule.state_dict() == {"last_epoch": 1, "last_step": 0, "measured": -1, "begun": True}
     schedule.restart()
     assert schedule.state_dict() == Schedule(2, 0, True).state_dict()
+    schedule.done(at("start"), 0)
     assert not schedule.is_due(at("validation", 0), 4)
     assert schedule.is_due(at("validation", 1), 8)
 
@@ -101,7 +102,8 @@ def test_optimizers_that_step_together_are_caught_up_with() -> None:
 @pytest.mark.parametrize("bad", [-1, True, 1.0, None])
 @pytest.mark.parametrize("name", ["every_n_epochs", "every_n_train_steps"])
 def test_intervals_are_whole_numbers(name: str, bad: Any) -> None:
-    with pytest.raises(ValueError, match=rf"{name}={bad!r}: give a whole number, at least 1, or 0"):
+    accepted = r"give a whole number, at least 1( \(such as 1\))?, or 0 for no such check"
+    with pytest.raises(ValueError, match=rf"^{name}={bad!r}: {accepted}$"):
         Schedule(**{"every_n_epochs": 1, "every_n_train_steps": 1, "on_start": True, name: bad})
 
 

@@ -162,7 +162,7 @@ def test_suites() -> None:
     assert len({callback.name for callback in full}) == len(full)
     assert all(c.max_layers is None and c.schedule.every_n_epochs == 3 for c in full if isinstance(c, LayerObserver))
     assert len({id(c.heldout) for c in full if isinstance(c, LayerObserver)}) == 1
-    with pytest.raises(ValueError, match=r"no suite 'big': give one of 'light', 'standard', 'full'"):
+    with pytest.raises(ValueError, match=r"^name='big': give one of 'light', 'standard', 'full'$"):
         convscope.suite("big")
 
 

@@ -217,7 +217,7 @@ def test_max_positions_bounds_what_is_read(fit: Any) -> None:
 
     class Counting(convscope.LayerProbe):
         def compute(self, layer: Any) -> Any:
-            sizes.append(self._metrics[layer.name].compute().target.numel())
+            sizes.append(self._metrics.of(layer).compute().target.numel())
             return super().compute(layer)
 
     heldout = convscope.HeldOut((X, MASKS))

@@ -222,7 +222,7 @@ def test_faulty_samples() -> None:
         prepared([(IMAGES, LABELS[:39])])
     with pytest.raises(ValueError, match="no validation loader; pass HeldOut"):
         prepared(None)
-    with pytest.raises(ValueError, match=r"HeldOut\(source=<int>\)"):
+    with pytest.raises(ValueError, match=r"HeldOut\(source=7\): give a Dataset"):
         prepared(7)
 
 

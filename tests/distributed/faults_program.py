@@ -42,7 +42,7 @@ class FailsBetween(convscope.FilterHealth):
     """Fails on one process between two exchanges of data."""
 
     def compute(self, layer: Any) -> Any:
-        self._activity[layer.name].compute()
+        self._activity.compute(layer)
         if rank() == 1 and layer.name == "net.conv1":
             raise RuntimeError("between")
         return super().compute(layer)

@@ -357,9 +357,9 @@ def update_and_compute(probe: Any, features: torch.Tensor, target: torch.Tensor)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: RegressionProbe(alphas=()), "at least one penalty"),
-        (lambda: MultiLabelProbe(n_controls=0), "`n_controls` must be at least 1"),
-        (lambda: SegmentationProbe(positions=0), "`positions` must be at least 1, got 0"),
+        (lambda: RegressionProbe(alphas=()), "alphas=(): give penalties, at least one, each a finite number, above 0"),
+        (lambda: MultiLabelProbe(n_controls=0), "n_controls=0: give a whole number, at least 1"),
+        (lambda: SegmentationProbe(positions=0), "positions=0: give a whole number, at least 1"),
         (
             lambda: update_and_compute(RegressionProbe(), X, Y[:4]),
             "must have shape (6, D), one row per sample, got (4, 2)",
@@ -386,7 +386,7 @@ def update_and_compute(probe: Any, features: torch.Tensor, target: torch.Tensor)
         ),
         (
             lambda: spread_positions(torch.arange(2), 4, 5),
-            "must lie in [1, 4], the number of positions there are, got 5",
+            "positions=5: give a whole number of the positions there are, at least 1 and at most 4",
         ),
         (lambda: mean_iou(SQUARES, SQUARES * 0 - 100), "is a position that counts"),
         (
