@@ -39,7 +39,7 @@ def make_plan(subject: Subject, heldout: HeldOut, observers: list[Observer], fai
     """
     failures = failures or Failures(raising=True)
     plan, faults = _drafted_in_memory(subject, heldout, observers, failures)
-    for name, error in _as_on_main(plan, observers, faults).items():
+    for name, error in faults.items():
         failures.record(f"choosing the layers of {name}", error)
     for observer in list(plan.observers):
         _make_ready(plan, observer, failures)
