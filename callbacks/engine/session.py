@@ -70,7 +70,7 @@ class Session:
         self._heldout_changed = False
         self._tags: set[str] = set()
         self._monitored: dict[str, str] = {}
-        self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._seen: dict[str, torch.Tensor] = {}
         self._said_swapped = False
         shared = HeldOut()
         groups: dict[tuple[Any, ...], _Group] = {}
@@ -304,16 +304,16 @@ class Session:
 
     def _remember_weights(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
         if when.trigger == "validation" and not self._said_swapped and not bridge.replaces_weights(trainer):
-            trained = [_local(p) for p in pl_module.parameters() if p.requires_grad]
-            self._seen = [
-                (weights, weights.clone()) for weights in {id(w): w for w in trained[:1] + trained[-1:]}.values()
-            ]
+            weights = dict(pl_module.named_parameters())
+            names = [name for name, weight in weights.items() if weight.requires_grad] or list(weights)
+            self._seen = {name: _local(weights[name]).clone() for name in {*names[:1], *names[-1:]}}
 
-    def look_again(self) -> None:
-        """Before a training batch: are these the weights that were measured?"""
-        seen, self._seen = self._seen, []
+    def look_again(self, pl_module: pl.LightningModule) -> None:
+        """Before a training batch: are these the weights that were measured? By name, since all else may be changed."""
+        seen, self._seen = self._seen, {}
         with self._failures.guard("comparing weights"):
-            if not all(torch.equal(weights, measured) for weights, measured in seen):
+            weights = {name: _local(weight) for name, weight in pl_module.named_parameters() if name in seen}
+            if any(_differ(weights[name], seen[name]) for name in weights):
                 self._say_swapped()
 
     def _say_swapped(self) -> None:
@@ -379,3 +379,9 @@ def _as_users(what: str, call: Any) -> Any:
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor.detach()  # a sharded one
+
+
+def _differ(weights: torch.Tensor, measured: torch.Tensor) -> bool:
+    """Whether the same parameter has other values; one of another kind is not the same."""
+    same_kind = [weights.shape, weights.dtype, weights.device] == [measured.shape, measured.dtype, measured.device]
+    return same_kind and not torch.equal(weights, measured)

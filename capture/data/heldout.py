@@ -241,6 +241,8 @@ class HeldOut:
 
     def tap(self, batch: Any) -> None:
         """Copy a batch that flows by; once ``size`` samples have, the held-out set is ready."""
+        if batch is None:  # what a collate function makes of samples that it all drops
+            return
         with self._undisturbed(None, self.adapter):
             self._tapped.append(self._adapted(batch))
         if sum(map(len, self._tapped)) * self._processes.size >= self._limit:

@@ -27,6 +27,8 @@ Adapted = Callable[[Any], Block]
 CANDIDATES = 4
 """Samples read for their labels, as a multiple of the held-out size, where a data set has no label attribute."""
 
+_NO_ROW = "the collate function made no row of a held-out sample"
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -78,7 +80,7 @@ def read_all(source: Iterable[Any], adapted: Adapted, size: int, processes: Proc
     spare: Block | None = None
     read = 0
     with _batches(source) as batches:
-        for batch in batches:
+        for batch in (batch for batch in batches if batch is not None):
             block = adapted(batch)
             index = torch.arange(read, read + len(block))
             mine = (index % processes.size == processes.rank) & (index < size)
@@ -104,12 +106,14 @@ class _Desk:
     def _block(self, delivered: Delivered) -> Block | Exception:
         if delivered.problem is not None:
             return UserCodeError(f"a held-out sample cannot be read: {delivered.problem}")
+        if delivered.batch is None:
+            return ValueError(_NO_ROW)
         try:
             self._seeds.sow(delivered.unit[0], "adapt")  # a user's hook may augment after the transfer
             block = self._adapted(delivered.batch)
         except Exception as error:
             return error
-        return block if len(block) else ValueError("the collate function made no row of a held-out sample")
+        return block if len(block) else ValueError(_NO_ROW)
 
 
 def _agreed(loader: DataLoader[Any], processes: Processes) -> Indices:

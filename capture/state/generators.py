@@ -46,7 +46,7 @@ def find_generators(*roots: Any) -> list[Any]:
 
 
 def _is_generator(item: Any) -> bool:
-    kinds = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+    kinds = (torch.Generator, np.random.Generator, np.random.RandomState, np.random.SeedSequence, random.Random)
     return isinstance(item, kinds) and not isinstance(item, random.SystemRandom)
 
 
@@ -58,14 +58,29 @@ def restorer(generator: Any) -> Callable[[], Any]:
     if isinstance(generator, np.random.Generator):
         return restorer(generator.bit_generator)
     if isinstance(generator, np.random.BitGenerator):
-        return partial(setattr, generator, "state", generator.state)
+        return partial(_put_back_bits, generator, generator.state, _spawning(generator))
+    if isinstance(generator, np.random.SeedSequence):
+        return partial(generator.__setstate__, generator.__reduce__()[2])  # type: ignore[attr-defined]
     if isinstance(generator, np.random.RandomState):
         return partial(generator.set_state, generator.get_state())
     return partial(generator.setstate, generator.getstate())
 
 
+def _spawning(bits: np.random.BitGenerator) -> Callable[[], Any]:
+    """A call that puts back how many children a bit generator's seed has had."""
+    seeds = getattr(bits, "seed_seq", None)
+    return restorer(seeds) if isinstance(seeds, np.random.SeedSequence) else lambda: None
+
+
+def _put_back_bits(bits: np.random.BitGenerator, state: Any, spawning: Callable[[], Any]) -> None:
+    bits.state = state
+    spawning()
+
+
 def reseed(generator: Any, seed: int) -> None:
-    """Seed a private generator of any kind."""
+    """Seed a private generator of any kind; a seed sequence stays what it is."""
+    if isinstance(generator, np.random.SeedSequence):
+        return
     if isinstance(generator, torch.Generator):
         generator.manual_seed(seed)
     elif isinstance(generator, np.random.Generator):

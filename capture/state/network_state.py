@@ -10,6 +10,7 @@ Out of reach: globals of a Python module, closures of methods, and whatever live
 from __future__ import annotations
 
 import array
+import contextvars
 import ctypes
 import logging
 import types
@@ -30,6 +31,7 @@ from convscope.capture.state.reach import (
     ATOMS,
     can_change,
     cell_content,
+    class_functions,
     class_values,
     is_generator,
     is_managed_elsewhere,
@@ -38,6 +40,7 @@ from convscope.capture.state.reach import (
     may_need_stand_in,
     slots_of,
     users_classes,
+    variable_value,
 )
 from convscope.capture.state.stand_ins import StandIns, named, say_once
 from convscope.capture.state.tensor_state import Bits, TensorState, dense_parts
@@ -189,13 +192,20 @@ class NetworkSnapshot:
     def _shared(self, item: Any) -> None:
         self._add(partial(put_back.put_back_shared, item, bytes(item)), item)
 
+    def _view(self, item: memoryview) -> None:
+        self._later([item.obj])
+
+    def _variable(self, item: contextvars.ContextVar[Any]) -> None:
+        value = variable_value(item)
+        self._add(partial(put_back.put_back_variable, item, value), item, [value])
+
     def _fixed(self, item: Any) -> None:
         self._later(item)
 
     def _mapping(self, item: types.MappingProxyType[Any, Any]) -> None:
         self._later(item.values())
 
-    # Functions: only what hooks and attributes hold is walked, not the methods of classes.
+    # Functions: those that hooks and attributes hold, with their closures, and those of classes, without.
 
     def _method(self, item: types.MethodType) -> None:
         self._queue.extend((item.__self__, item.__func__))
@@ -205,8 +215,8 @@ class NetworkSnapshot:
 
     def _function(self, item: types.FunctionType) -> None:
         if is_users_own(item):
-            held = [*(item.__closure__ or ()), *(item.__defaults__ or ()), item.__kwdefaults__, vars(item)]
-            self._later(held)
+            self._later(item.__closure__ or ())
+            self._later(_outliving(item))
 
     def _cell(self, cell: types.CellType) -> None:
         content = cell_content(cell)
@@ -224,6 +234,10 @@ class NetworkSnapshot:
                 self._bits[key] = Bits(part)
         self._later([state.grad, *(hooks for _, hooks in state.hooks)])
         self._later([getattr(item, "__dict__", None)])
+
+    def _storage(self, item: torch.UntypedStorage | torch.TypedStorage) -> None:
+        storage = item._untyped_storage if isinstance(item, torch.TypedStorage) else item
+        self._later([torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)])
 
     def _array(self, item: np.ndarray[Any, Any]) -> None:
         if item.flags.writeable:
@@ -258,6 +272,8 @@ class NetworkSnapshot:
         values = class_values(owner)
         data = [value for value in values.values() if not hasattr(type(value), "__get__")]
         self._add(partial(put_back.put_back_class_values, owner, values), owner, data)
+        for function in class_functions(owner):
+            self._later(_outliving(function))
         self._substitute_items(partial(type.__setattr__, owner), values.items(), list(values.values()))
 
     # Stand-ins.
@@ -283,13 +299,21 @@ _KEEPERS: tuple[tuple[Any, Callable[[NetworkSnapshot, Any], None]], ...] = (
     (deque, NetworkSnapshot._deque),
     (bytearray | array.array, NetworkSnapshot._bytes),
     (ctypes._SimpleCData | ctypes.Array | ctypes.Structure, NetworkSnapshot._shared),
+    (torch.UntypedStorage | torch.TypedStorage, NetworkSnapshot._storage),
     (np.ndarray, NetworkSnapshot._array),
+    (memoryview, NetworkSnapshot._view),
+    (contextvars.ContextVar, NetworkSnapshot._variable),
     (types.MappingProxyType, NetworkSnapshot._mapping),
     (types.MethodType, NetworkSnapshot._method),
     (types.FunctionType, NetworkSnapshot._function),
     (types.CellType, NetworkSnapshot._cell),
     (partial, NetworkSnapshot._partial),
 )
+
+
+def _outliving(function: types.FunctionType) -> list[Any]:
+    """What a function keeps from call to call beside its closure: mutable defaults, attributes of its own."""
+    return [*(function.__defaults__ or ()), function.__kwdefaults__, vars(function)]
 
 
 def _attempt(action: Callable[[], Any], item: Any) -> None:

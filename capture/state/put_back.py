@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import types
 from collections import deque
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from convscope.capture.state.reach import EMPTY, cell_content
+from convscope.capture.state.reach import EMPTY, cell_content, variable_value
 
 
 def same(one: Any, other: Any) -> bool:
@@ -73,6 +74,15 @@ def put_back_cell(cell: types.CellType, content: Any) -> None:
         cell.cell_contents = content
     elif content is EMPTY and cell_content(cell) is not EMPTY:
         del cell.cell_contents
+
+
+def put_back_variable(variable: contextvars.ContextVar[Any], value: Any) -> None:
+    """What a context variable holds in this context, where none can be made empty again."""
+    if variable_value(variable) is value:
+        return
+    if value is EMPTY:
+        raise RuntimeError(f"{variable.name} had no value; give it a default")
+    variable.set(value)
 
 
 def put_back_slot(write: Callable[[Any], None], delete: Callable[[], None], value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import enum
 import functools
 import random
@@ -88,10 +89,9 @@ def _root(kind: type | types.FunctionType) -> str:
 
 
 def is_generator(item: Any) -> bool:
-    """Whether it is a random generator."""
-    return isinstance(
-        item, torch.Generator | np.random.Generator | np.random.BitGenerator | np.random.RandomState | random.Random
-    )
+    """Whether it is a random generator, or what seeds one."""
+    numpys = np.random.Generator | np.random.BitGenerator | np.random.RandomState | np.random.SeedSequence
+    return isinstance(item, torch.Generator | random.Random | numpys)
 
 
 def is_iterator(item: Any) -> bool:
@@ -157,6 +157,14 @@ def cell_content(cell: types.CellType) -> Any:
         return EMPTY
 
 
+def variable_value(variable: contextvars.ContextVar[Any]) -> Any:
+    """Value of a context variable here."""
+    try:
+        return variable.get()
+    except LookupError:
+        return EMPTY
+
+
 def users_classes(kind: type) -> list[type]:
     """The user's classes among an object's classes."""
     return [c for c in kind.__mro__ if is_users_own(c)]
@@ -165,3 +173,20 @@ def users_classes(kind: type) -> list[type]:
 def class_values(kind: type) -> dict[str, Any]:
     """Attributes of a class: counters and lists that all its objects share, and its methods."""
     return {name: value for name, value in vars(kind).items() if not name.startswith("__")}
+
+
+_WRAPPERS: dict[type, tuple[str, ...]] = {
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+    property: ("fget", "fset", "fdel"),
+    functools.cached_property: ("func",),
+    functools.partialmethod: ("func",),
+    CACHE: ("__wrapped__",),
+}
+
+
+def class_functions(kind: type) -> list[types.FunctionType]:
+    """A class's methods and the functions of its properties, as the user wrote them."""
+    values = list(vars(kind).values())
+    values += [getattr(value, name) for value in values for name in _WRAPPERS.get(type(value), ())]
+    return [value for value in values if isinstance(value, types.FunctionType) and is_users_own(value)]

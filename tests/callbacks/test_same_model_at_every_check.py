@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
+from torch import nn
 
 import convscope
 from tests.callbacks.conftest import Classifier
@@ -140,15 +142,55 @@ class OwnAverage(L.Callback):
                 parameter.data.copy_(kept)
 
 
+class ByPointer(OwnAverage):
+    """Puts other tensors behind the parameters, and then the old ones."""
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self.kept = [p.data for p in pl_module.parameters()]
+        for parameter in pl_module.parameters():
+            parameter.data = parameter.data * 0.5
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        for parameter, kept in zip(pl_module.parameters(), self.kept, strict=True):
+            parameter.data = kept
+
+
+class ByModule(L.Callback):
+    """Puts another network, which asks for no gradient, in the place of the one in training."""
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self.kept = pl_module.net
+        pl_module.net = copy.deepcopy(self.kept).requires_grad_(False)
+        for parameter in pl_module.net.parameters():
+            parameter.mul_(0.5)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.net = self.kept
+
+
+@pytest.mark.parametrize("kind", [OwnAverage, ByPointer, ByModule])
 @pytest.mark.parametrize("first", [True, False])
-def test_weights_that_another_callback_puts_in_place_are_said(first: bool, tmp_path: Path, recwarn: Any) -> None:
-    callbacks = [None, OwnAverage()] if first else [OwnAverage(), None]
+def test_weights_that_another_callback_puts_in_place_are_said(
+    kind: Any, first: bool, tmp_path: Path, recwarn: Any
+) -> None:
+    callbacks = [None, kind()] if first else [kind(), None]
     weights_at_checks(callbacks, tmp_path)
     said = [str(warning.message) for warning in recwarn if "other weights than were measured" in str(warning.message)]
     assert len(said) == 1
 
 
+class Growing(L.Callback):
+    """Freezes a layer, and gives another one more classes, between a validation and the next step."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == 1:
+            pl_module.net.conv1.requires_grad_(False)
+        if trainer.current_epoch == 2:
+            pl_module.net.head = nn.Linear(6, 4)
+
+
 def test_nothing_is_said_of_weights_where_there_is_nothing_to_say(tmp_path: Path, recwarn: Any) -> None:
     weights_at_checks([None, WeightAveraging()], tmp_path / "a")
     weights_at_checks([None, StochasticWeightAveraging(0.05, swa_epoch_start=1)], tmp_path / "b")
+    weights_at_checks([None, Growing()], tmp_path / "c")
     assert not [warning for warning in recwarn if "other weights" in str(warning.message)]

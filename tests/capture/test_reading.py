@@ -182,6 +182,26 @@ def test_dropped_samples_shift_no_number(workers: int, size: int) -> None:
     assert len(found) == heldout.total == min(size, 32)
 
 
+def none_if_empty(batch: list[Any]) -> Any:
+    kept = [sample for sample in batch if sample is not None]
+    return default_collate(kept) if kept else None
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_collate_function_that_gives_none_for_a_dropped_sample(workers: int) -> None:
+    heldout = prepared(DataLoader(Holes(), 8, collate_fn=none_if_empty, num_workers=workers), size=100)
+    assert numbers(heldout) == [number for number in range(40) if number % 5 != 2]
+    assert heldout.notes == [
+        "8 of 40 held-out samples cannot be read and are left out; the first: the collate function made no row of a "
+        "held-out sample"
+    ]
+
+
+def test_a_stream_may_give_none_for_a_batch() -> None:
+    batches = [None if i == 1 else (IMAGES[4 * i : 4 * i + 4], LABELS[4 * i : 4 * i + 4]) for i in range(4)]
+    assert numbers(prepared(batches, size=8)) == [0, 1, 2, 3, 8, 9, 10, 11]
+
+
 def fixed_eight(batch: list[Any]) -> Any:
     images, labels = default_collate(batch)
     return images.reshape(8, 1, 2, 2), labels.reshape(8)

@@ -7,6 +7,7 @@ the output: a check that left a trace would change training.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import itertools
 import multiprocessing
@@ -497,6 +498,67 @@ class OddPlaces(Misbehaving):
     def kept(self) -> Any:
         places = self.number.value, self.local.step, list(self.objects[0]), self.made(1)[0], self.remembered(1)[0]
         return *places, self.hidden_modules[0].kept(), self.first[0], getattr(self.net.conv1.weight, "calls", 0)
+
+
+class MethodState(Misbehaving):
+    """Defaults and attributes of methods, plain, static, of the class, wrapped in a property."""
+
+    def prepare(self) -> None:
+        self.own().clear()
+        self.of_class().clear()
+        MethodState.meddle.calls = 0  # type: ignore[attr-defined]
+        self.past.clear()
+
+    def own(self, *, memo: list[int] = []) -> list[int]:  # noqa: B006 (that it outlives the call is the point)
+        return memo
+
+    @classmethod
+    def of_class(cls, memo: list[int] = []) -> list[int]:  # noqa: B006
+        return memo
+
+    @property
+    def past(self, memo: list[int] = []) -> list[int]:  # noqa: B006
+        return memo
+
+    def meddle(self, x: Tensor) -> Any:
+        for memo in (self.own(), self.of_class(), self.past):
+            memo.append(1)
+        MethodState.meddle.calls += 1  # type: ignore[attr-defined]
+        return sum(self.kept())
+
+    def kept(self) -> Any:
+        return len(self.own()), len(self.of_class()), len(self.past), MethodState.meddle.calls  # type: ignore[attr-defined]
+
+
+class SpawnedGenerators(Misbehaving):
+    """Children of a seed sequence, whose number the sequence counts."""
+
+    def prepare(self) -> None:
+        self.generator, self.seeds = np.random.default_rng(3), np.random.SeedSequence(4)
+
+    def meddle(self, x: Tensor) -> Any:
+        child = np.random.default_rng(self.seeds.spawn(1)[0])
+        return self.generator.spawn(1)[0].normal() + child.normal()
+
+    def kept(self) -> Any:
+        return self.seeds.n_children_spawned, self.generator.bit_generator.seed_seq.n_children_spawned
+
+
+class RawMemory(Misbehaving):
+    """Bytes behind a view, a storage without a tensor, a context variable."""
+
+    def prepare(self) -> None:
+        self.view, self.storage = memoryview(bytearray(8)).cast("q"), torch.zeros(4).untyped_storage()
+        self.variable: Any = contextvars.ContextVar("calls", default=0)
+
+    def meddle(self, x: Tensor) -> Any:
+        self.view[0] += 1
+        self.storage[0] = (self.storage[0] + 1) % 256
+        self.variable.set(self.variable.get() + 1)
+        return sum(self.kept())
+
+    def kept(self) -> Any:
+        return self.view[0], self.storage[0], self.variable.get()
 
 
 def quantised() -> nn.Module:
