@@ -283,6 +283,19 @@ def test_a_loss_that_cannot_be_used_is_refused_before_training(fit: Fit, loss: A
     assert module.trainer.global_step == 0
 
 
+def test_a_loss_for_outputs_without_an_axis_of_their_own(fit: Fit) -> None:
+    """As it is written for training: a column in place of the row would give every sample's loss with every other."""
+
+    def squeezed(embedding: torch.Tensor, logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return logits[:, 0]
+
+    def own(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(z, y.float(), reduction="none")
+
+    heldout = convscope.HeldOut((X, BINARY))
+    assert_same(measured(fit, Net(squeezed, 1), heldout, loss=own), measured(fit, Net(squeezed, 1), heldout))
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
 def test_a_loss_is_tried_in_the_runs_own_precision(fit: Fit, precision: Any) -> None:
     seen: list[tuple[torch.dtype, bool]] = []
