@@ -296,6 +296,17 @@ def test_a_loss_for_outputs_without_an_axis_of_their_own(fit: Fit) -> None:
     assert_same(measured(fit, Net(squeezed, 1), heldout, loss=own), measured(fit, Net(squeezed, 1), heldout))
 
 
+def test_a_loss_that_writes_into_its_targets_leaves_the_labels(fit: Fit) -> None:
+    def writes(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(z, y.fill_(1), reduction="none")
+
+    def fills(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(z, torch.ones_like(y), reduction="none")
+
+    found = [measured(fit, Net(plain), convscope.HeldOut((X, Y.clone())), loss=loss) for loss in (writes, fills)]
+    assert_same(*found)
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
 def test_a_loss_is_tried_in_the_runs_own_precision(fit: Fit, precision: Any) -> None:
     seen: list[tuple[torch.dtype, bool]] = []
