@@ -225,6 +225,14 @@ def test_what_is_no_logits_costs_only_what_needs_logits(fit: Fit, caplog: Any, f
         assert sum(f"{name} is skipped: " in message and why in message for message in caplog.messages) == 1
 
 
+def test_an_embedding_narrower_than_the_labels_costs_only_what_needs_logits(fit: Fit, caplog: Any) -> None:
+    """Of thousands of identities a few are held out, and no output stands for any."""
+    with caplog.at_level("INFO"):
+        found = measured(fit, Net(plain), convscope.HeldOut((X, Y * 300 + 45)))
+    assert {tag.split("/")[0] for tag in found} == {"probe", "prediction", "health"}
+    assert any("importance is skipped: held-out labels lie in [45, 645], 3 of 3" in said for said in caplog.messages)
+
+
 def test_what_the_user_says_settles_it(fit: Fit, known: Any) -> None:
     wide = Net(plain, outputs=12)
     found = measured(fit, wide, convscope.HeldOut((X, Y), classes=12))
