@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
@@ -113,6 +113,20 @@ class Observer(Protocol):
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None: ...
 
     def end(self) -> None: ...
+
+
+def needs_of(observer: Observer) -> tuple[Any, ...]:
+    """Everything that an observer says of its needs, read where a failure costs this observer alone."""
+    return (
+        observer.needs_gradient,
+        observer.takes_nonfinite,
+        observer.loss,
+        observer.includes_output,
+        observer.takes_output_as_logits,
+        observer.takes_targets_as,
+        observer.needs_filters,
+        observer.intervenes,
+    )
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from convscope.callbacks.engine.bridge import gather_objects
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.lockstep import ElsewhereError, is_mistake, together
-from convscope.callbacks.engine.observer import Observer, Plan
+from convscope.callbacks.engine.observer import Observer, Plan, needs_of
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.errors import UserError
 from convscope.capture.network.layers import select_layers, spread_over_depth
@@ -64,12 +64,13 @@ def _drafted_in_memory(
 
 def _drafted(plan: Plan, observers: list[Observer]) -> dict[str, Exception]:
     """Fill in the plan; returns by observer's name what failed that is no mistake of the user's."""
+    faults: dict[str, Exception] = {}
+    observers = _readable(observers, faults)
     no_loss = _or_mistake(lambda: _settle_outputs(plan, observers))
     found, logits = trace_layers(plan.subject, plan.heldout)
     plan.messages += found.notes
     plan.hidden = found.hidden
     draft = _Draft(plan, found, no_loss)
-    faults: dict[str, Exception] = {}
     for observer in observers:
         draft.guarded(observer, faults, draft.select)
     draft.output = _output(plan, found, logits, draft.names)
@@ -79,6 +80,19 @@ def _drafted(plan: Plan, observers: list[Observer]) -> dict[str, Exception]:
         if observer.name in draft.selected:
             draft.guarded(observer, faults, draft.place)
     return _as_on_main(plan, observers, faults)
+
+
+def _readable(observers: list[Observer], faults: dict[str, Exception]) -> list[Observer]:
+    """The observers that can say, on every process, what they need; ``faults`` gets why the others cannot."""
+    for observer in observers:
+        try:
+            needs_of(observer)
+        except Exception as error:
+            if is_mistake(error):
+                raise
+            faults[observer.name] = error
+    silent = {name for names in gather_objects(set(faults)) for name in names}
+    return [observer for observer in observers if observer.name not in silent]
 
 
 class _Draft:

@@ -10,7 +10,7 @@ import torch
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.interventions import run_interventions
 from convscope.callbacks.engine.lockstep import ElsewhereError, together
-from convscope.callbacks.engine.observer import Observer, Plan
+from convscope.callbacks.engine.observer import Observer, Plan, needs_of
 from convscope.capture.data.processes import Gather
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Consumer, Observed, Record, observe
@@ -88,11 +88,16 @@ def _begin(plan: Plan, due: list[Observer], failures: Failures) -> list[Observer
     begun = []
     for observer in due:
         try:
-            together(lambda o=observer: o.begin(plan.layers[o.name], plan.heldout.total))  # type: ignore[misc]
+            together(lambda o=observer: _begin_one(plan, o))  # type: ignore[misc]
             begun.append(observer)
         except Exception as error:
             failures.record(f"the beginning of a check of {observer.name}", error)
     return begun
+
+
+def _begin_one(plan: Plan, observer: Observer) -> None:
+    observer.begin(plan.layers[observer.name], plan.heldout.total)
+    needs_of(observer)  # the pass reads them for all observers together
 
 
 def _attempt(plan: Plan, due: list[Observer], gradients: bool) -> tuple[Observed, Exception | None]:

@@ -36,11 +36,16 @@ class LabelForm:
         return torch.where(targets == -1, 0, targets) if self.signs else targets
 
     def restored(self, targets: torch.Tensor, ignored: int | None = None) -> torch.Tensor:
-        """Canonical targets as the user's own loss knows them; ``ignored`` is what that loss ignores, if it says so."""
+        """Canonical targets as the user's own loss knows them, a copy, into which it may write.
+
+        Args:
+            targets: The canonical ones.
+            ignored: The label that this loss ignores, None where it does not say.
+        """
         if self.signs:
             targets = torch.where(targets == 0, -1, targets)
         marked = self.ignore_index if ignored is None else ignored
-        return targets if marked in (None, IGNORED) else targets.masked_fill(targets == IGNORED, marked)
+        return targets.clone() if marked in (None, IGNORED) else targets.masked_fill(targets == IGNORED, marked)
 
 
 @dataclass(frozen=True)

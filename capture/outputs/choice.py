@@ -82,6 +82,16 @@ class Outputs:
             return tensor.unsqueeze(1)
         return tensor if len(axes) == len(self.shape) else tensor.flatten(1)
 
+    def restored(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Outputs ``(n, K, *S)`` with the axes that the model returns, as a user's own loss knows them."""
+        if self.returned is None or self.shape is None:
+            return outputs
+        if self.last:
+            return outputs.movedim(1, -1)
+        if len(self.returned) < len(self.shape):
+            return outputs.squeeze(1)
+        return outputs if len(self.returned) == len(self.shape) else outputs.reshape(len(outputs), *self.returned)
+
     def logits(self, outputs: torch.Tensor) -> torch.Tensor:
         """Outputs as logits, of which softmax (of a single one: sigmoid) gives the probabilities."""
         if self.form == "logits":

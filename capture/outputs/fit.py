@@ -112,6 +112,22 @@ def outside(classes: tuple[int, ...], count: int) -> str | None:
     )
 
 
+def _of_other_classes(classes: tuple[int, ...], count: int) -> str | None:
+    """A sentence where so many labels lie outside ``[0, count)`` that the outputs are an embedding, else None.
+
+    Labels that only begin elsewhere than at 0 would fit, and are a mistake.
+    """
+    wrong = [label for label in classes if not 0 <= label < count]
+    shifted = len(classes) > 0 and classes[-1] - classes[0] < count
+    if len(wrong) < 2 or shifted or not (len(classes) > count or 2 * len(wrong) > len(classes)):
+        return None
+    return (
+        f"held-out labels lie in [{classes[0]}, {classes[-1]}], {len(wrong)} of {len(classes)} beyond the model's "
+        f"{count} outputs, so these are no logits of them, and the loss is unknown; name the logits with "
+        "HeldOut(logits=...), or pass loss="
+    )
+
+
 def ask_to_ignore(label: int) -> str:
     """Question about a label that is no class."""
     return f"if {label} marks what is to be ignored, pass HeldOut(ignore_index={label})"
@@ -153,8 +169,9 @@ def _fit_quantity(count: int, summary: TargetSummary) -> Fit:
 
 def _fit_classes(flat: Shape, found: tuple[int, ...], classes: Classes, trusted: bool) -> Fit:
     count = flat[0]
-    wrong = outside(found, count)
-    if wrong:
+    if not trusted and (other := _of_other_classes(found, count)):
+        return Fit(flat, why_not=other)
+    if wrong := outside(found, count):
         return Fit(flat, "classes", mistake=wrong)
     if isinstance(classes, int) and count != classes:
         return Fit(flat, why_not=f"the model has {count} outputs where HeldOut(classes={classes}) says {classes}")

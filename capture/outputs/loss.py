@@ -17,6 +17,7 @@ from convscope.capture.data.targets import IGNORED, LabelForm
 from convscope.capture.outputs.choice import Outputs
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+_AS_IT_IS = Outputs()
 
 _OF_LOGITS = ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss")
 _OF_LOGITS_MODULES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
@@ -42,7 +43,7 @@ def inferred_loss(outputs: Outputs) -> Loss | None:
     return functools.partial(_cross_entropy if outputs.task == "classes" else _binary_cross_entropy, outputs)
 
 
-def own_loss(loss: Loss, form: LabelForm, ignored: bool, device: torch.device) -> Loss:
+def own_loss(loss: Loss, form: LabelForm, ignored: bool, device: torch.device, verdict: Outputs = _AS_IT_IS) -> Loss:
     """A user's loss as a sum over samples, so that each sample's gradient is its own.
 
     Losses of ``torch.nn`` that average are asked for single values, which are averaged over each sample. Of any other
@@ -54,6 +55,7 @@ def own_loss(loss: Loss, form: LabelForm, ignored: bool, device: torch.device) -
         form: How targets came to be what they are here; the loss gets them as the user's data has them.
         ignored: Some held-out labels are ignored: samples without any other label are kept from the loss.
         device: Where it will be computed; a loss with weights elsewhere is copied there.
+        verdict: How outputs came to be what they are here; the loss gets them as the model returns them.
     """
     placed = _placed(loss, device)
     single, marked = _of_single_values(placed), _ignored_by(placed)
@@ -64,7 +66,8 @@ def own_loss(loss: Loss, form: LabelForm, ignored: bool, device: torch.device) -
             if not bool(counted.any()):
                 return outputs.sum() * 0
             outputs, targets = outputs[counted], targets[counted]
-        return _summed(single(outputs, form.restored(targets, marked)), placed, len(targets), single is not placed)
+        value = single(verdict.restored(outputs), form.restored(targets, marked))
+        return _summed(value, placed, len(targets), single is not placed)
 
     return total
 
@@ -78,7 +81,13 @@ def is_of_logits(loss: Loss | None) -> bool:
 
 
 def try_loss(
-    loss: Loss, total: Loss, form: LabelForm, outputs: torch.Tensor, targets: torch.Tensor, precision: Any
+    loss: Loss,
+    total: Loss,
+    form: LabelForm,
+    outputs: torch.Tensor,
+    targets: torch.Tensor,
+    precision: Any,
+    verdict: Outputs = _AS_IT_IS,
 ) -> None:
     """Compute a user's loss on a few samples, and its gradient.
 
@@ -89,19 +98,21 @@ def try_loss(
         outputs: ``(n, K, *S)`` of the model.
         targets: ``(n, ...)``.
         precision: Context in which losses are computed.
+        verdict: How outputs came to be what they are here.
 
     Raises:
         ValueError: if it fails, or gives nothing that has a gradient.
     """
-    given = f"outputs {tuple(outputs.shape)} of {outputs.dtype} and targets {tuple(targets.shape)} of {targets.dtype}"
+    asked, known = verdict.restored(outputs), form.restored(targets, _ignored_by(loss))
+    given = f"outputs {tuple(asked.shape)} of {outputs.dtype} and targets {tuple(targets.shape)} of {targets.dtype}"
     said = f"loss={_name(loss)} cannot be used: on {len(outputs)} held-out samples, {given}, it"
     needed = "give a callable(outputs, targets) that returns one value per sample, or their mean"
     leaf = outputs.detach().requires_grad_()
     opened: AbstractContextManager[Any] = precision()
     try:
         with torch.enable_grad(), opened:
-            value = _placed(loss, outputs.device)(leaf * 1, form.restored(targets, _ignored_by(loss)))
-            problem = _problem(value, len(outputs))
+            value = _placed(loss, outputs.device)(verdict.restored(leaf * 1), known)
+            problem = _problem(value, outputs, targets)
             whole = None if problem else total(leaf * 1, targets)
         gradient = None if whole is None else torch.autograd.grad(whole, leaf, allow_unused=True)[0]
     except torch.OutOfMemoryError:
@@ -116,17 +127,25 @@ def try_loss(
         raise ValueError(f"{said} {problem}; {needed}")
 
 
-def _problem(value: Any, samples: int) -> str | None:
-    """The problem with what a loss returned, None if there is none."""
+def _problem(value: Any, outputs: torch.Tensor, targets: torch.Tensor) -> str | None:
+    """The problem with what a loss returned for settled outputs and targets, None if there is none."""
     if not isinstance(value, torch.Tensor):
         return f"returned a {type(value).__name__} and not a tensor"
-    if value.dim() > 0 and value.numel() > 1 and len(value) != samples:
+    if value.dim() > 0 and value.numel() > 1 and not _of_samples(value, outputs, targets):
         return f"returned shape {tuple(value.shape)}"
     if not value.is_floating_point():
         return f"returned {value.dtype}"
     if not bool(torch.isfinite(value).all()):
         return "returned NaN or an infinite value"
     return None if value.requires_grad else "returned a value without a gradient (is something detached?)"
+
+
+def _of_samples(value: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> bool:
+    """Whether values are one a sample, an output, a position or a target, and not all samples' with all others'."""
+    if len(value) != len(outputs):
+        return False
+    of_outputs = outputs[0].numel(), outputs[0, 0].numel()
+    return value[0].numel() in (1, *of_outputs, targets[0].numel())
 
 
 def _summed(value: torch.Tensor, loss: Loss, samples: int, single: bool) -> torch.Tensor:

@@ -57,7 +57,7 @@ def settle(subject: Subject, heldout: HeldOut, loss: Loss | None = None) -> Outp
         subject.loss = inferred_loss(found)
         return found
     ignored = heldout.summary is not None and heldout.summary.ignored
-    total = subject.loss = own_loss(loss, heldout.labels, ignored, subject.device)
+    total = subject.loss = own_loss(loss, heldout.labels, ignored, subject.device, found)
     _agreed(heldout, lambda: _try_loss(subject, heldout, tried[0], loss, total))
     return found
 
@@ -144,5 +144,5 @@ def _try_loss(subject: Subject, heldout: HeldOut, tried: _Tried, loss: Loss, tot
         outputs, targets = outputs[mine], targets[mine]
     if len(targets) and bool(torch.isfinite(outputs).all()):  # of a network that is gone no loss can be judged
         with isolated(subject.module, seed=heldout.seed, gradients=True):  # a loss may be a network, and draw numbers
-            try_loss(loss, total, heldout.labels, outputs, targets, subject.precision)
+            try_loss(loss, total, heldout.labels, outputs, targets, subject.precision, verdict)
     return verdict

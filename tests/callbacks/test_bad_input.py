@@ -131,6 +131,19 @@ def test_an_exception_at_the_beginning_of_a_check_costs_the_callback(fit: Any, c
     assert run.trainer.global_step == 8
 
 
+@pytest.mark.parametrize("need", ["needs_gradient", "loss", "takes_targets_as", "intervenes", "takes_nonfinite"])
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_a_property_that_fails_costs_its_callback(fit: Any, caplog: Any, need: str, error: type[Exception]) -> None:
+    def fails(self: Any) -> Any:
+        raise error("not now")
+
+    silent = type("Silent", (convscope.FilterCorrelation,), {need: property(fails, lambda self, value: None)})
+    run = fit([silent(name="mine"), convscope.LayerProbe()], max_epochs=1)
+    assert len(run.curve("probe/accuracy/output")) == 2
+    assert not [tag for tag in run.events.Tags()["scalars"] if tag.startswith("mine/")]
+    assert sum(f"of mine failed ({error.__name__}: not now)" in message for message in caplog.messages) == 1
+
+
 def test_on_error_raise_lets_it_through(fit: Any) -> None:
     with pytest.raises(ZeroDivisionError):
         fit([Broken("compute", ZeroDivisionError(), on_error="raise")])

@@ -225,6 +225,14 @@ def test_what_is_no_logits_costs_only_what_needs_logits(fit: Fit, caplog: Any, f
         assert sum(f"{name} is skipped: " in message and why in message for message in caplog.messages) == 1
 
 
+def test_an_embedding_narrower_than_the_labels_costs_only_what_needs_logits(fit: Fit, caplog: Any) -> None:
+    """Of thousands of identities a few are held out, and no output stands for any."""
+    with caplog.at_level("INFO"):
+        found = measured(fit, Net(plain), convscope.HeldOut((X, Y * 300 + 45)))
+    assert {tag.split("/")[0] for tag in found} == {"probe", "prediction", "health"}
+    assert any("importance is skipped: held-out labels lie in [45, 645], 3 of 3" in said for said in caplog.messages)
+
+
 def test_what_the_user_says_settles_it(fit: Fit, known: Any) -> None:
     wide = Net(plain, outputs=12)
     found = measured(fit, wide, convscope.HeldOut((X, Y), classes=12))
@@ -281,6 +289,30 @@ def test_a_loss_that_cannot_be_used_is_refused_before_training(fit: Fit, loss: A
     with pytest.raises(MisconfigurationException, match=r"loss=.* cannot be used: on 8 held-out samples"):
         fit([convscope.LayerProbe(), convscope.FilterImportance(loss=loss, heldout=heldout)], module)
     assert module.trainer.global_step == 0
+
+
+def test_a_loss_for_outputs_without_an_axis_of_their_own(fit: Fit) -> None:
+    """As it is written for training: a column in place of the row would give every sample's loss with every other."""
+
+    def squeezed(embedding: torch.Tensor, logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return logits[:, 0]
+
+    def own(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(z, y.float(), reduction="none")
+
+    heldout = convscope.HeldOut((X, BINARY))
+    assert_same(measured(fit, Net(squeezed, 1), heldout, loss=own), measured(fit, Net(squeezed, 1), heldout))
+
+
+def test_a_loss_that_writes_into_its_targets_leaves_the_labels(fit: Fit) -> None:
+    def writes(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(z, y.fill_(1), reduction="none")
+
+    def fills(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(z, torch.ones_like(y), reduction="none")
+
+    found = [measured(fit, Net(plain), convscope.HeldOut((X, Y.clone())), loss=loss) for loss in (writes, fills)]
+    assert_same(*found)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])

@@ -209,6 +209,49 @@ def test_a_loss_that_cannot_be_used_is_refused_with_its_reason(loss: Any, reason
         try_loss(loss, own(loss), LabelForm(), LOGITS, CLASSES, nullcontext)
 
 
+def test_one_value_for_each_pair_of_samples_is_refused() -> None:
+    def crossed(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return z[:, :1] - y
+
+    with pytest.raises(ValueError, match=r"returned shape \(6, 6\)"):
+        try_loss(crossed, own(crossed), LabelForm(), LOGITS, CLASSES, nullcontext)
+
+
+def test_one_value_for_each_position_is_none_too_many() -> None:
+    single, outputs = partial(F.cross_entropy, reduction="none"), DENSE
+    for targets in (DENSE.argmax(1), DENSE.softmax(1)):
+        try_loss(single, own(single), LabelForm(), outputs, targets, nullcontext)
+
+
+SHAPES = {
+    "one number": (torch.randn(N), torch.randn(N)),
+    "one logit": (torch.randn(N), BITS.float()),
+    "a column": (torch.randn(N, 1), torch.randn(N, 1)),
+    "classes last": (DENSE.movedim(1, -1), DENSE.argmax(1)),
+    "unflattened": (LOGITS[..., None, None], CLASSES),
+    "binary masks": (torch.randn(N, 3, 3), torch.randint(0, 2, (N, 3, 3))),
+    "classes": (LOGITS, CLASSES),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_the_users_loss_gets_the_axes_that_the_model_returns(kind: str) -> None:
+    outputs, targets = SHAPES[kind]
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def loss(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.append((z, y))
+        return z.flatten(1).square().sum(1) if z.dim() > 1 else z.square()
+
+    found = settle_outputs(Runs([outputs[:1], outputs], [1, N]), summarise_targets(targets))
+    total = own_loss(loss, AS_IT_IS, False, CPU, found)
+    try_loss(loss, total, AS_IT_IS, found.take(outputs), targets, nullcontext, found)
+    assert len(seen) == 2
+    for z, y in seen:
+        torch.testing.assert_close(z, outputs)
+        torch.testing.assert_close(y, targets)
+
+
 @pytest.mark.parametrize("loss", [F.cross_entropy, nn.CrossEntropyLoss(), partial(F.cross_entropy, weight=None)])
 def test_a_loss_of_logits_is_known(loss: Any) -> None:
     try_loss(loss, own(loss), LabelForm(), LOGITS, CLASSES, nullcontext)

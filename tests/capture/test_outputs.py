@@ -98,6 +98,8 @@ def test_the_logits_are_found(make: Any, path: Any) -> None:
             THREE,
             r"16 outputs where the targets have 3 classes, so they may be .*HeldOut\(classes=16",
         ),
+        (rows(4), torch.tensor([45, 9967, 45, 310, 310, 2]), r"3 of 4 beyond the model's 4 outputs"),
+        (rows(3), torch.arange(N), r"3 of 6 beyond the model's 3 outputs.*HeldOut\(logits="),
         (rows(64), torch.tensor([0, 1, 2, 3, 5, 9]), "64 outputs where the targets have 6 classes"),
         (lambda n: F.normalize(values(3))[:n], THREE, "all have length one, so they are an embedding"),
         (lambda n: (values(3)[:n], values(3)[:n] * 2), THREE, "several tensors that could be its logits \\(0 and 1\\)"),

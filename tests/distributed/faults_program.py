@@ -17,7 +17,7 @@ from tests.callbacks.conftest import Classifier, loaders
 from tests.networks import Plain, images
 
 HOOKS = ("suits", "skips", "ready", "begin", "on_activation", "on_gradient", "compute", "intervene", "summarise",
-         "conclude", "remember", "end", "drop_gradients", "restart")  # fmt: skip
+         "conclude", "remember", "end", "drop_gradients", "restart", "needs_gradient", "intervenes")  # fmt: skip
 
 
 def rank() -> int:

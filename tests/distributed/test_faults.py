@@ -14,10 +14,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # As many fits as a test's time allows go to one pair of processes.
-USUAL = ("compute", "begin", "between", "input", "conclude", "data value", "adapter")
+USUAL = ("compute", "begin", "between", "input", "conclude", "data value", "adapter", "needs_gradient")
 SLOW = (
     ("suits", "skips", "ready", "on_activation", "on_gradient", "intervene", "summarise", "remember"),
-    ("end", "drop_gradients", "restart", "data os", "choice", "loss", "forward"),
+    ("end", "drop_gradients", "restart", "data os", "choice", "loss", "forward", "intervenes"),
 )
 Results = dict[str, list[dict[str, Any]]]
 
@@ -47,7 +47,8 @@ def check(results: Results) -> None:
         others = {"probe", "importance"} if mode == "forward" else {"probe", "correlation", "health"}
         assert others <= families(one), mode
         assert one["metrics"]["convscope/errors"] > 0 or mode in ("input", "drop_gradients"), mode
-    for mode in ("compute", "begin", "data value", "suits", "ready", "intervene", "on_gradient", "data os"):
+    at_once = ("compute", "begin", "data value", "suits", "ready", "intervene", "on_gradient", "data os")
+    for mode in (*at_once, "needs_gradient", "intervenes"):
         if mode in results:
             assert "failing" not in families(results[mode][0]), mode
 
