@@ -137,7 +137,8 @@ class Session:
             )
         )
         for note in heldout.notes:
-            rank_zero_warn(f"convscope: {note}")
+            with self._failures.guard("a note on the held-out set"):  # where warnings are errors
+                rank_zero_warn(f"convscope: {note}")
 
     def _default_loader(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
         if heldout.source is not None:

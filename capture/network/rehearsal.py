@@ -15,6 +15,7 @@ from convscope.capture.network.identity import Sizes
 from convscope.capture.network.modules import is_scripted, module_kind, named_modules
 from convscope.capture.network.ownership import Ownership
 from convscope.capture.network.passes import Network, PassWatch, Seen
+from convscope.capture.network.rows import noise_of
 from convscope.capture.network.samples import Samples, distinct_samples
 from convscope.capture.network.trace import OUTPUT_KEY, Trace
 from convscope.capture.state.isolation import isolated
@@ -47,9 +48,10 @@ def rehearse(
         unseen = [*_in_torchscript(module), *_transformed(found)]
         found.notes += unseen
         found.hidden = bool(unseen)
-        # With one sample in every pass all rows are its own, and there is nothing to find out.
         if most > 1:
             Ownership(network, few, most, found, seen).tell()
+        else:  # all rows of a pass are its one sample's, unless the network adds some
+            found.notes += _rows_of_its_own(seen, [network.seen(few, [number]) for number in (1, 2)])
     order = found.rows.get(OUTPUT_KEY)
     if found.samples > 1 and order is not None:
         # The trace took several samples at once: keep the rows of the first, as a trace of one sample would give.
@@ -98,6 +100,23 @@ def _transformed(found: Trace) -> list[str]:
     if not names:
         return []
     return [f"{', '.join(names)} run inside torch.vmap or the like, where no rows are seen; they are not observed"]
+
+
+def _rows_of_its_own(alone: Seen, others: list[Seen]) -> list[str]:
+    """A sentence about rows that no sample changes, beside such as a sample does: memory rows, a prompt image."""
+    for key, rows in alone.items():
+        again = [other[key] for other in others if key in other and other[key].shape == rows.shape]
+        change = [(found.signature - rows.signature).abs().amax(1) for found in again if rows.signature.numel()]
+        if not change or len(rows.signature) == 1:
+            continue
+        still = torch.stack(change).amax(0) <= noise_of(rows.signature, rows.precision)
+        if still.any() and not still.all():
+            where = key.owner or key.operation
+            return [
+                f"{where} gives {int(still.sum())} of {len(still)} rows alike for every sample; if they are rows of the "
+                "network's own, numbers from there on count them as the sample's: name layers before that"
+            ]
+    return []
 
 
 def _in_torchscript(module: nn.Module) -> list[str]:

@@ -394,3 +394,80 @@ def test_the_random_stream_and_the_network_are_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class Prompted(nn.Module):
+    """Puts an image of its own before the batch, and takes its row away at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompt = nn.Parameter(torch.randn(1, 3, 6, 6))
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(torch.cat([self.prompt, x])).mean((2, 3))[1:]
+
+
+@pytest.mark.parametrize(("model", "said"), [(Prompted(), True), (Pixels(), False)])
+def test_with_one_sample_a_chunk_rows_of_the_networks_own_are_said(model: nn.Module, said: bool) -> None:
+    notes = traced(model, torch.randn(N, 3, 6, 6), batch_size=1).notes
+    assert any("1 of 2 rows alike for every sample" in note for note in notes) is said
+
+
+class Empties(nn.Module):
+    """Makes tensors without rows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        none = torch.cat([torch.empty(0, 4), x.new_zeros(0, 4)])
+        x = torch.cat([none.relu(), x.mean((2, 3)).repeat(1, 2)[:, :4]])
+        x[x > 1e9] *= 2
+        return x
+
+
+def test_tensors_without_rows_do_no_harm() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Empties(), nn.Linear(4, K))
+    assert list(by_name(model, torch.randn(N, 3, 6, 6), ["0"])) == ["0"]
+
+
+class Nearest(nn.Module):
+    """Needs three samples at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        near = torch.cdist(x.flatten(1), x.flatten(1)).topk(3, largest=False)[0]
+        return self.conv(x).mean((2, 3)) + 0 * near.sum(1, keepdim=True)
+
+
+def test_a_network_that_needs_three_samples_is_traced() -> None:
+    assert list(by_name(Nearest(), torch.randn(N, 3, 6, 6), ["conv"])) == ["conv"]
+
+
+@pytest.mark.parametrize("part", ["", "0", "1", "2"])
+def test_backward_hooks_of_the_users_hide_no_layer(part: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, K)).eval()
+    heldout = HeldOut((torch.randn(N, 3, 6, 6), torch.arange(N) % K), size=N)
+    heldout.prepare()
+    subject = Subject(model, model, torch.device("cpu"), loss=F.cross_entropy)
+    model.get_submodule(part).register_full_backward_hook(lambda *_: None)
+    layers = select_layers(trace_layers(subject, heldout)[0], ["0"])
+    seen = Gradients()
+    report = observe(subject, heldout, layers, [seen])
+    assert not report.missing
+    assert seen.names == ["0"]
+
+
+class Gradients(Keeper):
+    """The layers of which a gradient came."""
+
+    needs_gradient = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def on_gradient(self, record: Any, gradient: torch.Tensor) -> None:
+        self.names.append(record.layer.name)
