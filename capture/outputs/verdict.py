@@ -234,17 +234,26 @@ def _with_form(
             return replace(verdict, form="probabilities")
         if not trusted and all(_have_length_one(rows) for rows in outputs):
             return replace(verdict, task=None, why_not=_EMBEDDING, notes=())
+    between = all(bool(((rows >= 0) & (rows <= 1)).all()) for rows in outputs)
+    zero = not any(bool(rows.any()) for rows in outputs)  # as a head gives at first that begins with zeros
+    if not between or zero or (trusted and verdict.task == "classes"):
         return verdict
     tensor = _graph_at(with_graph, verdict.path or ())
-    between = all(bool(((rows >= 0) & (rows <= 1)).all()) for rows in outputs)
-    found = ends_in_sigmoid(tensor) if isinstance(tensor, torch.Tensor) else None
-    if between and found:
+    return _between_0_and_1(verdict, ends_in_sigmoid(tensor) if isinstance(tensor, torch.Tensor) else None, trusted)
+
+
+def _between_0_and_1(verdict: Outputs, of_sigmoid: bool | None, trusted: bool) -> Outputs:
+    """The verdict on outputs that lie there; ``of_sigmoid`` where it is known which operation made them."""
+    if of_sigmoid and verdict.task == "classes":  # a softmax of them is not what the model says
+        return replace(verdict, task=None, why_not=_SIGMOIDS, notes=())
+    if of_sigmoid:
         return replace(verdict, form="probabilities")
-    if between and found is None and not trusted:
-        return replace(verdict, task=None, why_not=_SIGMOID)
+    if trusted:
+        return verdict
+    if of_sigmoid is None:
+        return replace(verdict, task=None, why_not=_SIGMOID, notes=())
     note = "all tried outputs lie in [0, 1] and are taken for logits; if they are probabilities, say "
-    said = f"{note}HeldOut(logits=torch.logit)"
-    return replace(verdict, notes=(*verdict.notes, said)) if between and not trusted else verdict
+    return replace(verdict, notes=(*verdict.notes, f"{note}HeldOut(logits=torch.logit)"))
 
 
 _UNLABELLED = (
@@ -262,6 +271,11 @@ _EMBEDDING = (
 _SIGMOID = (
     "the model's outputs lie in [0, 1], and whether they are logits or probabilities cannot be told; say which with "
     "HeldOut(logits=callable), e.g. torch.logit for probabilities"
+)
+
+_SIGMOIDS = (
+    "the model's outputs lie in [0, 1], as a sigmoid or the like gives them, so they are no logits of classes; say "
+    "HeldOut(logits=torch.logit) if they are probabilities, or pass loss="
 )
 
 

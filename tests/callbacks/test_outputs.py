@@ -208,6 +208,7 @@ NO_LOGITS: dict[str, tuple[Callable[..., Any], str]] = {
     "squeezed ids": (lambda e, z, x: z.argmax(1).squeeze().int(), "returns class indices of int32"),
     "float ids": (lambda e, z, x: z.argmax(1).float(), "returns class indices of float32"),
     "one-hot ids": (lambda e, z, x: F.one_hot(z.argmax(1), 3).float(), "returns class indices of float32"),
+    "sigmoids": (lambda e, z, x: z.sigmoid(), "as a sigmoid or the like gives them, so they are no logits of classes"),
     "ids and score": (lambda e, z, x: {"label": z.argmax(1), "score": z.softmax(1).amax(1)}, "class indices of int64"),
     "nothing": (lambda e, z, x: None, "the model returns None"),
 }
