@@ -61,7 +61,10 @@ def settle_outputs(runs: Runs, summary: TargetSummary | None, stated: Stated = S
         return Outputs(path=None, why_not=_no_rows(runs))
     shapes = {path: _sample_shape(tensors, runs.counts) or () for path, tensors in rows.items()}
     chosen, fit, note = _chosen(shapes, rows, summary, stated)
-    if fit.task == "binary" and fit.mistake and (ids := _class_ids(runs)):  # what else is there is a score
+    ids = _class_ids(runs) if fit.task == "binary" and fit.mistake else None  # what else is there is a score
+    if fit.task in ("classes", "binary", "labels"):
+        ids = ids or _float_ids(rows[chosen], lambda: _graph_at(runs.with_graph, chosen))
+    if ids:
         fit, note = Fit(fit.shape, why_not=ids), None
     verdict = _verdict(chosen, rows[chosen], fit, runs, stated)
     if stated.logits is False:
@@ -84,6 +87,9 @@ def _settled_by_user(runs: Runs, summary: TargetSummary | None, stated: Stated) 
         ) from error
     if not isinstance(found[-1], torch.Tensor) or not found[-1].is_floating_point():
         raise ValueError(f"{asked} gives {describe(found[-1])}; the logits must be a floating-point tensor (N, K, *)")
+    graph = _graph_of(runs.with_graph, selector)
+    if ids := _float_ids(found, graph):
+        raise ValueError(f"{asked} gives no logits: {ids}")
     shape = _sample_shape(found, runs.counts)
     if shape is None:
         raise ValueError(
@@ -93,14 +99,26 @@ def _settled_by_user(runs: Runs, summary: TargetSummary | None, stated: Stated) 
     fit = _fit(shape, summary, stated, trusted=True)
     if summary is not None and fit.task is None and fit.why_not:
         raise ValueError(f"{asked} gives {text_of(shape)}: {fit.why_not}")
-    with_graph = runs.with_graph
+    verdict = _verdict((), found, fit, replace(runs, with_graph=graph), stated)
+    notes = (f"{asked} gives {_DETACHED}",) if _detaches(runs.with_graph, graph) else ()
+    return replace(verdict, path=None, selector=_Selects(selector), notes=notes)
+
+
+def _graph_of(with_graph: Callable[[], Any] | None, selector: Selector) -> Callable[[], Any]:
+    """The part that a user names with its graph, None where there is no way to have it."""
 
     def graph() -> Any:
         output = None if with_graph is None else with_graph()
         return None if output is None else selected(output, selector)
 
-    verdict = _verdict((), found, fit, replace(runs, with_graph=graph), stated)
-    return replace(verdict, path=None, selector=_Selects(selector), notes=())
+    return graph
+
+
+def _detaches(whole: Callable[[], Any] | None, part: Callable[[], Any]) -> bool:
+    """Whether a part has no graph where what the model returns has one."""
+    found = part()
+    cut = isinstance(found, torch.Tensor) and not found.requires_grad
+    return cut and whole is not None and any(t.requires_grad for t in tensor_parts(whole()).values())
 
 
 @dataclass(frozen=True)
@@ -203,6 +221,11 @@ def _verdict(path: PartPath, tensors: Sequence[torch.Tensor], fit: Fit, runs: Ru
     return _with_form(verdict, tensors, runs.with_graph, trusted)
 
 
+def _graph_at(with_graph: Callable[[], Any] | None, path: Path) -> Any:
+    graph = None if with_graph is None else with_graph()
+    return None if graph is None else part_at(graph, path)
+
+
 def _with_form(
     verdict: Outputs, tensors: Sequence[torch.Tensor], with_graph: Callable[[], Any] | None, trusted: bool
 ) -> Outputs:
@@ -214,23 +237,35 @@ def _with_form(
             return replace(verdict, form="probabilities")
         if not trusted and all(_have_length_one(rows) for rows in outputs):
             return replace(verdict, task=None, why_not=_EMBEDDING, notes=())
-        return verdict
-    graph = None if with_graph is None else with_graph()
-    tensor = part_at(graph, verdict.path or ()) if graph is not None else None
     between = all(bool(((rows >= 0) & (rows <= 1)).all()) for rows in outputs)
-    found = ends_in_sigmoid(tensor) if isinstance(tensor, torch.Tensor) else None
-    if between and found:
+    zero = not any(bool(rows.any()) for rows in outputs)  # as a head gives at first that begins with zeros
+    if not between or zero or (trusted and verdict.task == "classes"):
+        return verdict
+    tensor = _graph_at(with_graph, verdict.path or ())
+    return _between_0_and_1(verdict, ends_in_sigmoid(tensor) if isinstance(tensor, torch.Tensor) else None, trusted)
+
+
+def _between_0_and_1(verdict: Outputs, of_sigmoid: bool | None, trusted: bool) -> Outputs:
+    """The verdict on outputs that lie there; ``of_sigmoid`` where it is known which operation made them."""
+    if of_sigmoid and verdict.task == "classes":  # a softmax of them is not what the model says
+        return replace(verdict, task=None, why_not=_SIGMOIDS, notes=())
+    if of_sigmoid:
         return replace(verdict, form="probabilities")
-    if between and found is None and not trusted:
-        return replace(verdict, task=None, why_not=_SIGMOID)
+    if trusted:
+        return verdict
+    if of_sigmoid is None:
+        return replace(verdict, task=None, why_not=_SIGMOID, notes=())
     note = "all tried outputs lie in [0, 1] and are taken for logits; if they are probabilities, say "
-    said = f"{note}HeldOut(logits=torch.logit)"
-    return replace(verdict, notes=(*verdict.notes, said)) if between and not trusted else verdict
+    return replace(verdict, notes=(*verdict.notes, f"{note}HeldOut(logits=torch.logit)"))
 
 
 _UNLABELLED = (
     "the held-out batches have no targets, so it is not known whether the model's output is logits; "
     "HeldOut(logits=...) says which part of it is"
+)
+_DETACHED = (
+    "a tensor that is detached from the network, so that there are no gradients of it, and nothing that needs one is "
+    "measured; select the logits without .detach()"
 )
 _EMBEDDING = (
     "the rows of the model's output all have length one, so they are an embedding and no logits; name the logits with "
@@ -239,6 +274,11 @@ _EMBEDDING = (
 _SIGMOID = (
     "the model's outputs lie in [0, 1], and whether they are logits or probabilities cannot be told; say which with "
     "HeldOut(logits=callable), e.g. torch.logit for probabilities"
+)
+
+_SIGMOIDS = (
+    "the model's outputs lie in [0, 1], as a sigmoid or the like gives them, so they are no logits of classes; say "
+    "HeldOut(logits=torch.logit) if they are probabilities, or pass loss="
 )
 
 
@@ -274,6 +314,19 @@ def _class_ids(runs: Runs) -> str | None:
     found = next((t for t in whole if t.numel() == count == 1 or (t.dim() > 0 and len(t) == count)), None)
     if found is None:
         return None
+    return _ids_of(found)
+
+
+def _float_ids(tensors: Sequence[torch.Tensor], graph: Callable[[], Any]) -> str | None:
+    """The same of class indices, or one-hot rows, given as floats: whole numbers without a graph."""
+    if not all(bool((rows == rows.round()).all()) for rows in tensors):
+        return None
+    found = graph()
+    without = isinstance(found, torch.Tensor) and not found.requires_grad
+    return _ids_of(tensors[-1]) if without else None
+
+
+def _ids_of(found: torch.Tensor) -> str:
     kind = str(found.dtype).removeprefix("torch.")
     return (
         f"the model returns class indices of {kind} in evaluation mode, so there are no logits; return logits, or "

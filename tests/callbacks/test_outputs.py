@@ -206,6 +206,9 @@ NO_LOGITS: dict[str, tuple[Callable[..., Any], str]] = {
     "several": (lambda e, z, x: (z, -z), r"several tensors that could be its logits"),
     "class ids": (lambda e, z, x: z.argmax(1), "returns class indices of int64 in evaluation mode"),
     "squeezed ids": (lambda e, z, x: z.argmax(1).squeeze().int(), "returns class indices of int32"),
+    "float ids": (lambda e, z, x: z.argmax(1).float(), "returns class indices of float32"),
+    "one-hot ids": (lambda e, z, x: F.one_hot(z.argmax(1), 3).float(), "returns class indices of float32"),
+    "sigmoids": (lambda e, z, x: z.sigmoid(), "as a sigmoid or the like gives them, so they are no logits of classes"),
     "ids and score": (lambda e, z, x: {"label": z.argmax(1), "score": z.softmax(1).amax(1)}, "class indices of int64"),
     "nothing": (lambda e, z, x: None, "the model returns None"),
 }
@@ -223,6 +226,14 @@ def test_what_is_no_logits_costs_only_what_needs_logits(fit: Fit, caplog: Any, f
     assert {"probe/accuracy/net.second", "prediction/true_probability/net.second"} <= found.keys()
     for name in ("importance", "importance_output_correlation", "class_filters", "forward", "ablation"):
         assert sum(f"{name} is skipped: " in message and why in message for message in caplog.messages) == 1
+
+
+def test_a_detached_selection_is_named_before_training(fit: Fit, caplog: Any) -> None:
+    heldout = convscope.HeldOut((X, Y), logits=lambda out: out.detach())
+    with caplog.at_level("INFO"):
+        run = fit([convscope.FilterImportance(heldout=heldout), convscope.LayerProbe()], Module(Net(plain)))
+    assert sum("gives a tensor that is detached from the network" in said for said in caplog.messages) == 1
+    assert "probe/accuracy/output" in run.events.Tags()["scalars"]
 
 
 def test_an_embedding_narrower_than_the_labels_costs_only_what_needs_logits(fit: Fit, caplog: Any) -> None:
@@ -263,6 +274,7 @@ def test_a_loss_of_the_users_is_measured_without_logits(fit: Fit) -> None:
         (Net(plain), Y, {"classes": 2}, r"HeldOut\(classes=2\), but a held-out label is 2"),
         (Net(plain), Y, {"logits": "scores"}, r"HeldOut\(logits='scores'\): there is no such part in a tensor"),
         (Net(plain), Y, {"logits": lambda out: out.no}, r"HeldOut\(logits=.*failed on a tensor.*AttributeError"),
+        (Net(plain), Y, {"logits": lambda out: out.argmax(1).float()}, "gives no logits: .* class indices of float32"),
         (Net(plain), Y, {"adapter": lambda batch: batch[0]}, r"returned a tensor .*must return two things"),
         (Net(plain), Y, {"adapter": lambda batch: (*batch, 1)}, "returned a tuple of 3; it must return two things"),
         (Net(plain), Y, {"adapter": lambda batch: None}, "returned None; it must return two things"),

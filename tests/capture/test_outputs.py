@@ -325,6 +325,32 @@ def test_probabilities_of_a_sigmoid_are_told_by_the_operation_that_made_them(tas
     assert "cannot be told" in unknown.why_not
 
 
+def test_sigmoids_of_classes_are_no_logits() -> None:
+    weight = torch.randn(3, 3, requires_grad=True)
+    small = (values(3).sigmoid() / 4 + 0.3).detach()  # logits that happen to lie in [0, 1]
+
+    def settled(graph: Any, **said: Any) -> Outputs:
+        runs = Runs([graph()[:1].detach(), graph().detach()], [1, N], (), graph)
+        return settle_outputs(runs, summarise_targets(THREE), Stated(**said))
+
+    def sigmoids() -> torch.Tensor:
+        return (values(3) @ weight).sigmoid()
+
+    made = settled(sigmoids)
+    assert made.task is None
+    assert made.notes == ()
+    assert "as a sigmoid or the like gives them" in (made.why_not or "")
+    assert settled(sigmoids, logits=torch.logit).why_not is None
+    assert settled(sigmoids, trusted=True).why_not is None  # as it is trained
+    logits = settled(lambda: small * weight.square().mean() / weight.square().mean().detach())
+    assert (logits.task, logits.form) == ("classes", "logits")
+    assert any("are taken for logits; if they are probabilities" in note for note in logits.notes)
+    assert "cannot be told" in (settled(lambda: small).why_not or "")
+    assert settled(lambda: values(3) @ weight * 0).why_not is None
+    softmax = settled(lambda: (values(3) @ weight).softmax(1))
+    assert (softmax.task, softmax.form) == ("classes", "probabilities")
+
+
 def test_predictions_and_classes() -> None:
     binary = verdict(rows(1), THREE > 0)
     assert binary.classes == 2
