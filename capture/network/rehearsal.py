@@ -113,8 +113,8 @@ def _rows_of_its_own(alone: Seen, others: list[Seen]) -> list[str]:
         if still.any() and not still.all():
             where = key.owner or key.operation
             return [
-                f"{where} gives {int(still.sum())} of {len(still)} rows alike for every sample; if they are rows of the "
-                "network's own, numbers from there on count them as the sample's: name layers before that"
+                f"{where} gives {int(still.sum())} of {len(still)} rows alike for every sample; if they are rows of "
+                "the network's own, numbers from there on count them as the sample's: name layers before that"
             ]
     return []
 
