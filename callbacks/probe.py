@@ -14,7 +14,7 @@ from convscope.callbacks.engine.findings import LayerResult, MapSpec, Values
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import PerLayer
-from convscope.callbacks.parts.probe_tasks import PROBE_TASKS, PROBES, ProbeTask, make_probe
+from convscope.callbacks.parts.probe_tasks import PROBE_TASKS, PROBES, ProbeTask, make_probe, too_few_for
 from convscope.callbacks.parts.tasks import TASKS, NoTaskError, Task, TaskName, settle_task
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.trace import Layer
@@ -114,7 +114,7 @@ class LayerProbe(LayerObserver):
             return f"probe={self.probe!r} predicts classes, but this is {task.name}; probe='ridge' does that"
         _check_together(task.name, self.probe, self.pooling)
         self._adopt(task)  # here, since which layers suit depends on it
-        return None
+        return too_few_for(self.probe, task.samples) if task.name == "classification" else None
 
     def suits(self, layer: Layer) -> bool:
         return self._task.name != "segmentation" or len(layer.spatial) == len(self._task.positions)

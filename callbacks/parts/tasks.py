@@ -33,6 +33,7 @@ class Task:
         ignored: Some labels are ignored.
         left_out: Classes that are not probed: a sample that is the only one of its class cannot be predicted from
             others, and at most a thousand classes are told apart.
+        samples: How many samples have a class that is probed, for classification.
     """
 
     name: TaskName
@@ -41,6 +42,7 @@ class Task:
     classes: tuple[int, ...] = ()
     ignored: bool = False
     left_out: tuple[int, ...] = ()
+    samples: int = 0
 
     def counted(
         self, raw: torch.Tensor, features: torch.Tensor, index: torch.Tensor
@@ -250,7 +252,8 @@ def _with_enough_samples(task: Task, summary: TargetSummary, samples: int) -> Ta
             + ("; if the targets are quantities, pass LayerProbe(task='regression')" if not summary.shape else "")
         )
     kept = set(often[:MOST_CLASSES])
-    return replace(task, left_out=tuple(label for label in task.classes if label not in kept))
+    left_out = tuple(label for label in task.classes if label not in kept)
+    return replace(task, left_out=left_out, samples=sum(counts[label] for label in kept))
 
 
 def _class_counts(task: Task, summary: TargetSummary) -> dict[int, int]:

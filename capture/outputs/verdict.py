@@ -221,7 +221,7 @@ def _verdict(path: PartPath, tensors: Sequence[torch.Tensor], fit: Fit, runs: Ru
     return _with_form(verdict, tensors, runs.with_graph, trusted)
 
 
-def _graph_at(with_graph: Callable[[], Any] | None, path: Path) -> Any:
+def _graph_at(with_graph: Callable[[], Any] | None, path: PartPath) -> Any:
     graph = None if with_graph is None else with_graph()
     return None if graph is None else part_at(graph, path)
 

@@ -23,6 +23,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
+    default_collate,
     random_split,
 )
 
@@ -355,3 +356,20 @@ def test_a_plain_list_of_batches_as_the_loader(tmp_path: Path) -> None:
     heldout = convscope.HeldOut(size=20)
     assert_same_training(few(heldout=heldout), tmp_path, make=small, data=lambda: (loaders()[0], Batches()))
     assert torch.equal(heldout.inputs, images(30, seed=1)[0][:20])
+
+
+def none_if_empty(batch: list[Any]) -> Any:
+    kept = [sample for sample in batch if sample is not None]
+    return default_collate(kept) if kept else None
+
+
+def test_a_collate_function_that_gives_none_for_a_dropped_sample(tmp_path: Path, recwarn: Any) -> None:
+    samples = [*zip(*images(30, seed=1), strict=True)]
+    samples[4] = None  # type: ignore[call-overload]
+    val = DataLoader(samples, 8, collate_fn=none_if_empty)  # type: ignore[arg-type]
+    train(few(heldout=convscope.HeldOut(size=30)), tmp_path, make=small, data=lambda: (loaders()[0], val))
+    said = [str(warning.message) for warning in recwarn if "left out" in str(warning.message)]
+    assert said == [
+        "convscope: 1 of 30 held-out samples cannot be read and are left out; the first: the collate function made no "
+        "row of a held-out sample"
+    ]

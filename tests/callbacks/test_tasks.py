@@ -245,6 +245,21 @@ def test_probes_of_classes_are_skipped_where_there_are_none(fit: Any, caplog: An
     assert not any(tag.startswith(("probe", "prediction")) for tag in tags(run))
 
 
+@pytest.mark.parametrize(("size", "measured"), [(14, False), (20, False), (21, True)])
+def test_neighbours_need_more_samples_than_shall_vote(fit: Any, caplog: Any, size: int, measured: bool) -> None:
+    callbacks = [convscope.LayerProbe(probe="knn"), convscope.LayerProbe()]
+    with caplog.at_level("INFO"):
+        run = fit(callbacks, data=both(*images(size)))
+    said = [message for message in caplog.messages if "probe_knn" in message]
+    assert said == ([] if measured else [
+        f"convscope: probe_knn is skipped: probe='knn' asks 20 neighbours of each sample, and {size} held-out samples "
+        "can be probed; raise HeldOut(size=...) above 20"
+    ])  # fmt: skip
+    assert any(tag.startswith("probe_knn/accuracy") for tag in tags(run)) is measured
+    assert any(tag.startswith("probe/accuracy") for tag in tags(run))
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
