@@ -127,6 +127,9 @@ def class_task(heldout: HeldOut) -> Task:
         NoTaskError: The targets are no classes.
         ValueError: They are, but are faulty or too few.
     """
+    found = heldout.summary
+    if found is not None and found.shares and not (found.one_hot or found.binary):
+        raise ValueError(f"{_soft_labels(found)} to take each row's largest")
     task = settle_task(heldout)
     if task.name != "classification" and heldout.summary is not None:
         raise NoTaskError(
@@ -162,11 +165,17 @@ def _inferred(summary: TargetSummary) -> TaskName:
         return "multilabel"
     if summary.shares:
         raise ValueError(
-            f"held-out targets are soft labels (N{_sizes(summary)}), but a probe needs class indices (N,); pass "
-            "HeldOut(adapter=lambda batch: (batch[0], batch[1].argmax(1))), or LayerProbe(task='classification') to "
-            "take each row's largest, or LayerProbe(task='regression') to predict the shares themselves"
+            f"{_soft_labels(summary)}, or LayerProbe(task='classification') to take each row's largest, or "
+            "LayerProbe(task='regression') to predict the shares themselves"
         )
     return "segmentation" if whole else "regression"
+
+
+def _soft_labels(summary: TargetSummary) -> str:
+    return (
+        f"held-out targets are soft labels (N{_sizes(summary)}), but class indices (N,) are needed; pass "
+        "HeldOut(adapter=lambda batch: (batch[0], batch[1].argmax(1)))"
+    )
 
 
 def _inferred_mask(summary: TargetSummary) -> TaskName:
@@ -224,6 +233,11 @@ def _check_enough(task: Task, summary: TargetSummary, samples: int) -> None:
     if task.name in ("regression", "multilabel"):
         _check_columns(task, summary, samples)
         return
+    if not task.classes and summary.ignored:
+        raise ValueError(
+            "every held-out label is ignored, as -100 and HeldOut(ignore_index=...) are: a probe needs at least two "
+            "classes; fix the labels or ignore_index=, or use a larger HeldOut(size=...)"
+        )
     if len(task.classes) < 2:
         every = "sample has" if task.name == "classification" else "position has"
         raise ValueError(

@@ -66,13 +66,18 @@ def check_ignore_index(ignore_index: Any) -> int | None:
         raise refuse("HeldOut(ignore_index", ignore_index, "one label, a whole number such as 255, or None") from None
 
 
+def adapter_text(adapter: Adapter) -> str:
+    """The argument as the user gave it, for messages."""
+    return f"HeldOut(adapter={getattr(adapter, '__name__', type(adapter).__name__)})"
+
+
 def pair(adapter: Adapter, batch: Any) -> tuple[Any, torch.Tensor | None]:
     """What an adapter makes of a batch.
 
     Raises:
         ValueError: if that is no pair of inputs and targets.
     """
-    name = f"HeldOut(adapter={getattr(adapter, '__name__', type(adapter).__name__)})"
+    name = adapter_text(adapter)
     try:
         found = adapter(batch)
     except Exception as error:
@@ -90,6 +95,11 @@ def pair(adapter: Adapter, batch: Any) -> tuple[Any, torch.Tensor | None]:
         )
     inputs, targets = found
     if targets is not None and not (isinstance(targets, torch.Tensor) and targets.dim() > 0):
+        if adapter is adapt_batch:
+            raise ValueError(
+                f"cannot tell inputs from targets in {describe(batch)}; pass HeldOut(adapter=lambda batch: (inputs, "
+                "targets))"
+            )
         raise ValueError(
             f"{name} returned {describe(targets)} as targets; they must be a tensor (N, ...) with a row for each "
             "sample, or None"

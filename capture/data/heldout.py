@@ -7,14 +7,14 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from convscope._arguments import callable_or_none, flag, refuse, text_or_none, whole_number
-from convscope.capture.data.arguments import check_classes, check_ignore_index, check_logits, pair
+from convscope.capture.data.arguments import adapter_text, check_classes, check_ignore_index, check_logits, pair
 from convscope.capture.data.batches import Adapter, adapt_batch, tensor_bytes, tree_tensors
 from convscope.capture.data.blocks import Block, block_of, joined, passes, pieces
 from convscope.capture.data.contents import preserved_contents
@@ -316,6 +316,8 @@ class HeldOut:
             return read_all(source, adapted, self._limit, self._processes)
         loader = source if isinstance(source, DataLoader) else DataLoader(source, self.batch_size)
         wanted = Wanted(self._limit, self.stratify, self.seed, self.ignore_index)
+        if self.adapter is not adapt_batch:
+            wanted = replace(wanted, maker=adapter_text(self.adapter))
         return read_selected(loader, adapted, wanted, self._processes)
 
     def _agree(self, materialise: Callable[[], Found]) -> None:

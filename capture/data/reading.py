@@ -27,20 +27,21 @@ Adapted = Callable[[Any], Block]
 CANDIDATES = 4
 """Samples read for their labels, as a multiple of the held-out size, where a data set has no label attribute."""
 
-_NO_ROW = "the collate function made no row of a held-out sample"
+_NO_ROW = "made no row of a held-out sample"
 
 
 @dataclass(frozen=True)
 class Wanted:
     """Which samples: how many over all processes, whether each class keeps its share, and the seed of the choice.
 
-    Samples whose label is ``ignored`` are drawn last.
+    Samples whose label is ``ignored`` are drawn last. ``maker`` is who makes rows of what a loader delivers.
     """
 
     size: int
     stratify: bool
     seed: int
     ignored: int | None = None
+    maker: str = "the collate function"
 
 
 @dataclass
@@ -65,7 +66,7 @@ def read_selected(loader: DataLoader[Any], adapted: Adapted, wanted: Wanted, pro
     seeds = SampleSeeds(wanted.seed, adapted)
     try:
         with Reader(loader, indices.keys, wanted.seed) as reader:
-            desk = _Desk(reader, adapted, seeds)
+            desk = _Desk(reader, adapted, seeds, wanted.maker)
             order = random_choice(len(indices.keys), CANDIDATES * wanted.size, wanted.seed).tolist()
             manner = Manner.agreed(processes.each(lambda: try_out(desk.blocks, order, indices.batch_size)))
             chosen = _choose(loader, desk, indices, order, wanted, manner, processes)
@@ -96,8 +97,8 @@ def read_all(source: Iterable[Any], adapted: Adapted, size: int, processes: Proc
 class _Desk:
     """Turns what the reader delivers into blocks, and keeps account of what could not be."""
 
-    def __init__(self, reader: Reader, adapted: Adapted, seeds: SampleSeeds) -> None:
-        self._reader, self._adapted, self._seeds = reader, adapted, seeds
+    def __init__(self, reader: Reader, adapted: Adapted, seeds: SampleSeeds, maker: str) -> None:
+        self._reader, self._adapted, self._seeds, self._maker = reader, adapted, seeds, maker
 
     def blocks(self, units: list[Unit]) -> list[tuple[Unit, Block | Exception]]:
         """Each unit's samples, or why there are none."""
@@ -107,13 +108,13 @@ class _Desk:
         if delivered.problem is not None:
             return UserCodeError(f"a held-out sample cannot be read: {delivered.problem}")
         if delivered.batch is None:
-            return ValueError(_NO_ROW)
+            return ValueError(f"the collate function {_NO_ROW}")
         try:
             self._seeds.sow(delivered.unit[0], "adapt")  # a user's hook may augment after the transfer
             block = self._adapted(delivered.batch)
         except Exception as error:
             return error
-        return block if len(block) else ValueError(_NO_ROW)
+        return block if len(block) else ValueError(f"{self._maker} {_NO_ROW}")
 
 
 def _agreed(loader: DataLoader[Any], processes: Processes) -> Indices:

@@ -215,6 +215,11 @@ def _one_output(found: tuple[int, ...]) -> str | None:
         return None
     wrong = [label for label in found if label not in (0, 1)]
     ignore = f"; {ask_to_ignore(wrong[0])}" if len(wrong) == 1 else ""
+    if len(found) == 2:
+        ignore += (
+            "; if they are two classes, give them as 0 and 1: HeldOut(adapter=lambda batch: (batch[0], (batch[1] == "
+            f"{found[1]}).long()))"
+        )
     return (
         f"held-out labels are {_listed(found)}, but the model has one output, which tells the classes 0 and 1 apart; "
         "if the targets are quantities, give them as floats: HeldOut(adapter=lambda batch: (batch[0], "

@@ -32,9 +32,10 @@ def with_nan() -> torch.Tensor:
         ((X[:0], Y[:0]), r"the held-out set is empty"),
         ((with_nan(), Y), r"1 of 30 held-out inputs have NaN or infinite values \(samples \[3\]\)"),
         ((X, Y + 5), r"held-out labels lie in \[5, 7\], but the model has 3 outputs, so labels must be in \[0, 2\]"),
+        ((X, torch.full_like(Y, -100)), r"every held-out label is ignored"),
         ((X, nn.functional.one_hot(Y).float() * 0.8 + 0.2 / 3), r"soft labels \(N, 3\).*argmax"),
     ],
-    ids=["one class", "empty", "nan", "labels", "soft labels"],
+    ids=["one class", "empty", "nan", "labels", "ignored", "soft labels"],
 )
 def test_a_faulty_heldout_set_is_refused_before_training(fit: Any, source: Any, message: str) -> None:
     module = Classifier()
@@ -50,6 +51,30 @@ def test_soft_labels_serve_importance(fit: Any) -> None:
     soft = nn.functional.one_hot(Y).float() * 0.8 + 0.2 / 3
     run = fit([convscope.FilterImportance(heldout=convscope.HeldOut((X, soft)), on_error="raise")])
     assert len(run.curve("importance/gini/net.conv1")) == 3
+
+
+def test_predictions_of_soft_labels_are_refused_without_a_word_of_probes(fit: Any) -> None:
+    heldout = convscope.HeldOut((X, nn.functional.one_hot(Y).float() * 0.8 + 0.2 / 3))
+    with pytest.raises(MisconfigurationException, match=r"soft labels \(N, 3\).*argmax") as caught:
+        fit([convscope.FilterImportance(heldout=heldout), convscope.LayerPrediction(heldout=heldout)])
+    assert "LayerProbe" not in str(caught.value)
+
+
+def test_a_batch_whose_second_part_is_one_number_is_not_understood(fit: Any) -> None:
+    def collate(samples: Any) -> Any:
+        return torch.stack([x for x, _ in samples]), torch.tensor(0.5), torch.tensor([int(y) for _, y in samples])
+
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), 8, collate_fn=collate)
+    with pytest.raises(MisconfigurationException, match=r"cannot tell inputs from targets in a tuple of 0 .*adapter="):
+        fit([convscope.LayerProbe(heldout=convscope.HeldOut(loader))])
+
+
+def test_an_adapter_that_drops_rows_is_named(fit: Any) -> None:
+    def positive(batch: Any) -> Any:
+        return batch[0][batch[1] > 0], batch[1][batch[1] > 0]
+
+    with pytest.warns(UserWarning, match=r"HeldOut\(adapter=positive\) made no row of a held-out sample"):
+        fit([convscope.LayerProbe(heldout=convscope.HeldOut((X, Y), adapter=positive))], max_epochs=1)
 
 
 class NaNAfter(nn.Module):

@@ -246,6 +246,7 @@ def test_an_output_that_changes_its_shape_is_named() -> None:
     ("make", "targets", "message"),
     [
         (rows(1), torch.tensor([3, 41, 97, 18, 60, 55]), r"are 3, 18, 41, 55, 60, 97, .*one output.*batch\[1\]\.float"),
+        (rows(1), torch.tensor([1, 2, 1, 2, 1, 2]), r"ignore_index=2.*two classes, .*\(batch\[1\] == 2\)\.long"),
         (
             rows(3),
             torch.tensor([0.0, 1, 2, 0, 1, 2]),
@@ -267,7 +268,18 @@ def test_an_output_that_changes_its_shape_is_named() -> None:
         (rows(1, 4, 4), (torch.arange(N * 16).view(N, 4, 4) % 2) * 255, "are 0, 255, .*ignore_index=255"),
         (rows(4, 4), torch.arange(N * 16).view(N, 4, 4), "one output a position.*give them as floats"),
     ],
-    ids=["ages", "float ids", "255", "-1", "shifted", "masks", "coarse maps", "binary masks", "integer maps"],
+    ids=[
+        "ages",
+        "1 and 2",
+        "float ids",
+        "255",
+        "-1",
+        "shifted",
+        "masks",
+        "coarse maps",
+        "binary masks",
+        "integer maps",
+    ],
 )
 def test_targets_that_the_outputs_contradict_are_a_mistake(make: Any, targets: torch.Tensor, message: str) -> None:
     found = verdict(make, targets)
