@@ -35,7 +35,7 @@ PLACEHOLDERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """One thing that must be so.
+    """One condition of a rule.
 
     Args:
         metric: Glob, or globs, over the tags in ``trainer.callback_metrics``: ``"probe/accuracy/*"``, ``"val_loss"``.
@@ -50,7 +50,7 @@ class Condition:
             (Benjamini–Hochberg). Needs a detector with p-values: ``robust_z`` or ``ewma``.
 
     Raises:
-        ValueError: A field is out of range, names the field.
+        ValueError: if a field is out of range; it names the field.
     """
 
     metric: str | Sequence[str]
@@ -95,7 +95,7 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """When to fire, and what to say.
+    """A rule: when to fire, and the message.
 
     Args:
         name: Names the rule in tags (``alert/<name>``), files and checkpoints.
@@ -114,7 +114,7 @@ class Rule:
         optional: Say nothing where no tag matches: the rule is for those who use the callback that logs it.
 
     Raises:
-        ValueError: A field is out of range, names the rule and the field.
+        ValueError: if a field is out of range; it names the rule and the field.
 
     Example:
         >>> rule = Rule(
@@ -169,8 +169,8 @@ def load_rules(source: str | Path | Iterable[Rule | Mapping[str, Any]]) -> list[
         source: Path of a YAML file that holds a list of rules (read with the safe loader), or the list itself.
 
     Raises:
-        ValueError: A rule is faulty: names the file, the rule and the field.
-        FileNotFoundError: There is no such file.
+        ValueError: if a rule is faulty; it names the file, the rule and the field.
+        FileNotFoundError: if there is no such file.
     """
     if isinstance(source, str | Path):
         return _located(f"{source}: ", lambda: _rules(_read(Path(source).read_text(encoding="utf-8"))))
@@ -267,7 +267,7 @@ def _check_message(message: str) -> None:
 
 
 def _located(where: str, make: Callable[[], T]) -> T:
-    """What ``make`` gives; its errors say where."""
+    """Result of ``make``; its errors say where."""
     try:
         return make()
     except ValueError as error:

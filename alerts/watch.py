@@ -1,12 +1,12 @@
-"""Runs rules over series: values in, alerts out. Knows no trainer and no tensors: a recorded run can be replayed."""
+"""Watch: runs rules over series, values in, alerts out. Knows no trainer and no tensors."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from convscope.alerts.detectors import Evidence, Gate, benjamini_hochberg, quorum
@@ -47,9 +47,15 @@ class Alert:
         """Plain values."""
         return asdict(self)
 
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Alert:
+        """An alert from its plain values, those of another version among them."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in state.items() if name in known})
+
     @property
     def text(self) -> str:
-        """The whole of it in one line."""
+        """The alert in one line."""
         likely = f" Likely: {self.likely}." if self.likely else ""
         return f"{self.message}{likely}" + (f" Look at: {self.look_at}." if self.look_at else "")
 
@@ -59,21 +65,41 @@ class Watch:
 
     Besides the rules given, every tag that one of them watches is an alert ``not_finite`` where it turns NaN or
     infinite; a rule of that name takes the place of it.
+
+    Args:
+        rules: The rules.
+        on_fault: Told of a rule that fails, with its name and the error, while the others go on; without it the error
+            is raised.
     """
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
+    def __init__(self, rules: Iterable[Rule], on_fault: Callable[[str, Exception], None] | None = None) -> None:
         self.rules = list(rules)
         if NOT_FINITE not in {rule.name for rule in self.rules}:
             self.rules += _not_finite(self.rules)
         self._watches = {rule.name: _RuleWatch(rule) for rule in self.rules}
+        self._on_fault = on_fault
         self.checks = 0
 
     def update(self, values: Mapping[str, float], epoch: int = 0, step: int = 0) -> list[Alert]:
         """Take in what was logged since the last check; returns the alerts that follow."""
         self.checks += 1
         moment = {"epoch": epoch, "step": step, "check": self.checks}
-        found = (watch.update(values, moment) for watch in self._watches.values())
+        found = [self._updated(name, values, moment) for name in self._watches]
         return [alert for alert in found if alert is not None]
+
+    def _updated(self, name: str, values: Mapping[str, float], moment: dict[str, int]) -> Alert | None:
+        try:
+            return self._watches[name].update(values, moment)
+        except Exception as error:
+            self._start_over(name, error)
+            return None
+
+    def _start_over(self, name: str, error: Exception) -> None:
+        """A rule that fails forgets what it has learnt, which may be of another rule by that name."""
+        if self._on_fault is None:
+            raise error
+        self._watches[name] = _RuleWatch(self._watches[name].rule)
+        self._on_fault(name, error)
 
     def unmatched(self, keys: Iterable[str], *, optional: bool) -> dict[str, list[str]]:
         """Globs that have matched nothing so far, with the nearest keys; of the optional rules, or of the others."""
@@ -90,11 +116,13 @@ class Watch:
         return {"checks": self.checks, "rules": {name: watch.state_dict() for name, watch in self._watches.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue; rules that are new begin afresh, rules that are gone are forgotten."""
+        """Continue; rules that are new or have changed start over, rules that are gone are forgotten."""
         self.checks = state["checks"]
-        for name, watch in self._watches.items():
-            if name in state["rules"]:
-                watch.load_state_dict(state["rules"][name])
+        for name in self._watches.keys() & state["rules"].keys():
+            try:
+                self._watches[name].load_state_dict(state["rules"][name])
+            except Exception as error:
+                self._start_over(name, error)
 
 
 class _Series:
@@ -195,9 +223,16 @@ class _ConditionWatch:
         return dict(item for place, item in places if low <= (place + 0.5) / len(self.series) <= high)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"series": {tag: s.state_dict() for tag, s in self.series.items()}, "unmatched": sorted(self.unmatched)}
+        series = {tag: one.state_dict() for tag, one in self.series.items()}
+        return {"series": series, "unmatched": sorted(self.unmatched), "kind": self._kind()}
+
+    def _kind(self) -> list[str]:
+        """What the series' states are of: those of another detector, or of other tags, are of no use."""
+        return [str(self.condition.detector["kind"]), self.condition.transform, *self.condition.globs]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if list(state.get("kind", self._kind())) != self._kind():
+            return
         self.unmatched = set(state["unmatched"]) & set(self.condition.globs)
         self.series = {tag: _Series(self.condition) for tag in state["series"]}
         for tag, series in self.series.items():
@@ -261,7 +296,7 @@ def _words(found: dict[str, _Series]) -> dict[str, Any]:
     tag, worst = next(iter(found.items()))
     layers, expected = [layer_of(t) for t in found], worst.expected()
     change = worst.value - expected
-    named = ", ".join(layers[1:4]) + (", …" if len(layers) > 4 else "")
+    named = ", ".join(layers[1:4]) + (", ..." if len(layers) > 4 else "")
     return {
         "layer": layers[0],
         "layers": ", ".join(layers),

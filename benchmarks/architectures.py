@@ -21,10 +21,10 @@ from torch import nn  # noqa: E402
 
 from benchmarks.measure import machine  # noqa: E402
 from convscope.capture import HeldOut, Subject, observe, select_layers, trace_layers  # noqa: E402
-from convscope.capture.loss import logits_of  # noqa: E402
-from convscope.capture.modules import named_modules  # noqa: E402
+from convscope.capture.network.modules import named_modules  # noqa: E402
+from convscope.capture.network.trace import Layer  # noqa: E402
 from convscope.capture.observation import Record  # noqa: E402
-from convscope.capture.trace import Layer  # noqa: E402
+from convscope.capture.outputs.parts import logits_of  # noqa: E402
 
 Tensors = dict[str, torch.Tensor]
 SAMPLES = 3

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.fault_injection import LEVELS, SLOW, STRENGTHS
 from benchmarks.fault_models import EPOCHS
-from benchmarks.fault_rivals import EVERYBODY, OURS, RIVALS, Record, alerts, delay
+from benchmarks.fault_rivals import EVERYBODY, OURS, RIVALS, RunRecord, alerts, delay
 from benchmarks.measure import machine
 
 PREFACE = """\
@@ -43,7 +43,7 @@ UNSEEN = "shortcut"
 USABLE = 0.2  # a rival that fires in more than this share of healthy runs would be switched off
 
 
-def report(records: list[Record]) -> str:
+def report(records: list[RunRecord]) -> str:
     """Markdown of everything."""
     healthy = [r for r in records if r["fault"] is None]
     faulty = [r for r in records if r["fault"] is not None]
@@ -67,7 +67,7 @@ Said = dict[str, list[int]]
 
 
 def _aims(
-    healthy: list[Record], faulty: list[Record], fired: dict[str, Said], false: dict[str, Any]
+    healthy: list[RunRecord], faulty: list[RunRecord], fired: dict[str, Said], false: dict[str, Any]
 ) -> list[list[str]]:
     medium = _of(faulty, strength="medium")
     delays = [delay(r, fired[OURS][r["key"]]) for r in medium]
@@ -99,7 +99,7 @@ def _aims(
     ]
 
 
-def _false_alarms(healthy: list[Record], fired: dict[str, Said]) -> list[list[str]]:
+def _false_alarms(healthy: list[RunRecord], fired: dict[str, Said]) -> list[list[str]]:
     rows = [["", "runs with an alarm", "alarms a run"]]
     for name, said in fired.items():
         alarms = [len(said[r["key"]]) for r in healthy]
@@ -107,7 +107,7 @@ def _false_alarms(healthy: list[Record], fired: dict[str, Said]) -> list[list[st
     return rows
 
 
-def _culprits(healthy: list[Record]) -> list[list[str]]:
+def _culprits(healthy: list[RunRecord]) -> list[list[str]]:
     rows = [["rule", "severity", "healthy runs"]]
     counts: dict[tuple[str, str], set[str]] = {}
     for record in healthy:
@@ -118,7 +118,7 @@ def _culprits(healthy: list[Record]) -> list[list[str]]:
     return rows if len(rows) > 1 else [*rows, ["none", "", ""]]
 
 
-def _detection(faulty: list[Record], said: Said) -> list[list[str]]:
+def _detection(faulty: list[RunRecord], said: Said) -> list[list[str]]:
     rows = [["fault", *(f"{s}: detected, median delay" for s in STRENGTHS), "alarms before the fault"]]
     for fault in LEVELS:
         cells = []
@@ -138,8 +138,8 @@ def _detection(faulty: list[Record], said: Said) -> list[list[str]]:
     return rows
 
 
-def _by_rival(faulty: list[Record], fired: dict[str, Said]) -> list[list[str]]:
-    """Detected share and median delay; who had spoken before the fault is deaf afterwards if it ends the run."""
+def _by_rival(faulty: list[RunRecord], fired: dict[str, Said]) -> list[list[str]]:
+    """Detected share and median delay; what fired before the fault cannot fire afterwards if it ends the run."""
     rows = [["fault", *fired]]
     medium = _of(faulty, strength="medium")
     for fault in [*LEVELS, "all"]:
@@ -152,7 +152,7 @@ def _by_rival(faulty: list[Record], fired: dict[str, Said]) -> list[list[str]]:
     return rows
 
 
-def _leads(faulty: list[Record], fired: dict[str, Said], false: dict[str, Any]) -> list[list[str]]:
+def _leads(faulty: list[RunRecord], fired: dict[str, Said], false: dict[str, Any]) -> list[list[str]]:
     rows = [["fault", "slow", "best usable rival", "lead (95 % interval)", "best rival at any price", "lead"]]
     for fault in LEVELS:
         runs = _of(faulty, fault, "medium")
@@ -166,7 +166,7 @@ def _leads(faulty: list[Record], fired: dict[str, Said], false: dict[str, Any]) 
     return rows
 
 
-def _first_rules(faulty: list[Record]) -> list[list[str]]:
+def _first_rules(faulty: list[RunRecord]) -> list[list[str]]:
     rows = [["fault", "first to fire (runs)", "fires too"]]
     for fault in LEVELS:
         first: dict[str, int] = {}
@@ -180,23 +180,23 @@ def _first_rules(faulty: list[Record]) -> list[list[str]]:
     return rows
 
 
-def _best_rival(runs: list[Record], fired: dict[str, Said], false: dict[str, Any], *, usable: bool) -> str:
+def _best_rival(runs: list[RunRecord], fired: dict[str, Said], false: dict[str, Any], *, usable: bool) -> str:
     """Most detected, then soonest; of those that fire in few healthy runs where only usable ones count."""
     names = [n for n in RIVALS if not usable or false[n][0] <= USABLE] or list(RIVALS)
     return max(names, key=lambda name: -statistics.fmean(_censored(r, fired[name]) for r in runs))
 
 
-def _lead(runs: list[Record], ours: Said, theirs: Said) -> list[int]:
+def _lead(runs: list[RunRecord], ours: Said, theirs: Said) -> list[int]:
     return [_censored(r, theirs) - _censored(r, ours) for r in runs]
 
 
-def _censored(record: Record, said: Said) -> int:
+def _censored(record: RunRecord, said: Said) -> int:
     """The delay; up to the end of the run where nothing was said."""
     found = delay(record, said[record["key"]])
     return EPOCHS - record["begins"] if found is None else found
 
 
-def _of(records: list[Record], fault: str | None = None, strength: str | None = None) -> list[Record]:
+def _of(records: list[RunRecord], fault: str | None = None, strength: str | None = None) -> list[RunRecord]:
     return [r for r in records if fault in (None, r["fault"]) and strength in (None, r["strength"])]
 
 

@@ -1,4 +1,4 @@
-"""Which alerts fire when in a recorded run: our rules, and rivals that see the validation loss or the batch losses."""
+"""Alerts of a recorded run: our rules, and rivals that see the validation loss or the batch losses."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import convscope
 from convscope.alerts.detectors import CUSUM, EWMA, Detector, PageHinkley, RelativeDrop, RobustZ, Threshold
 from convscope.alerts.watch import Alert, Watch
 
-Record = dict[str, Any]
+RunRecord = dict[str, Any]
 OURS = "convscope rules"
 
 
-def alerts(record: Record, severities: tuple[str, ...] = ("warning", "critical")) -> list[Alert]:
+def alerts(record: RunRecord, severities: tuple[str, ...] = ("warning", "critical")) -> list[Alert]:
     """What ``DriftAlert()`` would have said in that run."""
     watch = Watch(convscope.rules.default())
     found = [alert for epoch, values in enumerate(record["checks"]) for alert in watch.update(values, epoch)]
     return [alert for alert in found if alert.severity in severities]
 
 
-def our_alarms(record: Record) -> list[int]:
+def our_alarms(record: RunRecord) -> list[int]:
     """Checks at which a rule of severity warning or above fired."""
     return [alert.epoch for alert in alerts(record)]
 
 
-def early_stopping(record: Record) -> list[int]:
+def early_stopping(record: RunRecord) -> list[int]:
     """Lightning's own, ``val_loss`` with patience 3; it ends the run, so it fires once at most."""
     stopper = EarlyStopping("val_loss", patience=3)
     for epoch, loss in enumerate(_val_loss(record)):
@@ -39,12 +39,12 @@ def early_stopping(record: Record) -> list[int]:
     return []
 
 
-def spike_detection(record: Record) -> list[int]:
+def spike_detection(record: RunRecord) -> list[int]:
     """Lightning's own, on batch losses, as it ran; it ends the run, so it fires once at most."""
     return [] if record["spike"] is None else [record["spike"]]
 
 
-def z_score(record: Record, limit: float = 3.0, window: int = 5) -> list[int]:
+def z_score(record: RunRecord, limit: float = 3.0, window: int = 5) -> list[int]:
     """Validation loss more than three standard deviations above the mean of its last five values."""
     losses = _val_loss(record)
     return [
@@ -60,8 +60,8 @@ def _is_outlier(value: float, past: list[float], limit: float) -> bool:
     return value > statistics.fmean(past) + limit * statistics.stdev(past)
 
 
-def _detector(make: Callable[[], Detector]) -> Callable[[Record], list[int]]:
-    def alarms(record: Record) -> list[int]:
+def _detector(make: Callable[[], Detector]) -> Callable[[RunRecord], list[int]]:
+    def alarms(record: RunRecord) -> list[int]:
         detector = make()
         return [
             epoch
@@ -72,12 +72,12 @@ def _detector(make: Callable[[], Detector]) -> Callable[[Record], list[int]]:
     return alarms
 
 
-def _val_loss(record: Record) -> list[float]:
+def _val_loss(record: RunRecord) -> list[float]:
     return [check["val_loss"] for check in record["checks"]]
 
 
 # What each does with val_loss alone. A value that is not finite counts for all of them.
-RIVALS: dict[str, Callable[[Record], list[int]]] = {
+RIVALS: dict[str, Callable[[RunRecord], list[int]]] = {
     "EarlyStopping, patience 3": early_stopping,
     "SpikeDetection": spike_detection,
     "z-score of val_loss": z_score,
@@ -88,9 +88,9 @@ RIVALS: dict[str, Callable[[Record], list[int]]] = {
     "CUSUM of val_loss": _detector(lambda: CUSUM(warm_up=4, direction="up", least_scale=0.01)),
     "Page–Hinkley of val_loss": _detector(lambda: PageHinkley(limit=0.3, delta=0.02, warm_up=4, direction="up")),
 }
-EVERYBODY: dict[str, Callable[[Record], list[int]]] = {OURS: our_alarms, **RIVALS}
+EVERYBODY: dict[str, Callable[[RunRecord], list[int]]] = {OURS: our_alarms, **RIVALS}
 
 
-def delay(record: Record, alarms: list[int]) -> int | None:
+def delay(record: RunRecord, alarms: list[int]) -> int | None:
     """Checks between the first one after the fault and the first alarm from then on; None where there is none."""
     return next((alarm - record["begins"] for alarm in alarms if alarm >= record["begins"]), None)

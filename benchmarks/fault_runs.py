@@ -19,7 +19,7 @@ import convscope
 from benchmarks.fault_injection import LEVELS, STRENGTHS, Fault
 from benchmarks.fault_models import EPOCHS, TEST_NETS, TUNING_NETS, Classifier, Images, draw_config, load_images
 from convscope.callbacks.engine.bridge import fitting
-from convscope.callbacks.parts.fresh_values import Readings
+from convscope.callbacks.parts.fresh_values import FreshValues
 
 FRESH = 200_000
 _TALKATIVE = ("lightning.pytorch", "lightning.fabric", "convscope")  # loggers
@@ -95,11 +95,11 @@ class _Recorder(L.Callback):
 
     def __init__(self) -> None:
         self.checks: list[dict[str, float]] = []
-        self._readings = Readings()
+        self._fresh = FreshValues()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if fitting(trainer):
-            self.checks.append({tag: _short(value) for tag, value in self._readings.take(trainer).items()})
+            self.checks.append({tag: _short(value) for tag, value in self._fresh.take(trainer).items()})
 
 
 class _Spike(SpikeDetection):

@@ -4,7 +4,7 @@
     python -m benchmarks.faults run --half test
     python -m benchmarks.faults report
 
-``run`` trains (one JSON line a run, beside earlier ones: an interrupted benchmark goes on where it was), ``report``
+``run`` trains (one JSON line per run, beside earlier ones: an interrupted benchmark goes on where it was), ``report``
 replays the rules and the rivals over what was recorded.
 """
 

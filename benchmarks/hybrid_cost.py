@@ -1,7 +1,7 @@
 """Cost of the hybrid interpreter: ``python -m benchmarks.hybrid_cost`` writes docs/benchmarks-hybrid-cost.md.
 
 Callbacks in units of one forward and backward over the held-out set, on top of a check that makes the shared pass for
-``LayerProbe`` and ``FilterCorrelation``; interventions in forward passes a filter set.
+``LayerProbe`` and ``FilterCorrelation``; interventions in forward passes per filter set.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.networks import ResNet18
 from convscope import ClassFilters, FilterCorrelation, HeldOut, LayerPrediction, LayerProbe, LayerSimilarity
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings
-from convscope.callbacks.engine.plan import make_plan
+from convscope.callbacks.engine.planning import make_plan
 from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture import Subject
@@ -106,7 +106,7 @@ def main() -> None:
         f"{os.getloadavg()[0]:.1f}. {machine()}.\n",
         "| on top of the shared pass | forward + backward |\n|---|---|",
         *[f"| `{name}` | {share(name, 'both', 'base')} |" for name in ADDED],
-        f"\n| {SETS} filter sets at | forward passes a set |\n|---|---|",
+        f"\n| {SETS} filter sets at | forward passes per set |\n|---|---|",
         *[
             f"| the {name} convolution | {share(name, 'forward', divisor=SETS)} |"
             for name in ("first", "middle", "last")

@@ -28,7 +28,7 @@ from benchmarks.networks import ResNet18
 from benchmarks.probes import compare_probes
 from convscope.callbacks.engine.bridge import gather_objects
 from convscope.callbacks.engine.failures import Failures
-from convscope.callbacks.engine.plan import make_plan
+from convscope.callbacks.engine.planning import make_plan
 from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.capture import HeldOut, Subject
 

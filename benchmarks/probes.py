@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -19,7 +19,7 @@ from benchmarks.networks import ResNet18
 from convscope.capture import HeldOut, Subject, observe, select_layers, trace_layers
 from convscope.capture.observation import Record
 from convscope.metrics import LogisticProbe, RidgeProbe
-from convscope.metrics.functional.logistic import stratified_folds
+from convscope.metrics.functional.logistic import equal_folds
 
 Features = dict[str, torch.Tensor]
 FOLDS = 5
@@ -116,6 +116,7 @@ def _sklearn_accuracy(features: torch.Tensor, labels: torch.Tensor) -> float:
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        folds = PredefinedSplit(stratified_folds(labels, FOLDS).numpy())  # the very folds of the logistic probe
-        predicted = cross_val_predict(model, features.numpy(), labels.numpy(), cv=folds)
+        fold, trains = equal_folds(labels, FOLDS)  # the very folds of the logistic probe
+        splits = [(trains[:, n].nonzero()[:, 0].numpy(), (fold == n).nonzero()[:, 0].numpy()) for n in range(FOLDS)]
+        predicted = cross_val_predict(model, features.numpy(), labels.numpy(), cv=splits)
     return float((predicted == labels.numpy()).mean())

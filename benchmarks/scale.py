@@ -215,8 +215,9 @@ def summary(case: Case, meter: Meter, bare: float, peak: float, state: int) -> d
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown."""
-    head = "| case | layers | held out | checks | seconds a check, first and last | in forwards | peak memory, MiB | "
-    lines = [head + "memory, KiB a check | event file, KiB a check | state in a checkpoint, MiB |", "|---" * 10 + "|"]
+    head = "| case | layers | held out | checks | seconds per check, first and last | in forwards | peak memory, MiB | "
+    head += "memory, KiB per check | event file, KiB per check | state in a checkpoint, MiB |"
+    lines = [head, "|---" * 10 + "|"]
     for name, row in rows.items():
         case = CASES[name]
         growth = f"{row['growth']:.1f}" if case.checks >= 100 else "–"  # in few checks caches are still filling

@@ -1,7 +1,8 @@
 """Validity benchmark: planted facts, published behaviour, and every cheap criterion against ablation.
 
-``python -m benchmarks.validity run`` adds what is missing to a file of records, one JSON line a run, and may be broken
-off at any time; ``python -m benchmarks.validity report`` writes docs/benchmarks-validity.md and its figures from it.
+``python -m benchmarks.validity run`` adds what is missing to a file of records, one JSON line per run, and may be
+stopped at any time; ``python -m benchmarks.validity report`` writes docs/benchmarks-validity.md and its figures
+from it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from benchmarks.validity_models import MODELS
 from benchmarks.validity_runs import EPOCHS, train
 from benchmarks.validity_tables import Records, by_model, spread, table
 from convscope import AblationOracle, HeldOut, forward_from_layer
-from convscope.capture.trace import Layer
+from convscope.capture.network.trace import Layer
 
 AT_ONCE = 8  # filter sets in one batch
 

@@ -11,8 +11,8 @@ from torch import nn
 from convscope.callbacks.ablation import CHEAP
 from convscope.callbacks.parts.criteria import Criteria
 from convscope.capture import HeldOut, Layer, Record, Subject, forward_from_layer, observe, select_layers, trace_layers
-from convscope.capture.loss import infer_loss
-from convscope.capture.trace import output_layer
+from convscope.capture.network.trace import output_layer
+from convscope.capture.outputs.settling import settle
 from convscope.metrics import ChannelCorrelation, OutputReadout, RidgeProbe
 from convscope.metrics.functional import calibrated_readout, decision_depth
 
@@ -25,9 +25,9 @@ class _Watch:
         heldout = HeldOut((x, y), size=len(x), stratify=False)
         heldout.prepare()
         subject = Subject(net.eval(), net, torch.device("cpu"))
+        settle(subject, heldout)
         found, logits = trace_layers(subject, heldout)
         self.layers: list[Layer] = [*select_layers(found), output_layer(logits)]
-        subject.loss = infer_loss(net(x).detach(), y)
         self.run = lambda: observe(subject, heldout, self.layers, [self])
 
     @property

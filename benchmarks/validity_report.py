@@ -147,7 +147,7 @@ def ablation(watched: Records) -> str:
         for group in ("top", "random", "bottom")  # type: ignore[misc]
     }
     return (
-        "## Which cheap criterion foretells ablation?\n\nSpearman of a criterion with the rise of the loss when a "
+        "## Which cheap criterion predicts ablation?\n\nSpearman of a criterion with the rise of the loss when a "
         "filter is held at its mean, within each layer over filters that no criterion chose, mean over layers. "
         "This is what AblationOracle logs: signed, within layers and by rank. The next section has the measure of "
         "Molchanov et al. (2019).\n\n"
@@ -191,9 +191,9 @@ def not_reproduced(watched: Records, runs: Records) -> str:
         f"over to the *signed* rise of the loss within a layer: {spread(taylor)} at the end of training. Taylor is "
         f"ahead of magnitude ({spread(magnitude)} for the L1 norm) in {better} of {len(taylor)} runs there, but "
         "neither settles which filters the network is better off with.\n"
-        "- No criterion foretells ablation before training, nor after two epochs at a rising learning rate.\n"
+        "- No criterion predicts ablation before training, nor after two epochs at a rising learning rate.\n"
         f"- Probe accuracy does not rise with depth (Spearman below 0.5) in: {named(flat)}. A network that has learned "
         "nothing has nothing to show; its output accuracy is in the table.\n"
-        f"- Mislabelled samples are not told by depth (AUC below 0.6) in: {named(untold)}. "
+        f"- Mislabelled samples cannot be recognised by depth (AUC below 0.6) in: {named(untold)}. "
         "These are runs that had not learned the wrong labels."
     )

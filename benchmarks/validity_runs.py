@@ -23,8 +23,8 @@ from benchmarks.validity_models import MODELS, Classifier
 from convscope import AblationOracle, HeldOut, LayerPrediction, LayerProbe
 from convscope.callbacks.engine.findings import Findings, LayerResult, Moment
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import Layer
 from convscope.metrics import PooledFeatures
 from convscope.metrics.functional import linear_cka
 

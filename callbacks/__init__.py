@@ -1,15 +1,19 @@
-"""Lightning callbacks, one file for each thing that a user adds to a Trainer."""
+"""Lightning callbacks, one file for each thing that a user adds to a Trainer, and what one's own are made of."""
 
 from convscope.callbacks.ablation import AblationOracle
 from convscope.callbacks.alerts import DriftAlert
 from convscope.callbacks.class_filters import ClassFilters
 from convscope.callbacks.correlation import FilterCorrelation
 from convscope.callbacks.drift import RepresentationDrift
+from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.parts.actions import AlertError
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
 from convscope.callbacks.similarity import LayerSimilarity
@@ -18,18 +22,25 @@ from convscope.callbacks.table import LayerTable
 
 __all__ = [
     "AblationOracle",
+    "AlertError",
     "ClassFilters",
     "DriftAlert",
     "FilterCorrelation",
     "FilterHealth",
     "FilterImportance",
     "FilterPictures",
+    "Findings",
     "ForwardFromLayer",
     "LayerObserver",
     "LayerPrediction",
     "LayerProbe",
+    "LayerResult",
     "LayerSimilarity",
     "LayerTable",
+    "MapSpec",
+    "Moment",
+    "PerLayer",
+    "Plan",
     "RepresentationDrift",
     "suite",
 ]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from convscope._arguments import one_of, whole_number
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment, Values
-from convscope.callbacks.importance import Criterion
-from convscope.callbacks.parts.intervening import InterveningObserver, keep_all_but, random_order
+from convscope.callbacks.parts.criteria import Criterion
+from convscope.callbacks.parts.intervening import InterveningObserver, fixed_random_order, keep_all_but
 from convscope.capture.intervention import Baseline
-from convscope.capture.loss import Loss
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.network.trace import Layer
+from convscope.capture.outputs.loss import Loss
+from convscope.loggers import TensorBoardDashboard
 from convscope.loggers.classes import class_table
 from convscope.metrics.functional import OutcomeResult, rank_stability
-
-if TYPE_CHECKING:
-    from convscope.loggers import TensorBoardDashboard
 
 CHEAP: tuple[Criterion, ...] = (
     "taylor", "gradient_activation", "activation", "weight_l1", "weight_l2", "batchnorm", "output_correlation",
@@ -41,8 +41,8 @@ class AblationOracle(InterveningObserver):
         loss: As in :class:`~convscope.FilterImportance`.
         baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
         samples: Run the filter sets on at most so many held-out samples, drawn once. Importance is measured on all.
-        max_forwards: At most so many forward passes of those samples a check; a filter takes one. Where all
-            would take more, fewer filters a layer are ablated, then fewer layers.
+        max_forwards: At most so many forward passes of those samples a check; a filter takes one, a layer
+            two more. Where all would take more, fewer filters a layer are ablated, then fewer layers.
         **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
 
     Logged for each layer, in units of the loss:
@@ -80,18 +80,16 @@ class AblationOracle(InterveningObserver):
         max_forwards: int = 400,
         **arguments: Any,
     ) -> None:
-        if rank_by not in criteria:
-            raise ValueError(f"rank_by={rank_by!r}: give one of criteria={list(criteria)!r}")
-        for name, value, least in (("ends", ends, 1), ("random", random, 3)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r}: give a whole number of filters, at least {least}")
-        self.criteria, self.rank_by, self.ends, self.random = tuple(criteria), rank_by, ends, random
+        self.ends = whole_number("ends", ends, "a whole number of filters")
+        self.random = whole_number("random", random, "a whole number of filters", least=3)
         super().__init__(criteria, loss, baseline, samples, max_forwards, **arguments)
+        self.criteria = self._criteria.names
+        self.rank_by = one_of("rank_by", rank_by, self.criteria)
         self._chosen: dict[str, _Chosen] = {}
         self._by_class: dict[str, torch.Tensor] = {}
 
     def suits(self, layer: Layer) -> bool:
-        return layer.name == OUTPUT or self._criteria.measures(layer, self.rank_by)
+        return layer.is_output or self._criteria.measures(layer, self.rank_by)
 
     def most_sets(self, layer: Layer) -> int:
         return min(layer.channels, 2 * self.ends + self.random)
@@ -104,11 +102,13 @@ class AblationOracle(InterveningObserver):
     def judge(self, layer: Layer, untouched: OutcomeResult, outcome: OutcomeResult) -> LayerResult:
         chosen, rise = self._chosen[layer.name], (outcome.loss - untouched.loss).cpu()
         scalars = {name: float(rise[places].mean()) for name, places in chosen.groups().items()}
-        for criterion, values in chosen.importance.items() if chosen.neutral.sum() > 2 else ():
-            found = rank_stability(values[chosen.neutral], rise[chosen.neutral])
-            scalars[f"spearman_{criterion}"] = float(found)
+        rises = rise[chosen.neutral]
+        for criterion, values in chosen.importance.items():
+            if _have_order(importance := values[chosen.neutral], rises):
+                scalars[f"spearman_{criterion}"] = float(rank_stability(importance, rises))
         if self._classes:
             self._by_class[layer.name] = (outcome.class_loss - untouched.class_loss).cpu()
+        scalars = {name: value for name, value in scalars.items() if not math.isnan(value)}
         return LayerResult(scalars, distribution=rise.double().numpy())
 
     def summarise(self, values: Values) -> dict[str, float]:
@@ -127,6 +127,11 @@ class AblationOracle(InterveningObserver):
     def end(self) -> None:
         super().end()
         self._chosen, self._by_class = {}, {}
+
+
+def _have_order(*vectors: torch.Tensor) -> bool:
+    """Whether there are enough values to rank, and not all alike: of a constant there is no rank correlation."""
+    return all(len(values) > 2 and bool(values.max() > values.min()) for values in vectors)
 
 
 class _Chosen:
@@ -151,7 +156,8 @@ class _Chosen:
             ends = min(ends, max(1, layer.channels // 2))
             return cls(torch.arange(layer.channels), importance, rank_by, ends)
         ends = min(ends, max(1, most // 3))
-        order, random = importance[rank_by].argsort(descending=True, stable=True), random_order(layer)
+        order, random = importance[rank_by].argsort(descending=True, stable=True), fixed_random_order(layer)
+        # Random ones first: rank correlations are taken over these alone, and duplicates below keep the first place.
         neutral = random[: most - 2 * ends]
         both = torch.cat([neutral, order[:ends], order[-ends:]])
         filters = torch.tensor(list(dict.fromkeys(both.tolist())))

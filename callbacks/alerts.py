@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from convscope._arguments import refuse
 from convscope.alerts.rules import SEVERITIES, Rule, default_rules, load_rules
 from convscope.alerts.watch import Alert, Watch
 from convscope.callbacks.engine.bridge import fitting, has_validation, moment
+from convscope.callbacks.engine.hierarchies import Callback, MisconfigurationException
 from convscope.callbacks.parts.actions import (
     Action,
     ActionSpec,
@@ -23,7 +24,7 @@ from convscope.callbacks.parts.actions import (
     make_actions,
     run_folder,
 )
-from convscope.callbacks.parts.fresh_values import Readings
+from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.callbacks.parts.layer_observer import LayerObserver
 
 log = logging.getLogger("convscope")
@@ -36,7 +37,7 @@ DEFAULT_ACTIONS: dict[str, list[ActionSpec]] = {
 }
 
 
-class DriftAlert(pl.Callback):
+class DriftAlert(Callback):
     """Watches every metric that is logged, the user's own included, and says when something is going wrong.
 
     A check is made after each validation, else at the end of each training epoch; a metric that was not logged since
@@ -55,7 +56,7 @@ class DriftAlert(pl.Callback):
                             :class:`~convscope.loggers.WebhookSink`
             ``checkpoint``  saves ``alerts/<rule>-….ckpt`` beside the run
             ``stop``        stops as EarlyStopping does, after ``min_epochs``
-            ``raise``       raises :class:`~convscope.callbacks.parts.actions.AlertError`, after all else was done
+            ``raise``       raises :class:`~convscope.AlertError`, after all else was done
             ==============  ==================================================================================
 
             A callable is called with each :class:`~convscope.alerts.watch.Alert`. An action that fails is
@@ -79,9 +80,9 @@ class DriftAlert(pl.Callback):
         self.rules = default_rules() if rules is None else load_rules(rules)
         self.alerts: list[Alert] = []
         self._actions = _by_severity(DEFAULT_ACTIONS if actions is None else actions)
-        self._watch, self._readings = Watch(self.rules), Readings()
-        self._run = uuid.uuid4().hex[:12]
         self._reported: set[str] = set()
+        self._watch, self._fresh = Watch(self.rules, self._fault), FreshValues()
+        self._run = uuid.uuid4().hex[:12]
         self._looked_for_globs = False
 
     # Lightning's hooks.
@@ -91,7 +92,7 @@ class DriftAlert(pl.Callback):
             _check_order(trainer, self)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        self._readings.note_learning_rate(trainer)
+        self._fresh.note_learning_rate(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if fitting(trainer):
@@ -111,10 +112,10 @@ class DriftAlert(pl.Callback):
     # One check.
 
     def _check(self, trainer: pl.Trainer, trigger: str) -> None:
-        values, when = self._readings.take(trainer), moment(trainer, trigger)
+        values, when = self._fresh.take(trainer), moment(trainer, trigger)
         new: list[Alert] = []
         self._guarded("the rules", lambda: new.extend(self._watch.update(values, when.epoch, when.step)))
-        self._look_for_globs(values)
+        self._guarded("the search for metrics that rules name", lambda: self._look_for_globs(values))
         # Before the actions: a checkpoint that one of them saves must know these alerts.
         self.alerts += new
         if new:
@@ -139,6 +140,9 @@ class DriftAlert(pl.Callback):
             run()
         except Exception as error:
             self._report(what, error)
+
+    def _fault(self, rule: str, error: Exception) -> None:
+        self._report(f"the rule {rule}", error)
 
     def _report(self, what: str, error: Exception) -> None:
         if what not in self._reported:
@@ -171,10 +175,16 @@ class DriftAlert(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._run = state_dict["run"]
-        self.alerts = [Alert(**alert) for alert in state_dict["alerts"]]
-        self._watch.load_state_dict(state_dict["watch"])
-        self._looked_for_globs = state_dict["looked_for_globs"]
+        """Go on from a checkpoint. A part that is missing or of another version begins afresh."""
+        self._guarded("restoring the run's number", lambda: self._restore_run(state_dict))
+        self._guarded("restoring earlier alerts", lambda: self._restore_alerts(state_dict))
+        self._guarded("restoring the rules", lambda: self._watch.load_state_dict(state_dict["watch"]))
+
+    def _restore_run(self, state: dict[str, Any]) -> None:
+        self._run, self._looked_for_globs = state["run"], state["looked_for_globs"]
+
+    def _restore_alerts(self, state: dict[str, Any]) -> None:
+        self.alerts = [Alert.of(alert) for alert in state["alerts"]]
 
 
 def _by_severity(actions: Any) -> dict[str, list[Action]]:
@@ -183,7 +193,7 @@ def _by_severity(actions: Any) -> dict[str, list[Action]]:
         return {"warning": shared, "critical": shared}
     for severity in actions:
         if severity not in SEVERITIES:
-            raise ValueError(f"actions: there is no severity {severity!r}; give some of {', '.join(SEVERITIES)}")
+            raise refuse("actions", [severity], f"lists for some of the severities {', '.join(map(repr, SEVERITIES))}")
     return {severity: make_actions(specs) for severity, specs in actions.items()}
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
+from convscope._arguments import whole_number
 from convscope.callbacks.engine.findings import LayerResult, Moment
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.loggers import TensorBoardDashboard
 from convscope.loggers.classes import class_table
 from convscope.metrics import OutputCorrelation
 from convscope.metrics.functional import ServingResult, serving_filters
-
-if TYPE_CHECKING:
-    from convscope.loggers import TensorBoardDashboard
 
 _MOST_ROWS = 40
 
@@ -49,40 +49,47 @@ class ClassFilters(LayerObserver):
     columns: ClassVar[dict[str, str]] = {"strongest": "ρ class"}
 
     def __init__(self, *, top: int = 3, **arguments: Any) -> None:
-        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-            raise ValueError(f"top={top!r}: give a whole number of filters, at least 1")
-        self.top = top
+        self.top = whole_number("top", top, "a whole number of filters")
         super().__init__(**arguments)
-        self._metrics: dict[str, OutputCorrelation] = {}
-        self._pooled: dict[str, torch.Tensor] = {}
+        self._metrics = PerLayer[OutputCorrelation]()
+        self._pooled: list[tuple[Layer, torch.Tensor]] = []  # of this chunk, until its output comes
         self._found: dict[str, tuple[torch.Tensor, ServingResult]] = {}
+
+    @property
+    def needs_filters(self) -> bool:
+        return True
 
     @property
     def includes_output(self) -> bool:
         return True
 
+    @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
+        return "only"
+
     def begin(self, layers: list[Layer], samples: int) -> None:
-        *filters, output = layers if layers[-1].name == OUTPUT else [layers[-1]]  # without an output, nothing
-        self._metrics = {layer.name: OutputCorrelation(layer.channels, output.channels) for layer in filters}
-        self._pooled, self._found = {}, {}
+        *filters, output = layers if layers[-1].is_output else [layers[-1]]  # without an output, nothing
+        self._metrics.make(filters, lambda layer: OutputCorrelation(layer.channels, output.channels))
+        self._pooled, self._found = [], {}
 
     def on_activation(self, record: Record) -> None:
-        if record.layer.name != OUTPUT:
-            self._pooled[record.layer.name] = record.pooled
+        if not record.layer.is_output:
+            self._pooled.append((record.layer, record.pooled))
             return
-        for name, pooled in self._pooled.items():
-            self._metrics[name].to(pooled.device).update(pooled, record.pooled)
-        self._pooled = {}
+        for layer, pooled in self._pooled:
+            self._metrics.on(layer, pooled.device).update(pooled, record.pooled)
+        self._pooled = []
 
     def compute(self, layer: Layer) -> LayerResult | None:
-        if layer.name not in self._metrics:
+        if layer not in self._metrics:
             return None
-        matrix = self._metrics[layer.name].matrix().cpu()
+        matrix = self._metrics.of(layer).matrix().cpu()
         best = serving_filters(matrix, self.top)
         self._found[layer.name] = (matrix, best)
+        anything = bool((matrix != 0).any())  # where no filter or no output varies, nothing was correlated
         return LayerResult(
             {
-                "strongest": float(matrix.amax(dim=0).mean()),
+                "strongest": float(matrix.amax(dim=0).mean()) if anything else float("nan"),
                 "top_share": float(best.shares.sum(dim=1).mean()),
                 "serving": len(best.filters[best.shares > 0].unique()) / layer.channels,
             }
@@ -98,7 +105,8 @@ class ClassFilters(LayerObserver):
             dashboard.text(f"{self.name}/top/{name}", _table(best), when.step)
 
     def end(self) -> None:
-        self._metrics, self._pooled, self._found = {}, {}, {}
+        self._metrics.drop()
+        self._pooled, self._found = [], {}
 
 
 def _most_serving(best: ServingResult) -> torch.Tensor:

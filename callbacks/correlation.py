@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from convscope._arguments import share, whole_number_or_none
 from convscope.callbacks.engine.findings import LayerResult, MapSpec
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer, positions_each
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import Layer
 from convscope.metrics import ChannelCorrelation
 
 
@@ -48,28 +50,22 @@ class FilterCorrelation(LayerObserver):
     def __init__(
         self, *, redundant_threshold: float = 0.9, max_observations: int | None = 16384, **arguments: Any
     ) -> None:
-        if not 0 < redundant_threshold < 1:
-            raise ValueError(f"redundant_threshold={redundant_threshold!r}: give a correlation in (0, 1)")
-        if max_observations is not None and max_observations < 1:
-            raise ValueError(f"max_observations={max_observations!r}: give at least 1, or None for all positions")
-        self.redundant_threshold, self.max_observations = redundant_threshold, max_observations
+        self.redundant_threshold = share("redundant_threshold", redundant_threshold, "a correlation", below_one=True)
+        self.max_observations = whole_number_or_none("max_observations", max_observations, "all positions")
         super().__init__(**arguments)
-        self._metrics: dict[str, ChannelCorrelation] = {}
+        self._metrics = PerLayer[ChannelCorrelation]()
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        most = None if self.max_observations is None else -(-self.max_observations // samples)
-        self._metrics = {
-            layer.name: ChannelCorrelation(
-                layer.channels, max_positions=most, redundant_threshold=self.redundant_threshold
-            )
-            for layer in layers
-        }
+        most, threshold = positions_each(self.max_observations, samples), self.redundant_threshold
+        self._metrics.make(
+            layers, lambda layer: ChannelCorrelation(layer.channels, most, redundant_threshold=threshold)
+        )
 
     def on_activation(self, record: Record) -> None:
-        self._metrics[record.layer.name].to(record.activation.device).update(record.activation)
+        self._metrics.update(record, record.activation)
 
     def compute(self, layer: Layer) -> LayerResult:
-        found = self._metrics[layer.name].compute()
+        found = self._metrics.compute(layer)
         scalars = {
             "mean_abs": float(found.mean_abs),
             "redundant_share": float(found.redundant_share),
@@ -82,4 +78,4 @@ class FilterCorrelation(LayerObserver):
         return LayerResult(scalars, matrix=found.matrix.double().cpu().numpy())
 
     def end(self) -> None:
-        self._metrics = {}
+        self._metrics.drop()

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment
-from convscope.callbacks.importance import FilterImportance
+from convscope._arguments import flag, refuse, whole_number_or_none
+from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer, positions_each
 from convscope.callbacks.parts.reference import Reference, reference_features
-from convscope.callbacks.parts.snapshots import Features, Snapshot
+from convscope.callbacks.parts.snapshots import Features, LayerSnapshot, require_samples
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import Layer
 from convscope.metrics import ChannelCorrelation, PooledFeatures
 from convscope.metrics.functional import rank_stability
-
-if TYPE_CHECKING:
-    from convscope.callbacks.engine.plan import Plan
 
 
 class RepresentationDrift(LayerObserver):
@@ -77,49 +77,43 @@ class RepresentationDrift(LayerObserver):
         max_observations: int | None = 16384,
         **arguments: Any,
     ) -> None:
-        if reference is not None and not isinstance(reference, str | Path | nn.Module):
-            raise ValueError(f"reference={reference!r}: give the path of a checkpoint, an nn.Module, or None")
-        if max_observations is not None and max_observations < 1:
-            raise ValueError(f"max_observations={max_observations!r}: give at least 1, or None for all positions")
+        if reference == "" or not isinstance(reference, str | Path | nn.Module | None):
+            raise refuse("reference", reference, "the path of a checkpoint, an nn.Module, or None")
         self.reference: Reference | None = reference
-        self.debiased, self.max_observations = debiased, max_observations
+        self.debiased = flag("debiased", debiased)
+        self.max_observations = whole_number_or_none("max_observations", max_observations, "all positions")
         super().__init__(**arguments)
         if reference is not None:
             self.charts = {**self.charts, "cka_reference": "CKA with the reference"}  # type: ignore[misc]
-        self._features: dict[str, PooledFeatures] = {}
-        self._correlation: dict[str, ChannelCorrelation] = {}
+        self._features = PerLayer[PooledFeatures]()
+        self._correlation = PerLayer[ChannelCorrelation]()
         self._reference: dict[str, Features] = {}
         self._forget()
 
     def _forget(self) -> None:
-        self._previous: dict[str, Snapshot] = {}
+        self._previous: dict[str, LayerSnapshot] = {}
         self._first: dict[str, Features] = {}
         self._importance: dict[str, dict[str, torch.Tensor]] = {"previous": {}, "first": {}}
 
     def ready(self, plan: Plan) -> None:
-        fewest = 4 if self.debiased else 2
-        if plan.heldout.total < fewest:
-            raise ValueError(
-                f"{self.name} needs at least {fewest} held-out samples, but there are {plan.heldout.total}"
-            )
+        require_samples(self.name, plan.heldout.total, self.debiased)
         if self.reference is not None:
             found = reference_features(self.reference, plan, plan.layers[self.name], self.observe_at == "conv")
             self._reference = {name: Features.of(features, self.debiased) for name, features in found.items()}
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        most = None if self.max_observations is None else -(-self.max_observations // samples)
-        self._features = {layer.name: PooledFeatures(layer.channels) for layer in layers}
-        self._correlation = {layer.name: ChannelCorrelation(layer.channels, max_positions=most) for layer in layers}
+        most = positions_each(self.max_observations, samples)
+        self._features.make(layers, lambda layer: PooledFeatures(layer.channels))
+        self._correlation.make(layers, lambda layer: ChannelCorrelation(layer.channels, max_positions=most))
 
     def on_activation(self, record: Record) -> None:
-        name, device = record.layer.name, record.activation.device
-        self._features[name].to(device).update(record.pooled, record.index)
-        self._correlation[name].to(device).update(record.activation)
+        self._features.update(record, record.pooled, record.index)
+        self._correlation.update(record, record.activation)
 
     def compute(self, layer: Layer) -> LayerResult:
         name = layer.name
-        features, correlation = self._features[name].compute(), self._correlation[name].compute()
-        now = Snapshot.of(features, correlation, self.debiased)
+        features, correlation = self._features.compute(layer), self._correlation.compute(layer)
+        now = LayerSnapshot.of(features, correlation, self.debiased)
         scalars = {}
         if previous := self._previous.get(name):
             scalars = now.since(previous) | {"cka_first": now.features.cka(self._first[name])}
@@ -129,17 +123,12 @@ class RepresentationDrift(LayerObserver):
         self._first.setdefault(name, now.features)
         return LayerResult({key: value for key, value in scalars.items() if math.isfinite(value)})
 
-    def remember(self, findings: Findings, when: Moment) -> None:
-        """Add the importances' stability, which is known once all callbacks have computed, and the history."""
-        current = self._current_importance()
+    def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
+        """Add the stability of the importances, which are known once all callbacks have computed."""
+        current = _importances(check)
         for name, result in findings.layers.items():
             if name in current:
                 result.scalars |= self._stability(name, current[name])
-        super().remember(findings, when)
-
-    def _current_importance(self) -> dict[str, torch.Tensor]:
-        observers = self.session.observers if self.session is not None else []
-        return next((o.importances for o in observers if isinstance(o, FilterImportance) and o.importances), {})
 
     def _stability(self, name: str, importance: torch.Tensor) -> dict[str, float]:
         scalars = {}
@@ -151,7 +140,8 @@ class RepresentationDrift(LayerObserver):
         return scalars
 
     def end(self) -> None:
-        self._features, self._correlation = {}, {}
+        self._features.drop()
+        self._correlation.drop()
 
     # State.
 
@@ -166,15 +156,25 @@ class RepresentationDrift(LayerObserver):
         super().restart()
         self._forget()
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {
+    def state(self) -> dict[str, Any]:
+        return super().state() | {
             "previous": {name: snapshot.state_dict() for name, snapshot in self._previous.items()},
             "first": {name: features.half for name, features in self._first.items()},
             "importance": {which: dict(kept) for which, kept in self._importance.items()},
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._previous = {name: Snapshot.load(state, self.debiased) for name, state in state_dict["previous"].items()}
-        self._first = {name: Features(half, self.debiased) for name, half in state_dict["first"].items()}
-        self._importance = {which: dict(kept) for which, kept in state_dict["importance"].items()}
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._previous = {name: LayerSnapshot.load(kept, self.debiased) for name, kept in state["previous"].items()}
+        self._first = {name: Features(half, self.debiased) for name, half in state["first"].items()}
+        self._importance = {which: dict(kept) for which, kept in state["importance"].items()}
+
+
+def _importances(check: Mapping[str, Findings]) -> dict[str, torch.Tensor]:
+    """Importances ``(C,)`` by layer of the first findings that have some; Taylor's come first where they are there."""
+    names = sorted((name for name in check if check[name].kind == "importance"), key=lambda name: name != "importance")
+    for name in names:
+        found = {layer: result.distribution for layer, result in check[name].layers.items()}
+        if found:
+            return {layer: torch.from_numpy(values) for layer, values in found.items() if values is not None}
+    return {}

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
+from convscope._arguments import one_of, whole_number
 from convscope.callbacks.engine.findings import LayerResult, Moment
-from convscope.callbacks.importance import Criterion
-from convscope.callbacks.parts.criteria import Criteria
+from convscope.callbacks.engine.observer import Plan
+from convscope.callbacks.parts.criteria import CRITERIA, Criteria, Criterion
 from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.capture.heldout import HeldOut
+from convscope.callbacks.parts.per_layer import PerLayer, positions_each
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
-from convscope.loggers.filter_grid import FilterRow, filter_grid
+from convscope.loggers import TensorBoardDashboard
+from convscope.loggers.filter_grid import FilterRow, example_grid
 from convscope.metrics import ChannelCorrelation
-
-if TYPE_CHECKING:
-    from convscope.callbacks.engine.plan import Plan
-    from convscope.loggers import TensorBoardDashboard
 
 _OBSERVATIONS = 16384
 
@@ -50,13 +49,12 @@ class FilterPictures(LayerObserver):
         every_n_epochs: int = 5,
         **arguments: Any,
     ) -> None:
-        for name, value in (("filters", filters), ("images", images)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}: give a whole number, at least 1")
-        self.criterion, self.filters, self.images = criterion, filters, images
+        self.criterion = one_of("criterion", criterion, CRITERIA)
+        self.filters = whole_number("filters", filters, "a whole number of filters")
+        self.images = whole_number("images", images, "a whole number of images")
         self._criteria = Criteria([criterion])
         super().__init__(every_n_epochs=every_n_epochs, **arguments)
-        self._correlation: dict[str, ChannelCorrelation] = {}
+        self._correlation = PerLayer[ChannelCorrelation]()
         self._peaks: dict[str, _Peaks] = {}
         self._rows: dict[str, list[tuple[int, str]]] = {}
         self._examples: ExampleImages | None = None
@@ -66,11 +64,19 @@ class FilterPictures(LayerObserver):
         return self._criteria.need_gradient
 
     @property
+    def needs_filters(self) -> bool:
+        return True
+
+    @property
     def includes_output(self) -> bool:
         return self.criterion == "output_correlation"
 
+    @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
+        return "only" if self.includes_output else False
+
     def suits(self, layer: Layer) -> bool:
-        return layer.name == OUTPUT or (len(layer.spatial) == 2 and self._criteria.measures(layer))
+        return layer.is_output or (len(layer.spatial) == 2 and self._criteria.measures(layer))
 
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         if not ExampleImages(heldout).has_images:
@@ -81,27 +87,26 @@ class FilterPictures(LayerObserver):
         self._examples = ExampleImages(plan.heldout)
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        self._criteria.begin(layers, samples)
-        most, mine = -(-_OBSERVATIONS // samples), [layer for layer in layers if layer.name != OUTPUT]
-        self._correlation = {layer.name: ChannelCorrelation(layer.channels, max_positions=most) for layer in mine}
+        self._criteria.begin(layers)
+        most, mine = positions_each(_OBSERVATIONS, samples), [layer for layer in layers if not layer.is_output]
+        self._correlation.make(mine, lambda layer: ChannelCorrelation(layer.channels, max_positions=most))
         self._peaks = {layer.name: _Peaks(self.images) for layer in mine}
         self._rows = {}
 
     def on_activation(self, record: Record) -> None:
         self._criteria.on_activation(record)
-        name = record.layer.name
-        if name in self._peaks:
-            self._correlation[name].to(record.activation.device).update(record.activation)
-            self._peaks[name].update(record.activation, record.index)
+        if not record.layer.is_output:
+            self._correlation.update(record, record.activation)
+            self._peaks[record.layer.name].update(record.activation, record.index)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
         self._criteria.on_gradient(record, gradient)
 
     def compute(self, layer: Layer) -> LayerResult | None:
-        if layer.name not in self._peaks:
+        if layer.is_output:
             return None
         importance = self._criteria.values(layer)[self.criterion]
-        matrix = self._correlation[layer.name].compute().matrix.double().cpu()
+        matrix = self._correlation.compute(layer).matrix.double().cpu()
         matrix.fill_diagonal_(0)
         self._rows[layer.name] = self._choose(importance, matrix)
         return LayerResult({})
@@ -109,12 +114,13 @@ class FilterPictures(LayerObserver):
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         for name, chosen in self._rows.items():
             rows = [self._row(name, number, note) for number, note in chosen]
-            picture = filter_grid(rows, f"{name}, epoch {when.epoch}")
+            picture = example_grid(rows, f"{name}, epoch {when.epoch}")
             dashboard.image(f"{self.name}/{name}", picture, when.step)
 
     def end(self) -> None:
         self._criteria.end()
-        self._correlation, self._peaks, self._rows = {}, {}, {}
+        self._correlation.drop()
+        self._peaks, self._rows = {}, {}
 
     def _choose(self, importance: torch.Tensor, matrix: torch.Tensor) -> list[tuple[int, str]]:
         top = importance.argsort(descending=True, stable=True)[: self.filters].tolist()

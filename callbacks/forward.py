@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from convscope._arguments import numbers, one_of, refuse
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment, Values
-from convscope.callbacks.importance import Criterion
-from convscope.callbacks.parts.intervening import InterveningObserver, keep_all_but, random_order
+from convscope.callbacks.parts.criteria import CRITERIA, Criterion
+from convscope.callbacks.parts.intervening import InterveningObserver, fixed_random_order, keep_all_but
 from convscope.capture.intervention import Baseline
-from convscope.capture.loss import Loss
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.network.trace import Layer
+from convscope.capture.outputs.loss import Loss
+from convscope.loggers import TensorBoardDashboard
 from convscope.loggers.curves import removal_curves
 from convscope.metrics.functional import OutcomeResult, removal_area
-
-if TYPE_CHECKING:
-    from convscope.loggers import TensorBoardDashboard
 
 ORDERS = ("ascending", "descending", "random")
 
@@ -38,7 +37,7 @@ class ForwardFromLayer(InterveningObserver):
         baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
         samples: Run the filter sets on at most so many held-out samples, drawn once. Importance is measured on all.
         max_forwards: At most so many forward passes of those samples a check; where all layers would take more,
-            fewer are looked at, evenly over depth. A layer takes ``3 · len(shares) + 1``.
+            fewer are looked at, evenly over depth. A layer takes ``3 · len(shares) + 3``.
         **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
 
     Logged for each layer, from accuracy for classes, else from the share of the loss that is kept (see
@@ -69,10 +68,10 @@ class ForwardFromLayer(InterveningObserver):
         max_forwards: int = 200,
         **arguments: Any,
     ) -> None:
-        steps = [0.0, *shares, 1.0]
-        if len(steps) < 3 or any(later <= earlier for earlier, later in pairwise(steps)):
-            raise ValueError(f"shares={shares!r}: give at least one share of filters in (0, 1), in rising order")
-        self.criterion, self.shares = criterion, tuple(shares)
+        self.criterion = one_of("criterion", criterion, CRITERIA)
+        self.shares = numbers("shares", shares, "shares of filters in (0, 1) in rising order")
+        if any(later <= earlier for earlier, later in pairwise([0.0, *self.shares, 1.0])):
+            raise refuse("shares", shares, "shares of filters in (0, 1) in rising order")
         self.fewest_sets = len(ORDERS) * len(self.shares) + 1
         super().__init__([criterion], loss, baseline, samples, max_forwards, **arguments)
         self._curves: dict[str, dict[str, list[float]]] = {}
@@ -81,16 +80,17 @@ class ForwardFromLayer(InterveningObserver):
         return self.family if self.criterion == "taylor" else f"{self.family}_{self.criterion}"
 
     def suits(self, layer: Layer) -> bool:
-        return layer.name == OUTPUT or self._criteria.measures(layer)
+        return layer.is_output or self._criteria.measures(layer)
 
     def most_sets(self, layer: Layer) -> int:
         return self.fewest_sets
 
     def choose(self, layer: Layer, importance: dict[str, torch.Tensor], most: int) -> torch.Tensor:
         ascending = importance[self.criterion].argsort(stable=True)
-        orders = (ascending, ascending.flip(0), random_order(layer))
+        orders = (ascending, ascending.flip(0), fixed_random_order(layer))
         counts = [max(1, round(share * layer.channels)) for share in self.shares]
         removed = [order[:count] for order in orders for count in counts]
+        # The last set removes every filter: the end of all three curves, run once.
         return keep_all_but([*removed, ascending], layer.channels)
 
     def judge(self, layer: Layer, untouched: OutcomeResult, outcome: OutcomeResult) -> LayerResult:
@@ -122,4 +122,18 @@ class ForwardFromLayer(InterveningObserver):
         """What the curves show: accuracy, or without classes the loss as it was divided by the loss as it is."""
         if self._classes:
             return outcome.accuracy.cpu()
-        return (untouched.loss / outcome.loss.clamp(min=1e-12)).clamp(0, 1).cpu()
+        return loss_kept(untouched.loss[0], outcome.loss).cpu()
+
+
+def loss_kept(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """The loss as it was, as a share of the losses as they are: 1 where they did not rise, 0 to 1 where they did.
+
+    Raises:
+        ValueError: if a loss is negative: then there is no such share.
+    """
+    if bool(before < 0) or bool((after < 0).any()):
+        raise ValueError(
+            f"the loss is {float(torch.minimum(before, after.min())):.4g}, below zero, so no share of it is kept; "
+            "give ForwardFromLayer a loss= that is never negative"
+        )
+    return torch.where(after <= before, 1.0, before / after)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from convscope._arguments import callable_or_none, flag
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.deaths import Death, Deaths
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.callbacks.parts.weight_changes import WeightChanges
-from convscope.capture.activations import activation_bounds, is_rectified
-from convscope.capture.heldout import HeldOut
-from convscope.capture.loss import Loss
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.data.targets import counted_rows
+from convscope.capture.network.activation_bounds import bounds_of, is_rectified
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import Layer
+from convscope.capture.outputs.loss import Loss
+from convscope.loggers import TensorBoardDashboard
 from convscope.metrics import FilterActivity, SignalRMS
 from convscope.metrics.functional import ActivityResult
-
-if TYPE_CHECKING:
-    from convscope.callbacks.engine.plan import Plan
-    from convscope.loggers import TensorBoardDashboard
 
 
 class FilterHealth(LayerObserver):
@@ -75,14 +75,13 @@ class FilterHealth(LayerObserver):
     columns: ClassVar[dict[str, str]] = {"dead_filters": "dead", "update_ratio": "Δw/w"}
 
     def __init__(self, *, gradients: bool = True, loss: Loss | None = None, **arguments: Any) -> None:
-        if loss is not None and not callable(loss):
-            raise ValueError(f"loss={loss!r}: give a callable(outputs, targets), or None to infer it")
-        self.gradients, self._loss = gradients, loss
+        self.gradients = flag("gradients", gradients)
+        self._loss = callable_or_none("loss", loss, "loss(outputs, targets)", "to infer it")
         super().__init__(**arguments)
         if not gradients:
             self.charts = {key: title for key, title in self.charts.items() if "gradient" not in key}  # type: ignore[misc]
-        self._activity: dict[str, FilterActivity] = {}
-        self._gradients: dict[str, SignalRMS] = {}
+        self._activity = PerLayer[FilterActivity]()
+        self._gradients = PerLayer[SignalRMS]()
         self._masks: dict[str, torch.Tensor] = {}
         self._rms: dict[str, tuple[float, float | None]] = {}
         self._before: dict[str, str] = {}
@@ -115,27 +114,33 @@ class FilterHealth(LayerObserver):
         return None
 
     def ready(self, plan: Plan) -> None:
+        self._changes.resume(plan.subject.module)
+        # Without a loss no gradient ever comes, and metrics without a value would fail when computed.
         self._has_loss = self.gradients and plan.subject.loss is not None
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        self._activity = {
-            layer.name: FilterActivity(layer.channels, is_rectified(layer), activation_bounds(layer))
-            for layer in layers
-        }
-        self._gradients = {layer.name: SignalRMS() for layer in layers} if self._has_loss else {}
+        self._activity.make(layers, lambda layer: FilterActivity(layer.channels, is_rectified(layer), bounds_of(layer)))
+        self._gradients.make(layers if self._has_loss else [], lambda layer: SignalRMS())
         names = [layer.name for layer in layers]
         self._before = dict(zip(names[1:], names, strict=False))
         self._rms, self._masks = {}, {}
         self._changes.measure(layers)
 
     def on_activation(self, record: Record) -> None:
-        self._activity[record.layer.name].to(record.activation.device).update(record.activation)
+        self._activity.update(record, record.activation)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
-        self._gradients[record.layer.name].to(gradient.device).update(gradient)
+        mine = counted_rows(record.targets)
+        gradient = gradient if mine is None else gradient[mine]
+        if len(gradient):
+            self._gradients.update(record, gradient)
+
+    def drop_gradients(self) -> bool:
+        self._gradients.drop()
+        return True
 
     def compute(self, layer: Layer) -> LayerResult:
-        activity = self._activity[layer.name].compute()
+        activity: ActivityResult = self._activity.compute(layer)
         scalars = {"nonfinite": float(activity.nonfinite)} | self._changes.scalars(layer.name)
         if activity.nonfinite > 0:
             return LayerResult(scalars)
@@ -146,7 +151,7 @@ class FilterHealth(LayerObserver):
     def _of_filters(self, layer: Layer, activity: ActivityResult) -> dict[str, float]:
         dead = activity.dead.cpu()
         scalars = {"dead_filters": _share(dead), "constant_filters": _share(activity.constant)}
-        if activation_bounds(layer) != (None, None):
+        if bounds_of(layer) != (None, None):
             scalars["saturated_filters"] = _share(activity.saturated)
         changed = self._deaths.died_and_revived(layer.name, dead)
         if changed is not None:
@@ -155,10 +160,10 @@ class FilterHealth(LayerObserver):
         return scalars | {"activation_rms": float(activity.rms)}
 
     def _of_gradient(self, layer: Layer) -> dict[str, float]:
-        if not self._has_loss:
+        if layer not in self._gradients:
             return {}
         try:
-            found = self._gradients[layer.name].compute()
+            found = self._gradients.compute(layer)
         except ValueError:  # no gradient ever came: the layer does not reach the loss
             return {}
         scalars = {"nonfinite_gradients": float(found.nonfinite)}
@@ -192,25 +197,22 @@ class FilterHealth(LayerObserver):
             dashboard.text(f"{self.name}/deaths", table, when.step)
 
     def end(self) -> None:
-        self._activity, self._gradients = {}, {}
+        self._activity.drop()
+        self._gradients.drop()
 
     # State.
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._changes.resume(pl_module)
-        super().on_train_start(trainer, pl_module)
 
     def restart(self) -> None:
         super().restart()
         self._forget()
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"deaths": self._deaths.state_dict(), "weights": self._changes.state_dict()}
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"deaths": self._deaths.state_dict(), "weights": self._changes.state_dict()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._deaths.load_state_dict(state_dict["deaths"])
-        self._changes.load_state_dict(state_dict["weights"])
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._deaths.load_state_dict(state["deaths"])
+        self._changes.load_state_dict(state["weights"])
 
 
 def _share(mask: torch.Tensor) -> float:

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
-from torchmetrics import Metric
 
+from convscope._arguments import callable_or_none, share
 from convscope.callbacks.engine.findings import LayerResult, MapSpec
+from convscope.callbacks.parts.criteria import Criterion, ImportanceMeasure
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.capture.heldout import HeldOut
-from convscope.capture.loss import Loss
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
-from convscope.capture.weights import filter_weights, norm_scale
-from convscope.metrics import (
-    ActivationImportance,
-    BatchNormImportance,
-    GradientActivationImportance,
-    OutputCorrelation,
-    TaylorImportance,
-    WeightImportance,
-)
+from convscope.capture.outputs.loss import Loss
 from convscope.metrics.functional import gini, rank_stability, top_share, turnover
-
-Criterion = Literal[
-    "taylor", "gradient_activation", "activation", "weight_l1", "weight_l2", "batchnorm", "output_correlation"
-]
-_GRADIENT = {"taylor": TaylorImportance, "gradient_activation": GradientActivationImportance}
-_PARAMETER = ("weight_l1", "weight_l2", "batchnorm")
-_CRITERIA = (*_GRADIENT, "activation", *_PARAMETER, "output_correlation")
 
 
 class FilterImportance(LayerObserver):
@@ -64,9 +48,6 @@ class FilterImportance(LayerObserver):
         ``importance/filters/<layer>``.
 
     With a criterion other than Taylor the tags begin with ``importance_<criterion>/``.
-
-    Attributes:
-        importances: Importance ``(C,)`` of each filter by layer, while a check's results are gathered; then empty.
     """
 
     family = "importance"
@@ -84,67 +65,54 @@ class FilterImportance(LayerObserver):
     def __init__(
         self, *, criterion: Criterion = "taylor", loss: Loss | None = None, top: float = 0.1, **arguments: Any
     ) -> None:
-        if criterion not in _CRITERIA:
-            raise ValueError(f"criterion={criterion!r}: give one of {', '.join(map(repr, _CRITERIA))}")
-        if loss is not None and not callable(loss):
-            raise ValueError(f"loss={loss!r}: give a callable(outputs, targets), or None to infer it")
-        if not 0 < top <= 1:
-            raise ValueError(f"top={top!r}: give a share of the filters in (0, 1]")
-        self.criterion, self.top, self._loss = criterion, top, loss
+        self._measure = ImportanceMeasure(criterion)
+        self.criterion, self.top = criterion, share("top", top, "a share of the filters")
+        self._loss = callable_or_none("loss", loss, "loss(outputs, targets)", "to infer it")
         super().__init__(**arguments)
-        self._metrics: dict[str, Metric] = {}
-        self._pooled: dict[str, torch.Tensor] = {}
         self._previous: dict[str, torch.Tensor] = {}
-        self.importances: dict[str, torch.Tensor] = {}
 
     def default_name(self) -> str:
         return self.family if self.criterion == "taylor" else f"{self.family}_{self.criterion}"
 
     @property
     def needs_gradient(self) -> bool:
-        return self.criterion in _GRADIENT
+        return self._measure.needs_gradient
+
+    @property
+    def needs_filters(self) -> bool:
+        return True
 
     @property
     def includes_output(self) -> bool:
-        return self.criterion == "output_correlation"
+        return self._measure.needs_output
+
+    @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
+        return "only" if self._measure.needs_output else False
 
     @property
     def loss(self) -> Loss | None:
         return self._loss
 
     def suits(self, layer: Layer) -> bool:
-        if self.criterion == "batchnorm":
-            return norm_scale(layer) is not None
-        return self.criterion not in _PARAMETER or filter_weights(layer) is not None
+        return self._measure.suits(layer)
 
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         return no_loss if self.needs_gradient else None
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        self._pooled = {}
-        outputs = next((layer.channels for layer in layers if layer.name == OUTPUT), 0)
-        self._metrics = {layer.name: self._metric(layer, outputs) for layer in layers if layer.name != OUTPUT}
-        for layer in layers:
-            self._measure_parameters(layer)
+        self._measure.begin(layers)
 
     def on_activation(self, record: Record) -> None:
-        name = record.layer.name
-        if self.criterion == "activation":
-            self._metrics[name].to(record.activation.device).update(record.activation)
-        elif self.criterion == "output_correlation" and name != OUTPUT:
-            self._pooled[name] = record.pooled
-        elif self.criterion == "output_correlation":
-            for earlier, pooled in self._pooled.items():
-                self._metrics[earlier].to(pooled.device).update(pooled, record.pooled)
-            self._pooled = {}
+        self._measure.on_activation(record)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
-        self._metrics[record.layer.name].to(gradient.device).update(record.activation, gradient)
+        self._measure.on_gradient(record, gradient)
 
     def compute(self, layer: Layer) -> LayerResult | None:
-        if layer.name == OUTPUT:
+        if layer.is_output:
             return None
-        importance = self._metrics[layer.name].compute().double().cpu()
+        importance = self._measure.importance(layer)
         scalars = {
             "gini": float(gini(importance)),
             "top_share": float(top_share(importance, self.top)),
@@ -154,38 +122,19 @@ class FilterImportance(LayerObserver):
         if previous is not None and previous.shape == importance.shape:
             scalars["rank_stability"] = float(rank_stability(importance, previous))
             scalars["turnover"] = float(turnover(importance, previous, self.top))
-        self._previous[layer.name] = self.importances[layer.name] = importance
+        self._previous[layer.name] = importance
         return LayerResult(scalars, distribution=importance.numpy())
 
     def end(self) -> None:
-        self._metrics, self._pooled, self.importances = {}, {}, {}
+        self._measure.end()
 
     def restart(self) -> None:
         super().restart()
         self._previous = {}
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"previous": dict(self._previous)}
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"previous": dict(self._previous)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._previous = dict(state_dict["previous"])
-
-    def _metric(self, layer: Layer, outputs: int) -> Metric:
-        makers: dict[str, Callable[[], Metric]] = {
-            "taylor": lambda: TaylorImportance(layer.channels),
-            "gradient_activation": lambda: GradientActivationImportance(layer.channels),
-            "activation": lambda: ActivationImportance(layer.channels),
-            "weight_l1": lambda: WeightImportance(layer.channels, norm=1),
-            "weight_l2": lambda: WeightImportance(layer.channels, norm=2),
-            "batchnorm": lambda: BatchNormImportance(layer.channels),
-            "output_correlation": lambda: OutputCorrelation(layer.channels, outputs),
-        }
-        return makers[self.criterion]()
-
-    def _measure_parameters(self, layer: Layer) -> None:
-        if self.criterion not in _PARAMETER:
-            return
-        values = norm_scale(layer) if self.criterion == "batchnorm" else filter_weights(layer)
-        if values is not None:
-            self._metrics[layer.name].to(values.device).update(values)
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._previous = dict(state["previous"])

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 
+from convscope._arguments import one_of, whole_number_or_zero
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.callbacks.parts.prediction_path import PredictionPath, Snapshot, changed_table
+from convscope.callbacks.parts.per_layer import PerLayer
+from convscope.callbacks.parts.prediction_path import PathSnapshot, PredictionPath, changed_table
 from convscope.callbacks.parts.tasks import NoTaskError, Task, class_task
-from convscope.capture.heldout import HeldOut
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.outputs.choice import Outputs
+from convscope.loggers import TensorBoardDashboard
 from convscope.loggers.predictions import prediction_strip
 from convscope.metrics import OutputReadout, RidgeProbe
 from convscope.metrics.functional import calibrated_readout, calibration_error, information_gain, prediction_entropy
 from convscope.metrics.probe import FeatureProbe
 
-if TYPE_CHECKING:
-    from convscope.callbacks.engine.plan import Plan
-    from convscope.loggers import TensorBoardDashboard
-
 
 class LayerPrediction(LayerObserver):
     """The prediction of every layer for every held-out sample, and where over depth it is decided.
 
-    A layer's prediction is a calibrated linear read-out of its pooled activations: ridge regression by exact
-    leave-one-out, put on the scale of probabilities by one parameter that no sample fits for itself (see
+    A layer's prediction is a calibrated linear read-out of its pooled activations: ridge regression, exact
+    on samples left out, put on the scale of probabilities by one parameter that no sample fits for itself (see
     :func:`~convscope.metrics.functional.calibrated_readout`). The last layer is the model's own output. Source: a
     reconstruction of the Hybrid CNN-Interpreter's layer-specific prediction results (arXiv 2211.00185).
 
     Args:
         output: ``"logits"`` where the model returns one logit a class (or probabilities, or one logit for two
-            classes); ``"readout"`` to read it out like any other layer, e.g. for embeddings.
+            classes); where it is not known to, the output is left out, and what is measured against it.
+            ``"readout"`` to read it out like any other layer, e.g. for embeddings.
         examples: Number of held-out samples that get a picture at each check, from easy to hard, chosen at the
             first check; 0 for none.
         changed: Rows of the table of samples that changed most since the last check; 0 for no table.
@@ -78,26 +81,32 @@ class LayerPrediction(LayerObserver):
         changed: int = 10,
         **arguments: Any,
     ) -> None:
-        if output not in ("logits", "readout"):
-            raise ValueError(f"output={output!r}: give 'logits' or 'readout'")
-        for name, value in (("examples", examples), ("changed", changed)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name}={value!r}: give a whole number of samples, or 0 for none")
-        self.output, self.examples, self.changed = output, examples, changed
+        self.output = one_of("output", output, ("logits", "readout"))
+        self.examples = whole_number_or_zero("examples", examples, "no pictures", "a whole number of samples")
+        self.changed = whole_number_or_zero("changed", changed, "no table", "a whole number of rows")
         super().__init__(**arguments)
-        self._metrics: dict[str, FeatureProbe] = {}
-        self._readings: dict[str, torch.Tensor] = {}
+        self._metrics = PerLayer[FeatureProbe]()
+        self._readouts: dict[str, torch.Tensor] = {}
         self._task = Task("classification")
-        self._outputs = 0  # columns of the model's output, 0 where it is read out
+        self._outputs = 0  # columns of the model's output, 0 where it is read out or left out
+        self._verdict = Outputs()
         self._path: PredictionPath | None = None
-        self._before: Snapshot | None = None
-        self._latest: Snapshot | None = None
+        self._before: PathSnapshot | None = None
+        self._latest: PathSnapshot | None = None
         self._images: ExampleImages | None = None
         self._chosen: list[int] = []
 
     @property
     def includes_output(self) -> bool:
         return True
+
+    @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
+        return "too" if self.output == "logits" else False
+
+    @property
+    def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]:
+        return "classes"
 
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         try:
@@ -108,30 +117,35 @@ class LayerPrediction(LayerObserver):
 
     def ready(self, plan: Plan) -> None:
         self._images = ExampleImages(plan.heldout)
-        last = plan.layers[self.name][-1]  # not the output where that is not one row a sample
-        self._outputs = max(last.channels, 2) if self.output == "logits" and last.name == OUTPUT else 0
-        highest = max(self._task.classes)
-        if self._outputs and highest >= self._outputs:
-            raise ValueError(
-                f"{self.name}: the held-out set has class {highest}, but the model has {self._outputs} outputs, so "
-                "they are not one logit a class; pass output='readout'"
+        plan.messages += self._task.notes(self.name)
+        self._verdict = plan.outputs
+        has_output = any(layer.is_output for layer in plan.layers[self.name])
+        self._outputs = plan.outputs.classes if self.output == "logits" and has_output else 0
+        if self.output == "logits" and not has_output and plan.outputs.shape is not None:
+            plan.messages.append(
+                f"{self.name} leaves out the model's output: {plan.outputs.why_not}; LayerPrediction(output='readout') "
+                "reads it out like any other layer"
             )
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        self._metrics = {layer.name: self._metric(layer) for layer in layers}
-        self._readings, self._path = {}, None
+        self._metrics.make(layers, self._metric)
+        self._readouts, self._path = {}, None
 
     def on_activation(self, record: Record) -> None:
-        metric = self._metrics[record.layer.name]
-        if record.targets is not None:  # without targets the callback is skipped
-            targets = self._task.targets(record.targets)
-            metric.to(record.pooled.device).update(record.pooled, targets, record.index)
+        if record.targets is None:  # without targets the callback is skipped
+            return
+        features = record.pooled
+        if isinstance(self._metrics.of(record.layer), OutputReadout):
+            features = self._verdict.logits(features)
+        targets, (features, index) = self._task.counted(record.targets, features, record.index)
+        if len(targets):
+            self._metrics.update(record, features, targets, index)
 
     def compute(self, layer: Layer) -> LayerResult | None:
-        readout = self._read(layer.name)
-        previous = next(reversed(self._readings.values()), None)
-        self._readings[layer.name] = readout
-        if layer.name == OUTPUT:
+        readout = self._read(self._metrics.of(layer))
+        previous = next(reversed(self._readouts.values()), None)
+        self._readouts[layer.name] = readout
+        if layer.is_output:
             self._path = self._assemble()
         return LayerResult(self._scalars(readout, previous))
 
@@ -148,14 +162,13 @@ class LayerPrediction(LayerObserver):
             summary["changed"] = float((self._before.final != self._latest.final).double().mean())
         return summary
 
-    def remember(self, findings: Findings, when: Moment) -> None:
-        """Add what compares each layer with the output, which is read last, then the history."""
+    def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
+        """Add what compares each layer with the output, which is read last."""
         if (path := self._path) is not None:
             agreement = (path.predicted == path.predicted[-1]).double().mean(dim=1)
             for layer, share in zip(path.layers, agreement, strict=True):
                 if layer in findings.layers:
                     findings.layers[layer].scalars["agreement"] = float(share)
-        super().remember(findings, when)
 
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         if self._path is None:
@@ -169,28 +182,28 @@ class LayerPrediction(LayerObserver):
             self._draw_examples(dashboard, self._path, self._images, when)
 
     def end(self) -> None:
-        self._metrics, self._readings, self._path = {}, {}, None
+        self._metrics.drop()
+        self._readouts, self._path = {}, None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         latest = None if self._latest is None else self._latest._asdict()
-        return super().state_dict() | {"latest": latest, "chosen": list(self._chosen)}
+        return super().state() | {"latest": latest, "chosen": list(self._chosen)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        latest = state_dict["latest"]
-        self._latest = None if latest is None else Snapshot(**latest)
-        self._chosen = list(state_dict["chosen"])
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        latest = state["latest"]
+        self._latest = None if latest is None else PathSnapshot(**latest)
+        self._chosen = list(state["chosen"])
 
     def restart(self) -> None:
         super().restart()
         self._before, self._latest, self._chosen = None, None, []
 
     def _metric(self, layer: Layer) -> FeatureProbe:
-        return OutputReadout() if layer.name == OUTPUT and self._outputs else RidgeProbe(n_controls=1)
+        return OutputReadout() if layer.is_output and self._outputs else RidgeProbe(n_controls=1)
 
-    def _read(self, name: str) -> torch.Tensor:
+    def _read(self, metric: FeatureProbe) -> torch.Tensor:
         """Log-probabilities ``(N, K)`` of one layer, a column for each of the model's classes, on the CPU."""
-        metric = self._metrics[name]
         result = metric.compute()
         self._target, self._present = result.target.cpu(), result.classes.cpu()
         self._numbers = metric.numbers().cpu()
@@ -216,15 +229,18 @@ class LayerPrediction(LayerObserver):
         return self._target if self._outputs else torch.searchsorted(self._present, self._target)
 
     def _assemble(self) -> PredictionPath:
-        stacked = torch.stack(list(self._readings.values()))
+        stacked = torch.stack(list(self._readouts.values()))
         classes = torch.arange(self._outputs) if self._outputs else self._present
-        return PredictionPath(list(self._readings), stacked, self._truth(), classes, self._numbers)
+        return PredictionPath(list(self._readouts), stacked, self._truth(), classes, self._numbers)
 
     def _draw_examples(
         self, dashboard: TensorBoardDashboard, path: PredictionPath, images: ExampleImages, when: Moment
     ) -> None:
-        if not self._chosen or not set(self._chosen) <= set(images.numbers):
-            self._chosen = path.pick(images.numbers, self.examples)
+        shown = [number for number in images.numbers if number in set(path.numbers.tolist())]  # ignored ones are not
+        if not shown:
+            return
+        if not self._chosen or not set(self._chosen) <= set(shown):
+            self._chosen = path.pick(shown, self.examples)
         for number in self._chosen:
             row = path.place(number)
             truth, said = int(path.truth[row]), int(path.predicted[-1, row])

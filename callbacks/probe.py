@@ -9,13 +9,16 @@ import torch
 import torch.nn.functional as F
 from torchmetrics import Metric
 
+from convscope._arguments import one_of, one_of_or_none, whole_number
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Values
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.callbacks.parts.probe_tasks import PROBE_TASKS, PROBES, ProbeTask, make_probe
+from convscope.callbacks.parts.per_layer import PerLayer
+from convscope.callbacks.parts.probe_tasks import PROBE_TASKS, PROBES, ProbeTask, make_probe, too_few_for
 from convscope.callbacks.parts.tasks import TASKS, NoTaskError, Task, TaskName, settle_task
-from convscope.capture.heldout import HeldOut
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import Layer
 from convscope.metrics.functional import best_layer, depth_monotonicity, probe_depth
 
 ProbeName = Literal["ridge", "logistic", "knn", "centroid"]
@@ -25,12 +28,14 @@ class LayerProbe(LayerObserver):
     """Layer-wise probes: how well the targets can be read from each layer's activations.
 
     A probe is fitted on the held-out activations of every layer, each sample predicted by a probe that has not
-    seen it (leave-one-out; five folds for ``"logistic"``). The model is never touched. The model's output is the
-    last layer, ``output``. Source: linear probes, Alain & Bengio 2016 (arXiv 1610.01644); that they are the Hybrid
-    CNN-Interpreter's layer-specific prediction (arXiv 2211.00185) is a reconstruction.
+    seen it (five folds for ``"logistic"``), and in such a way that a layer that says nothing reads as chance. The
+    model is never touched. The model's output is the last layer, ``output``. Of many classes those are told apart that
+    have at least two held-out samples, a thousand at most. Source: linear probes, Alain & Bengio 2016
+    (arXiv 1610.01644); that they are the Hybrid CNN-Interpreter's layer-specific prediction (arXiv 2211.00185) is a
+    reconstruction.
 
     Args:
-        probe: ``"ridge"`` (exact leave-one-out, cheapest), ``"logistic"``, ``"knn"`` or ``"centroid"``. Targets that
+        probe: ``"ridge"`` (exact, cheapest), ``"logistic"``, ``"knn"`` or ``"centroid"``. Targets that
             are no classes have ridge only; with another probe the callback is skipped.
         pooling: How an activation map becomes features: ``"mean"``, ``"max"``, or a number ``p`` for the means of a
             p × p grid (``p``² · C features). Masks are probed position by position, without pooling.
@@ -47,9 +52,10 @@ class LayerProbe(LayerObserver):
         whole samples left out. In each task ``probe/selectivity/<layer>``: the first of these minus that of the same
         probe on permuted targets.
     Logged once a check:
-        ``probe/chance`` (what a guess without the image reaches: share of the largest class; mean prevalence of the
-        labels; 0; mean IoU of the largest class everywhere), ``probe/depth`` (place, counted from 1, of the first
-        layer within 5 % of the best), ``probe/best_layer`` (place of the best), ``probe/monotonicity`` (Spearman of
+        ``probe/chance`` (what a guess without the image reaches: share of the largest class; mean average precision of
+        a random ranking; 0; mean IoU of the largest class everywhere), ``probe/classes`` (number of classes that the
+        probe tells apart, where that is not all of them), ``probe/depth`` (place, counted from 1, of the first layer
+        within 5 % of the best), ``probe/best_layer`` (place of the best), ``probe/monotonicity`` (Spearman of
         depth and the first quantity, in [-1, 1]).
 
     With a probe other than ridge the tags begin with ``probe_<probe>/``.
@@ -72,17 +78,18 @@ class LayerProbe(LayerObserver):
         max_positions: int = 8192,
         **arguments: Any,
     ) -> None:
-        if probe not in PROBES:
-            raise ValueError(f"probe={probe!r}: give one of {', '.join(map(repr, PROBES))}")
-        if pooling not in ("mean", "max") and not (isinstance(pooling, int) and pooling >= 1):
-            raise ValueError(f"pooling={pooling!r}: give 'mean', 'max', or a grid size of at least 1")
-        if isinstance(max_positions, bool) or not isinstance(max_positions, int) or max_positions < 1:
-            raise ValueError(f"max_positions={max_positions!r}: give a whole number of positions, at least 1")
-        _check_task(task, probe, pooling)
-        self.probe, self.pooling, self.task, self.max_positions = probe, pooling, task, max_positions
+        self.probe = one_of("probe", probe, PROBES)
+        self.pooling: Literal["mean", "max"] | int = (
+            pooling
+            if isinstance(pooling, str) and pooling in ("mean", "max")
+            else whole_number("pooling", pooling, "'mean', 'max', or a whole grid size")
+        )
+        self.task = one_of_or_none("task", task, TASKS, "to infer it")
+        _check_together(self.task, self.probe, self.pooling)
+        self.max_positions = whole_number("max_positions", max_positions, "a whole number of positions")
         super().__init__(**arguments)
-        self._metrics: dict[str, Metric] = {}
-        self._chance = float("nan")
+        self._metrics = PerLayer[Metric]()
+        self._chance, self._classes = float("nan"), 0
         self._adopt(Task("classification"))
 
     def default_name(self) -> str:
@@ -92,6 +99,12 @@ class LayerProbe(LayerObserver):
     def includes_output(self) -> bool:
         return True
 
+    @property
+    def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]:
+        if self.task is None:
+            return "inferred"
+        return "classes" if self.task in ("classification", "segmentation") else "nothing"
+
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         try:
             task = settle_task(heldout, self.task)
@@ -99,33 +112,40 @@ class LayerProbe(LayerObserver):
             return str(error)
         if task.name != "classification" and self.probe != "ridge":
             return f"probe={self.probe!r} predicts classes, but this is {task.name}; probe='ridge' does that"
-        _check_task(task.name, self.probe, self.pooling)
+        _check_together(task.name, self.probe, self.pooling)
         self._adopt(task)  # here, since which layers suit depends on it
-        return None
+        return too_few_for(self.probe, task.samples) if task.name == "classification" else None
 
     def suits(self, layer: Layer) -> bool:
         return self._task.name != "segmentation" or len(layer.spatial) == len(self._task.positions)
 
+    def ready(self, plan: Plan) -> None:
+        plan.messages += self._task.notes(self.name)
+
     def begin(self, layers: list[Layer], samples: int) -> None:
         positions = max(1, min(self.max_positions // samples, prod(self._task.positions)))
-        self._metrics = {layer.name: make_probe(self._task.name, self.probe, positions) for layer in layers}
+        self._metrics.make(layers, lambda layer: make_probe(self._task.name, self.probe, positions))
 
     def on_activation(self, record: Record) -> None:
-        metric = self._metrics[record.layer.name].to(record.activation.device)
         features = record.activation if self._task.name == "segmentation" else self._pool(record)
-        targets = None if record.targets is None else self._task.targets(record.targets)
-        metric.update(features, targets, record.index)
+        if record.targets is None:  # without targets the callback is skipped
+            return
+        targets, (features, index) = self._task.counted(record.targets, features, record.index)
+        if len(targets):
+            self._metrics.update(record, features, targets, index)
 
     def compute(self, layer: Layer) -> LayerResult:
-        result = self._metrics[layer.name].compute()
+        result = self._metrics.compute(layer)
         self._chance = float(result.chance)
+        self._classes = len(result.classes) if self._task.left_out else 0
         return LayerResult(self._measures.scalars(result))
 
     def summarise(self, values: Values) -> dict[str, float]:
         reached = torch.tensor(list(values.get(self._measures.leading, {}).values()))
         if len(reached) == 0:
             return {}
-        return {
+        classes = {"classes": float(self._classes)} if self._task.left_out else {}
+        return classes | {
             "chance": self._chance,
             "depth": float(probe_depth(reached)) + 1,
             "best_layer": float(best_layer(reached)) + 1,
@@ -133,7 +153,7 @@ class LayerProbe(LayerObserver):
         }
 
     def end(self) -> None:
-        self._metrics = {}
+        self._metrics.drop()
 
     def _adopt(self, task: Task) -> None:
         self._task, self._measures = task, PROBE_TASKS[task.name]
@@ -151,10 +171,8 @@ class LayerProbe(LayerObserver):
         return pool(activation.to(record.pooled.dtype), self.pooling).flatten(1)
 
 
-def _check_task(task: TaskName | None, probe: ProbeName, pooling: Literal["mean", "max"] | int) -> None:
-    if task is not None and task not in TASKS:
-        raise ValueError(f"task={task!r}: give one of {', '.join(map(repr, TASKS))}, or None to infer it")
+def _check_together(task: TaskName | None, probe: ProbeName, pooling: Literal["mean", "max"] | int) -> None:
     if task not in (None, "classification") and probe != "ridge":
-        raise ValueError(f"probe={probe!r} predicts classes, but task={task!r}: leave probe out, or give probe='ridge'")
+        raise ValueError(f"probe={probe!r} predicts classes, but task={task!r}; leave probe out, or give probe='ridge'")
     if task == "segmentation" and pooling != "mean":
         raise ValueError(f"pooling={pooling!r}: masks are probed position by position; leave pooling out")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 
+from convscope._arguments import flag
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.per_layer import PerLayer
+from convscope.callbacks.parts.snapshots import require_samples
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.loggers import TensorBoardDashboard
 from convscope.loggers.classes import layer_heatmap
 from convscope.metrics import PooledFeatures
 from convscope.metrics.functional import linear_cka_matrix
-
-if TYPE_CHECKING:
-    from convscope.loggers import TensorBoardDashboard
 
 
 class LayerSimilarity(LayerObserver):
@@ -47,45 +50,50 @@ class LayerSimilarity(LayerObserver):
     columns: ClassVar[dict[str, str]] = {"to_output": "CKA out"}
 
     def __init__(self, *, debiased: bool = True, **arguments: Any) -> None:
-        self.debiased = debiased
+        self.debiased = flag("debiased", debiased)
         super().__init__(**arguments)
-        self._metrics: dict[str, PooledFeatures] = {}
+        self._metrics = PerLayer[PooledFeatures]()
         self._features: dict[str, torch.Tensor] = {}
         self._matrix: torch.Tensor | None = None
+        self._output = ""  # name of the model's output
 
     @property
     def includes_output(self) -> bool:
         return True
 
+    def ready(self, plan: Plan) -> None:
+        require_samples(self.name, plan.heldout.total, self.debiased)
+
     def begin(self, layers: list[Layer], samples: int) -> None:
-        self._metrics = {layer.name: PooledFeatures(layer.channels) for layer in layers}
+        self._metrics.make(layers, lambda layer: PooledFeatures(layer.channels))
         self._features, self._matrix = {}, None
+        self._output = next((layer.name for layer in layers if layer.is_output), "")
 
     def on_activation(self, record: Record) -> None:
-        self._metrics[record.layer.name].to(record.pooled.device).update(record.pooled, record.index)
+        self._metrics.update(record, record.pooled, record.index)
 
     def compute(self, layer: Layer) -> LayerResult:
-        self._features[layer.name] = self._metrics[layer.name].compute()
-        return LayerResult({})  # a layer's own numbers need all layers: see remember
+        self._features[layer.name] = self._metrics.compute(layer)
+        return LayerResult({})  # a layer's own numbers need all layers: see conclude
 
     def summarise(self, values: Values) -> dict[str, float]:
         if len(self._features) < 2:
             return {}
         self._matrix = linear_cka_matrix(list(self._features.values()), self.debiased).cpu()
+        # Each layer is like itself: the diagonal would raise the mean, most in small networks.
         apart = ~torch.eye(len(self._matrix), dtype=torch.bool)
-        return {"mean": float(self._matrix[apart].double().mean())}
+        return {"mean": float(self._matrix[apart].double().nanmean())}  # a layer that does not vary has no likeness
 
-    def remember(self, findings: Findings, when: Moment) -> None:
-        """Add each layer's part of the matrix, then the history."""
+    def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
+        """Add each layer's part of the matrix."""
         if self._matrix is not None:
             names = list(self._features)
             for place, name in enumerate(names):
                 scalars = findings.layers[name].scalars
                 if place > 0:
                     scalars["to_previous"] = float(self._matrix[place, place - 1])
-                if OUTPUT in names and name != OUTPUT:
-                    scalars["to_output"] = float(self._matrix[place, names.index(OUTPUT)])
-        super().remember(findings, when)
+                if self._output in names and name != self._output:
+                    scalars["to_output"] = float(self._matrix[place, names.index(self._output)])
 
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         if self._matrix is not None:
@@ -95,4 +103,5 @@ class LayerSimilarity(LayerObserver):
             dashboard.image(f"{self.name}/layers", picture, when.step)
 
     def end(self) -> None:
-        self._metrics, self._features, self._matrix = {}, {}, None
+        self._metrics.drop()
+        self._features, self._matrix = {}, None

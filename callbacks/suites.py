@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from typing import Any, Literal
 
+from convscope._arguments import one_of, refuse
 from convscope.callbacks.ablation import AblationOracle
 from convscope.callbacks.class_filters import ClassFilters
 from convscope.callbacks.correlation import FilterCorrelation
@@ -16,7 +18,7 @@ from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
 from convscope.callbacks.similarity import LayerSimilarity
-from convscope.capture.heldout import HeldOut
+from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
 
 SuiteName = Literal["light", "standard", "full"]
 
@@ -44,7 +46,7 @@ _SUITES: dict[str, list[tuple[type[LayerObserver], dict[str, Any]]]] = {
 }
 
 
-def suite(name: SuiteName = "standard", heldout: HeldOut | None = None, **arguments: Any) -> list[LayerObserver]:
+def suite(name: SuiteName = "standard", heldout: HeldOutLike = None, **arguments: Any) -> list[LayerObserver]:
     """A list of callbacks that share one held-out set and one pass.
 
     ============  ===========================================================================================
@@ -57,18 +59,45 @@ def suite(name: SuiteName = "standard", heldout: HeldOut | None = None, **argume
 
     Args:
         name: Which suite.
-        heldout: The held-out set of all callbacks; by default 1,024 samples of the validation loader.
+        heldout: The held-out set of all callbacks, or what ``HeldOut(...)`` reads one from: a loader, a data set,
+            tensors; by default 1,024 samples of the validation loader.
         **arguments: Given to every callback: ``layers``, ``every_n_epochs``, ``max_layers``, ``max_overhead``, … as
-            in :class:`~convscope.LayerObserver`.
+            in :class:`~convscope.LayerObserver`. What only some of them take (``probe``, ``criterion``, …) is refused:
+            add such a callback to the list.
 
     Raises:
-        ValueError: There is no such suite, or an argument is out of range.
+        ValueError: if there is no such suite, or an argument is out of range or not taken by every callback.
 
     Example:
         >>> [type(callback).__name__ for callback in suite("standard", every_n_epochs=2)]
         ['LayerProbe', 'FilterImportance', 'FilterCorrelation']
     """
-    if name not in _SUITES:
-        raise ValueError(f"there is no suite {name!r}: give one of {', '.join(map(repr, _SUITES))}")
-    shared = heldout or HeldOut()
+    one_of("name", name, _SUITES)
+    for argument, value in arguments.items():
+        _check_shared(argument, value)
+    shared = as_heldout(heldout) or HeldOut()
     return [kind(**{"heldout": shared, **own, **arguments}) for kind, own in _SUITES[name]]
+
+
+def _check_shared(argument: str, value: Any) -> None:
+    """Refuse an argument that not every callback takes: given to all, it would mean something in a few."""
+    shared = [each for each in _arguments_of(LayerObserver) if each not in ("heldout", "name")]
+    if argument in shared:
+        return
+    owners = [kind.__name__ for kind in dict.fromkeys(kind for kind, _ in _SUITES["full"]) if _own(kind, argument)]
+    if not owners:
+        raise refuse(f"suite({argument}", value, f"some of {', '.join(shared)}; no callback of a suite takes this")
+    raise refuse(
+        f"suite({argument}",
+        value,
+        f"it to a callback that takes it ({', '.join(owners)}), in a list of your own: "
+        f"[*suite(...), {owners[0]}({argument}=..., name=...)]",
+    )
+
+
+def _arguments_of(kind: type) -> list[str]:
+    return [name for name, one in signature(kind).parameters.items() if one.kind is not Parameter.VAR_KEYWORD]
+
+
+def _own(kind: type, argument: str) -> bool:
+    return argument in _arguments_of(kind) and argument not in _arguments_of(LayerObserver)

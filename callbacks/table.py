@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+
 import lightning.pytorch as pl
 
 from convscope.callbacks.engine.bridge import fitting, has_validation
+from convscope.callbacks.engine.hierarchies import Callback
 from convscope.callbacks.engine.session import Session
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.loggers import layer_table
+from convscope.loggers.terminal import encoding_of
+
+log = logging.getLogger("convscope")
 
 
-class LayerTable(pl.Callback):
+class LayerTable(Callback):
     """Prints one line a layer after each epoch in which a check was made, above the progress bar.
 
     Give it with other convscope callbacks: it shows their columns (probe accuracy, Gini, effective rank, …) and
-    observes nothing itself.
+    observes nothing itself. Characters that the terminal lacks are written in others (``rho`` for ``ρ``); a terminal
+    that is gone costs the table, not the training.
     """
 
     def __init__(self) -> None:
         self._printed = -1
+        self._failed = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._print(trainer, "before training")
@@ -32,11 +41,22 @@ class LayerTable(pl.Callback):
             self._print(trainer, f"epoch {trainer.current_epoch}")
 
     def _print(self, trainer: pl.Trainer, title: str) -> None:
-        session = _session(trainer)
-        if session is None or session.checks == self._printed or not session.latest:
-            return
-        self._printed = session.checks
-        trainer.print(layer_table(_rows(session), title))
+        try:
+            session = _session(trainer)
+            if session is None or session.checks == self._printed or not session.latest:
+                return
+            self._printed = session.checks
+            trainer.print(layer_table(_rows(session), title, encoding_of(sys.stdout)))
+        except Exception as error:  # a closed pipe or terminal, or a program that put its own stream in the place of it
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        if not self._failed:
+            self._failed = True
+            log.error(
+                "convscope: LayerTable could not print (%s: %s); training goes on, and further failures of it are not "
+                "reported", type(error).__name__, error, exc_info=error,
+            )  # fmt: skip
 
 
 def _session(trainer: pl.Trainer) -> Session | None:

@@ -2,171 +2,177 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from convscope.capture.batches import batch_length, tree_map, tree_tensors
-from convscope.capture.follow import Event, follow
-from convscope.capture.heldout import Chunk, HeldOut
-from convscope.capture.isolation import isolated
-from convscope.capture.layers import select_layers
-from convscope.capture.modules import tensors_in
+from convscope._arguments import one_of
+from convscope.capture.data.heldout import Chunk, HeldOut
+from convscope.capture.network.collectives import collectives_so_far, shards
+from convscope.capture.network.finder import Finder
+from convscope.capture.network.follower import Event, follow
+from convscope.capture.network.layers import select_layers
+from convscope.capture.network.modules import tensors_in
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Subject, trace_layers
-from convscope.capture.trace import Layer
+from convscope.capture.outputs.parts import Selector
+from convscope.capture.outputs.settling import settle
+from convscope.capture.replay import Recorder, Replayer
+from convscope.capture.state.isolation import isolated
 
 Baseline = Literal["mean", "zero"]
-SETS_AT_ONCE = 8
-_PROBED = 3  # samples on which a shared beginning is tried
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+_FEWEST_SHARED = 3  # filter sets for which a recording pays
 
 
 class Outcome(NamedTuple):
-    """What came of some filter sets on one chunk: ``logits`` ``(S, n, K, *)`` of the sets numbered ``sets``."""
+    """What came of one filter set on one chunk: ``logits`` ``(1, n, K, *)`` of the set numbered ``first``."""
 
     chunk: Chunk
-    sets: slice
+    first: int
     logits: torch.Tensor
 
 
 class Intervention:
-    """Runs a network with filters of one layer replaced.
+    """Runs a network with filters of one layer replaced, one filter set after another.
 
-    Several filter sets go through the network side by side, as one larger batch. Where it can be done, what comes
-    before the layer is run only once for all of them: tensors from before it are repeated where they meet tensors
-    from after it, at a skip connection for instance. Whether that gives what separate passes give is tried on a few
-    samples first; if not, the inputs are repeated, which is right for any network.
+    Each pass is one of the network on the chunk as it is: no tensor is ever repeated or resized, so whatever the
+    network computes from its batch stays right. Every pass begins with the same random streams and the same state.
+
+    What comes before the layer is the same in every pass. It is run once per chunk and reused where that is
+    proved on this very chunk: each operation before the layer must be the recorded one on the recorded tensors, and the
+    first filter set must come out as in the full pass. Otherwise every set takes a full pass.
 
     Args:
         subject: The network.
         layer: A layer of it, as traced.
         fill: ``(C,)`` what takes the place of a filter's activation.
+        seed: Of the random streams in each pass.
     """
 
-    def __init__(self, subject: Subject, layer: Layer, fill: torch.Tensor) -> None:
-        self._subject, self._layer, self._fill = subject, layer, fill.to(subject.device)
-        self._shares: bool | None = None
+    def __init__(self, subject: Subject, layer: Layer, fill: torch.Tensor, seed: int = 0) -> None:
+        self._subject, self._layer, self._fill, self._seed = subject, layer, fill, seed
 
     def run(self, heldout: HeldOut, keep: torch.Tensor, chunk_size: int) -> Iterator[Outcome]:
-        """Run the filter sets on a held-out set; every process runs the same number of passes.
+        """Run the filter sets on a held-out set; every process runs the same number of passes where it matters.
 
         Args:
             heldout: The prepared set; this process's share of it is run.
             keep: ``(S, C)`` bool, True for the filters that each set keeps.
-            chunk_size: Most samples in one pass, filter sets counted apart.
+            chunk_size: Most samples in one pass.
         """
-        with isolated(self._subject.module, seed=heldout.seed, gradients=False):
-            for first in range(0, len(keep), SETS_AT_ONCE):
-                sets = slice(first, min(first + SETS_AT_ONCE, len(keep)))
-                for chunk in heldout.chunks(max(1, chunk_size // (sets.stop - sets.start))):
-                    yield Outcome(chunk, sets, self.logits(chunk.inputs, keep[sets]))
+        for chunk in heldout.chunks(chunk_size):
+            for first, logits in enumerate(self._each(chunk.inputs, keep)):
+                yield Outcome(chunk, first, logits[None])
 
     def logits(self, inputs: Any, keep: torch.Tensor) -> torch.Tensor:
-        """Outputs ``(S, n, K, *)`` of ``n`` samples under ``S`` filter sets; to be called inside ``isolated``."""
-        if self._shares is None:
-            self._shares = self._can_share(inputs)
-        run = self._with_shared_beginning if self._shares else self._with_repeated_inputs
-        return run(inputs, keep)
+        """Outputs ``(S, n, K, *)`` of ``n`` samples under ``S`` filter sets."""
+        return torch.stack(list(self._each(inputs, keep)))
 
-    def _can_share(self, inputs: Any) -> bool:
-        """Whether two very different sets come out as in separate passes, on few samples."""
-        few = tree_map(lambda t: t[:_PROBED], inputs)
-        keep = torch.ones(2, self._layer.channels, dtype=torch.bool)
-        keep[1] = False
-        expected = self._with_repeated_inputs(few, keep)
+    def _each(self, inputs: Any, keep: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Outputs ``(n, K, *)`` under one filter set after another."""
+        if len(keep) < _FEWEST_SHARED or shards(self._subject.module):
+            yield from (self._pass(inputs, row) for row in keep)
+            return
+        before = collectives_so_far()  # a process must not run more passes than another where they wait for each other
+        recorder = Recorder((self._subject.module,))
+        first = self._pass(inputs, keep[0], recorder)
+        pays = recorder.later + len(recorder.calls) < len(recorder.calls) * len(keep)
+        shared = not recorder.unusable and pays and before == collectives_so_far()
+        shared = shared and _alike(self._replayed(inputs, keep[0], recorder), first)
+        yield first
+        for row in keep[1:]:
+            found = self._replayed(inputs, row, recorder) if shared else None
+            shared = found is not None
+            yield self._pass(inputs, row) if found is None else found
+
+    def _replayed(self, inputs: Any, keep: torch.Tensor, recorder: Recorder) -> torch.Tensor | None:
+        """Outputs with what was recorded in the place of what comes before the layer; None where it cannot be."""
+        replayer = Replayer(recorder)
         try:
-            found = self._with_shared_beginning(few, keep)
+            logits = self._pass(inputs, keep, replayer)
+        except torch.OutOfMemoryError:
+            raise
         except Exception:
-            return False  # some operation would not take the larger batch: repeating the inputs needs none to
-        apart = (found - expected).abs().max() if found.shape == expected.shape else torch.tensor(torch.inf)
-        return bool(apart <= 1e-2 * expected.abs().max())
+            return None  # a deviation, or what a second run on the same tensors does not allow: a full pass will tell
+        return None if replayer.deviated else logits
 
-    def _with_repeated_inputs(self, inputs: Any, keep: torch.Tensor) -> torch.Tensor:
-        repeated = tree_map(lambda t: t.repeat(len(keep), *[1] * (t.dim() - 1)), inputs)
+    def _pass(self, inputs: Any, keep: torch.Tensor, beginning: Recorder | Replayer | None = None) -> torch.Tensor:
+        fired, finder = False, Finder(self._subject.module, [self._layer])
 
-        def replace(tensor: torch.Tensor) -> torch.Tensor:
-            return self._mixed(_by_set(tensor, keep), keep).flatten(0, 1)
-
-        return _by_set(self._run(repeated, replace, may_write=True), keep)
-
-    def _with_shared_beginning(self, inputs: Any, keep: torch.Tensor) -> torch.Tensor:
-        widen = _Widen(self._subject.module, batch_length(inputs), len(keep))
-
-        def replace(tensor: torch.Tensor) -> torch.Tensor:
-            widen.active = True
-            return self._mixed(tensor.unsqueeze(0), keep).flatten(0, 1)
-
-        with widen:
-            return _by_set(self._run(inputs, replace, may_write=False), keep)
-
-    def _mixed(self, tensor: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-        """``(S, n, …)`` from ``(S or 1, n, …)``: the filters that each set keeps, and the fill."""
-        shape = [1] * tensor.dim()
-        shape[self._layer.channel_dim + 1] = -1
-        fill = self._fill.to(tensor.dtype).view(shape)
-        shape[0] = len(keep)
-        return torch.where(keep.to(tensor.device).view(shape), tensor, fill)
-
-    def _run(self, inputs: Any, replace: Callable[[torch.Tensor], torch.Tensor], may_write: bool) -> torch.Tensor:
-        fired = False
-
-        def on_event(event: Event) -> torch.Tensor | None:
+        def on_event(event: Event) -> Any:
             nonlocal fired
-            if event.key != self._layer.key:
+            tensor = next(tensors_in(event.output), None)
+            if tensor is None:
+                return None
+            with torch._C.DisableTorchFunction():  # to look is no call to record
+                here = finder.at(event)
+                finder.leave(tensor)
+            if not here:
                 return None
             fired = True
-            tensor = next(tensors_in(event.output))
-            if tensor is not event.output:
-                raise ValueError(f"layer {self._layer.name} returns no plain tensor: nothing can be put in its place")
-            replacement = replace(tensor)
-            if may_write and self._layer.is_unit and any(tensor is source for source in event.inputs):
-                # An in-place activation: the network may go on with the tensor itself rather than with its result.
-                tensor.copy_(replacement)
+            # An in-place activation: the network may go on with the tensor itself rather than with its result.
+            in_place = self._layer.is_unit and any(tensor is source for source in event.inputs)
+            activation = tensor if beginning is None else beginning.cut(tensor, in_place)
+            mixed = self._mixed(activation, keep)
+            if in_place:
+                tensor.copy_(mixed)
                 return None
-            return replacement
+            return _with_first(event.output, mixed)
 
-        with follow(self._subject.module, on_event):
+        module = self._subject.module
+        with isolated(module, seed=self._seed, gradients=False), beginning or nullcontext(), follow(module, on_event):
             logits = self._subject.logits(inputs)
         if not fired:
             raise RuntimeError(f"layer {self._layer.name} did not run, so nothing was put in its place")
         return logits
 
+    def _mixed(self, tensor: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        """The activation with the fill in the place of the filters that are not kept."""
+        shape = [1] * tensor.dim()
+        shape[self._layer.channel_dim] = -1
+        fill = self._fill.to(tensor.device, tensor.dtype).view(shape)
+        return torch.where(keep.to(tensor.device).view(shape), tensor, fill)
 
-def _by_set(tensor: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """``(S, n, …)`` from ``(S · n, …)``."""
-    return tensor.reshape(len(keep), -1, *tensor.shape[1:])
+
+def _alike(found: torch.Tensor | None, expected: torch.Tensor) -> bool:
+    """Equal up to the order in which a kernel may sum."""
+    if found is None or found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    if not expected.is_floating_point() or torch.equal(found, expected):
+        return torch.equal(found, expected)
+    bound = 8 * torch.finfo(expected.dtype).eps * float(expected.abs().max())
+    return torch.allclose(found, expected, rtol=0, atol=bound)
 
 
-class _Widen(TorchFunctionMode):
-    """Repeats tensors of ``samples`` rows wherever they meet tensors of ``samples · sets`` rows."""
-
-    def __init__(self, model: nn.Module, samples: int, sets: int) -> None:
-        super().__init__()
-        self._samples, self._sets = samples, sets
-        self._fixed = {id(t) for t in (*model.parameters(), *model.buffers())}
-        self.active = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self.active and any(self._rows(t) == self._samples * self._sets for t in tree_tensors((args, kwargs))):
-            args, kwargs = tree_map(self._widened, (args, kwargs))
-        return func(*args, **kwargs)
-
-    def _widened(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self._rows(tensor) != self._samples:
-            return tensor
-        return tensor.repeat(self._sets, *[1] * (tensor.dim() - 1))
-
-    def _rows(self, tensor: torch.Tensor) -> int:
-        return len(tensor) if tensor.dim() > 0 and id(tensor) not in self._fixed else 0
+def _with_first(output: Any, replacement: torch.Tensor) -> Any:
+    """A module's output with its first tensor replaced: a tensor, or a tuple, list or dict of tensors."""
+    if isinstance(output, torch.Tensor):
+        return replacement
+    if isinstance(output, Mapping):
+        key = next(key for key, value in output.items() if next(tensors_in(value), None) is not None)
+        changed = copy.copy(output)
+        changed[key] = _with_first(output[key], replacement)  # type: ignore[index]
+        return changed
+    items = list(output)
+    place = next(i for i, item in enumerate(items) if next(tensors_in(item), None) is not None)
+    items[place] = _with_first(items[place], replacement)
+    return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
 
 
 def forward_from_layer(
-    model: nn.Module, inputs: torch.Tensor, layer: str, keep: torch.Tensor, baseline: Baseline = "mean"
+    model: nn.Module,
+    inputs: torch.Tensor,
+    layer: str,
+    keep: torch.Tensor,
+    baseline: Baseline = "mean",
+    logits: Selector | None = None,
 ) -> torch.Tensor:
-    r"""What a model outputs when only some filters of a layer reach the rest of it.
+    r"""Outputs of a model when only some filters of one layer are kept and the others are set to a baseline.
 
     .. math:: f_{l+1:L}(m_S \odot a_l + (1 - m_S) \odot \bar a_l)
 
@@ -179,12 +185,15 @@ def forward_from_layer(
         keep: ``(C,)`` bool, True for the filters to keep; or ``(S, C)``, several such sets in one batched pass.
         baseline: What takes the place of the others: ``"mean"``, each filter's mean over samples and positions of
             ``inputs``, or ``"zero"``.
+        logits: Which part of what the model returns is its output, as in ``HeldOut(logits=...)``; needed where it
+            returns several tensors, none of which is called ``logits``.
 
     Returns:
         ``(n, K, *)`` outputs, or ``(S, n, K, *)``.
 
     Raises:
-        ValueError: The layer does not run, ``keep`` is no mask of its filters, or ``baseline`` is unknown.
+        ValueError: if the layer does not run, ``keep`` is no mask of its filters, ``baseline`` is unknown, or it
+            cannot be told which part of what the model returns is its output.
 
     Source: reconstruction (the Hybrid CNN-Interpreter's forward propagation from a layer, arXiv 2211.00185).
 
@@ -196,35 +205,40 @@ def forward_from_layer(
         >>> forward_from_layer(model, torch.ones(1, 1, 2, 2), "0", torch.tensor([True, False]), baseline="zero")
         tensor([[1., 0.]])
     """
-    check_baseline(baseline)
+    one_of("baseline", baseline, BASELINES)
     device = inputs.device
     subject = Subject(model, model, device)
-    heldout = HeldOut((inputs,), size=max(1, len(inputs)), batch_size=max(1, len(inputs)), stratify=False)
+    size = max(1, len(inputs))
+    heldout = HeldOut((inputs,), size=size, batch_size=size, stratify=False, logits=logits)
     heldout.prepare()
+    outputs = settle(subject, heldout)
+    if outputs.shape is None or outputs.unclear:
+        raise ValueError(f"forward_from_layer: {outputs.unclear or outputs.why_not}")
     chosen = select_layers(trace_layers(subject, heldout)[0], [layer])[0]
     if keep.dtype != torch.bool or keep.dim() not in (1, 2) or keep.shape[-1] != chosen.channels:
         raise ValueError(
-            f"keep must be a bool mask ({chosen.channels},) or (S, {chosen.channels}) of the filters of {layer!r}, got "
-            f"{keep.dtype} of shape {tuple(keep.shape)}"
+            f"keep=<{keep.dtype} of shape {tuple(keep.shape)}>: give a bool mask ({chosen.channels},) or (S, "
+            f"{chosen.channels}) of the filters of {layer!r}"
         )
     with isolated(model, seed=0, gradients=False):
         fill = torch.zeros(chosen.channels) if baseline == "zero" else _mean_of(subject, chosen, inputs)
-        logits = Intervention(subject, chosen, fill).logits(inputs, keep.view(-1, chosen.channels))
-    return logits[0] if keep.dim() == 1 else logits
-
-
-def check_baseline(baseline: str) -> None:
-    """Only the two baselines that are known."""
-    if baseline not in ("mean", "zero"):
-        raise ValueError(f"baseline={baseline!r}: give 'mean' or 'zero'")
+        found = Intervention(subject, chosen, fill).logits(inputs, keep.view(-1, chosen.channels))
+    return found[0] if keep.dim() == 1 else found
 
 
 def _mean_of(subject: Subject, layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
     means: list[torch.Tensor] = []
 
+    finder = Finder(subject.module, [layer])
+
     def on_event(event: Event) -> None:
-        if event.key == layer.key:
-            activation = next(tensors_in(event.output)).movedim(layer.channel_dim, 1)
+        tensor = next(tensors_in(event.output), None)
+        if tensor is None:
+            return
+        here = finder.at(event)
+        finder.leave(tensor)
+        if here:
+            activation = tensor.movedim(layer.channel_dim, 1)
             means.append(activation.transpose(0, 1).flatten(1).double().mean(1).float())
 
     with follow(subject.module, on_event):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -12,16 +13,19 @@ import torch
 from torch import nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from convscope.capture.batches import tree_map
-from convscope.capture.follow import Event, follow
-from convscope.capture.heldout import Chunk, HeldOut
-from convscope.capture.isolation import isolated
-from convscope.capture.loss import Loss, logits_of
-from convscope.capture.modules import tensors_in
-from convscope.capture.trace import OUTPUT, Layer, Trace, trace
-
-HALF_SCALES = (2.0**16, 2.0**8)
-"""Factors for the loss that are tried where activations are float16, before the loss as it is."""
+from convscope.capture.data.batches import tree_map
+from convscope.capture.data.heldout import Chunk, HeldOut
+from convscope.capture.gradients import gradients_at
+from convscope.capture.network.finder import Finder
+from convscope.capture.network.follower import Event, follow
+from convscope.capture.network.modules import tensors_in
+from convscope.capture.network.rehearsal import rehearse, sizes_of
+from convscope.capture.network.samples import Samples
+from convscope.capture.network.trace import Layer, LayerId, Trace
+from convscope.capture.outputs.choice import Outputs
+from convscope.capture.outputs.loss import Loss
+from convscope.capture.outputs.parts import logits_of
+from convscope.capture.state.isolation import isolated
 
 
 @dataclass
@@ -61,7 +65,7 @@ class Consumer(Protocol):
     @property
     def takes_nonfinite(self) -> bool: ...
 
-    def wants(self, layer: str) -> bool: ...
+    def wants(self, layer: Layer) -> bool: ...
 
     def on_activation(self, record: Record) -> None: ...
 
@@ -70,19 +74,30 @@ class Consumer(Protocol):
 
 @dataclass
 class Subject:
-    """The network under observation: how to run it, where, and in which precision."""
+    """The network under observation: how to run it, where, and in which precision.
+
+    ``outputs`` says which part of what it returns is its output, once
+    :func:`~convscope.capture.outputs.settling.settle` has decided; ``loss`` is summed over samples.
+    """
 
     module: nn.Module
     forward: Callable[[Any], Any]
     device: torch.device
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     loss: Loss | None = None
+    outputs: Outputs | None = None
 
     def logits(self, inputs: Any) -> torch.Tensor:
-        """Outputs ``(n, K, *S)`` for a nested structure of inputs on any device."""
-        placed = tree_map(lambda t: t.to(self.device), inputs)
+        """Outputs ``(n, K, *S)`` for a nested structure of inputs on any device; ``(1, 0)`` where there are none."""
+        returned = self.returned(inputs)
+        with self.precision():  # a user's function may compute
+            return _with_classes(logits_of(returned)) if self.outputs is None else self.outputs.take(returned)
+
+    def returned(self, inputs: Any) -> Any:
+        """What the network returns for a nested structure of inputs on any device."""
+        placed = tree_map(lambda t: t.to(self.device, copy=True), inputs)  # a network may write into its input
         with self.precision():
-            return _with_classes(logits_of(self.forward(placed)))
+            return self.forward(placed)
 
 
 @dataclass
@@ -96,7 +111,12 @@ class Observed:
             values were given them.
         nonfinite_gradients: Layers whose gradient was NaN or infinite; given to the same consumers only.
         missing: Layers that did not run.
-        unmatched: Layers whose rows are not as many a sample as in the trace; nobody was given them.
+        unmatched: Layers that are not in every chunk what was planned, and why: "layer <name> <why>" is a sentence.
+            Their records must not be used.
+        without_gradient: Layers that no gradient of the loss reaches: an auxiliary head, a backbone under ``no_grad``,
+            what lies before a reentrant checkpoint.
+        loss_error: What the loss or its backward raised; from then on the pass went on without gradients, so those
+            that were handed out are of some samples only.
     """
 
     samples: int = 0
@@ -104,15 +124,20 @@ class Observed:
     nonfinite: dict[str, int] = field(default_factory=dict)
     nonfinite_gradients: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
-    unmatched: set[str] = field(default_factory=set)
+    unmatched: dict[str, str] = field(default_factory=dict)
+    without_gradient: set[str] = field(default_factory=set)
+    loss_error: Exception | None = None
 
 
-def trace_layers(subject: Subject, heldout: HeldOut) -> tuple[Trace, torch.Tensor]:
-    """Trace one held-out sample; returns the trace and the sample's logits ``(1, K, *S)``."""
-    chunk = next(heldout.chunks(1))
-    with isolated(subject.module, seed=heldout.seed, gradients=False):
-        found, logits = trace(subject.module, lambda: subject.logits(chunk.inputs))
-    return found, logits
+def trace_layers(subject: Subject, heldout: HeldOut, samples: Samples | None = None) -> tuple[Trace, torch.Tensor]:
+    """Trace the first held-out sample, and find out from a few others how rows belong to samples.
+
+    Every process must call it.
+
+    Returns:
+        The trace, and the sample's logits ``(1, K, *S)``.
+    """
+    return rehearse(subject.module, subject.logits, heldout, samples)
 
 
 def observe(
@@ -125,138 +150,182 @@ def observe(
 ) -> Observed:
     """Run every held-out sample through the network once, forward, and backward if a consumer needs gradients.
 
-    Gradients are those of the summed loss with respect to the activations alone; no weight gradient is computed.
+    Gradients are those of the summed loss with respect to the activations alone; no weight gradient is computed. Where
+    activations are float16 a chunk has up to three backward passes, with less and less scaling (``HALF_SCALES``).
     The network, its gradients, buffers, modes and all random streams are left as they were, also after an
     exception.
 
     Args:
         subject: The network.
         heldout: The prepared held-out set; this process's share of it is run.
-        layers: Layers to observe, as traced.
+        layers: Layers to observe, as traced; one with a ``problem`` is reported as unmatched and given to no consumer.
         consumers: Who gets the records. A consumer's exception is kept in the report, and the pass goes on.
-        chunk_size: Samples a forward pass; the held-out set's own by default.
+        chunk_size: Samples per forward pass; the held-out set's own by default.
 
     Raises:
-        Exception: Whatever the network's own forward or the loss raises.
+        Exception: if the network's own forward raises it. The loss and its backward raise out of memory only, if fewer
+            samples at a time may succeed.
     """
     gradients = any(c.needs_gradient for c in consumers) and subject.loss is not None
-    run = _Pass(subject, {layer.key: layer for layer in layers}, consumers, gradients)
+    run = _Pass(subject, list({layer.id: layer for layer in layers}.values()), consumers, gradients)
     with isolated(subject.module, seed=heldout.seed, gradients=gradients):
         for chunk in heldout.chunks(chunk_size):
             run.chunk(chunk)
-    run.report.missing = {layer.name for layer in layers} - run.fired
+    run.close()
     return run.report
 
 
 class _Pass:
     """State of one pass over the held-out set."""
 
-    def __init__(self, subject: Subject, layers: dict[Any, Layer], consumers: list[Consumer], gradients: bool) -> None:
+    def __init__(self, subject: Subject, layers: list[Layer], consumers: list[Consumer], gradients: bool) -> None:
         self._subject, self._consumers, self._gradients = subject, consumers, gradients
-        self._output = next((layer for layer in layers.values() if layer.name == OUTPUT), None)
         self._layers = layers
+        self._output = next((layer for layer in layers if layer.is_output), None)
+        self._inner = [layer for layer in layers if not (layer.is_output or layer.problem)]
         self._chunk: Chunk | None = None
         self._pending: list[tuple[Record, GradientEdge]] = []
-        self.report = Observed()
-        self.fired: set[str] = set()
+        self._chunks = 0
+        self._fired: Counter[LayerId] = Counter()
+        self.report = Observed(unmatched={layer.name: layer.problem for layer in layers if layer.problem})
 
     def chunk(self, chunk: Chunk) -> None:
         """One forward, and at most one backward, over one chunk."""
-        self._chunk, self._pending = chunk, []
+        self._chunk, self._pending, self._sizes = chunk, [], sizes_of(chunk.inputs)
         self._targets = None if chunk.targets is None else chunk.targets.to(self._subject.device)
-        with follow(self._subject.module, self._on_event):
+        # A new one for each chunk: which operation is the layer is settled by what runs in this chunk.
+        self._finder = Finder(self._subject.module, self._inner)
+        with follow(self._subject.module, self._on_event) as calls:
             logits = self._subject.logits(chunk.inputs)
-        if self._output is not None:
+        self._finder.finish(calls)
+        if self._output is not None and not self._output.problem:
             self._observe(self._output, logits)
         if self._gradients and self._pending:
-            self._backward(logits)
+            self._try_backward(logits)
+        self._chunks += 1
         if not chunk.padding:
             self.report.samples += len(chunk.index)
+        for layer in self._inner:
+            if layer.id in self._finder.problems:
+                self._leave_out(layer, self._finder.problems[layer.id])
+
+    def close(self) -> None:
+        """All chunks have run: report what ran in none of them, or in some only."""
+        for layer in self._layers:
+            if self._fired[layer.id] == 0 and layer.name not in self.report.unmatched:
+                self.report.missing.add(layer.name)
+            elif 0 < self._fired[layer.id] < self._chunks:
+                self._leave_out(layer, "ran for some of the held-out samples only")
+
+    def _leave_out(self, layer: Layer, reason: str) -> None:
+        self.report.unmatched.setdefault(layer.name, reason)
 
     def _on_event(self, event: Event) -> torch.Tensor | None:
-        layer = self._layers.get(event.key)
-        if layer is None or layer.name == OUTPUT:
-            return None
         tensor = next(tensors_in(event.output), None)
-        return None if tensor is None else self._observe(layer, tensor, replaceable=tensor is event.output)
+        if tensor is None:
+            return None
+        replacement = None
+        for layer in self._finder.at(event):
+            found = self._observe(layer, tensor, replaceable=tensor is event.output)
+            if found is not None:
+                replacement = tensor = found
+        self._finder.leave(tensor)
+        return replacement
 
     def _observe(self, layer: Layer, tensor: torch.Tensor, replaceable: bool = False) -> torch.Tensor | None:
         """Hand out one activation; returns a tensor to go on with where the original cannot have a gradient."""
-        self.fired.add(layer.name)
+        self._fired[layer.id] += 1
         replacement = None
         if self._gradients and replaceable and not tensor.requires_grad and tensor.is_floating_point():
-            # Everything before is frozen: start a graph here. The clone lets in-place operations follow.
-            replacement = tensor = tensor.detach().requires_grad_().clone()
+            # Everything before is frozen. A clone of the leaf lets in-place operations follow.
+            replacement = tensor = _started(tensor)
         self._hand_out(layer, tensor)
         return replacement
 
     def _hand_out(self, layer: Layer, tensor: torch.Tensor) -> None:
+        # A padding chunk keeps processes in step where one has fewer samples: it runs, and counts nowhere.
         if self._chunk is None or self._chunk.padding:
             return
-        if len(tensor) != layer.repeats * len(self._chunk.index):
-            self.report.unmatched.add(layer.name)  # whose each row is cannot be known
+        mismatch = layer.mismatch(tensor, len(self._chunk.index), self._sizes == layer.identity.input_sizes)
+        if mismatch is not None:
+            self._leave_out(layer, mismatch)
+        if layer.name in self.report.unmatched:
             return
-        activation = _by_sample(tensor.detach(), layer)
+        # Detached, since a consumer must not prolong the graph; the gradient is awaited at the tensor itself, below.
+        activation = layer.fold(tensor.detach())
         record = Record(layer, activation, self._targets, self._chunk.index)
         with _plain_arithmetic(tensor.device):
+            # Checked before anyone sees it: a NaN in one chunk would spoil sums over all of them.
             finite = self._finite(record)
             for place, consumer in enumerate(self._consumers):
                 if finite or consumer.takes_nonfinite:
                     self._guarded(place, layer, lambda c=consumer: c.on_activation(record))  # type: ignore[misc]
-            if not finite:
-                return
-            if self._gradients and tensor.requires_grad and self._wants_gradient(layer.name):
-                if layer.overwritten:
-                    record.activation = activation.clone()
-                self._pending.append((record, get_gradient_edge(tensor)))
+            if finite and self._gradients and self._wants_gradient(layer):
+                self._await_gradient(record, tensor)
+
+    def _await_gradient(self, record: Record, tensor: torch.Tensor) -> None:
+        if not tensor.requires_grad:
+            self.report.without_gradient.add(record.layer.name)
+        elif record.layer.name not in self.report.without_gradient:
+            # An in-place operation that follows writes into this memory before the backward comes.
+            if record.layer.overwritten:
+                record.activation = record.activation.clone()
+            # The edge and not the tensor: it names the place in the graph even if the tensor is overwritten in place.
+            self._pending.append((record, get_gradient_edge(tensor)))
+
+    def _try_backward(self, logits: torch.Tensor) -> None:
+        """A loss or backward that fails costs gradients alone: this chunk's and all that would follow."""
+        try:
+            self._backward(logits)
+        except Exception as error:
+            if self._may_shrink(error):
+                raise
+            self.report.loss_error = error
+            # The forward has gone well, so what needs no gradient is still measured in this chunk and all later ones.
+            self._gradients, self._pending = False, []
 
     def _backward(self, logits: torch.Tensor) -> None:
         if self._subject.loss is None or self._targets is None:
             return
         with self._subject.precision():
             loss = self._subject.loss(logits, self._targets)
-        gradients, scale = self._gradients_of(loss)
+        half = any(record.activation.dtype == torch.float16 for record, _ in self._pending)
+        gradients, scale = gradients_at(loss, [edge for _, edge in self._pending], half)
         while self._pending:
+            # Popped one by one, so that each activation and gradient is freed as soon as it has been handed out.
             record, gradient = self._pending.pop()[0], gradients.pop()
             self._hand_gradient(record, gradient if gradient is None or scale == 1 else gradient.float() / scale)
 
-    def _gradients_of(self, loss: torch.Tensor) -> tuple[list[torch.Tensor | None], float]:
-        """Gradients at all pending layers, and the factor by which they are too large.
-
-        In float16 those of a network that is sure of its answers would vanish; a power of two changes no digit.
-        """
-        half = any(record.activation.dtype == torch.float16 for record, _ in self._pending)
-        edges = [edge for _, edge in self._pending]
-        for scale in HALF_SCALES if half else ():
-            found = torch.autograd.grad(loss * scale, edges, allow_unused=True, retain_graph=True)
-            if all(gradient is None or bool(torch.isfinite(gradient).all()) for gradient in found):
-                return list(found), scale
-        return list(torch.autograd.grad(loss, edges, allow_unused=True)), 1.0
-
     def _hand_gradient(self, record: Record, gradient: torch.Tensor | None) -> None:
-        if gradient is None:  # the layer does not reach the loss
+        if gradient is None:
+            self.report.without_gradient.add(record.layer.name)
             return
+        # One sum finds any NaN or Inf; in half precision the sum itself could overflow.
         if not bool(torch.isfinite(gradient.sum(dtype=torch.promote_types(gradient.dtype, torch.float32)))):
             self.report.nonfinite_gradients.add(record.layer.name)
         finite = record.layer.name not in self.report.nonfinite_gradients
-        moved = _by_sample(gradient, record.layer)
+        moved = record.layer.fold(gradient)
         with _plain_arithmetic(gradient.device):
             for place, consumer in enumerate(self._consumers):
                 if consumer.needs_gradient and (finite or consumer.takes_nonfinite):
                     self._guarded(place, record.layer, lambda c=consumer: c.on_gradient(record, moved))  # type: ignore[misc]
 
-    def _wants_gradient(self, layer: str) -> bool:
+    def _wants_gradient(self, layer: Layer) -> bool:
         return any(consumer.needs_gradient and consumer.wants(layer) for consumer in self._consumers)
 
     def _guarded(self, place: int, layer: Layer, call: Callable[[], None]) -> None:
-        if not self._consumers[place].wants(layer.name) or (place, layer.name) in self.report.failures:
+        if not self._consumers[place].wants(layer) or (place, layer.name) in self.report.failures:
             return
         try:
             call()
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) and self._chunk is not None and len(self._chunk.index) > 1:
-                raise  # fewer samples at a time may do
+            if self._may_shrink(error):
+                raise
             self.report.failures[place, layer.name] = error
+
+    def _may_shrink(self, error: Exception) -> bool:
+        """Whether fewer samples at a time may do."""
+        return isinstance(error, torch.OutOfMemoryError) and self._chunk is not None and len(self._chunk.index) > 1
 
     def _finite(self, record: Record) -> bool:
         """A NaN or Inf anywhere makes a pooled value so: cheap, and enough to name the layer."""
@@ -265,6 +334,13 @@ class _Pass:
         if bool(bad.any()):
             self.report.nonfinite[name] = self.report.nonfinite.get(name, 0) + int(bad.sum())
         return name not in self.report.nonfinite
+
+
+def _started(tensor: torch.Tensor) -> torch.Tensor:
+    """A graph that begins here, also where the network has switched gradients off for its backbone."""
+    with torch.inference_mode(False), torch.enable_grad():
+        own = tensor.clone() if tensor.is_inference() else tensor.detach()
+        return own.requires_grad_().clone()
 
 
 @contextmanager
@@ -279,12 +355,6 @@ def _plain_arithmetic(device: torch.device) -> Iterator[None]:
         torch.set_default_dtype(default)
 
 
-def _by_sample(tensor: torch.Tensor, layer: Layer) -> torch.Tensor:
-    """``(n, C, *S)`` with the channels second, and an axis that was folded into the batch third."""
-    moved = tensor.movedim(layer.channel_dim, 1)
-    return moved if layer.repeats == 1 else moved.reshape(-1, layer.repeats, *moved.shape[1:]).movedim(2, 1)
-
-
 def _with_classes(logits: torch.Tensor) -> torch.Tensor:
-    """One logit a sample as ``(n, 1)``; ``.squeeze()`` of a single sample leaves no axis at all."""
+    """One logit per sample as ``(n, 1)``; ``.squeeze()`` of a single sample leaves no axis at all."""
     return logits.reshape(-1, 1) if logits.dim() < 2 else logits

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convscope.capture.modules import plain_name
+from convscope.capture.network.modules import plain_name
+from convscope.capture.network.trace import Layer, Trace
 from convscope.capture.observation import Subject
-from convscope.capture.trace import Layer, Trace
+from convscope.capture.outputs.choice import Outputs
 
 
 class _Caller(nn.Module):
@@ -47,6 +48,7 @@ def with_tensors(
         lambda inputs: torch.func.functional_call(caller, placed, (inputs,)),
         subject.device,
         subject.precision,
+        outputs=Outputs(path=None),  # its layers are compared, whatever it returns
     )
 
 
@@ -59,7 +61,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Weights in a file of Lightning's or of ``torch.save(model.state_dict())``, read without running code from it.
 
     Raises:
-        ValueError: There is no such file, it cannot be read safely, or holds no weights.
+        ValueError: if there is no such file, it cannot be read safely, or holds no weights.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -86,7 +88,7 @@ def fit_weights(
     a classifier with another number of classes, may be missing or of another shape: it changes nothing there.
 
     Raises:
-        ValueError: Some other parameter or buffer of the module is missing, or has another shape.
+        ValueError: if some other parameter or buffer of the module is missing, or has another shape.
     """
     wanted = {plain_name(name): name for name in module.state_dict() if not _is_of_no_account(name, module)}
     given = {plain_name(name): tensor for name, tensor in weights.items()}
@@ -142,5 +144,5 @@ def _only_after(name: str, trace: Trace, layers: Collection[Layer]) -> bool:
     if any(layer.name.startswith(f"{owner}.") for layer in layers):
         return False
     last = max(layer.order for layer in layers)
-    runs = [step.order for step in trace.modules() if step.name.split("@")[0] == owner]
+    runs = [step.order for step in trace.modules() if step.identity.head.owner == owner]
     return bool(runs) and min(runs) > last

@@ -1,11 +1,11 @@
 """Outputs: TensorBoard dashboard, pictures, the printed table, alert files and webhooks."""
 
-from convscope.loggers._canvas import require_matplotlib
 from convscope.loggers.alerts import JsonlSink, alerts_markdown, read_jsonl
 from convscope.loggers.figures import cluster_order, correlation_heatmap, learning_map
 from convscope.loggers.table import layer_table
 from convscope.loggers.tensorboard import TensorBoardDashboard, depth_charts, escape_markdown
 from convscope.loggers.webhook import WebhookSink
+from convscope.loggers.writers import summary_writer
 
 __all__ = [
     "JsonlSink",
@@ -19,5 +19,5 @@ __all__ = [
     "layer_table",
     "learning_map",
     "read_jsonl",
-    "require_matplotlib",
+    "summary_writer",
 ]

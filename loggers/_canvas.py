@@ -32,7 +32,7 @@ _SHARE = {"left": 0.0, "top": 0.0, "middle": 0.5, "right": 1.0, "bottom": 1.0}
 
 
 def require_matplotlib() -> None:
-    """Raise the one message about the missing extra; callers turn it into one warning a run.
+    """Raise the one message about the missing extra; callers turn it into one warning per run.
 
     Raises:
         ImportError: if matplotlib cannot be imported.

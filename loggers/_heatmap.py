@@ -49,9 +49,9 @@ def colour_cells(values: Floats, height: int, width: int, palette: str, low: flo
 
 
 def draw_title(page: Page, title: str) -> None:
-    room = (page.pixels.shape[1] - 8) // 8
+    fitting = (page.pixels.shape[1] - 8) // 8
     for number, line in enumerate(title.split("\n")):
-        page.text(shorten_middle(line, room), 4, 4 + 16 * number, down="top", size=TITLE_SIZE)
+        page.text(shorten_middle(line, fitting), 4, 4 + 16 * number, down="top", size=TITLE_SIZE)
 
 
 def draw_colour_bar(
@@ -66,8 +66,8 @@ def draw_colour_bar(
     marks = marks[(marks >= low) & (marks <= high)]
     places = [top + round((high - mark) / (high - low) * (height - 1)) for mark in marks]
     page.ticks_right(places, [f"{mark:.4g}" for mark in marks], left + BAR_WIDTH)
-    room = max(8, (height + 40) // 7)
-    page.text(shorten_middle(label, room), page.pixels.shape[1] - 2, top + height / 2, across="right", upwards=True)
+    fitting = max(8, (height + 40) // 7)
+    page.text(shorten_middle(label, fitting), page.pixels.shape[1] - 2, top + height / 2, across="right", upwards=True)
 
 
 def draw_legend(page: Page, label: str, left: int) -> None:
@@ -81,12 +81,12 @@ def middles_of(cells: int, pixels: int, start: int) -> list[int]:
 
 
 def tick_stride(columns: int, width: int, characters: int) -> int:
-    """The least of 1, 2, 5, 10, 20, … that leaves room for the tick labels."""
-    room = max(1, width // (characters * 7 + 6))
+    """The least of 1, 2, 5, 10, 20, … at which the tick labels fit."""
+    fitting = max(1, width // (characters * 7 + 6))
     decade = 1
-    while columns > room * 5 * decade:
+    while columns > fitting * 5 * decade:
         decade *= 10
-    return next(factor * decade for factor in (1, 2, 5) if columns <= room * factor * decade)
+    return next(factor * decade for factor in (1, 2, 5) if columns <= fitting * factor * decade)
 
 
 def clamp(value: int, least: int, most: int) -> int:

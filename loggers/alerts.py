@@ -11,12 +11,12 @@ from typing import Any
 
 from convscope.loggers.tensorboard import escape_markdown
 
-Record = Mapping[str, Any]
+AlertRow = Mapping[str, Any]
 COLUMNS = ("epoch", "step", "severity", "rule", "message", "likely", "look_at")
 
 
 class JsonlSink:
-    """Appends records to a file, one JSON object a line.
+    """Appends records to a file, one JSON object per line.
 
     A line is one ``write`` to a descriptor opened for appending, then flushed to disk: it is there whole or, where the
     process is killed in between, cut off at the end of the file, and then the next record begins on a line of its own.
@@ -28,7 +28,7 @@ class JsonlSink:
         key: Names of the fields that identify a record.
 
     Raises:
-        OSError: The file cannot be written (a full disk); nothing but the line is lost.
+        OSError: if the file cannot be written (a full disk); only this line is lost.
 
     Example:
         >>> import tempfile
@@ -45,7 +45,7 @@ class JsonlSink:
         self._known: set[tuple[Any, ...]] = set()
         self._read = 0  # bytes of the file whose identities are known
 
-    def write(self, record: Record) -> bool:
+    def write(self, record: AlertRow) -> bool:
         """Append ``record``; returns False where it was there already."""
         self._learn()
         if self._identity(record) in self._known:
@@ -60,7 +60,7 @@ class JsonlSink:
         return True
 
     def _learn(self) -> None:
-        """Take in what has come to the file since the last time: all of it at first, then a line or two."""
+        """Read what was added to the file since the last time: all of it at first, then a line or two."""
         size = self.path.stat().st_size if self.path.exists() else 0
         if size < self._read:  # the file is another one now
             self._known, self._read = set(), 0
@@ -85,13 +85,13 @@ class JsonlSink:
             file.seek(-1, os.SEEK_END)
             return file.read(1) != b"\n"
 
-    def _identity(self, record: Record) -> tuple[Any, ...]:
+    def _identity(self, record: AlertRow) -> tuple[Any, ...]:
         # As it is in the file, where a list of values is not what a tuple of them was.
         return tuple(json.dumps(_plain(record.get(name)), sort_keys=True) for name in self._key)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Records of a file of JSON lines; lines that are cut off are passed over, and so is a missing file.
+    """Records of a file of JSON lines; lines that are cut off are skipped; a missing file gives none.
 
     Example:
         >>> read_jsonl(Path("no such file"))
@@ -110,7 +110,7 @@ def _records(data: bytes) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def alerts_markdown(records: Sequence[Record]) -> str:
+def alerts_markdown(records: Sequence[AlertRow]) -> str:
     """A Markdown table of alerts, the newest first.
 
     Args:

@@ -1,4 +1,4 @@
-"""A table of filters against classes, and the layers of a network against one another, as heat-maps."""
+"""Heat-maps of filters against classes, and of the layers of a network against one another."""
 
 from __future__ import annotations
 

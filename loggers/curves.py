@@ -1,4 +1,4 @@
-"""Accuracy against the share of filters removed, a line for each order of removal."""
+"""Picture of accuracy against the share of filters removed, one line per order of removal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two pictures: a layer's correlation heat-map, and a quantity's learning map over layers and time."""
+"""Two pictures: a layer's correlation heat-map, and a quantity's learning map over layers and time."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ NAME_LIMIT = 17
 
 
 def cluster_order(matrix: npt.ArrayLike) -> npt.NDArray[np.intp]:
-    """Order filters so that those that say the same thing, with either sign, stand next to one another.
+    """Order filters so that correlated ones, with either sign, stand next to one another.
 
     Average-linkage hierarchical clustering (SciPy) on the distance 1 − |ρ|; up to 128 filters the leaves are
     ordered optimally. Constant filters, whose diagonal is not above 0, come last in their own order.
@@ -103,7 +103,7 @@ def learning_map(
     vmax: float | None = None,
     x_label: str = "epoch",
 ) -> Picture:
-    """Draw a quantity over layers (rows, input on top) and time (columns, one a check, evenly spaced).
+    """Draw a quantity over layers (rows, input on top) and time (columns, one per check, evenly spaced).
 
     Values that are NaN or infinite are hatched grey, "not measured".
 

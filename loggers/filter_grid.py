@@ -1,4 +1,4 @@
-"""The images that excite a layer's filters most, with the region that does it."""
+"""Picture of the images that activate a layer's filters most, with the region responsible."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class FilterRow:
     examples: Sequence[tuple[Picture, Floats]]
 
 
-def filter_grid(rows: Sequence[FilterRow], title: str) -> Picture:
-    """Draw a row a filter: its label, then the images that excite it most.
+def example_grid(rows: Sequence[FilterRow], title: str) -> Picture:
+    """Draw one row per filter: its label, then the images that activate it most.
 
     What lies below half of the map's peak is dimmed, and the rest is edged in orange; a map is laid over its image as
     a whole, each of its cells the same size.
@@ -46,7 +46,7 @@ def filter_grid(rows: Sequence[FilterRow], title: str) -> Picture:
         ImportError: if matplotlib is missing.
 
     >>> image, spot = np.zeros((8, 8, 3), dtype=np.uint8), np.eye(4)
-    >>> filter_grid([FilterRow("12", "important", [(image, spot)])], "conv1").shape
+    >>> example_grid([FilterRow("12", "important", [(image, spot)])], "conv1").shape
     (88, 350, 3)
     """
     if not rows or not all(row.examples for row in rows):

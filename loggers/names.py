@@ -15,7 +15,7 @@ def shorten_middle(name: str, limit: int) -> str:
         limit: the greatest length wanted, at least 3.
 
     Raises:
-        ValueError: if `limit` leaves no room for both ends.
+        ValueError: if `limit` is too small for both ends.
 
     >>> shorten_middle("backbone.layer2.0.conv1", 15)
     'backbon…0.conv1'
@@ -55,5 +55,5 @@ def short_labels(names: Sequence[str], limit: int) -> list[str]:
     if len(set(labels)) == len(set(names)):
         return labels
     digits = len(str(len(names)))
-    room = max(3, limit - digits - 1)
-    return [f"{place:>{digits}} {shorten_middle(name, room)}" for place, name in enumerate(names, start=1)]
+    width = max(3, limit - digits - 1)
+    return [f"{place:>{digits}} {shorten_middle(name, width)}" for place, name in enumerate(names, start=1)]

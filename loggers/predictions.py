@@ -1,4 +1,4 @@
-"""A held-out image beside what each layer predicts of it: the prediction strip."""
+"""Prediction strip: a held-out image beside what each layer predicts for it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ def _strip(table: Floats, height: int, width: int) -> Picture:
 def _as_table(probabilities: npt.ArrayLike, layers: list[str], truth: int) -> Floats:
     table = np.asarray(probabilities, dtype=np.float64)
     if table.ndim != 2 or table.size == 0 or len(table) != len(layers):
-        raise ValueError(f"probabilities must be a ({len(layers)}, K) table, one row a layer, got shape {table.shape}")
+        raise ValueError(
+            f"probabilities must be a ({len(layers)}, K) table, one row per layer, got shape {table.shape}"
+        )
     if not 0 <= truth < table.shape[1]:
         raise ValueError(f"truth must be one of the {table.shape[1]} columns, got {truth}")
     return table

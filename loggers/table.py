@@ -1,9 +1,10 @@
-"""One epoch's results as plain text: a line a layer, in depth order."""
+"""One epoch's results as plain text: one line per layer, in depth order."""
 
 import math
 from collections.abc import Mapping
 
 from convscope.loggers.names import short_labels, shorten_middle
+from convscope.loggers.terminal import printable
 
 MISSING = "–"
 MAX_WIDTH = 100
@@ -11,8 +12,8 @@ MIN_NAME, MAX_NAME = 16, 40
 GAP = "  "
 
 
-def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str) -> str:
-    """One line a layer and one column a quantity, at most 100 characters wide where the columns allow it.
+def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str, encoding: str | None = None) -> str:
+    """One line per layer and one column per quantity, at most 100 characters wide where the columns allow it.
 
     Columns appear in the order in which the rows first name them. None and NaN print as "–"; other values
     keep about three significant digits. Layer names that do not fit are shortened in the middle.
@@ -20,6 +21,8 @@ def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str) -> s
     Args:
         rows: layer -> {column: value}, layers in depth order, input first.
         title: the line above the table.
+        encoding: of the terminal; columns line up in the plain characters that stand for what it lacks. None where
+            all can be shown.
 
     Returns:
         Text without a trailing line break; the title and "no layers were measured" if `rows` is empty.
@@ -32,17 +35,18 @@ def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str) -> s
     conv2      0.731  0.321
     """
     if not rows:
-        return f"{title}\nno layers were measured"
+        return printable(f"{title}\nno layers were measured", encoding)
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     cells = [[format_value(row.get(column)) for column in columns] for row in rows.values()]
-    widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
-    names = short_labels(list(rows), _name_room(widths))
+    head, *cells = [[printable(text, encoding) for text in row] for row in (columns, *cells)]
+    widths = [max(len(text) for text in column) for column in zip(head, *cells, strict=True)]
+    names = [printable(name, encoding) for name in short_labels(list(rows), _name_room(widths))]
     name_width = max(len("layer"), *map(len, names))
     lines = [
         GAP.join([name.ljust(name_width), *map(str.rjust, row, widths)])
-        for name, row in zip(["layer", *names], [columns, *cells], strict=True)
+        for name, row in zip(["layer", *names], [head, *cells], strict=True)
     ]
-    return "\n".join([shorten_middle(title, MAX_WIDTH), *lines])
+    return "\n".join([printable(shorten_middle(title, MAX_WIDTH), encoding), *lines])
 
 
 def format_value(value: float | None) -> str:

@@ -90,7 +90,7 @@ class TensorBoardDashboard:
         """Bytes that are free where the run is written; infinite where that is no local folder."""
         try:
             return float(shutil.disk_usage(self._writer.log_dir).free)
-        except OSError:
+        except (OSError, AttributeError):  # tensorboardX's writer has no log_dir
             return math.inf
 
     def histogram(self, tag: str, values: npt.ArrayLike, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Webhook for alerts, in the background: a server that hangs, refuses or fails never holds up training."""
+"""Webhook for alerts, in the background: a server that hangs, refuses or fails never delays training."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from convscope._arguments import number, whole_number
 from convscope.loggers.alerts import _plain
 
 QUEUE = 100
@@ -43,7 +44,7 @@ class WebhookSink:
         report: Called once, with a sentence, at the first failure.
 
     Raises:
-        ValueError: The address is no such address, or an argument is out of range; the address is not repeated.
+        ValueError: if the address is not accepted, or an argument is out of range; it does not repeat the address.
 
     Example:
         >>> sink = WebhookSink("https://example.org/hooks/secret")
@@ -65,12 +66,9 @@ class WebhookSink:
     ) -> None:
         self._url = _checked(_secret(url, "url"))
         self._headers = {name: _secret(value, f"headers[{name!r}]") for name, value in (headers or {}).items()}
-        if not timeout > 0 or not isinstance(attempts, int) or attempts < 1 or not pause >= 0:
-            raise ValueError(
-                f"timeout={timeout!r}, attempts={attempts!r}, pause={pause!r}: give seconds above 0, a whole number "
-                "of at least 1, and seconds of at least 0"
-            )
-        self._timeout, self._attempts, self._pause = timeout, attempts, pause
+        self._timeout = number("timeout", timeout, "seconds", least=0.0, above=True)
+        self._attempts = whole_number("attempts", attempts)
+        self._pause = number("pause", pause, "seconds", least=0.0)
         self._report, self._reported = report, False
         # Made at the first record: until then the sink can be pickled, as spawned processes need.
         self._queue: queue.Queue[Any]
@@ -82,11 +80,11 @@ class WebhookSink:
 
     @property
     def host(self) -> str:
-        """The server's name: all of the address that is ever shown."""
+        """The server's name: the only part of the address that is ever shown."""
         return urllib.parse.urlsplit(self._url).hostname or ""
 
     def send(self, record: Mapping[str, Any]) -> None:
-        """Queue ``record``; returns at once. A record that finds the queue full is dropped, and that reported."""
+        """Queue ``record``; returns at once. If the queue is full the record is dropped, and that is reported."""
         if self._thread is None:
             self._queue, self._give_up = queue.Queue(QUEUE), threading.Event()
             # A daemon: a server that hangs must not keep the process from ending.
@@ -98,7 +96,7 @@ class WebhookSink:
             self._fail(f"{QUEUE} alerts are waiting already")
 
     def close(self, patience: float = 10.0) -> None:
-        """Wait up to ``patience`` seconds until what is queued is sent, then give up the rest."""
+        """Wait up to ``patience`` seconds until all queued records are sent, then drop the others."""
         thread, self._thread = self._thread, None
         if thread is None:
             return

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from convscope._arguments import whole_number
 from convscope.metrics.functional._precision import WITHOUT_DOUBLE
+from convscope.metrics.functional._validation import checked_mean
 
 NO_INDEX = -1
 """Stands for a sample's place in the held-out set where a caller gave none."""
@@ -27,10 +30,30 @@ def canonical_order(index: Tensor) -> Tensor:
         return torch.arange(len(index), device=index.device)
     if bool(unknown.any()):
         raise ValueError("Some chunks came with an index and some without. Pass `index` in every update or in none.")
+    # Stable: of a sample that came twice the first copy is kept, on every rank the same one.
     index, order = index.sort(stable=True)
     first = torch.ones_like(index, dtype=torch.bool)
     first[1:] = index[1:] != index[:-1]
     return order[first]
+
+
+_before_sync: list[Callable[[], None]] = []
+
+
+@contextmanager
+def before_sync(call: Callable[[], None]) -> Iterator[None]:
+    """Within the block, ``call()`` comes before every exchange of states between processes; it may raise."""
+    _before_sync.append(call)
+    try:
+        yield
+    finally:
+        _before_sync.pop()
+
+
+def announce_sync() -> None:
+    """Make the innermost :func:`before_sync` call, if there is one."""
+    if _before_sync:
+        _before_sync[-1]()
 
 
 class _Sealed:
@@ -52,6 +75,7 @@ class ObservationMetric(Metric):
     full_state_update = False
 
     def _wrap_compute(self, compute: Callable) -> Callable:
+        # torchmetrics' own wrapper must stay around it: it synchronises ranks and caches the result.
         sealed = super()._wrap_compute(lambda: _Sealed(compute()))
 
         @functools.wraps(compute)
@@ -60,15 +84,51 @@ class ObservationMetric(Metric):
 
         return unsealed
 
+    def _add_sums(self, **shapes: tuple[int, ...]) -> None:
+        """States that are float64 sums over samples, zero at first, and add up over chunks and ranks."""
+        for name, shape in shapes.items():
+            self.add_state(name, default=torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> Any:
         # Where a device has no float64 the states stay behind: sums there would lose what they are kept for.
         if fn(torch.zeros(())).device.type in WITHOUT_DOUBLE:
             return self
         return super()._apply(fn, *args, **kwargs)
 
+    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
+        announce_sync()
+        super()._sync_dist(*args, **kwargs)
+
     def _to_state(self, tensor: Tensor) -> Tensor:
         """``tensor`` where this metric keeps its states."""
         return tensor.detach().to(self.device)
+
+
+class StreamingMean(ObservationMetric):
+    """A mean over samples of one number per filter, kept as a sum and a count."""
+
+    quantity: ClassVar[str]
+    """What errors call it."""
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, num_channels: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_channels = whole_number("num_channels", num_channels)
+        self._add_sums(total=(self.num_channels,))
+        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
+
+    def _add(self, total: Tensor, count: int) -> None:
+        self.total += self._to_state(total)
+        self.count += count
+
+    def compute(self) -> Tensor:
+        """The mean for each filter ``(C,)`` over everything seen, over all ranks.
+
+        Raises:
+            ValueError: if there was no update, or a value was NaN or Inf.
+        """
+        return checked_mean(self.quantity, self.total, self.count)
 
 
 class GatheringMetric(ObservationMetric):
@@ -93,6 +153,7 @@ class GatheringMetric(ObservationMetric):
     def _joined(self, name: str) -> Tensor:
         state = getattr(self, name)
         parts = [state] if isinstance(state, Tensor) else state
+        # An empty head gives the right type where nothing was ever appended, and `cat` of no tensor is an error.
         return torch.cat([self._empty(name), *parts])
 
     def _empty(self, name: str) -> Tensor:

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convscope.metrics._base import ObservationMetric
+from convscope._arguments import whole_number
+from convscope.metrics._base import ObservationMetric, StreamingMean
 from convscope.metrics.functional._precision import as_double
 from convscope.metrics.functional._validation import (
     check_features,
-    check_finite,
-    check_positive_int,
     check_same_shape,
     check_target,
 )
@@ -49,12 +48,10 @@ class InterventionOutcome(ObservationMetric):
 
     def __init__(self, num_sets: int, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_positive_int("num_sets", num_sets)
-        check_positive_int("num_classes", num_classes)
-        self.num_sets, self.num_classes = num_sets, num_classes
-        zeros = {"losses": (num_sets, num_classes), "hits": (num_sets, num_classes), "counts": (num_classes,)}
-        for name, shape in zeros.items():
-            self.add_state(name, default=torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.num_sets = whole_number("num_sets", num_sets)
+        self.num_classes = whole_number("num_classes", num_classes)
+        each = (self.num_sets, self.num_classes)
+        self._add_sums(losses=each, hits=each, counts=(self.num_classes,))
 
     def update(self, losses: Tensor, hits: Tensor, target: Tensor, first: int = 0) -> None:
         """Add the outcome of the sets numbered from ``first`` on one chunk of samples.
@@ -93,7 +90,7 @@ class InterventionOutcome(ObservationMetric):
         return outcome_result(self.losses, self.hits, self.counts)
 
 
-class ChannelMean(ObservationMetric):
+class ChannelMean(StreamingMean):
     """Mean activation of each filter over samples and positions.
 
     Args:
@@ -115,15 +112,7 @@ class ChannelMean(ObservationMetric):
         tensor([2., 2.])
     """
 
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, num_channels: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        check_positive_int("num_channels", num_channels)
-        self.num_channels = num_channels
-        self.add_state("total", default=torch.zeros(num_channels, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
+    quantity = "mean activation"
 
     def update(self, pooled: Tensor) -> None:
         """Add a chunk ``(N, C)``.
@@ -132,16 +121,4 @@ class ChannelMean(ObservationMetric):
             ValueError: if the shape or type is wrong.
         """
         check_features(pooled)
-        self.total += self._to_state(as_double(pooled).sum(0))
-        self.count += len(pooled)
-
-    def compute(self) -> Tensor:
-        """Mean over everything seen, over all ranks.
-
-        Raises:
-            ValueError: if there was no update, or a value was NaN or Inf.
-        """
-        if self.count == 0:
-            raise ValueError("A mean activation needs samples, got none. Update the metric before computing it.")
-        check_finite("activations", self.total)
-        return (self.total / self.count).float()
+        self._add(as_double(pooled).sum(0), len(pooled))

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convscope._arguments import flag, whole_number
 from convscope.metrics._base import ObservationMetric
 from convscope.metrics.functional._precision import as_double, is_varying
-from convscope.metrics.functional._validation import check_features, check_finite, check_positive_int
+from convscope.metrics.functional._validation import check_features, check_finite
 from convscope.metrics.functional.cka import aligned, debiased_product
 
 _FEWEST = {False: 2, True: 4}
@@ -55,15 +56,12 @@ class LinearCKA(ObservationMetric):
 
     def __init__(self, num_x: int, num_y: int, debiased: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_positive_int("num_x", num_x)
-        check_positive_int("num_y", num_y)
-        self.num_x, self.num_y, self.debiased = num_x, num_y, debiased
-        width = num_x + num_y
+        self.num_x, self.num_y = whole_number("num_x", num_x), whole_number("num_y", num_y)
+        self.debiased = flag("debiased", debiased)
+        width = self.num_x + self.num_y
+        # Both sides in one matrix: its blocks are XᵀX, XᵀY and YᵀY, so that one product per chunk serves all three.
         # With z = (x, y) and r = (‖x‖², ‖y‖²): Σ1, Σz, Σzzᵀ, Σrzᵀ, Σrrᵀ.
-        shapes = {"samples": (), "total": (width,), "product": (width, width)}
-        shapes |= {"row_total": (2, width), "row_product": (2, 2)}
-        for name, shape in shapes.items():
-            self.add_state(name, default=torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self._add_sums(samples=(), total=(width,), product=(width, width), row_total=(2, width), row_product=(2, 2))
 
     def update(self, x: Tensor, y: Tensor) -> None:
         """Add a chunk: ``x`` ``(N, C)`` and ``y`` ``(N, D)``, the same samples in the same order.
@@ -117,11 +115,17 @@ class LinearCKA(ObservationMetric):
 
     def _row_product(self, i: int, j: int) -> Tensor:
         """``Σ ‖x − μ‖²‖y − ν‖²`` over samples, multiplied out: ``‖x − μ‖² = ‖x‖² − 2μᵀx + ‖μ‖²``."""
+        # The states are sums that are not centred: the means are known only at the end. Multiplied out, the product has
+        # nine terms: one is a state, two pair a state with a mean, one is the cross term 4 μᵀ(Σ x yᵀ)ν, and the others
+        # depend on traces and on the squared norms of the means alone.
         mu, nu = self._mean(i), self._mean(j)
         mu2, nu2, n = mu @ mu, nu @ nu, self.samples
+        # The nine products of (‖x‖² − 2μᵀx + ‖μ‖²)(‖y‖² − 2νᵀy + ‖ν‖²), summed. Σx = nμ turns the three that hold only
+        # means into −3nμ²ν² together, and every other into a sum that is kept.
         raw = self.row_product[i, j] - 2 * (self._rows_times(i, j) @ nu) - 2 * (self._rows_times(j, i) @ mu)
         cross = 4 * (mu @ self._block(self.product, i, j) @ nu)
         norms = nu2 * self._block(self.product, i, i).trace() + mu2 * self._block(self.product, j, j).trace()
+        # Of a side that does not vary only rounding is left, which must not pass for a product of norms.
         either_constant = not (self._varying(i).any() and self._varying(j).any())
         return torch.zeros_like(raw) if either_constant else raw + cross + norms - 3 * n * mu2 * nu2
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from convscope._arguments import share, whole_number, whole_number_or_none
 from convscope.metrics._base import ObservationMetric
-from convscope.metrics.functional._validation import check_channels, check_fraction, check_positive_int
+from convscope.metrics.functional._validation import check_channels
 from convscope.metrics.functional.correlation import CorrelationResult, correlation_result
 from convscope.metrics.functional.covariance import Moments, as_variables, moments_of
 
@@ -56,15 +56,12 @@ class ChannelCorrelation(ObservationMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_positive_int("num_channels", num_channels)
-        if max_positions is not None:
-            check_positive_int("max_positions", max_positions)
-        check_fraction("redundant_threshold", redundant_threshold)
-        self.num_channels, self.max_positions = num_channels, max_positions
-        self.seed, self.redundant_threshold = seed, redundant_threshold
-        zeros = {"observations": (), "total": (num_channels,), "product": (num_channels, num_channels)}
-        for name, shape in zeros.items():
-            self.add_state(name, default=torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.num_channels = whole_number("num_channels", num_channels)
+        self.max_positions = whole_number_or_none("max_positions", max_positions, "all positions")
+        self.seed = whole_number("seed", seed, least=0)
+        self.redundant_threshold = share("redundant_threshold", redundant_threshold, "a correlation")
+        c = self.num_channels
+        self._add_sums(observations=(), total=(c,), product=(c, c))
 
     def update(self, activation: Tensor) -> None:
         """Add a chunk.

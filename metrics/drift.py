@@ -1,4 +1,4 @@
-"""A layer's pooled features, kept in the order of the held-out set so that checks can be compared."""
+"""Pooled features of a layer, in the order of the held-out set so that checks can be compared."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics._base import NO_INDEX, GatheringMetric, canonical_order
-from convscope.metrics.functional._validation import check_features, check_finite, check_index, check_positive_int
+from convscope.metrics.functional._validation import check_features, check_finite, check_index
 
 
 class PooledFeatures(GatheringMetric):
-    """Features of every sample, one row a sample, in the order of their index whatever the chunks and ranks.
+    """Features of every sample, one row per sample, in the order of their index whatever the chunks and ranks.
 
     Two checks on one held-out set give rows that belong together, as
     :func:`~convscope.metrics.functional.linear_cka` wants them.
@@ -44,8 +45,7 @@ class PooledFeatures(GatheringMetric):
 
     def __init__(self, num_channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_positive_int("num_channels", num_channels)
-        self.num_channels = num_channels
+        self.num_channels = whole_number("num_channels", num_channels)
         self._add_lists(features=torch.float32, index=torch.int64)
 
     def update(self, features: Tensor, index: Tensor | None = None) -> None:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from convscope._arguments import flag, share, whole_number
 from convscope.metrics._base import ObservationMetric
-from convscope.metrics.functional._validation import check_channels, check_fraction, check_positive_int
+from convscope.metrics.functional._validation import check_channels
 from convscope.metrics.functional.health import (
     ActivityResult,
     ActivitySums,
@@ -67,16 +68,16 @@ class FilterActivity(ObservationMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_positive_int("num_channels", num_channels)
+        self.num_channels = whole_number("num_channels", num_channels)
+        self.rectified = flag("rectified", rectified)
         check_bounds(bounds)
-        check_fraction("saturated_share", saturated_share)
-        self.num_channels, self.rectified = num_channels, rectified
-        self.bounds, self.saturated_share = bounds, saturated_share
-        zeros = torch.zeros(num_channels, dtype=torch.float64)
-        self.add_state("minimum", default=zeros + torch.inf, dist_reduce_fx="min")
-        self.add_state("maximum", default=zeros - torch.inf, dist_reduce_fx="max")
-        for name in ("squares", "positive", "at_bound", "seen"):
-            self.add_state(name, default=zeros.clone(), dist_reduce_fx="sum")
+        self.bounds = bounds
+        self.saturated_share = share("saturated_share", saturated_share, "a share of the values")
+        c = self.num_channels
+        unseen = torch.full((c,), torch.inf, dtype=torch.float64)  # any value is less than it, or greater than minus it
+        self.add_state("minimum", default=unseen, dist_reduce_fx="min")
+        self.add_state("maximum", default=-unseen, dist_reduce_fx="max")
+        self._add_sums(squares=(c,), positive=(c,), at_bound=(c,), seen=(c,))
         self.add_state("nonfinite", default=torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, activation: Tensor) -> None:
@@ -108,7 +109,7 @@ class FilterActivity(ObservationMetric):
 
 
 class SignalResult(NamedTuple):
-    """What :class:`SignalRMS` computes.
+    """Result of :class:`SignalRMS`.
 
     Attributes:
         rms: float32 scalar, root mean square of the finite values.
@@ -149,12 +150,13 @@ class SignalRMS(ObservationMetric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("squares", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self._add_sums(squares=())
         self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("nonfinite", default=torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, signal: Tensor) -> None:
         """Add a chunk, of any shape."""
+        # The plain sum first: it is finite nearly always, and one pass over the signal is all that it costs.
         squares, left_out = squared_sum(signal), 0
         if not bool(torch.isfinite(squares)):
             finite = torch.isfinite(signal)

@@ -1,43 +1,20 @@
-"""Filter importance by six criteria, each a mean that streams."""
+"""Filter importance by six criteria, each a streaming mean."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from convscope.metrics._base import ObservationMetric
+from convscope._arguments import whole_number
+from convscope.metrics._base import ObservationMetric, StreamingMean
 from convscope.metrics.functional import importance as arithmetic
 from convscope.metrics.functional._precision import as_double
-from convscope.metrics.functional._validation import check_channels, check_positive_int
+from convscope.metrics.functional._validation import check_channels
 
 
-class _Importance(ObservationMetric):
-    """A sum over samples and their number."""
-
-    higher_is_better = None
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, num_channels: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        check_positive_int("num_channels", num_channels)
-        self.num_channels = num_channels
-        self.add_state("total", default=torch.zeros(num_channels, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
-
-    def _add(self, total: Tensor, count: int) -> None:
-        self.total += self._to_state(total)
-        self.count += count
-
-    def compute(self) -> Tensor:
-        """Importance of each filter ``(C,)`` over everything seen, over all ranks.
-
-        Raises:
-            ValueError: if there was no update, or a value was NaN or Inf.
-        """
-        return arithmetic.mean_importance(self.total, self.count)
+class _Importance(StreamingMean):
+    quantity = arithmetic.NAME
 
 
 class TaylorImportance(_Importance):
@@ -165,8 +142,7 @@ class WeightImportance(_Importance):
 
     def __init__(self, num_channels: int, norm: int = 1, **kwargs: Any) -> None:
         super().__init__(num_channels, **kwargs)
-        arithmetic.check_norm(norm)
-        self.norm = norm
+        self.norm = arithmetic.check_norm(norm)
 
     def update(self, weight: Tensor) -> None:
         """Add one state of the weights ``(C, *)``.
@@ -238,12 +214,9 @@ class OutputCorrelation(ObservationMetric):
 
     def __init__(self, num_channels: int, num_outputs: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_positive_int("num_channels", num_channels)
-        check_positive_int("num_outputs", num_outputs)
-        self.num_channels, self.num_outputs = num_channels, num_outputs
-        c, k = num_channels, num_outputs
-        for name, shape in zip(self._sums, [(), (c,), (k,), (c,), (k,), (c, k)], strict=True):
-            self.add_state(name, default=torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.num_channels = c = whole_number("num_channels", num_channels)
+        self.num_outputs = k = whole_number("num_outputs", num_outputs)
+        self._add_sums(**dict(zip(self._sums, [(), (c,), (k,), (c,), (k,), (c, k)], strict=True)))
 
     def update(self, features: Tensor, outputs: Tensor) -> None:
         """Add a chunk of pooled features ``(N, C)`` and outputs ``(N, K)``.

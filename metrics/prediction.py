@@ -1,4 +1,4 @@
-"""The model's own output as the last reading of a prediction that forms over depth."""
+"""Read-out of the model's own output, the last point of a prediction that forms over depth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from convscope.metrics.probe import FeatureProbe
 
 
 class OutputReadout(FeatureProbe):
-    """What the model itself predicts, its samples in the order in which a probe's result has them.
+    """Predictions of the model itself, in the same order of samples as a probe's result.
 
     Nothing is fitted. ``compute`` judges the outputs of the classes present as a probe is judged;
     :meth:`log_probabilities` gives the whole distribution.
@@ -39,6 +39,8 @@ class OutputReadout(FeatureProbe):
         ([3, 7], [0.800000011920929, 0.5])
     """
 
+    fewest = 1
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(n_controls=1, seed=0, **kwargs)
 
@@ -53,7 +55,7 @@ class OutputReadout(FeatureProbe):
         if len(target) and int(target.max()) >= outputs.shape[1]:
             raise ValueError(
                 f"The target holds class {int(target.max())}, but the model has {outputs.shape[1]} outputs: they are "
-                "not one logit a class. Read the output like any other layer instead, with `output='readout'`."
+                "not one logit per class. Read the output like any other layer instead, with `output='readout'`."
             )
         super().update(outputs, target, index)
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics._features import FeatureStore
-from convscope.metrics.functional._validation import check_features, check_positive_int, check_target
+from convscope.metrics.functional._validation import check_features, check_target
 from convscope.metrics.functional.logistic import check_logistic, logistic_scorer
 from convscope.metrics.functional.neighbours import centroid_scorer, knn_scorer
 from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, check_alphas, ridge_scorer
@@ -25,15 +26,16 @@ from convscope.metrics.functional.scores import (
 
 
 class ProbeResult(NamedTuple):
-    """What a probe computes.
+    """Result of a probe of classes.
 
     Attributes:
         accuracy: float32 scalar in [0, 1], out of sample.
         balanced_accuracy: float32 scalar in [0, 1], mean recall over the classes present.
-        chance: float32 scalar, share of the most frequent class.
+        chance: float32 scalar, share of the most frequent class: what a probe reaches that knows nothing.
         selectivity: float32 scalar in [-1, 1], ``accuracy - control_accuracy``.
         control_accuracy: float32 scalar in [0, 1], mean accuracy on permuted labels.
-        scores: ``(N, K)`` float64 out-of-sample scores, samples in order of their index.
+        scores: ``(N, K)`` float64 out-of-sample scores, samples in order of their index. A sample that is the only one
+            of its class cannot be predicted from others: it has no row, and its class no column.
         target: ``(N,)`` class indices in the same order.
         classes: ``(K,)`` the classes that the columns stand for.
     """
@@ -49,15 +51,16 @@ class ProbeResult(NamedTuple):
 
 
 class FeatureProbe(FeatureStore):
-    """What the probes of classes share: features are collected, put in order, and scored by ``_scorer``."""
+    """Base of the probes of classes: features are collected, put in order, and scored by ``_scorer``."""
 
     higher_is_better = True
+    fewest = 2
+    """Samples that a class must have to be probed."""
 
     def __init__(self, n_controls: int, seed: int, **kwargs: Any) -> None:
         super().__init__(torch.int64, **kwargs)
-        check_positive_int("n_controls", n_controls)
-        self.n_controls = n_controls
-        self.seed = seed
+        self.n_controls = whole_number("n_controls", n_controls)
+        self.seed = whole_number("seed", seed, least=0)
 
     @abstractmethod
     def _scorer(self, features: Tensor, target: Tensor) -> Scorer:
@@ -83,11 +86,11 @@ class FeatureProbe(FeatureStore):
         """Fit and judge the probe on everything collected, over all ranks.
 
         Raises:
-            ValueError: if there is no sample, only one class, a feature that is NaN or Inf, or only some chunks
-                came with an index.
+            ValueError: if there is no sample, fewer than two classes with two samples, a feature that is NaN or Inf,
+                or only some chunks came with an index.
         """
         features, targets = self._canonical()
-        target = targets.flatten()
+        features, target = _enough_of_each(features, targets.flatten(), self.fewest)
         scorer = self._scorer(features, target)
         scores = scorer(target)
         accuracy = probe_accuracy(scores, target)
@@ -98,8 +101,20 @@ class FeatureProbe(FeatureStore):
         return ProbeResult(accuracy, balanced, chance, accuracy - control, control, scores, target, classes)
 
 
+def _enough_of_each(features: Tensor, target: Tensor, fewest: int) -> tuple[Tensor, Tensor]:
+    """Samples whose class has at least ``fewest`` of them."""
+    classes, codes = encode_classes(target)
+    often = torch.bincount(codes) >= fewest
+    if len(classes) > 1 and int(often.sum()) < 2:
+        raise ValueError(
+            f"{int(often.sum())} of {len(classes)} classes have {fewest} samples or more: a probe predicts each sample "
+            "from others of its class, and needs two such classes. Use a larger held-out set."
+        )
+    return (features, target) if len(classes) < 2 else (features[often[codes]], target[often[codes]])
+
+
 class RidgeProbe(FeatureProbe):
-    """Accuracy of ridge regression on one-hot targets, by exact leave-one-out.
+    """Accuracy of ridge regression on one-hot targets, each sample judged by an exact fit without it.
 
     See :func:`~convscope.metrics.functional.ridge_probe_scores` for the formula. The control labels are judged by
     the hat matrix that the true labels chose.
@@ -130,8 +145,7 @@ class RidgeProbe(FeatureProbe):
         self, alphas: Sequence[float] = DEFAULT_ALPHAS, n_controls: int = 4, seed: int = 0, **kwargs: Any
     ) -> None:
         super().__init__(n_controls, seed, **kwargs)
-        check_alphas(alphas)
-        self.alphas = tuple(alphas)
+        self.alphas = check_alphas(alphas)
 
     def _scorer(self, features: Tensor, target: Tensor) -> Scorer:
         return ridge_scorer(features, target, self.alphas)
@@ -177,15 +191,14 @@ class LogisticProbe(FeatureProbe):
         **kwargs: Any,
     ) -> None:
         super().__init__(n_controls, seed, **kwargs)
-        check_logistic(folds, l2, max_iter)
-        self.folds, self.l2, self.max_iter = folds, l2, max_iter
+        self.folds, self.l2, self.max_iter = check_logistic(folds, l2, max_iter)
 
     def _scorer(self, features: Tensor, target: Tensor) -> Scorer:
         return logistic_scorer(features, target, self.folds, self.l2, self.max_iter)
 
 
 class KNNProbe(FeatureProbe):
-    """Leave-one-out accuracy of the vote of the nearest neighbours.
+    """Accuracy of the vote of the nearest neighbours, on samples left out.
 
     See :func:`~convscope.metrics.functional.knn_probe_scores`.
 
@@ -213,15 +226,14 @@ class KNNProbe(FeatureProbe):
 
     def __init__(self, k: int = 20, n_controls: int = 4, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(n_controls, seed, **kwargs)
-        check_positive_int("k", k)
-        self.k = k
+        self.k = whole_number("k", k, "a whole number of neighbours")
 
     def _scorer(self, features: Tensor, target: Tensor) -> Scorer:
         return knn_scorer(features, target, self.k)
 
 
 class CentroidProbe(FeatureProbe):
-    """Leave-one-out accuracy of the nearest class mean.
+    """Accuracy of the nearest class mean, on samples left out.
 
     See :func:`~convscope.metrics.functional.centroid_probe_scores`.
 

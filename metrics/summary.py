@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convscope._arguments import share
 from convscope.metrics._base import GatheringMetric
-from convscope.metrics.functional._validation import check_fraction, check_same_shape
+from convscope.metrics.functional._validation import check_same_shape
 from convscope.metrics.functional.summary import gini, rank_stability, top_share, turnover
 
 
@@ -108,8 +109,7 @@ class TopShare(_OneVector):
 
     def __init__(self, fraction: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_fraction("fraction", fraction)
-        self.fraction = fraction
+        self.fraction = share("fraction", fraction, "a share of the filters")
 
     def compute(self) -> Tensor:
         """Top share of all values seen, over all ranks."""
@@ -170,8 +170,7 @@ class Turnover(_TwoVectors):
 
     def __init__(self, fraction: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_fraction("fraction", fraction)
-        self.fraction = fraction
+        self.fraction = share("fraction", fraction, "a share of the filters")
 
     def compute(self) -> Tensor:
         """Turnover over all filters seen, over all ranks."""

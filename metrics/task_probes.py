@@ -11,21 +11,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics._features import FeatureStore
 from convscope.metrics.functional._precision import as_double, is_varying
-from convscope.metrics.functional._validation import check_features, check_positive_int
+from convscope.metrics.functional._validation import check_features
 from convscope.metrics.functional.positions import (
     counted_first,
     exchanged_labels,
+    fair_position_scorer,
     features_at,
-    position_scorer,
     spread_positions,
 )
-from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, check_alphas, ridge_predictor
+from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, check_alphas, ridge_label_predictor, ridge_predictor
+from convscope.metrics.functional.scores import best_classes
 from convscope.metrics.functional.tasks import (
-    check_labels,
+    blind_average_precision,
+    check_zero_or_one,
     control_score,
-    label_prevalence,
     mean_average_precision,
     mean_iou,
     r2_score,
@@ -33,13 +35,13 @@ from convscope.metrics.functional.tasks import (
 
 
 class RegressionResult(NamedTuple):
-    """What a probe of quantities computes.
+    """Result of a probe of quantities.
 
     Attributes:
-        r2: float32 scalar, at most 1, out of sample.
+        r2: float32 scalar in [0, 1], out of sample; 0 for no better than the mean.
         chance: float32 scalar, 0: what the mean reaches.
         selectivity: float32 scalar, ``r2 - control_r2``.
-        control_r2: float32 scalar, mean R² on permuted targets; about 0 or below.
+        control_r2: float32 scalar, mean R² on permuted targets, about 0.
         predictions: ``(N, D)`` float64 out-of-sample predictions, samples in order of their index.
         target: ``(N, D)`` float64, in the same order.
     """
@@ -53,11 +55,11 @@ class RegressionResult(NamedTuple):
 
 
 class MultiLabelResult(NamedTuple):
-    """What a probe of several labels computes.
+    """Result of a probe of several labels.
 
     Attributes:
         mean_average_precision: float32 scalar in (0, 1], out of sample.
-        chance: float32 scalar in (0, 1), mean prevalence of the labels.
+        chance: float32 scalar in (0, 1), mean average precision of a random ranking.
         selectivity: float32 scalar, ``mean_average_precision - control_mean_average_precision``.
         control_mean_average_precision: float32 scalar, on permuted targets.
         scores: ``(N, K)`` float64 out-of-sample scores, samples in order of their index.
@@ -73,7 +75,7 @@ class MultiLabelResult(NamedTuple):
 
 
 class SegmentationResult(NamedTuple):
-    """What a probe of positions computes.
+    """Result of a probe of positions.
 
     Attributes:
         miou: float32 scalar in [0, 1], mean intersection over union, whole samples left out.
@@ -95,7 +97,7 @@ class SegmentationResult(NamedTuple):
 
 
 class _RidgeStore(FeatureStore):
-    """Options that the probes below share."""
+    """Base with the options that the probes below share."""
 
     higher_is_better = True
 
@@ -103,9 +105,9 @@ class _RidgeStore(FeatureStore):
         self, target_dtype: torch.dtype, alphas: Sequence[float], n_controls: int, seed: int, **kwargs: Any
     ) -> None:
         super().__init__(target_dtype, **kwargs)
-        check_alphas(alphas)
-        check_positive_int("n_controls", n_controls)
-        self.alphas, self.n_controls, self.seed = tuple(alphas), n_controls, seed
+        self.alphas = check_alphas(alphas)
+        self.n_controls = whole_number("n_controls", n_controls)
+        self.seed = whole_number("seed", seed, least=0)
 
     def update(self, features: Tensor, target: Tensor, index: Tensor | None = None) -> None:
         """Add a chunk.
@@ -122,7 +124,7 @@ class _RidgeStore(FeatureStore):
         columns = target[:, None] if target.ndim == 1 else target
         if columns.ndim != 2 or len(columns) != len(features):
             raise ValueError(
-                f"The target must have shape ({len(features)}, D), one row a sample, got {tuple(target.shape)}."
+                f"The target must have shape ({len(features)}, D), one row per sample, got {tuple(target.shape)}."
             )
         self._collect(features, columns, index)
 
@@ -130,7 +132,9 @@ class _RidgeStore(FeatureStore):
 class RegressionProbe(_RidgeStore):
     """R² of ridge regression on quantities, by exact leave-one-out.
 
-    Targets are standardised for the choice of the penalty, so that each counts equally; constant ones are left out.
+    Where no slope does better than the mean of the other samples, that mean is the prediction; and as R² compares with
+    the mean of all samples, which has seen the sample, what is no better reads as 0, not below. Targets are
+    standardised for the choice of the penalty, so that each counts equally; constant ones are left out.
 
     Args:
         alphas: the grid of penalties, each above 0.
@@ -165,20 +169,22 @@ class RegressionProbe(_RidgeStore):
         target = as_double(target)
         mean, scale = target.mean(dim=0), _scale(target)
         standard = (target - mean) / scale
-        predictor = ridge_predictor(features, standard, self.alphas)
+        predictor = ridge_predictor(features, standard, self.alphas, or_mean=True)
 
         def judge(order: Tensor) -> Tensor:
             permuted = standard[order.to(standard.device)]
-            return r2_score(predictor(permuted), permuted)
+            return r2_score(predictor(permuted), permuted).clamp(min=0)
 
         predictions = predictor(standard)
-        r2 = r2_score(predictions, standard)
+        r2 = r2_score(predictions, standard).clamp(min=0)
         control = control_score(judge, len(target), self.n_controls, self.seed)
         return RegressionResult(r2, torch.zeros_like(r2), r2 - control, control, mean + scale * predictions, target)
 
 
 class MultiLabelProbe(_RidgeStore):
-    """Mean average precision of ridge regression on several labels a sample, by exact leave-one-out.
+    """Mean average precision of ridge regression on several labels per sample, judged by exact fits without it.
+
+    See :func:`~convscope.metrics.functional.ridge_label_predictor` for what is left out.
 
     Args:
         alphas: the grid of penalties, each above 0.
@@ -210,29 +216,29 @@ class MultiLabelProbe(_RidgeStore):
 
     def update(self, features: Tensor, target: Tensor, index: Tensor | None = None) -> None:
         """Add a chunk of features ``(N, C)`` and labels ``(N, K)`` of 0 and 1."""
-        check_labels(target)
+        check_zero_or_one(target)
         super().update(features, target, index)
 
     def compute(self) -> MultiLabelResult:
         """Fit and judge the probe on everything collected, over all ranks."""
         features, target = self._canonical()
-        predictor = ridge_predictor(features, target, self.alphas)
+        predictor = ridge_label_predictor(features, target, self.alphas)
 
         def judge(order: Tensor) -> Tensor:
             permuted = target[order.to(target.device)]
-            return mean_average_precision(predictor(permuted), permuted)
+            return mean_average_precision(predictor(permuted), permuted, ties="shuffled")
 
         scores = predictor(target)
-        reached = mean_average_precision(scores, target)
+        reached = mean_average_precision(scores, target, ties="shuffled")
         control = control_score(judge, len(target), self.n_controls, self.seed)
-        return MultiLabelResult(reached, label_prevalence(target), reached - control, control, scores, target)
+        return MultiLabelResult(reached, blind_average_precision(target), reached - control, control, scores, target)
 
 
 class SegmentationProbe(_RidgeStore):
     """Mean IoU of ridge regression on the class of each position, every sample predicted without its own positions.
 
-    See :func:`~convscope.metrics.functional.position_scorer` for the formula. A layer's map is linearly interpolated
-    to the grid of the targets, of which ``positions`` a sample are read, the same for every layer.
+    See :func:`~convscope.metrics.functional.fair_position_scorer` for the formula. A layer's map is linearly
+    interpolated to the grid of the targets, of which ``positions`` a sample are read, the same for every layer.
 
     Args:
         positions: positions read of each sample; all of them where there are fewer.
@@ -268,8 +274,7 @@ class SegmentationProbe(_RidgeStore):
         **kwargs: Any,
     ) -> None:
         super().__init__(torch.int64, alphas, n_controls, seed, **kwargs)
-        check_positive_int("positions", positions)
-        self.positions = positions
+        self.positions = whole_number("positions", positions)
 
     def update(self, features: Tensor, target: Tensor, index: Tensor | None = None) -> None:
         """Add a chunk of activations ``(N, C, *S)`` and class indices ``(N, *T)``."""
@@ -290,7 +295,7 @@ class SegmentationProbe(_RidgeStore):
         """Fit and judge the probe on everything collected, over all ranks."""
         features, target = self._canonical()
         features, target = counted_first(features.reshape(*target.shape, -1), target)
-        scorer = position_scorer(features, target, self.alphas)
+        scorer = fair_position_scorer(features, target, self.alphas)
 
         def judge(order: Tensor) -> Tensor:
             exchanged = exchanged_labels(target, order.to(target.device))
@@ -312,8 +317,9 @@ def _scale(target: Tensor) -> Tensor:
 
 def _named(scores: Tensor, target: Tensor) -> Tensor:
     """Classes ``(N, P)`` with the highest scores ``(N, P, K)``, a column for each class in ``target``."""
-    classes: Tensor = torch.unique(target[target >= 0])
-    return classes[scores.argmax(dim=2)]
+    classes, counts = torch.unique(target[target >= 0], return_counts=True)
+    named: Tensor = classes[best_classes(scores, counts).long().argmax(dim=2)]
+    return named
 
 
 def _blind_iou(target: Tensor) -> Tensor:

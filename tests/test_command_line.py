@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,26 @@ def test_the_digits_recipe_runs_prints_tables_and_names_its_run(tmp_path: Path) 
     tags = EventAccumulator(logdir).Reload().Tags()
     assert "probe/accuracy/output" in tags["scalars"]
     assert "probe/map/accuracy" in tags["images"]
+
+
+LAYERS = ["-m", "convscope", "layers", "tests.networks:TinyResNet", "--input-size", "3,16,16"]
+
+
+def test_layers_on_an_ascii_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    assert main(LAYERS[2:]) == 0
+    assert main([*LAYERS[2:], "--layers", "слой"]) == 2
+    head, first = out.buffer.getvalue().decode("ascii").splitlines()[:2]
+    assert "16x16" in first
+    assert first.index("16x16") == head.index("spatial")
+    assert b"\\u0441\\u043b\\u043e\\u0439" in err.buffer.getvalue()
+
+
+def test_layers_into_a_pipe_that_nobody_reads() -> None:
+    program = subprocess.Popen([sys.executable, *LAYERS], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout is not None
+    program.stdout.close()
+    errors = program.stderr.read() if program.stderr else b""
+    assert (program.wait(), errors) == (0, b"")

@@ -42,7 +42,35 @@ def test_every_public_object_says_what_it_is() -> None:
     assert silent == []
 
 
-# Which packages a package may import from, and what it must not know.
+def _defined(path: Path, *kinds: type[ast.stmt]) -> list[str]:
+    found = ast.parse(path.read_text(encoding="utf-8")).body
+    return [node.name for node in found if isinstance(node, kinds)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_no_function_has_the_name_of_its_module(file: Path) -> None:
+    # ``import a.b`` and ``from a import b`` would then mean two things, by what was imported before.
+    module = file.parent.name if file.stem == "__init__" else file.stem
+    assert module not in _defined(ROOT / file, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _aliases(path: Path) -> list[str]:
+    """Names of types that are defined by an assignment: ``Values = dict[...]``."""
+    found = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.Assign)]
+    names = [target.id for node in found for target in node.targets if isinstance(target, ast.Name)]
+    return [name for name in names if name[0].isupper() and not name.isupper() and len(name) > 1]
+
+
+def test_no_two_types_have_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for file in FILES:
+        for name in [*_defined(ROOT / file, ast.ClassDef), *_aliases(ROOT / file)]:
+            places.setdefault(name, []).append(str(file))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+# Which packages a package may import from, and what it must not know. The checks of arguments serve all of them, and
+# know nothing themselves.
 ALLOWED = {
     "alerts": {"alerts"},
     "metrics": {"metrics"},
@@ -50,6 +78,8 @@ ALLOWED = {
     "loggers": {"loggers"},
     "callbacks": {"alerts", "callbacks", "capture", "metrics", "loggers"},
 }
+SHARED = {"convscope._arguments"}
+"""Plain Python that any package may use."""
 FOREIGN = {
     "alerts": ("torch", "lightning", "torchmetrics"),
     "metrics": ("lightning",),
@@ -60,10 +90,12 @@ FOREIGN = {
 
 
 def _imports(path: Path) -> list[str]:
+    """Modules that a file imports, wherever in it: also within functions and under ``TYPE_CHECKING``."""
     found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
-            found.append(node.module or "")
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [name if name in MODULES else node.module or "" for name in names]
         elif isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
     return found
@@ -73,6 +105,49 @@ def _imports(path: Path) -> list[str]:
 def test_imports_point_one_way(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
         for module in _imports(path):
-            if module.startswith("convscope."):
+            if module.startswith("convscope.") and module not in SHARED:
                 assert module.split(".")[1] in ALLOWED[package], f"{path}: {module}"
             assert module.split(".")[0] not in FOREIGN[package], f"{path} touches {module}"
+
+
+ARROWS = {
+    name: {module for module in _imports(ROOT / path) if module in MODULES and module != name}
+    for name, path in zip(MODULES, FILES, strict=True)
+    if not name.startswith("convscope.recipes")
+}
+"""Which modules each module imports."""
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    assert _in_circles(ARROWS) == []
+
+
+def _in_circles(arrows: dict[str, set[str]]) -> list[str]:
+    """What is left once modules that import nothing of the rest are taken away, over and over."""
+    left = dict(arrows)
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+def test_the_search_for_circles_finds_one() -> None:
+    assert _in_circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == ["a", "b", "c", "d"]
+
+
+def _layer_of_callbacks(module: str) -> str:
+    """Engine, parts, or the callbacks that users add."""
+    below = module.removeprefix("convscope.callbacks").split(".")
+    return below[1] if len(below) > 1 and below[1] in ("engine", "parts") else "callback"
+
+
+@pytest.mark.parametrize(("layer", "above"), [("engine", {"parts", "callback"}), ("parts", {"callback"})])
+def test_the_engine_knows_no_parts_and_parts_know_no_callbacks(layer: str, above: set[str]) -> None:
+    upwards = {
+        (name, module)
+        for name, targets in ARROWS.items()
+        if name.startswith("convscope.callbacks") and _layer_of_callbacks(name) == layer
+        for module in targets
+        if module.startswith("convscope.callbacks") and _layer_of_callbacks(module) in above
+    }
+    assert upwards == set()

@@ -6,14 +6,16 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from convscope._arguments import one_of, whole_number
 
 Direction = Literal["up", "down", "both"]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a detector makes of one value.
+    """Judgement of one value by a detector.
 
     Attributes:
         ready: Whether it can judge yet; where not, ``exceeded`` is False and means nothing.
@@ -41,13 +43,13 @@ class Verdict:
 
 @dataclass
 class Gate:
-    """Turns a row of yes and no into single alarms.
+    """Turns a sequence of yes and no into single alarms.
 
     Active once ``persistence`` of the last ``out_of`` answers were yes; fires when it becomes active, and not again
     before it has been inactive and ``cool_down`` further answers have passed.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: m-of-n runs rules, as in Western Electric's Statistical Quality Control Handbook (1956).
 
@@ -65,10 +67,10 @@ class Gate:
     _silent: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        check_count("persistence", self.persistence, 1)
-        check_count("cool_down", self.cool_down, 0)
+        whole_number("persistence", self.persistence, least=1)
+        whole_number("cool_down", self.cool_down, least=0)
         if self.out_of is not None:
-            check_count("out_of", self.out_of, self.persistence)
+            whole_number("out_of", self.out_of, least=self.persistence)
 
     def update(self, exceeded: bool) -> tuple[bool, bool]:
         """Take in one answer; returns ``(active, fired)``."""
@@ -104,7 +106,7 @@ class Detector(ABC):
         cool_down: Values after an alarm during which there is no other.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
     """
 
     direction: Direction = "both"
@@ -115,9 +117,8 @@ class Detector(ABC):
     _seen: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        if self.direction not in ("up", "down", "both"):
-            raise ValueError(f"direction={self.direction!r}: give 'up', 'down' or 'both'")
-        check_count("warm_up", self.warm_up, 0)
+        one_of("direction", self.direction, get_args(Direction))
+        whole_number("warm_up", self.warm_up, least=0)
         self._gate = Gate(self.persistence, self.out_of, self.cool_down)
 
     @property
@@ -178,17 +179,3 @@ def load_state(instance: Any, state: dict[str, Any]) -> None:
     """Set what :func:`state_of` gave."""
     for name, value in state.items():
         setattr(instance, name, copy.copy(value))
-
-
-def check_count(name: str, value: Any, least: int) -> None:
-    """Raise ValueError where ``value`` is no whole number of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r}: give a whole number, at least {least}")
-
-
-def check_number(name: str, value: Any, least: float = -math.inf, *, above: bool = False) -> None:
-    """Raise ValueError where ``value`` is no finite number of at least (or ``above``) ``least``."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < least or (above and value == least):
-        bound = "" if least == -math.inf else f", {'above' if above else 'at least'} {least:g}"
-        raise ValueError(f"{name}={value!r}: give a finite number{bound}")

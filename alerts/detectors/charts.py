@@ -8,7 +8,8 @@ from statistics import fmean, median, stdev
 
 from scipy import special
 
-from convscope.alerts.detectors.base import Detector, Evidence, check_count, check_number
+from convscope._arguments import number, share, whole_number
+from convscope.alerts.detectors.base import Detector, Evidence
 
 _MAD_TO_SIGMA = 1.4826022185056018  # 1 / Φ⁻¹(3/4): the MAD of a normal series times this is its standard deviation
 
@@ -30,7 +31,7 @@ class RobustZ(Detector):
             infinite.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: Iglewicz & Hoaglin 1993 (the modified z-score; their limit is 3.5); the p-value is ours.
 
@@ -48,11 +49,11 @@ class RobustZ(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("limit", self.limit, 0.0, above=True)
-        check_number("least_scale", self.least_scale, 0.0, above=True)
-        check_count("warm_up", self.warm_up, 3)
+        number("limit", self.limit, least=0.0, above=True)
+        number("least_scale", self.least_scale, least=0.0, above=True)
+        whole_number("warm_up", self.warm_up, least=3)
         if self.window is not None:
-            check_count("window", self.window, self.warm_up)
+            whole_number("window", self.window, least=self.warm_up)
 
     @property
     def gives_p_values(self) -> bool:
@@ -89,14 +90,14 @@ class _Chart(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("least_scale", self.least_scale, 0.0, above=True)
+        number("least_scale", self.least_scale, least=0.0, above=True)
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"mean={self.mean!r}, std={self.std!r}: give both, or neither to estimate them")
         if self.mean is None:
-            check_count("warm_up", self.warm_up, 3)
+            whole_number("warm_up", self.warm_up, least=3)
         else:
-            check_number("mean", self.mean)
-            check_number("std", self.std, 0.0, above=True)
+            number("mean", self.mean)
+            number("std", self.std, least=0.0, above=True)
             self.warm_up = 0
 
     def _learn(self, value: float) -> None:
@@ -128,7 +129,7 @@ class EWMA(_Chart):
         least_scale: Least standard deviation that an estimate may have.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: Roberts 1959; Lucas & Saccucci 1990. Limits are those of the first values, not the asymptotic ones.
 
@@ -145,10 +146,8 @@ class EWMA(_Chart):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("limit", self.limit, 0.0, above=True)
-        check_number("smoothing", self.smoothing, 0.0, above=True)
-        if self.smoothing > 1:
-            raise ValueError(f"smoothing={self.smoothing!r}: give a weight in (0, 1]")
+        number("limit", self.limit, least=0.0, above=True)
+        share("smoothing", self.smoothing, "a weight")
 
     @property
     def gives_p_values(self) -> bool:
@@ -194,7 +193,7 @@ class CUSUM(_Chart):
         least_scale: Least standard deviation that an estimate may have.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: Page 1954; Montgomery, Introduction to Statistical Quality Control, chapter 9.
 
@@ -211,8 +210,8 @@ class CUSUM(_Chart):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("limit", self.limit, 0.0, above=True)
-        check_number("slack", self.slack, 0.0)
+        number("limit", self.limit, least=0.0, above=True)
+        number("slack", self.slack, least=0.0)
 
     def _judge(self, value: float) -> Evidence:
         mean, std = self._standard()
@@ -244,7 +243,7 @@ class PageHinkley(Detector):
         forgetting: :math:`\alpha` in (0, 1]; 1 forgets nothing.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: Page 1954, Hinkley 1971, in the form of the ``river`` library, which a test compares it with.
 
@@ -267,11 +266,9 @@ class PageHinkley(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("limit", self.limit, 0.0, above=True)
-        check_number("delta", self.delta, 0.0)
-        check_number("forgetting", self.forgetting, 0.0, above=True)
-        if self.forgetting > 1:
-            raise ValueError(f"forgetting={self.forgetting!r}: give a factor in (0, 1]")
+        number("limit", self.limit, least=0.0, above=True)
+        number("delta", self.delta, least=0.0)
+        share("forgetting", self.forgetting, "a factor")
 
     def observe(self, value: float) -> Evidence:
         if not math.isfinite(value):

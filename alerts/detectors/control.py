@@ -1,11 +1,11 @@
-"""Many series at once: control of the false discovery rate, and quorums."""
+"""Control over many series at once: false discovery rate, and quorums."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from convscope.alerts.detectors.base import check_number
+from convscope._arguments import number, refuse, share
 
 
 def benjamini_hochberg(p_values: Sequence[float], alpha: float = 0.05) -> list[bool]:
@@ -18,7 +18,7 @@ def benjamini_hochberg(p_values: Sequence[float], alpha: float = 0.05) -> list[b
         alpha: False discovery rate, in (0, 1).
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: Benjamini & Hochberg 1995.
 
@@ -26,10 +26,9 @@ def benjamini_hochberg(p_values: Sequence[float], alpha: float = 0.05) -> list[b
         >>> benjamini_hochberg([0.001, 0.03, 0.8, 0.04], alpha=0.06)
         [True, True, False, True]
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha={alpha!r}: give a rate in (0, 1)")
+    alpha = share("alpha", alpha, "a rate", below_one=True)
     if not all(0 <= p <= 1 for p in p_values):
-        raise ValueError(f"p_values={list(p_values)!r}: give numbers in [0, 1]")
+        raise refuse("p_values", list(p_values), "numbers in [0, 1]")
     count = len(p_values)
     passed = [p for rank, p in enumerate(sorted(p_values), 1) if p <= alpha * rank / count]
     limit = passed[-1] if passed else -1.0
@@ -44,7 +43,7 @@ def quorum(total: int, needed: float) -> int:
         needed: A count (a whole number, at least 1), or a share in (0, 1); a share is rounded up to at least 1.
 
     Raises:
-        ValueError: ``needed`` is neither.
+        ValueError: if ``needed`` is neither.
 
     Source: ours.
 
@@ -52,9 +51,9 @@ def quorum(total: int, needed: float) -> int:
         >>> quorum(5, 2), quorum(5, 0.5), quorum(1, 0.5)
         (2, 3, 1)
     """
-    check_number("quorum", needed, 0.0, above=True)
+    number("quorum", needed, least=0.0, above=True)
     if needed < 1:
         return max(1, math.ceil(needed * total))
     if needed != int(needed):
-        raise ValueError(f"quorum={needed!r}: give a whole number of series, or a share in (0, 1)")
+        raise refuse("quorum", needed, "a whole number of series, or a share in (0, 1)")
     return int(needed)

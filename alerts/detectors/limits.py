@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-from convscope.alerts.detectors.base import Detector, Direction, Evidence, check_count, check_number
+from convscope._arguments import number, one_of, whole_number
+from convscope.alerts.detectors.base import Detector, Direction, Evidence
 
 
 @dataclass(kw_only=True)
@@ -18,7 +19,7 @@ class Threshold(Detector):
     value itself for ``both``; ``expected`` is the limit.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: Shewhart chart with limits known beforehand.
 
@@ -33,7 +34,7 @@ class Threshold(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("limit", self.limit, 0.0 if self.direction == "both" else -math.inf)
+        number("limit", self.limit, least=0.0 if self.direction == "both" else -math.inf)
 
     def _judge(self, value: float) -> Evidence:
         if self.direction == "both":
@@ -44,7 +45,7 @@ class Threshold(Detector):
 
 @dataclass(kw_only=True)
 class RelativeDrop(Detector):
-    r"""A fall (or, with ``direction="up"``, a rise) by a share of what the series had reached.
+    r"""A fall (or, with ``direction="up"``, a rise) by a share of an earlier level of the series.
 
     With :math:`r` the reference (``"best"``: the most favourable of the last ``window`` values, ``"median"``: their
     median), the score is :math:`(x - r)/|r|`; it exceeds where it is beyond ``limit`` and :math:`|x - r|` is beyond
@@ -58,7 +59,7 @@ class RelativeDrop(Detector):
         window: Number of past values that the reference is taken from; None for all.
 
     Raises:
-        ValueError: An argument is out of range; ``direction="both"`` needs ``reference="median"``.
+        ValueError: if an argument is out of range, or ``direction="both"`` comes without ``reference="median"``.
 
     Source: EarlyStopping's comparison with the best, as a share.
 
@@ -78,13 +79,12 @@ class RelativeDrop(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("limit", self.limit, 0.0)
-        check_number("least", self.least, 0.0)
-        check_count("warm_up", self.warm_up, 1)
+        number("limit", self.limit, least=0.0)
+        number("least", self.least, least=0.0)
+        whole_number("warm_up", self.warm_up, least=1)
         if self.window is not None:
-            check_count("window", self.window, 1)
-        if self.reference not in ("best", "worst", "median"):
-            raise ValueError(f"reference={self.reference!r}: give 'best', 'worst' or 'median'")
+            whole_number("window", self.window, least=1)
+        one_of("reference", self.reference, ("best", "worst", "median"))
         if self.direction == "both" and self.reference != "median":
             raise ValueError(
                 f"direction='both' with reference={self.reference!r}: best and worst need a direction; "
@@ -117,7 +117,7 @@ class Finite(Detector):
     """Exceeded by NaN and by infinite values.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
 
     Source: ours.
 

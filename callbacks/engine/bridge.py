@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
-from lightning.pytorch.trainer.states import RunningStage, TrainerFn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils.tensorboard import SummaryWriter
 
 from convscope.callbacks.engine.findings import Moment
-from convscope.capture.modules import named_modules
+from convscope.callbacks.engine.hierarchies import MisconfigurationException, both
+from convscope.capture.network.modules import named_modules
 from convscope.capture.observation import Subject
+from convscope.capture.state.generators import preserved_generators
+from convscope.capture.state.isolation import preserved_random_state
+from convscope.loggers import summary_writer
+from convscope.metrics._base import announce_sync
 
 
 def fitting(trainer: pl.Trainer) -> bool:
@@ -65,7 +72,8 @@ def _called(network: nn.Module) -> Callable[[Any], Any]:
 
 
 def _network(module: nn.Module) -> nn.Module:
-    if type(module).forward not in (pl.LightningModule.forward, nn.Module.forward):
+    without = [nn.Module.forward, *(kind.forward for kind in both(pl.LightningModule))]
+    if type(module).forward not in without:
         return module
     parts = _parts(module)
     if len(parts) == 1:
@@ -96,45 +104,86 @@ def transfer(trainer: pl.Trainer) -> Callable[[Any], Any]:
     """What Lightning does to a validation batch before ``validation_step``: precision, device, the user's hooks."""
 
     def move(batch: Any) -> Any:
-        with _as_validation(trainer):
+        with as_validation(trainer):
             return trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
 
     return move
 
 
 @contextmanager
-def _as_validation(trainer: pl.Trainer) -> Iterator[None]:
-    # A user's on_after_batch_transfer may augment when trainer.training says so.
+def as_validation(trainer: pl.Trainer) -> Iterator[None]:
+    """Within the block the trainer says that it validates, as it does at the end of an epoch.
+
+    A forward, or a hook that transfers batches, may ask ``trainer.training`` or ``trainer.validating``.
+    """
     stage = trainer.state.stage
-    trainer.state.stage = RunningStage.VALIDATING
+    trainer.validating = True  # by the trainer's own setter: there are two RunningStages, one an import name
     try:
         yield
     finally:
         trainer.state.stage = stage
 
 
-def validation_loader(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+@contextmanager
+def weights_in_training(trainer: pl.Trainer, leader: Any, trigger: str) -> Iterator[None]:
+    """Within the block the module has the weights that are being trained, not their average.
+
+    Lightning's ``WeightAveraging`` puts the average in place as a validation epoch begins and takes it out as it ends,
+    so that at a check in between it is there if that callback comes after ``leader``, who makes the check.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    later = callbacks[callbacks.index(leader) :] if trigger == "validation" else []
+    averaging = [callback for callback in later if _averages(callback)]
+    for callback in reversed(averaging):
+        callback._swap_models(trainer.lightning_module)
+    try:
+        yield
+    finally:
+        for callback in averaging:
+            callback._swap_models(trainer.lightning_module)
+
+
+def _averages(callback: Any) -> bool:
+    # By name: the class exists twice, in lightning.pytorch and in pytorch_lightning.
+    named = any(kind.__name__ == "WeightAveraging" for kind in type(callback).__mro__)
+    return named and hasattr(callback, "_swap_models") and callback._average_model is not None
+
+
+def replaces_weights(trainer: pl.Trainer) -> bool:
+    """Whether a callback gives the module other weights at the start of some epoch, as Lightning's SWA does."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    kinds = {kind.__name__ for callback in callbacks for kind in type(callback).__mro__}
+    return "StochasticWeightAveraging" in kinds
+
+
+def validation_loader(trainer: pl.Trainer, pl_module: pl.LightningModule, seed: int) -> Any:
     """Where held-out samples come from by default; None if there is nothing.
 
     ``heldout_dataloader()`` of the DataModule or module, else the first validation loader, else (where the
-    validation loop is switched off) what ``val_dataloader()`` returns.
+    validation loop is switched off) what ``val_dataloader()`` returns. A method of the user's that is called for this
+    leaves no trace in random streams.
     """
     owners: list[Any] = [getattr(trainer, "datamodule", None), pl_module]
-    for owner in owners:
-        if hasattr(owner, "heldout_dataloader"):
-            return owner.heldout_dataloader()
-    loaders = trainer.val_dataloaders
-    if loaders is None:
-        source = trainer.fit_loop.epoch_loop.val_loop._data_source
-        loaders = source.dataloader() if source.is_defined() else None
+    with preserved_random_state(seed), preserved_generators(*owners):
+        for owner in owners:
+            if hasattr(owner, "heldout_dataloader"):
+                return owner.heldout_dataloader()
+        loop = trainer.fit_loop.epoch_loop.val_loop
+        loaders = trainer.val_dataloaders
+        if loaders is None and loop._data_source.is_defined():
+            loaders = loop._data_source.dataloader()
+    combined = loop._combined_loader
+    if combined is not None and combined._mode != "sequential":
+        return combined  # its batches hold a batch of each loader: they are what validation_step sees
     return _first(loaders)
 
 
 def _first(loaders: Any) -> Any:
-    if isinstance(loaders, dict):
-        return next(iter(loaders.values()), None)
-    if isinstance(loaders, list | tuple):
-        return loaders[0] if loaders else None
+    """The first of several loaders, which Lightning takes in nested lists and dicts."""
+    if hasattr(loaders, "iterables") and getattr(loaders, "_mode", None) == "sequential":  # a CombinedLoader
+        return _first(loaders.iterables)
+    while isinstance(loaders, dict | list | tuple):
+        loaders = next(iter(loaders.values() if isinstance(loaders, dict) else loaders), None)
     return loaders
 
 
@@ -153,10 +202,127 @@ def require_whole_networks(trainer: pl.Trainer) -> None:
         )
 
 
+@contextmanager
+def quiet_logging(trainer: pl.Trainer) -> Iterator[None]:
+    """Keep what a forward logs out of the user's own metrics and loggers while a check runs it.
+
+    ``self.log`` and ``self.log_dict`` of all this trainer's modules do nothing, ``self.logger`` writes nothing, and
+    what the trainer says of metrics and of stopping is as it was after the block.
+    """
+    connector = trainer._logger_connector
+    metrics: list[dict[str, Any]] = [
+        connector._callback_metrics,
+        connector._logged_metrics,
+        connector._progress_bar_metrics,
+    ]
+    saved = [dict(found) for found in metrics]
+    loggers, should_stop = trainer.loggers, trainer.should_stop
+    trainer.loggers = [_QuietLogger(logger) for logger in loggers]
+    try:
+        with _unlogged(trainer):
+            yield
+    finally:
+        trainer.loggers, trainer.should_stop = loggers, should_stop
+        for found, values in zip(metrics, saved, strict=True):
+            found.clear()
+            found.update(values)
+
+
+@contextmanager
+def _unlogged(trainer: pl.Trainer) -> Iterator[None]:
+    # On the class, since a user's own log() may call super().log(), and a module may be held where no walk finds it.
+    found = [getattr(sys.modules.get(name), "LightningModule", None) for name in _LIGHTNING_NAMES]
+    owners = [owner for owner in found if owner is not None]
+    originals = [(owner, name, getattr(owner, name)) for owner in owners for name in ("log", "log_dict")]
+    try:
+        for owner, name, original in originals:
+            setattr(owner, name, _unless_of(trainer, original))
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+
+
+_LIGHTNING_NAMES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def _unless_of(trainer: pl.Trainer, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def log(self: pl.LightningModule, *args: Any, **kwargs: Any) -> Any:
+        return None if self._trainer is trainer or self._trainer is None else original(self, *args, **kwargs)
+
+    return log
+
+
+class _QuietLogger(DummyLogger):
+    """Knows the folders and names of a logger, and takes every call without doing anything."""
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__()
+        self._logger = logger
+
+    @property
+    def save_dir(self) -> str | None:
+        return getattr(self._logger, "save_dir", None)
+
+    @property
+    def name(self) -> Any:
+        return self._logger.name
+
+    @property
+    def version(self) -> Any:
+        return self._logger.version
+
+    @property
+    def log_dir(self) -> Any:
+        return getattr(self._logger, "log_dir", None)
+
+    @property
+    def root_dir(self) -> Any:
+        return getattr(self._logger, "root_dir", None)
+
+
+def uninitialised(module: nn.Module) -> list[str]:
+    """Names of parameters and buffers that a lazy module has yet to create, in its first forward pass."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return [name for name, tensor in tensors if is_lazy(tensor)]
+
+
+def processes() -> int:
+    """Number of processes that train together."""
+    started = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if started else 1
+
+
 def gather_objects(value: Any) -> list[Any]:
     """``value`` from every process, in rank order; with one process a list of one."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if processes() == 1:
         return [value]
+    announce_sync()
+    return gather_at_once(value)
+
+
+def gather_integers(values: list[int]) -> list[list[int]]:
+    """As many whole numbers from every process, in rank order: a small tensor, far cheaper than an object."""
+    here = torch.tensor(values, device=_exchange_device())
+    found = [torch.empty_like(here) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(found, here)
+    return [row.tolist() for row in found]
+
+
+def largest(value: int) -> int:
+    """The largest of a whole number over all processes."""
+    return value if processes() == 1 else max(row[0] for row in gather_integers([value]))
+
+
+def _exchange_device() -> torch.device:
+    if "nccl" in torch.distributed.get_backend() and "gloo" not in torch.distributed.get_backend():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def gather_at_once(value: Any) -> list[Any]:
+    """As :func:`gather_objects`, where all processes are known to be here."""
     found: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(found, value)
     return found
@@ -176,9 +342,38 @@ def write_scalars(trainer: pl.Trainer, pl_module: pl.LightningModule, scalars: d
         return
     if when.trigger == "step":
         pl_module.log_dict(scalars, on_step=True, on_epoch=False, logger=False, batch_size=1)
+    else:
+        keep_available(trainer, scalars)
     for logger in trainer.loggers:
         logger.log_metrics({**scalars, "epoch": float(when.epoch)}, step=when.step)
         logger.save()
+
+
+def keep_available(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
+    """Put values into ``callback_metrics`` alone, where an epoch without a check leaves them.
+
+    EarlyStopping, ModelCheckpoint and a plateau scheduler end the run where what they monitor is not there. They are
+    marked as no reading of the present: see :func:`is_kept`.
+    """
+    for tag, value in scalars.items():
+        kept = torch.tensor(value)
+        kept.convscope_kept = True  # type: ignore[attr-defined]
+        trainer._logger_connector._callback_metrics[tag] = kept
+
+
+def monitors(trainer: pl.Trainer) -> dict[str, str]:
+    """What is monitored in ``callback_metrics``, and by whom: callbacks with a ``monitor``, and plateau schedulers."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    found = {getattr(callback, "monitor", None): type(callback).__name__ for callback in callbacks}
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau:
+            found[config.monitor] = type(config.scheduler).__name__
+    return {key: name for key, name in found.items() if isinstance(key, str)}
+
+
+def is_kept(value: torch.Tensor) -> bool:
+    """Whether a value of ``callback_metrics`` was put there by :func:`keep_available`."""
+    return getattr(value, "convscope_kept", False)
 
 
 def keep_from_main_process(trainer: pl.Trainer, tags: Iterable[str]) -> None:
@@ -187,7 +382,7 @@ def keep_from_main_process(trainer: pl.Trainer, tags: Iterable[str]) -> None:
     Lightning sends ``callback_metrics`` through a pipe which the main process reads only once the others have ended.
     What does not fit into it, 64 KiB or about a hundred scalars, has both wait for ever.
     """
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+    if isinstance(trainer.strategy.launcher, both(_MultiProcessingLauncher)):
         metrics = trainer.callback_metrics
         for tag in tags:
             metrics.pop(tag, None)
@@ -205,7 +400,7 @@ def callback_metrics(trainer: pl.Trainer) -> dict[str, torch.Tensor]:
 
 
 def tensorboard_writers(trainer: pl.Trainer) -> list[SummaryWriter]:
-    """The TensorBoard writers of the run, on the main process."""
+    """The TensorBoard writers of the run, on the main process, whatever the class of the logger that holds them."""
     if not trainer.is_global_zero or fast_dev_run(trainer):
         return []
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return [writer for logger in trainer.loggers if (writer := summary_writer(logger)) is not None]

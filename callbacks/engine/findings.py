@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +50,7 @@ class MapSpec:
 
 @dataclass
 class LayerResult:
-    """One layer's numbers in one check.
+    """One layer's numbers in one check; NaN says that a number could not be measured, and is not logged.
 
     ``scalars`` are logged as ``<family>/<quantity>/<layer>``; ``distribution`` (one value a filter) becomes a
     histogram, ``matrix`` (C, C) a heat-map.
@@ -62,24 +63,34 @@ class LayerResult:
 
 @dataclass
 class Findings:
-    """All that one callback found in one check, layers in depth order."""
+    """All that one callback found in one check, layers in depth order.
+
+    Attributes:
+        family: First part of the tags: the callback's name.
+        layers: Results by layer.
+        summary: Scalars over depth.
+        kind: What sort of callback it was, ``"importance"``, whatever its name; others find it by this.
+    """
 
     family: str
     layers: dict[str, LayerResult] = field(default_factory=dict)
     summary: dict[str, float] = field(default_factory=dict)
+    kind: str = ""
 
     @property
     def values(self) -> Values:
-        """``values[quantity][layer]`` of the layers' scalars."""
+        """``values[quantity][layer]`` of the layers' scalars that were measured."""
         found: Values = {}
         for layer, result in self.layers.items():
             for quantity, value in result.scalars.items():
-                found.setdefault(quantity, {})[layer] = value
+                if not math.isnan(value):
+                    found.setdefault(quantity, {})[layer] = value
         return found
 
     def scalars(self) -> dict[str, float]:
-        """Every scalar under its tag, ``<family>/<quantity>/<layer>`` or ``<family>/<quantity>``."""
-        tagged = {f"{self.family}/{name}": value for name, value in self.summary.items()}
+        """Every scalar that was measured, under its tag ``<family>/<quantity>/<layer>`` or ``<family>/<quantity>``."""
+        known = {name: value for name, value in self.summary.items() if not math.isnan(value)}
+        tagged = {f"{self.family}/{name}": value for name, value in known.items()}
         for quantity, by_layer in self.values.items():
             tagged |= {f"{self.family}/{quantity}/{layer}": value for layer, value in by_layer.items()}
         return tagged

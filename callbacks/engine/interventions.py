@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
 from convscope.callbacks.engine.failures import Failures
-from convscope.callbacks.engine.plan import Plan
-from convscope.capture.heldout import Gather
-from convscope.capture.trace import Layer
-
-if TYPE_CHECKING:
-    from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.engine.lockstep import together
+from convscope.callbacks.engine.observer import Observer, Plan
+from convscope.capture.data.processes import Gather
+from convscope.capture.network.trace import Layer
 
 Pair = tuple[str, str]  # names of an observer and of a layer
 Usable = dict[str, list[Layer]]
 
 
-def run_interventions(
-    plan: Plan, due: list[LayerObserver], usable: Usable, failures: Failures, gather: Gather
-) -> Usable:
+def run_interventions(plan: Plan, due: list[Observer], usable: Usable, failures: Failures, gather: Gather) -> Usable:
     """Let observers intervene in their usable layers; a layer that fails on one process is left out on all.
 
-    Out of device memory, every process halves its chunk and the layers concerned are run anew.
+    Out of device memory, every process halves its chunk and the layers concerned are run again.
 
     Returns:
         What is still usable, by observer's name.
@@ -44,12 +39,12 @@ def run_interventions(
     return _only(usable, lambda pair: pair not in failed)
 
 
-def _attempt(intervening: list[LayerObserver], todo: Usable) -> dict[Pair, Exception]:
+def _attempt(intervening: list[Observer], todo: Usable) -> dict[Pair, Exception]:
     errors: dict[Pair, Exception] = {}
     for observer in intervening:
         for layer in todo[observer.name]:
             try:
-                observer.intervene(layer)
+                together(lambda o=observer, layer=layer: o.intervene(layer))  # type: ignore[misc]
             except Exception as error:
                 errors[observer.name, layer.name] = error
     return errors
@@ -58,14 +53,16 @@ def _attempt(intervening: list[LayerObserver], todo: Usable) -> dict[Pair, Excep
 def _agreed(
     errors: dict[Pair, Exception], plan: Plan, failures: Failures, gather: Gather
 ) -> tuple[set[Pair], set[Pair]]:
-    """What is to be run anew with a smaller chunk, and what has failed, on any process."""
+    """What is to be run again with a smaller chunk, and what has failed, on any process."""
     divisible = plan.chunk_size > 1
     mine = {pair: divisible and isinstance(error, torch.OutOfMemoryError) for pair, error in errors.items()}
     everyone: list[dict[Pair, bool]] = gather(mine)
-    broken = {pair for outcome in everyone for pair, starved in outcome.items() if not starved}
-    for pair in errors.keys() & broken:
+    concerned = {pair for outcome in everyone for pair in outcome}
+    starved = {pair for pair in concerned if any(outcome.get(pair, False) for outcome in everyone)}
+    broken = concerned - starved
+    for pair in sorted(broken & errors.keys()):
         failures.record(f"{pair[0]}, layer {pair[1]}", errors[pair])
-    return {pair for outcome in everyone for pair in outcome} - broken, broken
+    return starved, broken
 
 
 def _only(layers: Usable, wanted: Callable[[Pair], bool]) -> Usable:

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch.utils.tensorboard import SummaryWriter
 
 from convscope.callbacks.engine.bridge import fast_dev_run, tensorboard_writers
+from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings, Moment
+from convscope.callbacks.engine.observer import Observer
 from convscope.loggers import (
     TensorBoardDashboard,
     correlation_heatmap,
     depth_charts,
     learning_map,
-    require_matplotlib,
 )
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-    from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.loggers._canvas import require_matplotlib
 
 SPARE = 64 << 20
 """Bytes of the disk that pictures leave alone: once it is full, TensorBoard's writer is lost, and the run with it."""
 
 
 class Pictures:
-    """Draws what observers found. One layout event a run holds the charts of all observers."""
+    """Draws what observers found. One layout event a run holds the charts of all observers.
 
-    def __init__(self) -> None:
+    Args:
+        failures: Where a picture that cannot be drawn is recorded: it costs its own observer's pictures alone.
+    """
+
+    def __init__(self, failures: Failures) -> None:
+        self._failures = failures
         self._dashboards: dict[SummaryWriter, TensorBoardDashboard] = {}
         self._charts: dict[str, dict[str, list[str]]] = {}
         self._said: set[str] = set()
 
-    def draw(self, trainer: pl.Trainer, found: list[tuple[LayerObserver, Findings]], when: Moment) -> None:
+    def draw(self, trainer: pl.Trainer, found: list[tuple[Observer, Findings]], when: Moment) -> None:
         """Draw one check's pictures, on the main process, to every TensorBoard logger."""
         found = [(observer, findings) for observer, findings in found if findings.layers]
         if not trainer.is_global_zero or fast_dev_run(trainer) or not found:
@@ -45,21 +46,27 @@ class Pictures:
                 "there is no TensorBoard logger, so pictures are skipped; scalars go to the loggers there are"
             )
         for observer, findings in found:
-            self._charts[observer.name] = _charts(observer, findings)
+            with self._failures.guard(f"naming the charts of {observer.name}"):
+                self._charts[observer.name] = _charts(observer, findings)
         for writer in writers:
-            dashboard = self._dashboards.setdefault(writer, TensorBoardDashboard(writer))
-            if dashboard.free_space < SPARE:
-                self._say_once(
-                    f"less than {SPARE >> 20} MiB are free where TensorBoard's files are: histograms and pictures are "
-                    "skipped, so that there is room for scalars and checkpoints"
-                )
-                continue
-            dashboard.layout(self._charts)
-            for observer, findings in found:
+            with self._failures.guard("drawing pictures"):
+                self._draw_all(writer, found, when)
+
+    def _draw_all(self, writer: SummaryWriter, found: list[tuple[Observer, Findings]], when: Moment) -> None:
+        dashboard = self._dashboards.setdefault(writer, TensorBoardDashboard(writer))
+        if dashboard.free_space < SPARE:
+            self._say_once(
+                f"less than {SPARE >> 20} MiB are free where TensorBoard's files are: histograms and pictures are "
+                "skipped, so that there is room for scalars and checkpoints"
+            )
+            return
+        dashboard.layout(self._charts)
+        for observer, findings in found:
+            with self._failures.guard(f"drawing pictures of {observer.name}"):
                 if observer.pictures:
                     self._draw(dashboard, observer, findings, when)
 
-    def _draw(self, dashboard: TensorBoardDashboard, observer: LayerObserver, findings: Findings, when: Moment) -> None:
+    def _draw(self, dashboard: TensorBoardDashboard, observer: Observer, findings: Findings, when: Moment) -> None:
         for layer, result in findings.layers.items():
             if result.distribution is not None:
                 dashboard.histogram(f"{findings.family}/filters/{layer}", result.distribution, when.step)
@@ -77,10 +84,10 @@ class Pictures:
         self._draw_maps(dashboard, observer, list(findings.layers), when)
         observer.draw(dashboard, when)
 
-    def _draw_maps(
-        self, dashboard: TensorBoardDashboard, observer: LayerObserver, layers: list[str], when: Moment
-    ) -> None:
+    def _draw_maps(self, dashboard: TensorBoardDashboard, observer: Observer, layers: list[str], when: Moment) -> None:
         history = observer.history
+        if not history.epochs:  # nothing could be remembered
+            return
         by_epoch = len(set(history.epochs)) == len(history.epochs)
         x, x_label = (history.epochs, "epochs trained") if by_epoch else (history.steps, "training step")
         for quantity, spec in observer.maps.items():
@@ -95,7 +102,7 @@ class Pictures:
             rank_zero_info(f"convscope: {message}")
 
 
-def _charts(observer: LayerObserver, findings: Findings) -> dict[str, list[str]]:
+def _charts(observer: Observer, findings: Findings) -> dict[str, list[str]]:
     """Titles and tags of the charts that show all layers of a quantity, in depth order."""
     charts: dict[str, list[str]] = {}
     for quantity, title in observer.charts.items():

@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from convscope.callbacks.engine import bridge
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings, Moment
+from convscope.callbacks.engine.hierarchies import MisconfigurationException
+from convscope.callbacks.engine.lockstep import is_mistake, together
+from convscope.callbacks.engine.observer import Observer, Plan
 from convscope.callbacks.engine.pictures import Pictures
-from convscope.callbacks.engine.plan import Plan, make_plan
+from convscope.callbacks.engine.planning import make_plan
 from convscope.callbacks.engine.shared_pass import run_pass
-from convscope.callbacks.engine.stopwatch import Cost
-from convscope.capture.heldout import HeldOut
+from convscope.callbacks.engine.stopwatch import Stopwatch
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.errors import UserError, users_code
 
-if TYPE_CHECKING:
-    from convscope.callbacks.parts.layer_observer import LayerObserver
+Results = list[tuple["Observer", Findings]]
+
+
+@dataclass
+class _Group:
+    """The observers of one held-out set. ``plan`` is None before its samples are known, and where they all rest."""
+
+    heldout: HeldOut
+    observers: list[Observer]
+    plan: Plan | None = None
+    resting: bool = False
+
+    @property
+    def names(self) -> str:
+        return ", ".join(observer.name for observer in self.observers)
+
+    @property
+    def may_measure(self) -> bool:
+        """Whether there is, or may yet be, somebody with something to measure."""
+        return not self.resting and (self.plan is None or bool(self.plan.observers))
 
 
 class Session:
     """Shared by the observers of one ``Trainer.fit``; made in ``setup``, gone in ``teardown``.
+
+    Which errors leave it is decided by when they come up. In :meth:`prepare` a mistake of the user's is raised, since
+    nothing can be lost yet; whatever else fails there or later is logged, and costs a group, an observer or a layer.
 
     Attributes:
         observers: The trainer's observers; the first acts for all.
@@ -30,22 +58,30 @@ class Session:
         checks: Number of checks made in this fit.
     """
 
-    def __init__(self, observers: list[LayerObserver]) -> None:
-        self.observers = observers
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.observers = list(observers)
         self.latest: dict[str, Findings] = {}
         self.checks = 0
         self._failures = Failures(raising=any(o.on_error == "raise" for o in observers))
-        self._cost = Cost(min((o.max_overhead for o in observers if o.max_overhead is not None), default=None))
-        self._pictures = Pictures()
-        self._plans: list[Plan] = []
+        self._stopwatch = Stopwatch(
+            min((o.max_overhead for o in observers if o.max_overhead is not None), default=None)
+        )
+        self._pictures = Pictures(self._failures)
         self._heldout_changed = False
         self._tags: set[str] = set()
+        self._monitored: dict[str, str] = {}
+        self._seen: dict[str, torch.Tensor] = {}
+        self._said_swapped = False
         shared = HeldOut()
-        groups: dict[tuple[Any, ...], tuple[HeldOut, list[LayerObserver]]] = {}
+        groups: dict[tuple[Any, ...], _Group] = {}
         for observer in observers:
             heldout = observer.heldout or shared
-            groups.setdefault(heldout.identity, (heldout, []))[1].append(observer)
+            groups.setdefault(heldout.identity, _Group(heldout, [])).observers.append(observer)
         self._groups = list(groups.values())
+
+    @property
+    def _plans(self) -> list[Plan]:
+        return [group.plan for group in self._groups if group.plan is not None and not group.resting]
 
     # Before training: what the user gave wrongly is raised here, when nothing can be lost.
 
@@ -57,40 +93,80 @@ class Session:
         """
         if trainer.global_step == 0:
             for observer in self.observers:
-                observer.restart()
+                with self._failures.guard(f"the start of {observer.name}"):
+                    observer.restart()
         bridge.require_whole_networks(trainer)
+        self._keep_available(trainer)
+        self._serve_monitors(trainer)
+        lazy = bridge.uninitialised(pl_module)
+        if lazy:
+            rank_zero_info(
+                f"convscope: {', '.join(lazy)} are created in the first forward pass, which is left to training; "
+                "checks begin after that"
+            )
+        for group in self._groups:
+            with self._resting_if_it_fails(group, refusing=True), self._as_in_a_check(trainer, "start"):
+                self._read(group.heldout, trainer, pl_module)
+                if group.heldout.ready and not lazy:
+                    self._plan(group, trainer, pl_module)
+        self._refuse_if_idle()
+        self._stopwatch.start_of_training()
+
+    @contextmanager
+    def _resting_if_it_fails(self, group: _Group, *, refusing: bool) -> Iterator[None]:
         try:
-            for heldout, _ in self._groups:
-                self._read(heldout, trainer, pl_module)
-            if all(heldout.ready for heldout, _ in self._groups):
-                self._make_plans(trainer, pl_module)
-        except (ValueError, TypeError) as error:
-            raise MisconfigurationException(str(error)) from error
-        self._cost.start_of_training()
+            yield
+        except Exception as error:
+            group.resting = True
+            if refusing and is_mistake(error):
+                raise MisconfigurationException(str(error)) from error
+            self._failures.record(f"preparing the checks of {group.names}", error)
 
     def _read(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        default = bridge.validation_loader(trainer, pl_module) if heldout.source is None else None
-        heldout.prepare(
-            default,
-            transfer=bridge.transfer(trainer),
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            gather=bridge.gather_objects,
-            most=heldout.batch_size if bridge.fast_dev_run(trainer) else None,
+        default = together(lambda: self._default_loader(heldout, trainer, pl_module))
+        together(
+            lambda: _or_mistake(
+                lambda: heldout.prepare(
+                    default,
+                    transfer=_as_users("moving a held-out batch to the device", bridge.transfer(trainer)),
+                    rank=trainer.global_rank,
+                    world_size=trainer.world_size,
+                    gather=bridge.gather_objects,
+                    most=heldout.batch_size if bridge.fast_dev_run(trainer) else None,
+                )
+            )
         )
+        for note in heldout.notes:
+            with self._failures.guard("a note on the held-out set"):  # where warnings are errors
+                rank_zero_warn(f"convscope: {note}")
 
-    def _make_plans(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._plans = []
-        for heldout, observers in self._groups:
-            plan = make_plan(bridge.subject(trainer, pl_module, heldout.network), heldout, observers)
-            self._plans.append(plan)
-            for message in plan.messages:
-                rank_zero_info(f"convscope: {message}")
-            for observer in plan.observers:
+    def _default_loader(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+        if heldout.source is not None:
+            return None
+        with users_code("making the validation or held-out loader"):
+            return bridge.validation_loader(trainer, pl_module, heldout.seed)
+
+    def _plan(self, group: _Group, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        heldout = group.heldout
+        subject = together(lambda: bridge.subject(trainer, pl_module, heldout.network))
+        plan = make_plan(subject, heldout, group.observers, self._failures)
+        for message in plan.messages:
+            rank_zero_info(f"convscope: {message}")
+        _check_tags([*self._plans, plan])
+        for observer in plan.observers:
+            with self._failures.guard(f"the start of {observer.name}"):
                 self._compare_heldout(observer, heldout)
-        _check_tags(self._plans)
+        group.plan = plan
 
-    def _compare_heldout(self, observer: LayerObserver, heldout: HeldOut) -> None:
+    def _refuse_if_idle(self) -> None:
+        """An observer without a layer rests; where all of them do for that reason, the user wants something else."""
+        idle = [reason for plan in self._plans for reason in plan.idle]
+        if any(plan.hidden for plan in self._plans):
+            return  # there are layers, where they cannot be seen: no mistake of the user's
+        if idle and not any(group.may_measure for group in self._groups) and len(idle) == len(self.observers):
+            raise MisconfigurationException("; ".join(dict.fromkeys(idle)))
+
+    def _compare_heldout(self, observer: Observer, heldout: HeldOut) -> None:
         if not observer.same_heldout(heldout.fingerprint):
             self._heldout_changed = True
             rank_zero_warn(
@@ -100,69 +176,121 @@ class Session:
 
     def tap(self, batch: Any) -> None:
         """Copy a validation batch into the held-out sets that cannot be read ahead."""
-        for heldout, _ in self._groups:
-            if heldout.tapping:
+        for group in self._groups:
+            if group.heldout.tapping and not group.resting:
                 with self._failures.guard("copying a validation batch"):
-                    heldout.tap(batch)
+                    group.heldout.tap(batch)
 
     # During training.
 
     def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
         """Make the check of every observer that is due: one pass, values, pictures, then scalars."""
-        active = [o for plan in self._plans for o in plan.observers] if self._plans else self.observers
-        due = [o for o in active if o.schedule.is_due(when, trainer.global_step)]
-        if not due or (when.trigger == "start" and not self._plans) or self._must_wait(trainer):
+        if when.at_epoch_end:
+            self._plan_late(trainer, pl_module, when)
+        due = self._due(trainer, when)
+        if not due or (not any(observer.schedule.is_needed for observer in due) and self._must_wait(trainer)):
             return
-        found: list[tuple[LayerObserver, Findings]] = []
-        self._cost.begin()
-        with self._failures.guard("planning the checks"):
-            self._plan_late(trainer, pl_module)
-        for plan in self._plans:
-            with self._failures.guard("a check"):
-                found += self._observe(plan, [o for o in plan.observers if o in due], when)
-        with self._failures.guard("drawing pictures"):
-            self._pictures.draw(trainer, found, when)
-        self._cost.end()
+        self._stopwatch.begin()
+        with self._as_in_a_check(trainer, when.trigger):
+            found = [one for plan in self._plans for one in self._observe(plan, due)]
+            with self._failures.guard("remembering weights"):
+                self._remember_weights(trainer, pl_module, when)
+        self._conclude(found, when)
+        self._pictures.draw(trainer, found, when)
+        self._stopwatch.end()
         self.checks += 1
         for observer in due:
             observer.schedule.done(when, trainer.global_step)
             with self._failures.guard(f"the end of a check of {observer.name}"):
                 observer.end()
-        scalars = self._own_scalars(trainer, when)
-        for _, findings in found:
-            scalars |= findings.scalars()
+        self._log(trainer, pl_module, found, when)
+
+    def _due(self, trainer: pl.Trainer, when: Moment) -> list[Observer]:
+        active = [observer for plan in self._plans for observer in plan.observers]
+        for observer in active:
+            observer.schedule.needed = self._missing(observer) is not None
+        return [observer for observer in active if observer.schedule.is_due(when, trainer.global_step)]
+
+    @contextmanager
+    def _as_in_a_check(self, trainer: pl.Trainer, trigger: str) -> Iterator[None]:
+        """Whatever triggered the check, the model sees a validation, and has the weights that are in training."""
+        with (
+            bridge.quiet_logging(trainer),
+            bridge.as_validation(trainer),
+            bridge.weights_in_training(trainer, self.observers[0], trigger),
+        ):
+            yield
+
+    def _plan_late(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
+        """Plan for held-out sets that have flowed by. A mistake is no reason to end a run that is under way."""
+        for group in self._groups:
+            if group.plan is None and not group.resting and not bridge.uninitialised(pl_module):
+                with self._resting_if_it_fails(group, refusing=False), self._as_in_a_check(trainer, when.trigger):
+                    if not group.heldout.ready:
+                        together(group.heldout.finish_tapping)
+                    self._plan(group, trainer, pl_module)
+
+    def _observe(self, plan: Plan, due: list[Observer]) -> Results:
+        mine = [observer for observer in plan.observers if observer in due]
+        found: Results = []
+        with self._failures.guard("a check"):
+            usable = run_pass(plan, mine, self._failures, bridge.gather_objects) if mine else {}
+            found = [(observer, self._compute(observer, usable[observer.name])) for observer in mine]
+        return found
+
+    def _compute(self, observer: Observer, layers: list[Any]) -> Findings:
+        findings = Findings(observer.name, kind=observer.family)
+        for layer in layers:
+            with self._failures.guard(f"{observer.name}, layer {layer.name}"):
+                result = together(lambda layer=layer: observer.compute(layer))  # type: ignore[misc]
+                if result is not None:
+                    findings.layers[layer.name] = result
+        with self._failures.guard(f"the summary of {observer.name}"):
+            findings.summary = together(lambda: observer.summarise(findings.values))
+        return findings
+
+    def _conclude(self, found: Results, when: Moment) -> None:
+        check = {observer.name: findings for observer, findings in found}
+        for observer, findings in found:
+            with self._failures.guard(f"the conclusions of {observer.name}"):
+                together(lambda o=observer, f=findings: o.conclude(f, check))  # type: ignore[misc]
+        for observer, findings in found:
+            self.latest[observer.name] = findings
+            with self._failures.guard(f"the history of {observer.name}"):
+                observer.remember(findings, when)
+
+    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, found: Results, when: Moment) -> None:
+        """The main process's numbers are logged on all, since Lightning exchanges them tag by tag."""
+        here = [self._own_scalars(when), *(findings.scalars() for _, findings in found)]
+        told: list[dict[str, float]] = trainer.strategy.broadcast(here)
+        scalars = {tag: value for part in told for tag, value in part.items()}
+        for observer, part in zip([self.observers[0], *(observer for observer, _ in found)], told, strict=True):
+            observer.logged |= part
         self._tags |= scalars.keys()
         with self._failures.guard("logging"):
             bridge.write_scalars(trainer, pl_module, scalars, when)
 
-    def _plan_late(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._plans:
-            return
-        for heldout, _ in self._groups:
-            if not heldout.ready:
-                heldout.finish_tapping()
-        self._make_plans(trainer, pl_module)
+    def _keep_available(self, trainer: pl.Trainer) -> None:
+        """After a resume, the values of before: who monitors one of them finds it at an epoch without a check too."""
+        known = {tag: value for observer in self.observers for tag, value in observer.logged.items()}
+        self._tags |= known.keys()
+        bridge.keep_available(trainer, known)
 
-    def _observe(self, plan: Plan, due: list[LayerObserver], when: Moment) -> list[tuple[LayerObserver, Findings]]:
-        if not due:
-            return []
-        usable = run_pass(plan, due, self._failures, bridge.gather_objects)
-        found = [(observer, self._compute(observer, usable[observer.name])) for observer in due]
-        for observer, findings in found:
-            observer.remember(findings, when)
-            self.latest[observer.name] = findings
-        return found
+    def _serve_monitors(self, trainer: pl.Trainer) -> None:
+        """Whoever monitors a value ends the run where there is none: so checks are made where none were wanted."""
+        self._monitored = bridge.monitors(trainer)
+        for observer in self.observers:
+            key = self._missing(observer)
+            if key is not None and not observer.schedule.on_start:
+                rank_zero_info(
+                    f"convscope: {self._monitored[key]} monitors {key!r}, so {observer.name} makes a check at the "
+                    "start although on_start=False"
+                )
 
-    def _compute(self, observer: LayerObserver, layers: list[Any]) -> Findings:
-        findings = Findings(observer.name)
-        for layer in layers:
-            with self._failures.guard(f"{observer.name}, layer {layer.name}"):
-                result = observer.compute(layer)
-                if result is not None:
-                    findings.layers[layer.name] = result
-        with self._failures.guard(f"the summary of {observer.name}"):
-            findings.summary = observer.summarise(findings.values)
-        return findings
+    def _missing(self, observer: Observer) -> str | None:
+        """A value of the observer that somebody monitors and that it has not given yet."""
+        own = (f"{observer.name}/", "convscope/") if observer is self.observers[0] else f"{observer.name}/"
+        return next((key for key in self._monitored if key.startswith(own) and key not in observer.logged), None)
 
     def close(self, trainer: pl.Trainer) -> None:
         """The fit is over."""
@@ -173,26 +301,51 @@ class Session:
         layers = {layer.name: layer for plan in self._plans for chosen in plan.layers.values() for layer in chosen}
         return [layer.name for layer in sorted(layers.values(), key=lambda layer: layer.order)]
 
+    # Weights that another callback puts in place for validation alone.
+
+    def _remember_weights(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
+        if when.trigger == "validation" and not self._said_swapped and not bridge.replaces_weights(trainer):
+            weights = dict(pl_module.named_parameters())
+            names = [name for name, weight in weights.items() if weight.requires_grad] or list(weights)
+            self._seen = {name: _local(weights[name]).clone() for name in {*names[:1], *names[-1:]}}
+
+    def look_again(self, pl_module: pl.LightningModule) -> None:
+        """Before a training batch: are these the weights that were measured? By name, since all else may be changed."""
+        seen, self._seen = self._seen, {}
+        with self._failures.guard("comparing weights"):
+            weights = {name: _local(weight) for name, weight in pl_module.named_parameters() if name in seen}
+            if any(_differ(weights[name], seen[name]) for name in weights):
+                self._say_swapped()
+
+    def _say_swapped(self) -> None:
+        self._said_swapped = True
+        rank_zero_warn(
+            "convscope: training goes on with other weights than were measured after validation, so something changes "
+            "them around a validation (a callback of averaged weights?): checks after validation are of what it puts "
+            "in place, checks at the start and at steps of the weights in training"
+        )
+
     def _must_wait(self, trainer: pl.Trainer) -> bool:
         """Whether a check now would break ``max_overhead``; the main process's clock decides for all."""
-        if self._cost.max_overhead is None:
+        if self._stopwatch.max_overhead is None:
             return False
-        wait = trainer.strategy.broadcast(self._cost.wait())
+        wait = trainer.strategy.broadcast(self._stopwatch.wait())
         if wait > 0:
             rank_zero_info(
-                f"convscope: the last check took {self._cost.seconds:.2f} s; to keep checks under max_overhead="
-                f"{self._cost.max_overhead}, the next one waits for {wait:.1f} s more of training"
+                f"convscope: the last check took {self._stopwatch.seconds:.2f} s; to keep checks under max_overhead="
+                f"{self._stopwatch.max_overhead}, the next one waits for {wait:.1f} s more of training"
             )
         return bool(wait > 0)
 
-    def _own_scalars(self, trainer: pl.Trainer, when: Moment) -> dict[str, float]:
-        own = {"convscope/seconds": self._cost.seconds, "convscope/errors": float(self._failures.count)}
+    def _own_scalars(self, when: Moment) -> dict[str, float]:
+        own = {
+            "convscope/seconds": self._stopwatch.seconds,
+            "convscope/errors": float(bridge.largest(self._failures.count)),
+        }
         own["convscope/heldout_changed"] = float(self._heldout_changed)
         if when.trigger != "start":
-            own["convscope/overhead"] = self._cost.overhead
-        mine = {tag: value for tag, value in own.items() if value is not None}
-        shared: dict[str, float] = trainer.strategy.broadcast(mine)
-        return shared
+            own["convscope/overhead"] = self._stopwatch.overhead
+        return {tag: value for tag, value in own.items() if value is not None}
 
 
 def _check_tags(plans: list[Plan]) -> None:
@@ -200,8 +353,36 @@ def _check_tags(plans: list[Plan]) -> None:
     seen: dict[str, str] = {}
     for observer in [observer for plan in plans for observer in plan.observers]:
         if observer.name in seen:
-            raise ValueError(
+            raise UserError(
                 f"two callbacks would both log under {observer.name!r} ({seen[observer.name]} and "
                 f"{type(observer).__name__}); give one of them another name, e.g. name='{observer.name}_2'"
             )
         seen[observer.name] = type(observer).__name__
+
+
+def _or_mistake(run: Any) -> Any:
+    """``run()``, whose ``ValueError`` and ``TypeError`` mean that what the user gave is faulty."""
+    try:
+        return run()
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+
+
+def _as_users(what: str, call: Any) -> Any:
+    def guarded(value: Any) -> Any:
+        with users_code(what):
+            return call(value)
+
+    return guarded
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor.detach()  # a sharded one
+
+
+def _differ(weights: torch.Tensor, measured: torch.Tensor) -> bool:
+    """Whether the same parameter has other values; one of another kind is not the same."""
+    same_kind = [weights.shape, weights.dtype, weights.device] == [measured.shape, measured.dtype, measured.device]
+    return same_kind and not torch.equal(weights, measured)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.interventions import run_interventions
-from convscope.callbacks.engine.plan import Plan
-from convscope.capture.heldout import Gather
+from convscope.callbacks.engine.lockstep import ElsewhereError, together
+from convscope.callbacks.engine.observer import Observer, Plan, needs_of
+from convscope.capture.data.processes import Gather
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Consumer, Observed, Record, observe
-from convscope.capture.trace import Layer
-
-if TYPE_CHECKING:
-    from convscope.callbacks.parts.layer_observer import LayerObserver
 
 
 @dataclass
@@ -25,30 +22,26 @@ class _Outcome:
 
     error: str | None = None
     out_of_memory: bool = False
-    failed: set[tuple[str, str]] = field(default_factory=set)
+    loss_error: str | None = None
+    failed: dict[tuple[str, str], str] = field(default_factory=dict)
     nonfinite: dict[str, int] = field(default_factory=dict)
     nonfinite_gradients: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
-    unmatched: set[str] = field(default_factory=set)
+    unmatched: dict[str, str] = field(default_factory=dict)
+    without_gradient: set[str] = field(default_factory=set)
 
 
 class _Bound:
     """An observer as the pass sees it: a consumer of its own layers."""
 
-    def __init__(self, observer: LayerObserver, layers: list[Layer]) -> None:
+    def __init__(self, observer: Observer, layers: list[Layer], gradients: bool) -> None:
         self.observer = observer
-        self._names = {layer.name for layer in layers}
+        self.needs_gradient = gradients and observer.needs_gradient
+        self.takes_nonfinite = observer.takes_nonfinite
+        self._layers = {layer.id for layer in layers}
 
-    @property
-    def needs_gradient(self) -> bool:
-        return self.observer.needs_gradient
-
-    @property
-    def takes_nonfinite(self) -> bool:
-        return self.observer.takes_nonfinite
-
-    def wants(self, layer: str) -> bool:
-        return layer in self._names
+    def wants(self, layer: Layer) -> bool:
+        return layer.id in self._layers
 
     def on_activation(self, record: Record) -> None:
         self.observer.on_activation(record)
@@ -57,63 +50,136 @@ class _Bound:
         self.observer.on_gradient(record, gradient)
 
 
-def run_pass(plan: Plan, due: list[LayerObserver], failures: Failures, gather: Gather) -> dict[str, list[Layer]]:
+def run_pass(plan: Plan, due: list[Observer], failures: Failures, gather: Gather) -> dict[str, list[Layer]]:
     """One pass for all observers that are due. Returns, by observer's name, the layers that went well everywhere.
 
-    Out of device memory, every process halves its chunk and the pass begins anew.
+    Out of device memory, every process halves its chunk and the pass begins again. A forward that fails with gradients
+    is run again without them, so that what needs none is still measured.
 
     Raises:
-        Exception: The network's forward, or the loss, failed on some process.
+        Exception: the network's forward failed on some process.
     """
+    gradients, without = True, None
     while True:
-        outcome, error = _attempt(plan, due, failures)
-        outcomes: list[_Outcome] = gather(outcome)
-        if not any(o.out_of_memory for o in outcomes) or plan.chunk_size == 1:
+        begun = _begin(plan, due, failures)
+        here, error = _attempt(plan, begun, gradients)
+        outcomes: list[_Outcome] = gather(_outcome(begun, here, error))
+        if any(o.out_of_memory for o in outcomes) and plan.chunk_size > 1:
+            error = None  # its traceback holds what the failed attempt had in memory
+            plan.chunk_size //= 2
+            failures.note(f"out of memory in a check: held-out samples now go through {plan.chunk_size} at a time")
+            continue
+        failed = next((o.error for o in outcomes if o.error is not None), None)
+        if failed is None:
             break
-        error = None  # its traceback holds what the failed attempt had in memory
-        plan.chunk_size //= 2
-        failures.note(f"out of memory in a check: held-out samples now go through {plan.chunk_size} at a time")
-    failed_elsewhere = next((o.error for o in outcomes if o.error is not None), None)
-    if failed_elsewhere is not None:
-        raise error or RuntimeError(f"on another process: {failed_elsewhere}")
-    return run_interventions(plan, due, _usable(plan, due, outcomes, failures), failures, gather)
+        error = error or _elsewhere(failed)
+        if not gradients or not any(observer.needs_gradient for observer in begun):
+            raise error
+        gradients, without, error = False, error, None
+    _record(plan, begun, here, outcomes, without, failures)
+    if without is not None or any(outcome.loss_error is not None for outcome in outcomes):
+        begun = _without_gradients(begun, failures)
+    usable = run_interventions(plan, begun, _usable(plan, begun, outcomes), failures, gather)
+    return {observer.name: [] for observer in due} | usable
 
 
-def _attempt(plan: Plan, due: list[LayerObserver], failures: Failures) -> tuple[_Outcome, Exception | None]:
+def _begin(plan: Plan, due: list[Observer], failures: Failures) -> list[Observer]:
+    """The observers that could begin, on every process."""
+    begun = []
+    for observer in due:
+        try:
+            together(lambda o=observer: _begin_one(plan, o))  # type: ignore[misc]
+            begun.append(observer)
+        except Exception as error:
+            failures.record(f"the beginning of a check of {observer.name}", error)
+    return begun
+
+
+def _begin_one(plan: Plan, observer: Observer) -> None:
+    observer.begin(plan.layers[observer.name], plan.heldout.total)
+    needs_of(observer)  # the pass reads them for all observers together
+
+
+def _attempt(plan: Plan, due: list[Observer], gradients: bool) -> tuple[Observed, Exception | None]:
     try:
-        for observer in due:
-            observer.begin(plan.layers[observer.name], plan.heldout.total)
-        observed = _observe(plan, due)
+        return _observe(plan, due, gradients), None
     except Exception as error:
-        out_of_memory = isinstance(error, torch.OutOfMemoryError)
-        return _Outcome(f"{type(error).__name__}: {error}", out_of_memory), error
-    failed = set()
-    for (place, layer), failure in observed.failures.items():
-        failures.record(f"{due[place].name}, layer {layer}", failure)
-        failed.add((due[place].name, layer))
-    bad = observed.nonfinite, observed.nonfinite_gradients
-    return _Outcome(None, False, failed, *bad, observed.missing, observed.unmatched), None
+        return Observed(), error
 
 
-def _observe(plan: Plan, due: list[LayerObserver]) -> Observed:
-    consumers: list[Consumer] = [_Bound(observer, plan.layers[observer.name]) for observer in due]
-    layers = {layer.name: layer for observer in due for layer in plan.layers[observer.name]}
+def _outcome(due: list[Observer], here: Observed, error: Exception | None) -> _Outcome:
+    if error is not None:
+        return _Outcome(_told(error), isinstance(error, torch.OutOfMemoryError))
+    loss_error = None if here.loss_error is None else _told(here.loss_error)
+    failed = {(due[place].name, layer): _told(failure) for (place, layer), failure in here.failures.items()}
+    bad = here.nonfinite, here.nonfinite_gradients
+    return _Outcome(None, False, loss_error, failed, *bad, here.missing, here.unmatched, here.without_gradient)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _elsewhere(told: str) -> ElsewhereError:
+    return ElsewhereError(f"on another process: {told}")
+
+
+def _record(
+    plan: Plan,
+    due: list[Observer],
+    here: Observed,
+    outcomes: list[_Outcome],
+    without: Exception | None,
+    failures: Failures,
+) -> None:
+    """Count and log what failed on any process, on every process: all have the same count."""
+    own = {(due[place].name, layer): failure for (place, layer), failure in here.failures.items()}
+    for (name, layer), told in {pair: told for o in outcomes for pair, told in o.failed.items()}.items():
+        failures.record(f"{name}, layer {layer}", own.get((name, layer)) or _elsewhere(told))
+    lost = [outcome.loss_error for outcome in outcomes if outcome.loss_error is not None]
+    if lost:
+        failures.record("the loss on the held-out set, or its backward,", here.loss_error or _elsewhere(lost[0]))
+    if without is not None:
+        failures.record("the held-out pass with gradients", without)
+    _note(outcomes, _in_need(plan, due), failures)
+
+
+def _in_need(plan: Plan, due: list[Observer]) -> set[str]:
+    """Layers of observers that can do nothing without a gradient."""
+    needing = [observer for observer in due if observer.needs_gradient and not observer.takes_nonfinite]
+    return {layer.name for observer in needing for layer in plan.layers[observer.name]}
+
+
+def _observe(plan: Plan, due: list[Observer], gradients: bool) -> Observed:
+    consumers: list[Consumer] = [_Bound(observer, plan.layers[observer.name], gradients) for observer in due]
+    layers = {layer.id: layer for observer in due for layer in plan.layers[observer.name]}
     return observe(plan.subject, plan.heldout, list(layers.values()), consumers, chunk_size=plan.chunk_size)
 
 
-def _usable(
-    plan: Plan, due: list[LayerObserver], outcomes: list[_Outcome], failures: Failures
-) -> dict[str, list[Layer]]:
-    unseen = _everywhere(outcomes, lambda o: o.missing | o.unmatched)
+def _without_gradients(due: list[Observer], failures: Failures) -> list[Observer]:
+    """Observers that can do without gradients, where those of this check are not whole on every process."""
+    return [observer for observer in due if not observer.needs_gradient or _drops_gradients(observer, failures)]
+
+
+def _drops_gradients(observer: Observer, failures: Failures) -> bool:
+    try:
+        return together(lambda: observer.drop_gradients())
+    except Exception as error:
+        failures.record(f"{observer.name} without gradients", error)
+        return False
+
+
+def _usable(plan: Plan, due: list[Observer], outcomes: list[_Outcome]) -> dict[str, list[Layer]]:
+    unseen = _everywhere(outcomes, lambda o: o.missing | o.unmatched.keys())
     bad = _everywhere(outcomes, lambda o: o.nonfinite)
     bad_gradients = _everywhere(outcomes, lambda o: o.nonfinite_gradients) - bad
     failed = {pair for outcome in outcomes for pair in outcome.failed}
-    _note(outcomes, bad_gradients, failures)
+    no_gradients = _everywhere(outcomes, lambda o: o.without_gradient) - bad - unseen
 
-    def is_usable(observer: LayerObserver, layer: Layer) -> bool:
+    def is_usable(observer: Observer, layer: Layer) -> bool:
         if layer.name in unseen or (observer.name, layer.name) in failed:
             return False
-        without_gradient = observer.needs_gradient and layer.name in bad_gradients
+        without_gradient = observer.needs_gradient and layer.name in bad_gradients | no_gradients
         return observer.takes_nonfinite or not (layer.name in bad or without_gradient)
 
     return {o.name: [layer for layer in plan.layers[o.name] if is_usable(o, layer)] for o in due}
@@ -123,13 +189,20 @@ def _everywhere(outcomes: list[_Outcome], names: Callable[[_Outcome], Iterable[s
     return {name for outcome in outcomes for name in names(outcome)}
 
 
-def _note(outcomes: list[_Outcome], bad_gradients: set[str], failures: Failures) -> None:
-    for name in sorted(_everywhere(outcomes, lambda o: o.nonfinite)):
+def _note(outcomes: list[_Outcome], needed: set[str], failures: Failures) -> None:
+    bad = _everywhere(outcomes, lambda o: o.nonfinite)
+    for name in sorted(bad):
         failures.note(f"layer {name} gives NaN or infinite activations; it is not measured")
-    for name in sorted(_everywhere(outcomes, lambda o: o.missing)):
+    reasons = {name: reason for outcome in outcomes for name, reason in outcome.unmatched.items()}
+    for name in sorted(_everywhere(outcomes, lambda o: o.missing) - reasons.keys()):
         failures.note(f"layer {name} did not run in the held-out pass; it is not measured")
-    for name in sorted(_everywhere(outcomes, lambda o: o.unmatched)):
-        failures.note(f"layer {name} does not give the same number of rows for each sample; it is not measured")
+    for name, reason in sorted(reasons.items()):
+        failures.note(f"layer {name} {reason}; it is not measured")
+    bad_gradients = _everywhere(outcomes, lambda o: o.nonfinite_gradients) - bad
+    no_gradients = (_everywhere(outcomes, lambda o: o.without_gradient) & needed) - bad - reasons.keys()
     if bad_gradients:
         names = ", ".join(sorted(bad_gradients))
         failures.note(f"gradients are NaN or infinite at {names}; what needs them is not measured there")
+    if no_gradients:
+        names = ", ".join(sorted(no_gradients))
+        failures.note(f"no gradient of the loss reaches {names}; what needs it is not measured there")

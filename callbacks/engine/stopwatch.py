@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Cost:
+class Stopwatch:
     """A stopwatch around checks.
 
     Args:

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from convscope._arguments import text_or_none
 from convscope.alerts.watch import Alert
 from convscope.callbacks.engine.bridge import tensorboard_writers
 from convscope.loggers import JsonlSink, WebhookSink, alerts_markdown
@@ -76,8 +77,8 @@ class TensorBoard(Action):
 class Jsonl(Action):
     """Appends to ``alerts.jsonl`` beside the run."""
 
-    def __init__(self, path: str | None = None) -> None:
-        self._path = path
+    def __init__(self, path: str | Path | None = None) -> None:
+        self._path = text_or_none("path", str(path) if isinstance(path, Path) else path, "the path of a file")
         self._sink: JsonlSink | None = None
 
     def run(self, occasion: Occasion) -> None:
@@ -169,14 +170,14 @@ def make_actions(specs: Sequence[ActionSpec]) -> list[Action]:
         specs: Names (``"log"``), mappings of a name to arguments (``{"webhook": {"url": "env:HOOK"}}``) or callables.
 
     Raises:
-        ValueError: There is no such action, or its arguments are wrong.
+        ValueError: if there is no such action, or its arguments are wrong.
 
     Example:
         >>> [type(action).__name__ for action in make_actions(["stop", "log", print])]
         ['Log', 'Call', 'Stop']
     """
     if isinstance(specs, str) or not isinstance(specs, Sequence):
-        raise ValueError(f"actions: got {specs!r}; give a list such as ['log', 'jsonl']")
+        raise ValueError(f"actions={_named_only(specs)}: give a list such as ['log', 'jsonl'], or one by severity")
     return sorted((_action(spec) for spec in specs), key=lambda action: _ORDER.index(type(action)))
 
 
@@ -188,13 +189,19 @@ def _action(spec: ActionSpec) -> Action:
         return _named(name, arguments or {})
     if callable(spec):
         return Call(spec)
-    kind = type(spec).__name__  # not its text: it may hold an address
-    raise ValueError(f"actions: got a {kind}; give a name, a mapping of one name to its arguments, or a callable")
+    raise ValueError(f"actions=[{_named_only(spec)}]: give names, mappings of one name to its arguments, or callables")
+
+
+def _named_only(given: Any) -> str:
+    # A mapping is not shown: it may hold the address of a webhook, which is a secret.
+    return repr(given) if isinstance(given, str | int | float | None) else f"<{type(given).__name__}>"
 
 
 def _named(name: str, arguments: Any) -> Action:
-    if name not in ACTIONS:
-        raise ValueError(f"there is no action {name!r}; give one of {', '.join(ACTIONS)}, or a callable")
+    if not isinstance(name, str) or name not in ACTIONS:
+        raise ValueError(f"actions=[{_named_only(name)}]: give one of {', '.join(map(repr, ACTIONS))}, or a callable")
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"action {name!r}: {_named_only(arguments)} are no arguments; give a mapping of their names")
     try:
         return ACTIONS[name](**arguments)
     except TypeError as error:

@@ -1,78 +1,176 @@
-"""Cheap criteria of filter importance, measured in the shared pass for comparison with ablation."""
+"""Criteria of filter importance, measured layer by layer in the shared pass."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
+from torchmetrics import Metric
 
-from convscope.callbacks.importance import Criterion, FilterImportance
+from convscope._arguments import different, one_of
+from convscope.callbacks.parts.per_layer import PerLayer
+from convscope.capture.data.targets import counted_rows
+from convscope.capture.network.trace import Layer
+from convscope.capture.network.weights import filter_weights, norm_scale
 from convscope.capture.observation import Record
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.metrics import (
+    ActivationImportance,
+    BatchNormImportance,
+    GradientActivationImportance,
+    OutputCorrelation,
+    TaylorImportance,
+    WeightImportance,
+)
+
+Criterion = Literal[
+    "taylor", "gradient_activation", "activation", "weight_l1", "weight_l2", "batchnorm", "output_correlation"
+]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+_GRADIENT = ("taylor", "gradient_activation")
+_PARAMETER = ("weight_l1", "weight_l2", "batchnorm")
+
+
+class ImportanceMeasure:
+    """One criterion in one check: fed by the shared pass, it gives each layer's importances.
+
+    Args:
+        criterion: One of :data:`CRITERIA`.
+    """
+
+    def __init__(self, criterion: Criterion) -> None:
+        self.criterion = one_of("criterion", criterion, CRITERIA)
+        self._metrics = PerLayer[Metric]()
+        self._pooled: list[tuple[Layer, torch.Tensor]] = []  # of this chunk, until its output comes
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the pass must have a backward."""
+        return self.criterion in _GRADIENT
+
+    @property
+    def needs_output(self) -> bool:
+        """Whether the model's output must be observed, as the last layer."""
+        return self.criterion == "output_correlation"
+
+    def suits(self, layer: Layer) -> bool:
+        """Whether the layer has what the criterion looks at."""
+        if layer.is_output:
+            return self.needs_output
+        if self.criterion == "batchnorm":
+            return norm_scale(layer) is not None
+        return self.criterion not in _PARAMETER or filter_weights(layer) is not None
+
+    def begin(self, layers: Sequence[Layer]) -> None:
+        """Fresh metrics; criteria of parameters are measured at once."""
+        self._pooled = []
+        outputs = next((layer.channels for layer in layers if layer.is_output), 0)
+        self._metrics.make(
+            (layer for layer in layers if not layer.is_output), lambda layer: self._metric(layer, outputs)
+        )
+        for layer in layers if self.criterion in _PARAMETER else ():
+            values = norm_scale(layer) if self.criterion == "batchnorm" else filter_weights(layer)
+            if values is not None:
+                self._metrics.on(layer, values.device).update(values)
+
+    def on_activation(self, record: Record) -> None:
+        """Take in a layer's activations of one chunk."""
+        if self.criterion == "activation":
+            self._metrics.update(record, record.activation)
+        elif self.needs_output and not record.layer.is_output:
+            self._pooled.append((record.layer, record.pooled))
+        elif self.needs_output:
+            for layer, pooled in self._pooled:
+                self._metrics.on(layer, pooled.device).update(pooled, record.pooled)
+            self._pooled = []
+
+    def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
+        """Take in a layer's activations and gradients of one chunk."""
+        mine = counted_rows(record.targets)
+        activation = record.activation
+        if mine is not None:  # a sample whose label is ignored has no loss, and is not one without importance
+            activation, gradient = activation[mine], gradient[mine]
+        if len(gradient):
+            self._metrics.update(record, activation, gradient)
+
+    def importance(self, layer: Layer) -> torch.Tensor:
+        """Importance ``(C,)`` float64 of each filter, over all processes; every process must call it."""
+        found: torch.Tensor = self._metrics.compute(layer)
+        return found.double().cpu()
+
+    def end(self) -> None:
+        """Let go of the metrics."""
+        self._metrics.drop()
+        self._pooled = []
+
+    def _metric(self, layer: Layer, outputs: int) -> Metric:
+        makers: dict[str, Callable[[], Metric]] = {
+            "taylor": lambda: TaylorImportance(layer.channels),
+            "gradient_activation": lambda: GradientActivationImportance(layer.channels),
+            "activation": lambda: ActivationImportance(layer.channels),
+            "weight_l1": lambda: WeightImportance(layer.channels, norm=1),
+            "weight_l2": lambda: WeightImportance(layer.channels, norm=2),
+            "batchnorm": lambda: BatchNormImportance(layer.channels),
+            "output_correlation": lambda: OutputCorrelation(layer.channels, outputs),
+        }
+        return makers[self.criterion]()
 
 
 class Criteria:
-    """Several criteria of the same layers.
+    """Several criteria of the same layers, to be compared with ablation.
 
     Args:
-        names: Criteria of :class:`~convscope.FilterImportance`.
+        names: Different criteria, at least one.
+
+    Attributes:
+        names: The same.
 
     Raises:
-        ValueError: A name is no criterion, or there is none.
+        ValueError: if a name is no criterion, or there is none.
     """
 
     def __init__(self, names: Sequence[Criterion]) -> None:
-        if isinstance(names, str) or not names or len(set(names)) != len(names):
-            raise ValueError(f"criteria={names!r}: give a list of different criteria, at least one")
-        self._observers: dict[str, FilterImportance] = {name: FilterImportance(criterion=name) for name in names}
+        self.names: tuple[Criterion, ...] = different("criteria", names, "a list of different criteria")
+        for name in self.names:
+            one_of("criteria", name, CRITERIA)
+        self._measures: dict[str, ImportanceMeasure] = {name: ImportanceMeasure(name) for name in self.names}
         self._layers: dict[str, set[str]] = {}
 
     @property
     def need_gradient(self) -> bool:
         """Whether any of them needs the pass to have a backward."""
-        return any(observer.needs_gradient for observer in self._observers.values())
+        return any(measure.needs_gradient for measure in self._measures.values())
 
     def measures(self, layer: Layer, name: str | None = None) -> bool:
         """Whether one criterion (by default any) can be had of a layer."""
-        observers = self._observers.values() if name is None else [self._observers[name]]
-        return any(_measures(observer, layer) for observer in observers)
+        measures = self._measures.values() if name is None else [self._measures[name]]
+        return any(measure.suits(layer) for measure in measures)
 
-    def begin(self, layers: list[Layer], samples: int) -> None:
+    def begin(self, layers: Sequence[Layer]) -> None:
         """Fresh metrics for one check."""
-        for name, observer in self._observers.items():
-            mine = [layer for layer in layers if _measures(observer, layer)]
+        for name, measure in self._measures.items():
+            mine = [layer for layer in layers if measure.suits(layer)]
             self._layers[name] = {layer.name for layer in mine}
-            observer.begin(mine, samples)
+            measure.begin(mine)
 
     def on_activation(self, record: Record) -> None:
         """Take in a layer's activations of one chunk."""
-        for name, observer in self._observers.items():
+        for name, measure in self._measures.items():
             if record.layer.name in self._layers[name]:
-                observer.on_activation(record)
+                measure.on_activation(record)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
         """Take in a layer's activations and gradients of one chunk."""
-        for name, observer in self._observers.items():
-            if observer.needs_gradient and record.layer.name in self._layers[name]:
-                observer.on_gradient(record, gradient)
+        for name, measure in self._measures.items():
+            if measure.needs_gradient and record.layer.name in self._layers[name]:
+                measure.on_gradient(record, gradient)
 
     def values(self, layer: Layer) -> dict[str, torch.Tensor]:
-        """Importances ``(C,)`` of one layer by criterion; to be called on every process."""
-        found = {}
-        for name, observer in self._observers.items():
-            if layer.name in self._layers[name]:
-                result = observer.compute(layer)
-                if result is not None and result.distribution is not None:
-                    found[name] = torch.from_numpy(result.distribution)
-        return found
+        """Importances ``(C,)`` of one layer by criterion; every process must call it."""
+        measures = self._measures.items()
+        return {name: measure.importance(layer) for name, measure in measures if layer.name in self._layers[name]}
 
     def end(self) -> None:
         """Let go of the metrics."""
-        for observer in self._observers.values():
-            observer.end()
-
-
-def _measures(observer: FilterImportance, layer: Layer) -> bool:
-    if layer.name == OUTPUT:
-        return observer.includes_output
-    return observer.suits(layer)
+        for measure in self._measures.values():
+            measure.end()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
-from convscope.capture.batches import tree_tensors
-from convscope.capture.heldout import HeldOut
+from convscope.capture.data.batches import tree_tensors
+from convscope.capture.data.heldout import HeldOut
 from convscope.loggers._canvas import Picture
 
 
@@ -18,32 +20,33 @@ class ExampleImages:
     """
 
     def __init__(self, heldout: HeldOut) -> None:
-        self._places = {int(number): place for place, number in enumerate(heldout.index) if number >= 0}
-        self._images = next((t for t in tree_tensors(heldout.inputs) if _is_image(t)), None)
+        self._heldout = heldout
 
     @property
     def numbers(self) -> list[int]:
         """Numbers of the samples that this process holds, sorted."""
-        return sorted(self._places)
+        return sorted(number for number in self._heldout.index.tolist() if number >= 0)
 
     @property
     def has_images(self) -> bool:
         """Whether the inputs are images ``(N, C, H, W)``."""
-        return self._images is not None
+        return _image(self._heldout.one(int(self._heldout.index[0]))) is not None
 
     def picture(self, number: int) -> Picture | None:
         """``(H, W, 3)`` uint8, stretched from the image's own least to its greatest value; None if it is no image.
 
         How inputs were normalised is not known, so brightness does not compare between pictures.
         """
-        if self._images is None:
+        image = _image(self._heldout.one(number))
+        if image is None:
             return None
-        image = self._images[self._places[number]].float()
         image = image if len(image) == 3 else image.mean(0, keepdim=True).expand(3, -1, -1)
         low, high = image.min(), image.max()
         scaled = (image - low) / (high - low).clamp(min=1e-12) * 255
         return np.asarray(scaled.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy(), dtype=np.uint8)
 
 
-def _is_image(tensor: torch.Tensor) -> bool:
-    return tensor.dim() == 4 and not tensor.is_complex()
+def _image(inputs: Any) -> torch.Tensor | None:
+    """The first image ``(C, H, W)`` among a sample's inputs."""
+    found = (t for t in tree_tensors(inputs) if t.dim() == 4 and not t.is_complex())
+    return next((image[0].float() for image in found), None)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import lightning.pytorch as pl
 import torch
 
-from convscope.callbacks.engine.bridge import callback_metrics
+from convscope.callbacks.engine.bridge import callback_metrics, is_kept
 
 LEARNING_RATE = "convscope/learning_rate"
 
 
-class Readings:
+class FreshValues:
     """Takes the values that are new, and under :data:`LEARNING_RATE` the largest learning rate of a step since then.
 
     ``trainer.callback_metrics`` goes on showing a value that is no longer logged. A value counts as new where its
@@ -31,7 +31,9 @@ class Readings:
 
         Every process gets the main process's values, so that all decide alike.
         """
-        found = {tag: value for tag, value in callback_metrics(trainer).items() if value.numel() == 1}
+        found = {
+            tag: value for tag, value in callback_metrics(trainer).items() if value.numel() == 1 and not is_kept(value)
+        }
         fresh = {tag: float(value) for tag, value in found.items() if self._last.get(tag) is not value}
         self._last = found
         if rates := self._rates or _learning_rates(trainer):

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from convscope._arguments import callable_or_none, one_of, whole_number
 from convscope.callbacks.engine.findings import LayerResult
-from convscope.callbacks.importance import Criterion
-from convscope.callbacks.parts.criteria import Criteria
+from convscope.callbacks.engine.observer import Plan
+from convscope.callbacks.parts.criteria import Criteria, Criterion
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.capture.heldout import HeldOut
-from convscope.capture.intervention import Baseline, Intervention, check_baseline
-from convscope.capture.layers import spread_over_depth
-from convscope.capture.loss import Loss
+from convscope.callbacks.parts.per_layer import PerLayer
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.data.targets import counted_rows
+from convscope.capture.intervention import BASELINES, Baseline, Intervention
+from convscope.capture.network.layers import spread_over_depth
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.sample_loss import sample_losses
-from convscope.capture.trace import OUTPUT, Layer
+from convscope.capture.outputs.loss import Loss
+from convscope.capture.outputs.sample_loss import require_sum, sample_losses
+from convscope.capture.state.isolation import isolated
 from convscope.metrics import ChannelMean, InterventionOutcome
 from convscope.metrics.functional import OutcomeResult
 
-if TYPE_CHECKING:
-    from convscope.callbacks.engine.plan import Plan
+_BESIDE = 2
+"""Passes a layer beside its filter sets: the network as it is, and one that proves what the passes share."""
 
 
 class InterveningObserver(LayerObserver):
     """Base of the callbacks that put a baseline in the place of filters and look at what the network then says.
 
-    In the shared pass they measure importance, each filter's mean activation, and the loss of the network as it is;
-    afterwards each layer's filter sets are run, one forward pass of the held-out set a set, several side by side.
+    In the shared pass they measure importance and each filter's mean activation;
+    afterwards each layer's filter sets are run, one forward pass of the held-out set a set, and among them the network
+    as it is: what a set does is the difference between two passes that are alike in all else.
 
     Args:
         criteria: Criteria of importance to measure beside.
@@ -56,21 +61,17 @@ class InterveningObserver(LayerObserver):
         every_n_epochs: int = 5,
         **arguments: Any,
     ) -> None:
-        check_baseline(baseline)
-        if loss is not None and not callable(loss):
-            raise ValueError(f"loss={loss!r}: give a callable(outputs, targets), or None to infer it")
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
-            raise ValueError(f"samples={samples!r}: give a whole number of held-out samples, at least 2")
-        if isinstance(max_forwards, bool) or not isinstance(max_forwards, int) or max_forwards < self.fewest_sets:
-            raise ValueError(f"max_forwards={max_forwards!r}: give a whole number, at least {self.fewest_sets}")
-        self._criteria, self._loss = Criteria(criteria), loss
-        self.baseline, self.samples, self.max_forwards = baseline, samples, max_forwards
+        self._criteria = Criteria(criteria)
+        self._loss = callable_or_none("loss", loss, "loss(outputs, targets)", "to infer it")
+        self.baseline: Baseline = one_of("baseline", baseline, BASELINES)
+        self.samples = whole_number("samples", samples, "a whole number of held-out samples", least=2)
+        fewest = self.fewest_sets + _BESIDE  # of one layer
+        self.max_forwards = whole_number("max_forwards", max_forwards, least=fewest)
         super().__init__(every_n_epochs=every_n_epochs, **arguments)
         self._plan: Plan | None = None
         self._sample: HeldOut | None = None
-        self._means: dict[str, ChannelMean] = {}
-        self._untouched: InterventionOutcome | None = None
-        self._outcomes: dict[str, InterventionOutcome] = {}
+        self._means = PerLayer[ChannelMean]()
+        self._outcomes = PerLayer[InterventionOutcome]()
         self._classes = 0  # of the task, 0 where it has none
 
     @abstractmethod
@@ -90,6 +91,10 @@ class InterveningObserver(LayerObserver):
         return True
 
     @property
+    def needs_filters(self) -> bool:
+        return True
+
+    @property
     def intervenes(self) -> bool:
         return True
 
@@ -103,60 +108,57 @@ class InterveningObserver(LayerObserver):
     def ready(self, plan: Plan) -> None:
         self._plan, self._sample = plan, plan.heldout.sample(self.samples)
         *layers, output = plan.layers[self.name]
-        if output.name != OUTPUT:  # no row of outputs a sample, so nothing to see the effect on
+        if not output.is_output:  # no row of outputs a sample, so nothing to see the effect on
             plan.layers[self.name] = []
             return
-        kept = spread_over_depth(layers, self.max_forwards // self.fewest_sets)
+        kept = spread_over_depth(layers, self.max_forwards // (self.fewest_sets + _BESIDE))
         plan.layers[self.name] = [*kept, output]
-        self._per_layer = self.max_forwards // len(kept)
-        total = sum(min(self.most_sets(layer), self._per_layer) for layer in kept)
-        wanted = sum(self.most_sets(layer) for layer in layers)
-        plan.messages.append(self._cost(total, wanted, len(kept), self._sample.total))
-        targets = plan.heldout.targets
-        has_classes = targets is not None and targets.dim() == 1 and not targets.is_floating_point()
-        self._classes = max(output.channels, 2) if has_classes and not output.spatial else 0
+        self._per_layer = self.max_forwards // len(kept) - _BESIDE
+        total = sum(min(self.most_sets(layer), self._per_layer) + _BESIDE for layer in kept)
+        wanted = sum(self.most_sets(layer) + _BESIDE for layer in layers)
+        plan.messages.append(self._what_it_takes(total, wanted, len(kept), self._sample.total))
+        self._classes = plan.outputs.classes
 
-    def _cost(self, total: int, wanted: int, layers: int, samples: int) -> str:
+    def _what_it_takes(self, total: int, wanted: int, layers: int, samples: int) -> str:
         said = f"{self.name} runs up to {total} forward passes of its {samples} held-out samples a check, in {layers} "
         cut = f" (max_forwards={self.max_forwards}; everything would take {wanted})" if total < wanted else ""
         return said + f"layers{cut}"
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        self._criteria.begin(layers, samples)
-        self._means = {layer.name: ChannelMean(layer.channels) for layer in layers if layer.name != OUTPUT}
-        self._untouched = InterventionOutcome(1, max(self._classes, 1))
-        self._outcomes = {}
+        self._criteria.begin(layers)
+        self._means.make((layer for layer in layers if not layer.is_output), lambda layer: ChannelMean(layer.channels))
+        self._outcomes.drop()  # each is made when its layer's filter sets are known
 
     def on_activation(self, record: Record) -> None:
         self._criteria.on_activation(record)
-        if record.layer.name != OUTPUT:
-            self._means[record.layer.name].to(record.pooled.device).update(record.pooled)
-        elif self._untouched is not None and record.targets is not None:
-            mine = self._sampled(record.index)
-            if bool(mine.any()):
-                self._add(self._untouched, record.activation[mine][None], record.targets[mine], 0)
+        if not record.layer.is_output:
+            self._means.update(record, record.pooled)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
         self._criteria.on_gradient(record, gradient)
 
     def intervene(self, layer: Layer) -> None:
-        if layer.name == OUTPUT or self._plan is None or self._sample is None:
+        if layer.is_output or self._plan is None or self._sample is None:
             return
         # Both gather over processes, so they come before anything that could fail on one process alone.
-        importance, mean = self._criteria.values(layer), self._means[layer.name].compute()
+        importance, mean = self._criteria.values(layer), self._means.compute(layer)
         keep = self.choose(layer, importance, self._per_layer)
-        outcome = InterventionOutcome(len(keep), max(self._classes, 1))
-        run = Intervention(self._plan.subject, layer, torch.zeros_like(mean) if self.baseline == "zero" else mean)
-        for chunk, sets, logits in run.run(self._sample, keep, self._plan.chunk_size):
-            if not chunk.padding and chunk.targets is not None:
-                with torch.no_grad():
-                    self._add(outcome, logits, chunk.targets.to(logits.device), sets.start)
-        self._outcomes[layer.name] = outcome
+        keep = torch.cat([torch.ones_like(keep[:1]), keep])  # the network as it is comes first
+        subject, seed = self._plan.subject, self._plan.heldout.seed
+        outcome = InterventionOutcome(len(keep), max(self._classes, 1)).to(subject.device)
+        run = Intervention(subject, layer, torch.zeros_like(mean) if self.baseline == "zero" else mean, seed)
+        with isolated(subject.module, seed=seed, gradients=False):
+            for chunk, first, logits in run.run(self._sample, keep, self._plan.chunk_size):
+                if not chunk.padding and chunk.targets is not None:
+                    self._add(outcome, logits, chunk.targets.to(logits.device), first)
+        self._outcomes.put(layer, outcome)
 
     def compute(self, layer: Layer) -> LayerResult | None:
-        if layer.name == OUTPUT or self._untouched is None:
+        if layer.is_output:
             return None
-        return self.judge(layer, self._untouched.compute(), self._outcomes[layer.name].compute())
+        found: OutcomeResult = self._outcomes.compute(layer)
+        untouched, outcome = (OutcomeResult(*(values[part] for values in found)) for part in (slice(1), slice(1, None)))
+        return self.judge(layer, untouched, outcome)
 
     @abstractmethod
     def judge(self, layer: Layer, untouched: OutcomeResult, outcome: OutcomeResult) -> LayerResult:
@@ -164,34 +166,34 @@ class InterveningObserver(LayerObserver):
 
     def end(self) -> None:
         self._criteria.end()
-        self._means, self._untouched, self._outcomes = {}, None, {}
+        self._means.drop()
+        self._outcomes.drop()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
         self._plan = self._sample = None
 
-    def _sampled(self, index: torch.Tensor) -> torch.Tensor:
-        """Which of the shared pass's samples the filter sets are run on."""
-        return torch.isin(index, self._sample.index) if self._sample is not None else torch.zeros_like(index).bool()
-
     def _add(self, outcome: InterventionOutcome, logits: torch.Tensor, targets: torch.Tensor, first: int) -> None:
+        """Add one filter set's outcome ``(1, n, K, *)``; samples whose label is negative (ignored) do not count."""
         if self._plan is None or self._plan.subject.loss is None:
             return
-        loss = self._plan.subject.loss
-        losses = sample_losses(loss, logits.flatten(0, 1), targets.repeat(len(logits), *[1] * (targets.dim() - 1)))
-        losses = losses.view(logits.shape[:2])
+        loss, verdict = self._plan.subject.loss, self._plan.outputs
+        if (mine := counted_rows(targets)) is not None:  # a sample whose label is ignored has no loss
+            logits, targets = logits[:, mine], targets[mine]
+            if len(targets) == 0:
+                return
+        losses = sample_losses(loss, logits[0], targets)[None]
+        if first == 0:
+            require_sum(loss, logits[0], targets, losses[0])
         if self._classes:
-            hits, groups = _predicted(logits) == targets, targets
+            groups = verdict.true_classes(targets)
+            hits = verdict.predicted(logits) == groups
         else:
             hits, groups = torch.zeros_like(losses, dtype=torch.bool), targets.new_zeros(len(targets), dtype=torch.long)
-        outcome.to(logits.device).update(losses, hits, groups, first)
+        outcome.update(losses, hits, groups, first)
 
 
-def _predicted(logits: torch.Tensor) -> torch.Tensor:
-    return (logits[..., 0] > 0).long() if logits.shape[-1] == 1 else logits.argmax(-1)
-
-
-def random_order(layer: Layer) -> torch.Tensor:
+def fixed_random_order(layer: Layer) -> torch.Tensor:
     """A random order of the layer's filters, the same at every check and on every process."""
     return torch.randperm(layer.channels, generator=torch.Generator().manual_seed(0))
 

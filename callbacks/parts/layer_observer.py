@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
+import torch
 
+from convscope._arguments import flag, one_of, share_or_none, tag_or_none, whole_number_or_none
 from convscope.callbacks.engine.bridge import fitting, has_validation, moment
 from convscope.callbacks.engine.findings import Findings, History, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.engine.hierarchies import Callback
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.engine.schedule import Schedule
-from convscope.capture.heldout import HeldOut
-from convscope.capture.layers import LayerSpec, as_entries
-from convscope.capture.loss import Loss
+from convscope.callbacks.engine.session import Session
+from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
+from convscope.capture.network.layers import LayerSpec, as_entries
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.capture.trace import Layer
+from convscope.capture.outputs.loss import Loss
+from convscope.loggers import TensorBoardDashboard
 
-if TYPE_CHECKING:
-    import torch
-
-    from convscope.callbacks.engine.plan import Plan
-    from convscope.callbacks.engine.session import Session
-    from convscope.loggers import TensorBoardDashboard
+log = logging.getLogger("convscope")
 
 
-class LayerObserver(pl.Callback, ABC):
+class LayerObserver(Callback, ABC):
     """Base of the callbacks that measure layers on a held-out set while a model trains.
 
     All observers of a trainer share one pass over the held-out set: the first of them in ``trainer.callbacks``
@@ -32,7 +35,8 @@ class LayerObserver(pl.Callback, ABC):
 
     Args:
         layers: Which layers: None for every conv unit, or globs, names, ``"re:..."``, module classes, callables.
-        heldout: The held-out set; callbacks that name none share one, from the validation loader.
+        heldout: The held-out set, or what ``HeldOut(...)`` reads one from: a loader, a data set, tensors.
+            Callbacks that name none share one, from the validation loader.
         every_n_epochs: A check at the end of every n-th epoch, after validation where there is one; 0 for none.
         every_n_train_steps: A check after every n-th optimizer step; 0 for none.
         on_start: A check before the first training step, so that curves begin at the untrained network.
@@ -46,7 +50,7 @@ class LayerObserver(pl.Callback, ABC):
         name: First part of the tags; needed where two callbacks of one kind observe the same layer.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
     """
 
     family: ClassVar[str]
@@ -60,7 +64,7 @@ class LayerObserver(pl.Callback, ABC):
     def __init__(
         self,
         layers: LayerSpec = None,
-        heldout: HeldOut | None = None,
+        heldout: HeldOutLike = None,
         every_n_epochs: int = 1,
         every_n_train_steps: int = 0,
         on_start: bool = True,
@@ -71,19 +75,17 @@ class LayerObserver(pl.Callback, ABC):
         pictures: bool = True,
         name: str | None = None,
     ) -> None:
-        as_entries(layers)
-        _one_of("observe_at", observe_at, ("activation", "conv"))
-        _one_of("on_error", on_error, ("warn", "raise"))
-        if max_layers is not None and max_layers < 1:
-            raise ValueError(f"max_layers={max_layers!r}: give a whole number, at least 1, or None for all layers")
-        if max_overhead is not None and not 0 < max_overhead <= 1:
-            raise ValueError(f"max_overhead={max_overhead!r}: give a share of training time in (0, 1], or None")
-        self.layers, self.heldout, self.max_layers = layers, heldout, max_layers
-        self.observe_at, self.max_overhead, self.on_error = observe_at, max_overhead, on_error
-        self.pictures = pictures
-        self.name = name or self.default_name()
+        as_entries(layers)  # refuses what could never choose a layer; kept as it is, for the saved configuration
+        self.layers, self.heldout = layers, as_heldout(heldout)
+        self.max_layers = whole_number_or_none("max_layers", max_layers, "all layers")
+        self.observe_at = one_of("observe_at", observe_at, ("activation", "conv"))
+        self.max_overhead = share_or_none("max_overhead", max_overhead, "no bound", "a share of training time")
+        self.on_error = one_of("on_error", on_error, ("warn", "raise"))
+        self.pictures = flag("pictures", pictures)
+        self.name = tag_or_none("name", name, f"{self.default_name()}_2") or self.default_name()
         self.schedule = Schedule(every_n_epochs, every_n_train_steps, on_start)
         self.history = History()
+        self.logged: dict[str, float] = {}  # every tag's last value
         self.session: Session | None = None
         self._fingerprint = ""
 
@@ -113,6 +115,24 @@ class LayerObserver(pl.Callback, ABC):
         """Whether the model's output is observed as the last layer."""
         return False
 
+    @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
+        """Whether the model's output means something only as logits (or as the quantities that the targets are).
+
+        ``"too"`` leaves the output out where it is not known to be such, ``"only"`` the callback.
+        """
+        return False
+
+    @property
+    def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]:
+        """What the callback reads off the targets alone: nothing, what they seem to be, or classes."""
+        return "nothing"
+
+    @property
+    def needs_filters(self) -> bool:
+        """Whether there is nothing to measure where the model's output is the only layer."""
+        return False
+
     def suits(self, layer: Layer) -> bool:
         """Whether the callback can measure this layer."""
         return True
@@ -125,7 +145,7 @@ class LayerObserver(pl.Callback, ABC):
             no_loss: Why the task has no loss to take a gradient of, None where it has one.
 
         Raises:
-            ValueError: The held-out set is faulty for this callback, which is mended before training begins.
+            ValueError: The held-out set is faulty for this callback, which is fixed before training begins.
         """
         return None
 
@@ -133,7 +153,7 @@ class LayerObserver(pl.Callback, ABC):
         """Learn which samples and layers a run's checks are made on, for callbacks that need more than activations.
 
         Raises:
-            ValueError: An argument of the callback does not fit this plan.
+            ValueError: An argument of the callback does not fit this plan. Whatever else is raised costs the callback.
         """
 
     @abstractmethod
@@ -143,6 +163,14 @@ class LayerObserver(pl.Callback, ABC):
     @abstractmethod
     def compute(self, layer: Layer) -> LayerResult | None:
         """One layer's numbers once the pass is over, None for nothing. Every process calls it for the same layers."""
+
+    def drop_gradients(self) -> bool:
+        """Forget this check's gradients, which could not be had of all samples.
+
+        Returns:
+            Whether there is something to measure all the same.
+        """
+        return False
 
     def on_activation(self, record: Record) -> None:
         """Take in a layer's activations of one chunk."""
@@ -162,6 +190,9 @@ class LayerObserver(pl.Callback, ABC):
         """Summaries over depth of ``values[quantity][layer]``, logged without a layer's name."""
         return {}
 
+    def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
+        """Add to the findings what is known only once all callbacks have computed, on all held-out sets."""
+
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         """Write pictures and texts of the callback's own, on the main process, before :meth:`end`."""
 
@@ -175,25 +206,50 @@ class LayerObserver(pl.Callback, ABC):
         return self._generate_state_key(name=self.name)
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: see :meth:`state`. Where that fails, the checkpoint is saved without it."""
+        try:
+            return self.state()
+        except Exception as error:
+            self._complain("saving its state failed, so a resumed run begins it afresh", error)
+            return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept: see :meth:`restore`. Where that fails, the callback begins afresh."""
+        try:
+            self.restore(state_dict)
+        except Exception as error:
+            self.restart()
+            self._complain("its state in the checkpoint cannot be restored, so it begins afresh", error)
+
+    def state(self) -> dict[str, Any]:
+        """Plain data and tensors from which :meth:`restore` goes on."""
         return {
             "history": self.history.state_dict(),
             "schedule": self.schedule.state_dict(),
             "fingerprint": self._fingerprint,
+            "logged": dict(self.logged),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history.load_state_dict(state_dict["history"])
-        self.schedule.load_state_dict(state_dict["schedule"])
-        self._fingerprint = state_dict["fingerprint"]
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        self.history.load_state_dict(state["history"])
+        self.schedule.load_state_dict(state["schedule"])
+        self._fingerprint = state["fingerprint"]
+        self.logged = {str(tag): float(value) for tag, value in state.get("logged", {}).items()}
+
+    def _complain(self, what: str, error: Exception) -> None:
+        if self.on_error == "raise":
+            raise error
+        log.error("convscope: %s: %s (%s: %s)", self.name, what, type(error).__name__, error, exc_info=error)
 
     def restart(self) -> None:
         """Forget what is known of an earlier run: called where training begins at its first step."""
         self.history = History()
         self.schedule.restart()
-        self._fingerprint = ""
+        self._fingerprint, self.logged = "", {}
 
     def remember(self, findings: Findings, when: Moment) -> None:
-        """Add a check to the history."""
+        """Add a check to the history. Nothing is computed here: see :meth:`conclude`."""
         kept = {quantity: row for quantity, row in findings.values.items() if quantity in self.maps}
         self.history.append(when, kept)
 
@@ -205,8 +261,6 @@ class LayerObserver(pl.Callback, ABC):
     # Lightning's hooks. The first observer of the trainer acts for all.
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        from convscope.callbacks.engine.session import Session
-
         observers = [callback for callback in trainer.callbacks if isinstance(callback, LayerObserver)]  # type: ignore[attr-defined]
         if stage == "fit" and observers[0] is self:
             session = Session(observers)
@@ -217,6 +271,12 @@ class LayerObserver(pl.Callback, ABC):
         if session := self._leads():
             session.prepare(trainer, pl_module)
             session.check(trainer, pl_module, moment(trainer, "start"))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if session := self._leads():
+            session.look_again(pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -245,12 +305,10 @@ class LayerObserver(pl.Callback, ABC):
         if session := self._leads():
             session.close(trainer)
         self.session = None
-        self.end()
+        try:
+            self.end()
+        except Exception as error:
+            self._complain("its end failed", error)
 
     def _leads(self) -> Session | None:
         return self.session if self.session is not None and self.session.observers[0] is self else None
-
-
-def _one_of(name: str, value: Any, accepted: tuple[str, ...]) -> None:
-    if value not in accepted:
-        raise ValueError(f"{name}={value!r}: give one of {', '.join(map(repr, accepted))}")

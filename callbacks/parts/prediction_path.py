@@ -55,10 +55,10 @@ class PredictionPath:
             found |= {"lost_on_the_way": float(lost), "found_late": float(late)}
         return found
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> PathSnapshot:
         """What the next check compares itself with."""
         final = self.classes[self.predicted[-1]]
-        return Snapshot(self.layers, self.numbers, self.of_truth.float(), final, self.depth)
+        return PathSnapshot(self.layers, self.numbers, self.of_truth.float(), final, self.depth)
 
     def pick(self, among: list[int], count: int) -> list[int]:
         """``count`` sample numbers from the easiest to the hardest, evenly over the ranks of difficulty.
@@ -68,6 +68,7 @@ class PredictionPath:
         ease = self.of_truth.mean(dim=0)
         places = torch.searchsorted(self.numbers, torch.tensor(among))
         ordered = places[ease[places].argsort(descending=True, stable=True)]
+        # Evenly over ranks and not over values: most samples are easy late in training, and all would look alike.
         chosen = torch.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().long()
         return [int(self.numbers[ordered[place]]) for place in chosen]
 
@@ -76,7 +77,7 @@ class PredictionPath:
         return int(torch.searchsorted(self.numbers, number))
 
 
-class Snapshot(NamedTuple):
+class PathSnapshot(NamedTuple):
     """What is kept of a check: ``of_truth`` ``(L, N)``, final classes and decision depths ``(N,)``."""
 
     layers: list[str]
@@ -85,16 +86,16 @@ class Snapshot(NamedTuple):
     final: Tensor
     depth: Tensor
 
-    def comparable(self, other: Snapshot) -> bool:
+    def comparable(self, other: PathSnapshot) -> bool:
         """Whether both are of the same layers and samples."""
         return self.layers == other.layers and torch.equal(self.numbers, other.numbers)
 
-    def change(self, other: Snapshot) -> Tensor:
+    def change(self, other: PathSnapshot) -> Tensor:
         """``(N,)`` mean over layers of how far the true class's probability moved, in [0, 1]."""
         return (self.of_truth - other.of_truth).abs().mean(dim=0)
 
 
-def changed_table(path: PredictionPath, before: Snapshot, rows: int) -> str:
+def changed_table(path: PredictionPath, before: PathSnapshot, rows: int) -> str:
     """Markdown table of the samples whose prediction moved most since the check before."""
     now = path.snapshot()
     change = now.change(before)

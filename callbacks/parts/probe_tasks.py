@@ -93,6 +93,17 @@ PROBE_TASKS: dict[TaskName, ProbeTask] = {
 }
 
 
+def too_few_for(probe: str, samples: int) -> str | None:
+    """Why a probe of classes cannot be fitted to so few samples: if all others were neighbours, all would be alike."""
+    metric = PROBES[probe]()
+    if not isinstance(metric, KNNProbe) or samples > metric.k:
+        return None
+    return (
+        f"probe='knn' asks {metric.k} neighbours of each sample, and {samples} held-out samples can be probed; raise "
+        f"HeldOut(size=...) above {metric.k}"
+    )
+
+
 def make_probe(task: TaskName, probe: str, positions: int) -> Metric:
     """A fresh metric of one layer; ``positions`` a sample are read of masks."""
     if task == "classification":

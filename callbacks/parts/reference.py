@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from convscope.callbacks.engine import bridge
-from convscope.callbacks.engine.failures import Failures
-from convscope.callbacks.engine.plan import Plan
-from convscope.callbacks.engine.shared_pass import run_pass
-from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.capture.layers import select_layers
-from convscope.capture.observation import Record, Subject, trace_layers
+from convscope.callbacks.engine.hierarchies import MisconfigurationException
+from convscope.callbacks.engine.lockstep import together
+from convscope.callbacks.engine.observer import Plan
+from convscope.callbacks.parts.per_layer import PerLayer
+from convscope.capture.network.layers import select_layers
+from convscope.capture.network.trace import Layer, Trace
+from convscope.capture.observation import Record, Subject, observe, trace_layers
 from convscope.capture.reference import fit_weights, match_names, own_tensors, read_weights, with_tensors
-from convscope.capture.trace import Layer, Trace
 from convscope.metrics import PooledFeatures
 
 Reference = str | Path | nn.Module
@@ -39,35 +40,55 @@ def reference_features(reference: Reference, plan: Plan, layers: list[Layer], ra
             on the held-out set.
     """
     subject, pairs = _on_all(lambda: _paired(reference, plan, layers, raw))
-    collector = _Collector()
-    chosen = list({layer.name: layer for layer in pairs.values()}.values())
-    its_plan = Plan(subject, plan.heldout, [collector], {collector.name: chosen}, chunk_size=plan.chunk_size)
+    chosen = list({layer.id: layer for layer in pairs.values()}.values())
     try:
-        usable = run_pass(its_plan, [collector], Failures(raising=True), bridge.gather_objects)[collector.name]
+        collector, usable = _collected(subject, plan, chosen)
     except Exception as error:
         raise ValueError(f"the reference cannot be run on the held-out set: {type(error).__name__}: {error}") from error
-    features = {layer.name: collector.features(layer) for layer in usable}
+    features = {layer.name: collector.features.compute(layer) for layer in usable}
     return {name: features[layer.name] for name, layer in pairs.items() if layer.name in features}
 
 
-class _Collector(LayerObserver):
+class _Collector:
     """Takes part in a pass, and keeps every layer's pooled features."""
 
-    family = "reference"
+    needs_gradient = takes_nonfinite = False
 
-    def begin(self, layers: list[Layer], samples: int) -> None:
-        self._metrics = {layer.name: PooledFeatures(layer.channels) for layer in layers}
+    def __init__(self, layers: list[Layer]) -> None:
+        self.features = PerLayer[PooledFeatures]()
+        self.features.make(layers, lambda layer: PooledFeatures(layer.channels))
+
+    def wants(self, layer: Layer) -> bool:
+        return layer in self.features
 
     def on_activation(self, record: Record) -> None:
-        self._metrics[record.layer.name].to(record.activation.device).update(record.pooled, record.index)
+        self.features.update(record, record.pooled, record.index)
 
-    def compute(self, layer: Layer) -> None:
-        return None
+    def on_gradient(self, record: Record, gradient: Tensor) -> None:
+        """No gradient is asked for."""
 
-    def features(self, layer: Layer) -> Tensor:
-        """``(N, C)`` in held-out order, over all processes."""
-        found: Tensor = self._metrics[layer.name].compute()
-        return found
+
+def _collected(subject: Subject, plan: Plan, layers: list[Layer]) -> tuple[_Collector, list[Layer]]:
+    """A collector that has seen the held-out set, and the layers that went well on every process.
+
+    Raises:
+        Exception: what the network raised here, or ElsewhereError for another process.
+    """
+    chunk_size = plan.chunk_size
+    while True:
+        collector = _Collector(layers)
+        try:
+            observed = together(partial(observe, subject, plan.heldout, layers, [collector], chunk_size=chunk_size))
+            break
+        except Exception as error:
+            starved = any(bridge.gather_objects(isinstance(error, torch.OutOfMemoryError)))
+            if not starved or chunk_size == 1:
+                raise
+        chunk_size //= 2
+    bad = observed.nonfinite.keys() | observed.missing | observed.unmatched.keys()
+    bad |= {layer for _, layer in observed.failures}
+    everywhere = {name for names in bridge.gather_objects(bad) for name in names}
+    return collector, [layer for layer in layers if layer.name not in everywhere]
 
 
 def _paired(reference: Reference, plan: Plan, layers: list[Layer], raw: bool) -> tuple[Subject, dict[str, Layer]]:

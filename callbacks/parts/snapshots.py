@@ -12,6 +12,18 @@ from convscope.metrics.functional import CorrelationResult, correlation_change, 
 from convscope.metrics.functional.cka import Centred, aligned, centred, similarity
 
 
+def require_samples(name: str, samples: int, debiased: bool) -> None:
+    """Refuse a held-out set that linear CKA cannot be estimated on.
+
+    Raises:
+        ValueError: if there are fewer than 2 samples, or than 4 for the unbiased estimator.
+    """
+    fewest = 4 if debiased else 2
+    if samples < fewest:
+        fix = "; raise HeldOut(size=...)" + (", or give debiased=False" if samples >= 2 else "")
+        raise ValueError(f"{name} needs at least {fewest} held-out samples, but there are {samples}{fix}")
+
+
 class Features:
     """Pooled features of all samples in half precision.
 
@@ -50,7 +62,7 @@ class Features:
 
 
 @dataclass
-class Snapshot:
+class LayerSnapshot:
     """One layer at one check.
 
     Attributes:
@@ -66,12 +78,12 @@ class Snapshot:
     variance: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, correlation: CorrelationResult, debiased: bool) -> Snapshot:
+    def of(cls, features: Tensor, correlation: CorrelationResult, debiased: bool) -> LayerSnapshot:
         """From what the metrics of a check computed."""
         matrix, mean, variance = (t.cpu() for t in (correlation.matrix, correlation.mean, correlation.variance))
         return cls(Features.of(features, debiased), matrix.half(), mean.float(), variance.float())
 
-    def since(self, previous: Snapshot) -> dict[str, float]:
+    def since(self, previous: LayerSnapshot) -> dict[str, float]:
         """Everything that compares this check with an earlier one."""
         found = {"cka_previous": self.features.cka(previous.features)}
         if self.mean.shape == previous.mean.shape:
@@ -85,6 +97,6 @@ class Snapshot:
         return {"features": self.features.half, "matrix": self.matrix, "mean": self.mean, "variance": self.variance}
 
     @classmethod
-    def load(cls, state: dict[str, Any], debiased: bool) -> Snapshot:
+    def load(cls, state: dict[str, Any], debiased: bool) -> LayerSnapshot:
         """From a checkpoint."""
         return cls(Features(state["features"], debiased), state["matrix"], state["mean"], state["variance"])

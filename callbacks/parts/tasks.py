@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 
-from convscope.capture.heldout import HeldOut
-from convscope.capture.targets import TargetSummary
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.data.targets import IGNORED, TargetSummary
 
 TaskName = Literal["classification", "multilabel", "regression", "segmentation"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
+
+MOST_CLASSES = 1000
+"""Classes that a probe tells apart at most, the most frequent ones: time and memory grow with their number."""
 
 
 class NoTaskError(ValueError):
@@ -27,12 +30,44 @@ class Task:
         argmax: The first axis of a sample's target stands for classes: one-hot rows or masks.
         positions: Shape of a mask, for segmentation.
         classes: The classes that occur, for classification and segmentation.
+        ignored: Some labels are ignored.
+        left_out: Classes that are not probed: a sample that is the only one of its class cannot be predicted from
+            others, and at most a thousand classes are told apart.
+        samples: How many samples have a class that is probed, for classification.
     """
 
     name: TaskName
     argmax: bool = False
     positions: tuple[int, ...] = ()
     classes: tuple[int, ...] = ()
+    ignored: bool = False
+    left_out: tuple[int, ...] = ()
+    samples: int = 0
+
+    def counted(
+        self, raw: torch.Tensor, features: torch.Tensor, index: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Targets, features and numbers of the samples that are probed: their label is not ignored nor left out."""
+        targets = self.targets(raw)
+        # In a mask single positions are ignored, by the metric.
+        ignored = self.ignored and self.name != "segmentation"
+        if not (ignored or self.left_out):
+            return targets, (features, index)
+        mine = torch.ones(len(raw), dtype=torch.bool, device=raw.device)
+        if ignored:
+            mine &= (raw != IGNORED).reshape(len(raw), -1).all(1)
+        if self.left_out:
+            mine &= ~torch.isin(targets, torch.tensor(self.left_out, device=targets.device))
+        return targets[mine], (features[mine.to(features.device)], index[mine.to(index.device)])
+
+    def notes(self, name: str) -> list[str]:
+        """What the callback of this name should say of the classes that it leaves out."""
+        if not self.left_out:
+            return []
+        told = len(self.classes) - len(self.left_out)
+        few, beyond = "have fewer than two held-out samples each", f"are beyond the {MOST_CLASSES:,} most frequent"
+        why = few if told < MOST_CLASSES else beyond
+        return [f"{name} tells {told:,} of {len(self.classes):,} classes apart; the others {why}"]
 
     def targets(self, raw: torch.Tensor) -> torch.Tensor:
         """Targets as they come to classes ``(N,)``, labels ``(N, K)``, quantities ``(N, D)`` or masks ``(N, *S)``."""
@@ -64,21 +99,25 @@ def settle_task(heldout: HeldOut, wanted: TaskName | None = None) -> Task:
         wanted: The task that the user names, None to infer it.
 
     Raises:
-        NoTaskError: These targets cannot be probed.
+        NoTaskError: These targets cannot be probed, or nearly every sample has a class of its own.
         ValueError: They could, but are faulty or too few, or are not what ``wanted`` needs.
     """
     summary = heldout.summary
     if summary is None:
         raise NoTaskError("the held-out batches have no targets to predict")
+    if -1 in summary.shape:
+        raise NoTaskError(
+            "its targets are of several sizes, which are not probed; give samples of one size, or an adapter that does"
+        )
     name = wanted or _inferred(summary)
     task = _MAKERS[name](summary)
     if task is None:
         raise ValueError(
             f"task={name!r} does not fit held-out targets of shape (N{_sizes(summary)}) and {summary.dtype}: it needs "
-            f"{_NEEDS[name]}; leave task= out to infer it, or mend the targets with HeldOut(adapter=...)"
+            f"{_NEEDS[name]}; leave task= out to infer it, or fix the targets with HeldOut(adapter=...)"
         )
     _check_enough(task, summary, heldout.total)
-    return task
+    return _with_enough_samples(replace(task, ignored=summary.ignored), summary, heldout.total)
 
 
 def class_task(heldout: HeldOut) -> Task:
@@ -88,6 +127,9 @@ def class_task(heldout: HeldOut) -> Task:
         NoTaskError: The targets are no classes.
         ValueError: They are, but are faulty or too few.
     """
+    found = heldout.summary
+    if found is not None and found.shares and not (found.one_hot or found.binary):
+        raise ValueError(f"{_soft_labels(found)} to take each row's largest")
     task = settle_task(heldout)
     if task.name != "classification" and heldout.summary is not None:
         raise NoTaskError(
@@ -123,11 +165,17 @@ def _inferred(summary: TargetSummary) -> TaskName:
         return "multilabel"
     if summary.shares:
         raise ValueError(
-            f"held-out targets are soft labels (N{_sizes(summary)}), but a probe needs class indices (N,); pass "
-            "HeldOut(adapter=lambda batch: (batch[0], batch[1].argmax(1))), or LayerProbe(task='classification') to "
-            "take each row's largest, or LayerProbe(task='regression') to predict the shares themselves"
+            f"{_soft_labels(summary)}, or LayerProbe(task='classification') to take each row's largest, or "
+            "LayerProbe(task='regression') to predict the shares themselves"
         )
     return "segmentation" if whole else "regression"
+
+
+def _soft_labels(summary: TargetSummary) -> str:
+    return (
+        f"held-out targets are soft labels (N{_sizes(summary)}), but class indices (N,) are needed; pass "
+        "HeldOut(adapter=lambda batch: (batch[0], batch[1].argmax(1)))"
+    )
 
 
 def _inferred_mask(summary: TargetSummary) -> TaskName:
@@ -185,24 +233,52 @@ def _check_enough(task: Task, summary: TargetSummary, samples: int) -> None:
     if task.name in ("regression", "multilabel"):
         _check_columns(task, summary, samples)
         return
+    if not task.classes and summary.ignored:
+        raise ValueError(
+            "every held-out label is ignored, as -100 and HeldOut(ignore_index=...) are: a probe needs at least two "
+            "classes; fix the labels or ignore_index=, or use a larger HeldOut(size=...)"
+        )
     if len(task.classes) < 2:
         every = "sample has" if task.name == "classification" else "position has"
         raise ValueError(
             f"every held-out {every} class {task.classes[0] if task.classes else 'none'}: a probe needs at least two "
             "classes; use a shuffled or stratified source, or a larger HeldOut(size=...)"
         )
-    fewest = 2 * len(task.classes) if task.name == "classification" else 2
-    if samples < fewest:
-        raise ValueError(
-            f"the held-out set has {samples} samples of {len(task.classes)} classes: a probe needs at least two "
-            f"samples a class; raise HeldOut(size=...) to {fewest} or, better, to {10 * fewest}"
+    if samples < 2:
+        raise ValueError("the held-out set has one sample: a probe needs at least two; raise HeldOut(size=...)")
+
+
+def _with_enough_samples(task: Task, summary: TargetSummary, samples: int) -> Task:
+    """The task without the classes that cannot be probed.
+
+    Raises:
+        NoTaskError: Fewer than two classes can be.
+    """
+    if task.name != "classification":
+        return task
+    counts = _class_counts(task, summary)
+    often = sorted((label for label in task.classes if counts[label] > 1), key=lambda label: (-counts[label], label))
+    if len(often) < 2:
+        raise NoTaskError(
+            f"the held-out set has {samples} samples of {len(task.classes)} classes, and a probe needs at least two "
+            "samples of at least two classes, as it predicts each sample from others of its class; raise "
+            f"HeldOut(size=...) to {10 * len(task.classes)}, or give a source with several samples of a class"
             + ("; if the targets are quantities, pass LayerProbe(task='regression')" if not summary.shape else "")
         )
+    kept = set(often[:MOST_CLASSES])
+    left_out = tuple(label for label in task.classes if label not in kept)
+    return replace(task, left_out=left_out, samples=sum(counts[label] for label in kept))
+
+
+def _class_counts(task: Task, summary: TargetSummary) -> dict[int, int]:
+    if task.argmax:
+        return dict(enumerate(summary.counts))
+    return dict(zip(summary.classes, summary.counts, strict=True))
 
 
 def _check_columns(task: Task, summary: TargetSummary, samples: int) -> None:
     if any(value != value or abs(value) == float("inf") for value in (*summary.low, *summary.high)):
-        raise ValueError("held-out targets have NaN or infinite values; remove or mend them with HeldOut(adapter=...)")
+        raise ValueError("held-out targets have NaN or infinite values; remove or fix them with HeldOut(adapter=...)")
     if summary.low == summary.high or samples < 3:
         raise ValueError(
             f"the {samples} held-out samples all have one target: a probe of {_NOUNS[task.name]} needs some that "

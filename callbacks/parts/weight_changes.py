@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from convscope.capture.modules import named_modules
-from convscope.capture.trace import Layer
-from convscope.capture.weights import learning_weights
+from convscope.capture.network.modules import named_modules
+from convscope.capture.network.trace import Layer
+from convscope.capture.network.weights import learning_weights
 from convscope.metrics.functional import direction_change, standing_still, update_ratio
 
 
@@ -31,11 +30,11 @@ class WeightChanges:
         self._found: dict[str, dict[str, float]] = {}
         self._moved: set[str] = set()
 
-    def resume(self, pl_module: pl.LightningModule) -> None:
+    def resume(self, model: nn.Module) -> None:
         """Take from the restored model what the checkpoint did not hold twice."""
-        modules = dict(named_modules(pl_module))
+        modules = dict(named_modules(model))
         for name in [name for name, weights in self._before.items() if weights is None]:
-            found = learning_weights(modules.get(name.split("@")[0]))
+            found = learning_weights(modules.get(name, modules.get(name.split("@")[0])))
             if found is None:
                 del self._before[name]
             else:
@@ -47,14 +46,18 @@ class WeightChanges:
         read = {
             name: found for name, module in self._modules.items() if (found := learning_weights(module)) is not None
         }
+        # Weights that hold NaN would make every distance NaN; the layer waits until it is finite again.
         self._now = {name: weights for name, (weights, _) in read.items() if bool(torch.isfinite(weights).all())}
         known = {
             name: before for name, weights in self._now.items() if (before := self._last(name, weights)) is not None
         }
         ratios = {name: float(update_ratio(self._now[name], before)) for name, before in known.items()}
         turns = {name: float(direction_change(self._now[name], before)) for name, before in known.items()}
+        # Whether a layer stands still is judged against the other layers, so all turns must be known first.
         still = dict(zip(turns, standing_still(torch.tensor(list(turns.values()))).tolist(), strict=True))
+        # A layer that was frozen after it had learned no longer asks for gradients, but should be noticed.
         should_learn = {name for name in turns if read[name][1] or name in self._learned}
+        # Taken into `_learned` layer by layer in `scalars`: a layer whose check failed has not been seen to learn.
         self._moved = {name for name in should_learn if turns[name] > 0 and not still[name]}
         self._found = {name: {"update_ratio": ratio} for name, ratio in ratios.items() if math.isfinite(ratio)}
         for name in should_learn:
@@ -62,6 +65,7 @@ class WeightChanges:
 
     def scalars(self, layer: str) -> dict[str, float]:
         """``update_ratio`` and ``not_learning`` of one layer, where they are known; closes the layer's check."""
+        # Only here do the new weights replace the old: a layer that fails in a check is compared with the check before.
         if layer in self._now:
             self._before[layer] = self._now.pop(layer)
         self._learned |= self._moved & {layer}

@@ -42,12 +42,13 @@ from convscope.metrics.functional.neighbours import (
 )
 from convscope.metrics.functional.positions import (
     exchanged_labels,
+    fair_position_scorer,
     features_at,
     position_scorer,
     spread_positions,
 )
 from convscope.metrics.functional.readout import calibrated_readout, calibration_error
-from convscope.metrics.functional.ridge import ridge_predictor, ridge_probe_scores, ridge_scorer
+from convscope.metrics.functional.ridge import ridge_label_predictor, ridge_predictor, ridge_probe_scores, ridge_scorer
 from convscope.metrics.functional.scores import (
     Scorer,
     balanced_accuracy,
@@ -62,6 +63,7 @@ from convscope.metrics.functional.scores import (
 from convscope.metrics.functional.serving import ServingResult, serving_filters
 from convscope.metrics.functional.summary import gini, rank_stability, top_share, turnover
 from convscope.metrics.functional.tasks import (
+    blind_average_precision,
     control_score,
     label_prevalence,
     mean_average_precision,
@@ -95,6 +97,7 @@ __all__ = [
     "direction_change",
     "effective_rank",
     "exchanged_labels",
+    "fair_position_scorer",
     "features_at",
     "filter_activity",
     "gini",
@@ -102,6 +105,7 @@ __all__ = [
     "information_gain",
     "knn_probe_scores",
     "knn_scorer",
+    "blind_average_precision",
     "label_prevalence",
     "linear_cka",
     "linear_cka_matrix",
@@ -120,6 +124,7 @@ __all__ = [
     "r2_score",
     "rank_stability",
     "removal_area",
+    "ridge_label_predictor",
     "ridge_predictor",
     "ridge_probe_scores",
     "ridge_scorer",

@@ -1,33 +1,11 @@
-"""Checks of arguments: each error names the value, what is accepted, and the fix."""
+"""Checks of tensors: each error names what is accepted, what came, and the fix. Options: see ``_arguments``."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
 _CLASS_INDEX_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
-def check_positive_int(name: str, value: int, minimum: int = 1) -> None:
-    """``value`` is a whole number of at least ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"`{name}` must be an int of at least {minimum}, got {value!r}.")
-    if value < minimum:
-        raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
-
-
-def check_positive(name: str, value: float) -> None:
-    """``value`` is a finite number above zero."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"`{name}` must be a finite number above 0, got {value!r}.")
-
-
-def check_fraction(name: str, value: float) -> None:
-    """``value`` lies in (0, 1]."""
-    if not 0 < value <= 1:
-        raise ValueError(f"`{name}` must lie in (0, 1], got {value!r}.")
 
 
 def check_finite(name: str, *tensors: Tensor) -> None:
@@ -40,6 +18,14 @@ def check_finite(name: str, *tensors: Tensor) -> None:
                 f"The {name} must be finite, but {bad} of {tensor.numel()} values are NaN or Inf. "
                 "Look for an exploding layer, or for NaN in the input."
             )
+
+
+def checked_mean(name: str, total: Tensor, count: Tensor) -> Tensor:
+    """``total / count`` as float32, once there are samples and no sum is NaN or Inf."""
+    if count == 0:
+        raise ValueError(f"The {name} needs samples, got none. Update the metric before computing it.")
+    check_finite(f"sums of the {name}", total)
+    return (total / count).float()
 
 
 def check_channels(name: str, tensor: Tensor, num_channels: int) -> None:
@@ -60,7 +46,7 @@ def check_same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
 
 
 def check_target(target: Tensor, num_samples: int) -> None:
-    """``target`` holds one class index a sample."""
+    """``target`` holds one class index per sample."""
     if target.ndim != 1:
         raise ValueError(
             f"The target must hold class indices of shape (N,), got shape {tuple(target.shape)}. "
@@ -88,7 +74,7 @@ def check_features(features: Tensor) -> None:
 
 
 def check_probe_input(features: Tensor, target: Tensor) -> None:
-    """Everything a probe asks of its data, values included."""
+    """All that a probe requires of its data, including values."""
     check_features(features)
     check_target(target, features.shape[0])
     if features.shape[0] == 0:
@@ -118,7 +104,7 @@ def check_not_negative(name: str, values: Tensor) -> None:
 
 
 def check_index(index: Tensor, num_samples: int, given: bool) -> None:
-    """``index`` holds one whole number a sample, none negative where the caller gave it."""
+    """``index`` holds one whole number per sample, none negative where the caller gave it."""
     if index.shape != (num_samples,) or index.is_floating_point():
         raise ValueError(
             f"The index must hold one integer for each of the {num_samples} samples, got {index.dtype} of shape "

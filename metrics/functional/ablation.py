@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from convscope._arguments import refuse
 from convscope.metrics.functional._precision import as_double
 from convscope.metrics.functional._validation import check_finite
 
 
 class OutcomeResult(NamedTuple):
-    """What :class:`~convscope.metrics.InterventionOutcome` computes, for S filter sets and K classes.
+    """Result of :class:`~convscope.metrics.InterventionOutcome`, for S filter sets and K classes.
 
     Attributes:
         loss: ``(S,)`` float32 mean loss.
@@ -76,5 +77,5 @@ def removal_area(accuracy: Tensor, shares: Sequence[float]) -> Tensor:
     if accuracy.shape != places.shape or len(places) < 2:
         raise ValueError(f"Each share needs an accuracy, at least two, got {tuple(accuracy.shape)} for {list(shares)}.")
     if places[0] != 0 or places[-1] != 1 or bool((places.diff() <= 0).any()):
-        raise ValueError(f"The shares must rise from 0 to 1, got {list(shares)}.")
+        raise refuse("shares", list(shares), "shares that rise from 0 to 1")
     return torch.trapezoid(as_double(accuracy).cpu(), places).float()

@@ -59,9 +59,9 @@ def debiased_product(product: Tensor, row_product: Tensor, norm_product: Tensor,
 
 
 def aligned(cross: Tensor, self_x: Tensor, self_y: Tensor) -> Tensor:
-    """CKA from the three similarities, a float32 scalar: 0 where either side has no variation to share."""
+    """CKA from the three similarities, a float32 scalar: 0 where one side has no variation to share, NaN where both."""
     if not (self_x > 0 and self_y > 0):
-        return torch.zeros((), dtype=torch.float32, device=cross.device)
+        return torch.tensor(0.0 if self_x > 0 or self_y > 0 else torch.nan, device=cross.device)
     return (cross / (self_x.sqrt() * self_y.sqrt())).clamp(-1, 1).float()
 
 
@@ -81,7 +81,8 @@ def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> Tensor:
 
     Returns:
         Float32 scalar in [0, 1], 1 for representations alike up to rotation and scale; with ``debiased`` in
-        [-1, 1], about 0 for unrelated ones. 0 where either side does not vary over the samples.
+        [-1, 1], about 0 for unrelated ones. 0 where one side does not vary over the samples: a layer that died is not
+        what it was. NaN, not measured, where neither does.
 
     Raises:
         ValueError: if a shape or type is wrong, the numbers of rows differ, a value is NaN or Inf, or there are
@@ -116,7 +117,7 @@ def linear_cka_matrix(features: Sequence[Tensor], debiased: bool = False) -> Ten
         ``(L, L)`` float32, symmetric, of :func:`linear_cka` values.
 
     Raises:
-        ValueError: as :func:`linear_cka`, or there is no representation.
+        ValueError: if :func:`linear_cka` would raise it, or there is no representation.
 
     Source: paper (Kornblith et al. 2019, arXiv 1905.00414).
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from convscope._arguments import share
 from convscope.metrics.functional._precision import as_double
-from convscope.metrics.functional._validation import check_channels, check_finite, check_fraction
+from convscope.metrics.functional._validation import check_channels, check_finite
 from convscope.metrics.functional.covariance import (
     Moments,
     as_variables,
@@ -19,11 +20,11 @@ from convscope.metrics.functional.covariance import (
 
 
 class CorrelationSummary(NamedTuple):
-    """Numbers drawn from one correlation matrix, float32 scalars.
+    """Summary of one correlation matrix, float32 scalars.
 
     Attributes:
-        mean_abs: mean \\|ρ\\| over pairs of different varying filters, in [0, 1].
-        redundant_share: share of those pairs with \\|ρ\\| above the threshold, in [0, 1].
+        mean_abs: mean \\|ρ\\| over pairs of different varying filters, in [0, 1]; NaN where there is no pair.
+        redundant_share: share of those pairs with \\|ρ\\| above the threshold, in [0, 1]; NaN likewise.
         effective_rank: exp of the entropy of the normalised spectrum, in [1, C].
         effective_rank_ratio: the same divided by C, constant filters included in C.
         participation_ratio: (Σλ)²/Σλ², in [1, C].
@@ -41,7 +42,7 @@ class CorrelationSummary(NamedTuple):
 
 
 class CorrelationResult(NamedTuple):
-    """What :class:`~convscope.metrics.ChannelCorrelation` computes: the matrix, then its summary.
+    """Result of :class:`~convscope.metrics.ChannelCorrelation`: the matrix and its summary.
 
     Attributes:
         matrix: ``(C, C)`` float32 Pearson correlations, zero rows and columns for constant filters.
@@ -113,7 +114,7 @@ def correlation_summary(matrix: Tensor, threshold: float = 0.9) -> CorrelationSu
 
     Returns:
         A :class:`CorrelationSummary`. With one varying filter both ranks are 1, with none 0; with fewer than
-        two there are no pairs, and ``mean_abs`` and ``redundant_share`` are 0.
+        two there are no pairs, and ``mean_abs`` and ``redundant_share`` are NaN, not measured.
 
     Raises:
         ValueError: if the matrix is not square, not finite, or ``threshold`` is out of range.
@@ -126,7 +127,7 @@ def correlation_summary(matrix: Tensor, threshold: float = 0.9) -> CorrelationSu
         >>> summary.effective_rank, summary.mean_abs
         (tensor(4.), tensor(0.))
     """
-    check_fraction("threshold", threshold)
+    threshold = share("threshold", threshold, "a correlation")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"The correlation matrix must have shape (C, C), got {tuple(matrix.shape)}.")
     check_finite("correlation matrix", matrix)
@@ -137,8 +138,8 @@ def correlation_summary(matrix: Tensor, threshold: float = 0.9) -> CorrelationSu
     ranks = effective_rank(eigenvalues), participation_ratio(eigenvalues)
     pairs = _off_diagonal(kept).abs()
     return CorrelationSummary(
-        _mean_or_zero(pairs),
-        _mean_or_zero((pairs > threshold).double()),
+        pairs.mean().float(),  # NaN where there is no pair
+        (pairs > threshold).double().mean().float(),
         ranks[0],
         ranks[0] / len(matrix),
         ranks[1],
@@ -195,7 +196,7 @@ def participation_ratio(eigenvalues: Tensor) -> Tensor:
 
 
 def correlation_result(moments: Moments, threshold: float) -> CorrelationResult:
-    """Everything that the moments of a layer tell about its filters' correlation."""
+    """Correlation matrix and summary from the moments of a layer."""
     check_moments(moments)
     matrix, varying = correlation_of(moments)
     variance = covariance_of(moments).diagonal().clamp(min=0)
@@ -219,7 +220,3 @@ def _shares(eigenvalues: Tensor) -> Tensor:
 
 def _off_diagonal(matrix: Tensor) -> Tensor:
     return matrix[~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)]
-
-
-def _mean_or_zero(values: Tensor) -> Tensor:
-    return values.sum().div(max(1, values.numel())).float()

@@ -50,6 +50,8 @@ def moments_of(variables: Tensor) -> Moments:
     """
     count = variables.shape[1] * variables.shape[2]
     mean = variables.mean(dim=(1, 2))
+    # Written into a contiguous (C, N, P): `variables` is a permuted view, of which the product below would be far
+    # slower.
     centred = torch.empty(variables.shape, dtype=variables.dtype, device=variables.device)
     torch.sub(variables, mean[:, None, None], out=centred)
     flat = centred.view(len(mean), -1)

@@ -51,7 +51,7 @@ def information_gain(log_probability: Tensor, prior: Tensor) -> Tensor:
     Raises:
         ValueError: if there is no layer or sample, or the lengths disagree.
 
-    Source: reconstruction (arXiv 2211.00185); that the first layer is held against the class shares is ours.
+    Source: reconstruction (arXiv 2211.00185); that the first layer is compared with the class shares is ours.
 
     Example:
         >>> import torch

@@ -23,7 +23,7 @@ def correlation_change(current: Tensor, previous: Tensor) -> Tensor:
 
     Returns:
         Float32 scalar, 0 for no change, 2 where every sign flipped. Infinite where no filter varied before and
-        some do now; 0 where none does at either time.
+        some do now; NaN, not measured, where none does at either time.
 
     Raises:
         ValueError: if the matrices are not square and of one size, or a value is NaN or Inf.
@@ -40,7 +40,8 @@ def correlation_change(current: Tensor, previous: Tensor) -> Tensor:
         raise ValueError(f"A correlation matrix must have shape (C, C), got {tuple(current.shape)}.")
     check_finite("correlations", current, previous)
     now, before = as_double(current), as_double(previous)
-    return _ratio(torch.linalg.norm(now - before), torch.linalg.norm(before))
+    change: Tensor = torch.linalg.norm(now - before) / torch.linalg.norm(before)
+    return change.float()
 
 
 def mean_shift(mean: Tensor, variance: Tensor, previous_mean: Tensor, previous_variance: Tensor) -> Tensor:
@@ -113,5 +114,5 @@ def _check_variances(variance: Tensor, previous_variance: Tensor) -> None:
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """A float32 quotient in which nothing by nothing is nothing."""
+    """A float32 quotient in which 0 / 0 is 0."""
     return torch.zeros_like(numerator).float() if numerator == 0 else (numerator / denominator).float()

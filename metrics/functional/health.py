@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from convscope._arguments import refuse, share
 from convscope.metrics.functional._precision import as_double, at_least_single
-from convscope.metrics.functional._validation import check_channels, check_finite, check_fraction, check_same_shape
+from convscope.metrics.functional._validation import check_channels, check_finite, check_same_shape
 
 Bounds = tuple[float | None, float | None]
 """Least and greatest value that an activation function can give, None where it has no such bound."""
@@ -25,7 +26,7 @@ _STILL_SHARE = 1e-3
 
 
 class ActivityResult(NamedTuple):
-    """What :class:`~convscope.metrics.FilterActivity` computes; NaN and infinite values are counted and left out.
+    """Result of :class:`~convscope.metrics.FilterActivity`; NaN and infinite values are counted and left out.
 
     Attributes:
         dead: ``(C,)`` bool, filters that are never active.
@@ -57,7 +58,7 @@ class ActivitySums(NamedTuple):
 
 
 def activity_sums(activation: Tensor, bounds: Bounds = (None, None)) -> ActivitySums:
-    """Sums of one chunk ``(N, C, *S)`` with at least one value a filter."""
+    """Sums of one chunk ``(N, C, *S)`` with at least one value per filter."""
     values = activation.detach()
     dims = [dim for dim in range(values.ndim) if dim != 1]
     minimum, maximum = values.amin(dims), values.amax(dims)
@@ -75,7 +76,7 @@ def activity_sums(activation: Tensor, bounds: Bounds = (None, None)) -> Activity
 
 
 def activity_result(sums: ActivitySums, rectified: bool, saturated_share: float) -> ActivityResult:
-    """What the sums of all chunks say."""
+    """The result from the sums of all chunks."""
     known = sums.seen > 0
     if not bool(known.any()) and int(sums.nonfinite) == 0:
         raise ValueError("Filter activity needs at least one activation, got none. Call update() first.")
@@ -127,9 +128,9 @@ def filter_activity(
     """
     check_channels("activation", activation, activation.shape[1] if activation.ndim > 1 else 0)
     check_bounds(bounds)
-    check_fraction("saturated_share", saturated_share)
+    saturated_share = share("saturated_share", saturated_share, "a share of the values")
     if activation.numel() == 0:
-        raise ValueError(f"Filter activity needs at least one value a filter, got shape {tuple(activation.shape)}.")
+        raise ValueError(f"Filter activity needs at least one value per filter, got shape {tuple(activation.shape)}.")
     return activity_result(activity_sums(activation, bounds), rectified, saturated_share)
 
 
@@ -189,7 +190,7 @@ def update_ratio(current: Tensor, previous: Tensor) -> Tensor:
 
 
 def direction_change(current: Tensor, previous: Tensor) -> Tensor:
-    r"""The part of a weight update that is not mere growing or shrinking, relative to the weights.
+    r"""The part of a weight update that changes the weights' direction, relative to the weights.
 
     .. math:: \|\Delta - \frac{\Delta \cdot w'}{\|w'\|^2} w'\| / \|w'\|, \quad \Delta = w - w'
 
@@ -265,10 +266,15 @@ def _how_many(mask: Tensor, dims: list[int]) -> Tensor:
 
 
 def _squares(values: Tensor, dims: list[int]) -> Tensor:
-    """Sums of squares over ``dims`` in float64; in float32 inside a chunk unless that over- or underflows."""
-    norm: Tensor = torch.linalg.vector_norm(at_least_single(values), dim=dims) if dims else values.abs()
+    """Sums of squares over ``dims`` in float64; in float32 inside a sample unless that over- or underflows.
+
+    Not beyond a sample: a float32 sum over a chunk would depend on how large the chunk is.
+    """
+    inside = [dim for dim in dims if dim > 0]
+    norm: Tensor = torch.linalg.vector_norm(at_least_single(values), dim=inside) if inside else values.abs()
     if bool(((norm > 1e-15) & torch.isfinite(norm)).all()):
-        return as_double(norm).square()
+        squares = as_double(norm).square()
+        return squares.sum(dim=0) if 0 in dims else squares
     exact: Tensor = torch.linalg.vector_norm(as_double(values), dim=dims)
     return exact.square()
 
@@ -289,4 +295,4 @@ def check_bounds(bounds: Bounds) -> None:
     """The lower bound lies below the upper one."""
     lower, upper = bounds
     if lower is not None and upper is not None and not lower < upper:
-        raise ValueError(f"`bounds` must be (lower, upper) with lower < upper, or None for no bound, got {bounds!r}.")
+        raise refuse("bounds", bounds, "(lower, upper) with lower < upper, None for no bound")

@@ -7,13 +7,18 @@ import math
 import torch
 from torch import Tensor
 
+from convscope._arguments import one_of
 from convscope.metrics.functional._precision import as_double, at_least_single, is_varying
 from convscope.metrics.functional._validation import (
     check_channels,
     check_features,
     check_finite,
     check_same_shape,
+    checked_mean,
 )
+
+NAME = "filter importance"
+"""What errors call it."""
 
 
 def taylor_sums(activation: Tensor, gradient: Tensor) -> Tensor:
@@ -47,16 +52,8 @@ def filter_norms(weight: Tensor, norm: int) -> Tensor:
     return norms
 
 
-def mean_importance(total: Tensor, count: Tensor) -> Tensor:
-    """Mean over samples as float32 ``(C,)``, once it is known to be one."""
-    if count == 0:
-        raise ValueError("Filter importance needs samples, got none. Update the metric before computing it.")
-    check_finite("sums of filter importance", total)
-    return (total / count).float()
-
-
 def taylor_importance(activation: Tensor, gradient: Tensor) -> Tensor:
-    r"""First-order Taylor importance: what removing a filter would do to the loss, squared.
+    r"""First-order Taylor importance: the estimated change of the loss on removing a filter, squared.
 
     .. math:: I_c = \mathbb{E}_x \left[\left(\sum_s a_{c,s}\, g_{c,s}\right)^2\right]
 
@@ -79,7 +76,7 @@ def taylor_importance(activation: Tensor, gradient: Tensor) -> Tensor:
         tensor([25.])
     """
     check_pair(activation, gradient, _channels(activation))
-    return mean_importance(taylor_sums(activation, gradient), _count(activation))
+    return checked_mean(NAME, taylor_sums(activation, gradient), _count(activation))
 
 
 def gradient_activation_importance(activation: Tensor, gradient: Tensor) -> Tensor:
@@ -105,7 +102,7 @@ def gradient_activation_importance(activation: Tensor, gradient: Tensor) -> Tens
         tensor([2.5000])
     """
     check_pair(activation, gradient, _channels(activation))
-    return mean_importance(product_sums(activation, gradient), _count(activation))
+    return checked_mean(NAME, product_sums(activation, gradient), _count(activation))
 
 
 def activation_importance(activation: Tensor) -> Tensor:
@@ -128,7 +125,7 @@ def activation_importance(activation: Tensor) -> Tensor:
         tensor([1.5000, 0.5000])
     """
     check_channels("activation", activation, _channels(activation))
-    return mean_importance(activation_sums(activation), _count(activation))
+    return checked_mean(NAME, activation_sums(activation), _count(activation))
 
 
 def weight_importance(weight: Tensor, norm: int = 1) -> Tensor:
@@ -154,7 +151,7 @@ def weight_importance(weight: Tensor, norm: int = 1) -> Tensor:
     """
     check_norm(norm)
     check_weight(weight, len(weight) if weight.ndim else 0)
-    return mean_importance(filter_norms(weight, norm), torch.tensor(1))
+    return checked_mean(NAME, filter_norms(weight, norm), torch.tensor(1))
 
 
 def batch_norm_importance(gamma: Tensor) -> Tensor:
@@ -177,7 +174,7 @@ def batch_norm_importance(gamma: Tensor) -> Tensor:
         tensor([0.5000, 2.0000])
     """
     check_gamma(gamma, gamma.numel())
-    return mean_importance(as_double(gamma).abs(), torch.tensor(1))
+    return checked_mean(NAME, as_double(gamma).abs(), torch.tensor(1))
 
 
 def output_correlation(features: Tensor, outputs: Tensor) -> Tensor:
@@ -235,10 +232,9 @@ def check_pair(activation: Tensor, gradient: Tensor, num_channels: int) -> None:
     check_same_shape("Activation", activation, "gradient", gradient)
 
 
-def check_norm(norm: int) -> None:
+def check_norm(norm: int) -> int:
     """Only the two norms that are in use for filters."""
-    if norm not in (1, 2):
-        raise ValueError(f"`norm` must be 1 or 2, got {norm!r}.")
+    return one_of("norm", norm, (1, 2))
 
 
 def check_weight(weight: Tensor, num_channels: int) -> None:
@@ -251,7 +247,7 @@ def check_weight(weight: Tensor, num_channels: int) -> None:
 
 
 def check_gamma(gamma: Tensor, num_channels: int) -> None:
-    """A BatchNorm scale is one number a channel."""
+    """A BatchNorm scale is one number per channel."""
     if gamma.shape != (num_channels,) or not gamma.is_floating_point():
         raise ValueError(
             f"The BatchNorm scale must be floating point of shape ({num_channels},), got {gamma.dtype} of shape "

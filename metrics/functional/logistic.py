@@ -9,8 +9,8 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from convscope._arguments import number, whole_number
 from convscope.metrics.functional._precision import standardise, where_double_exists
-from convscope.metrics.functional._validation import check_positive, check_positive_int
 from convscope.metrics.functional.ridge import Spectrum
 from convscope.metrics.functional.scores import Scorer, encode_classes, prepare_probe_input
 
@@ -27,6 +27,31 @@ def stratified_folds(target: Tensor, folds: int) -> Tensor:
     return fold
 
 
+def equal_folds(codes: Tensor, folds: int) -> tuple[Tensor, Tensor]:
+    """Stratified folds, and who trains in each: in every fold the same number of samples per class.
+
+    A fold that holds out one sample fewer of a class than the fullest does, leaves out one more that is predicted in
+    another fold.
+
+    Args:
+        codes: ``(N,)`` classes, 0 to K - 1, each present.
+        folds: their number F.
+
+    Returns:
+        The fold ``(N,)`` in which a sample is predicted, and ``(N, F)`` bool, who trains.
+    """
+    fold, counts = stratified_folds(codes, folds), torch.bincount(codes)
+    by_class, start = codes.sort(stable=True).indices, counts.cumsum(0) - counts
+    number = torch.arange(folds, device=codes.device)[:, None]
+    trains = fold[:, None] != number[:, 0]
+    held = torch.stack([torch.bincount(codes[fold == f], minlength=len(counts)) for f in range(folds)])
+    # The sample that the next fold holds out, or any where there are fewer samples than folds.
+    extra = by_class[start + torch.where(counts >= folds, (number + 1 - start) % folds, number % counts)]
+    short = held < held.amax(dim=0)
+    trains[extra[short], number.expand_as(extra)[short]] = False
+    return fold, trains
+
+
 @dataclass(frozen=True)
 class _Problem:
     """All folds side by side in one whitened basis, so that each step is two matrix products for all of them.
@@ -37,25 +62,23 @@ class _Problem:
     Attributes:
         rows: ``(N, r + 1)`` float32.
         penalty: ``(r + 1, 1, 1)`` float32.
-        fold: ``(N,)`` the fold that holds each sample out.
-        folds: their number, F.
+        folds: number of folds, F.
         num_classes: K.
     """
 
     rows: Tensor
     penalty: Tensor
-    fold: Tensor
     folds: int
     num_classes: int
 
     @classmethod
-    def of(cls, standardised: Tensor, fold: Tensor, folds: int, l2: float, num_classes: int) -> _Problem:
+    def of(cls, standardised: Tensor, folds: int, l2: float, num_classes: int) -> _Problem:
         spectrum = Spectrum.of(standardised.float())
         curvature = spectrum.eigenvalues / num_classes + l2
         rows = spectrum.components / curvature.sqrt()
         rows = torch.nn.functional.pad(rows, (0, 1), value=(num_classes / len(rows)) ** 0.5)
         penalty = torch.nn.functional.pad(l2 / curvature, (0, 1))
-        return cls(rows, penalty[:, None, None], fold, folds, num_classes)
+        return cls(rows, penalty[:, None, None], folds, num_classes)
 
     def logits(self, theta: Tensor, absent: Tensor) -> Tensor:
         """``(N, F, K)`` of every sample in every fold, minus infinity for classes that a fold never trained on."""
@@ -65,22 +88,22 @@ class _Problem:
 
     def solve(self, codes: Tensor, max_iter: int) -> Tensor:
         """Out-of-fold logits ``(N, K)`` for labels coded 0 to K - 1."""
-        objective = _Objective(self, codes)
+        fold, trains = equal_folds(codes, self.folds)
+        objective = _Objective(self, codes, trains)
         start = np.zeros(int(np.prod(objective.shape)))
         options = {**_OPTIONS, "maxiter": max_iter}
         solution = minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
         logits = self.logits(objective.unflatten(solution), objective.absent)
-        return logits[torch.arange(len(codes), device=codes.device), self.fold].double()
+        return logits[torch.arange(len(codes), device=codes.device), fold].double()
 
 
 class _Objective:
     """Penalised multinomial loss of all folds and its gradient. Folds share no parameter, so the sum splits."""
 
-    def __init__(self, problem: _Problem, codes: Tensor) -> None:
+    def __init__(self, problem: _Problem, codes: Tensor, trains: Tensor) -> None:
         self.problem = problem
         truth = torch.nn.functional.one_hot(codes, problem.num_classes).to(problem.rows.dtype)
-        folds = torch.arange(problem.folds, device=codes.device)
-        self.trains = problem.fold[:, None] != folds
+        self.trains = trains
         # A class without a training sample in some fold has no finite solution there: it is left out of the fold.
         self.absent = self.trains.to(truth.dtype).T @ truth == 0
         self.truth = truth[:, None]
@@ -105,13 +128,11 @@ class _Objective:
 
 
 def logistic_scorer(features: Tensor, target: Tensor, folds: int = 5, l2: float = 1.0, max_iter: int = 100) -> Scorer:
-    """Folds and whitened features prepared once; any labels may be fitted afterwards.
-
-    Folds are stratified on ``target`` and stay as they are for other labels.
+    """Whitened features prepared once; any labels may be fitted afterwards, in folds stratified on those labels.
 
     Args:
         features: ``(N, C)``.
-        target: ``(N,)`` class indices that the folds are stratified on.
+        target: ``(N,)`` class indices.
         folds: number of folds.
         l2: penalty.
         max_iter: bound on L-BFGS iterations.
@@ -120,7 +141,7 @@ def logistic_scorer(features: Tensor, target: Tensor, folds: int = 5, l2: float 
         A function from labels ``(N,)`` to out-of-fold logits ``(N, K)``.
 
     Raises:
-        ValueError: for what :func:`logistic_probe_scores` refuses.
+        ValueError: if :func:`logistic_probe_scores` would raise it.
 
     Source: reconstruction.
 
@@ -130,14 +151,13 @@ def logistic_scorer(features: Tensor, target: Tensor, folds: int = 5, l2: float 
         >>> logistic_scorer(x, y, folds=3)(y).shape
         torch.Size([6, 2])
     """
-    check_logistic(folds, l2, max_iter)
+    folds, l2, max_iter = check_logistic(folds, l2, max_iter)
     features, target = prepare_probe_input(where_double_exists(features), target)
-    if folds > len(target):
-        raise ValueError(f"`folds` must be at most the number of samples, {len(target)}, got {folds}.")
+    folds = whole_number("folds", folds, f"a whole number of folds of {len(target)} samples", least=2, most=len(target))
     num_classes = encode_classes(target)[0].numel()
     # Softmax with two columns splits one weight vector into two halves and so counts its square only half.
     penalty = 2 * l2 if num_classes == 2 else l2
-    problem = _Problem.of(standardise(features), stratified_folds(target, folds), folds, penalty, num_classes)
+    problem = _Problem.of(standardise(features), folds, penalty, num_classes)
     return lambda labels: problem.solve(encode_classes(labels.to(target.device))[1], max_iter)
 
 
@@ -151,8 +171,10 @@ def logistic_probe_scores(
     as scikit-learn's ``LogisticRegression(C=1 / l2)``: intercept not penalised. Features are standardised over
     all samples (no label is seen; a fold's own mean is the intercept's business, its own scale would change the
     penalty by a hair), which lets all folds share one basis. L-BFGS starts from zeros. Folds are stratified and
-    depend on the order of the samples alone. The fit runs in float32 and stops when a step lowers the loss by
-    less than 5e-5 of itself: accuracy is settled long before the last digits of the logits are.
+    depend on labels and the order of the samples alone; each fits as many samples of a class as any other, so that a
+    fold does not tell which classes it holds out (a few samples sit out a fit for that). The fit runs in float32 and
+    stops when a step lowers the loss by less than 5e-5 of itself: accuracy is settled long before the last digits of
+    the logits are.
 
     Args:
         features: ``(N, C)``, of any float type.
@@ -180,8 +202,7 @@ def logistic_probe_scores(
     return logistic_scorer(features, target, folds, l2, max_iter)(target)
 
 
-def check_logistic(folds: int, l2: float, max_iter: int) -> None:
-    """Options of the logistic probe that can be judged without data."""
-    check_positive_int("folds", folds, minimum=2)
-    check_positive("l2", l2)
-    check_positive_int("max_iter", max_iter)
+def check_logistic(folds: int, l2: float, max_iter: int) -> tuple[int, float, int]:
+    """Options of the logistic probe, as far as they can be judged without data."""
+    folds = whole_number("folds", folds, least=2)
+    return folds, number("l2", l2, least=0.0, above=True), whole_number("max_iter", max_iter)

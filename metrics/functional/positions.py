@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics.functional._precision import as_double, standardise
 from convscope.metrics.functional._validation import check_finite
 from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, Spectrum, check_alphas
@@ -42,14 +43,13 @@ def spread_positions(index: Tensor, total: int, positions: int, seed: int = 0) -
         >>> spread_positions(torch.arange(3), total=6, positions=2).flatten().sort().values
         tensor([0, 1, 2, 3, 4, 5])
     """
-    if not 1 <= positions <= total:
-        raise ValueError(f"`positions` must lie in [1, {total}], the number of positions there are, got {positions}.")
+    positions = whole_number("positions", positions, "a whole number of the positions there are", most=total)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).to(index.device)
     return order[(index[:, None] * positions + torch.arange(positions, device=index.device)) % total]
 
 
 def features_at(activation: Tensor, positions: Tensor, size: Sequence[int]) -> Tensor:
-    """What a layer says at positions of a finer or coarser grid: its map, linearly interpolated to that grid.
+    """A layer's values at positions of a finer or coarser grid: its map, linearly interpolated to that grid.
 
     The same as ``F.interpolate(activation, size, mode="bilinear")`` read at these positions (linear in one dimension,
     trilinear in three); a linear probe of it is the upsampled prediction of a linear probe of the map itself.
@@ -113,6 +113,7 @@ class _Blocks:
         weights = inverse[:, None] * (self.components.flatten(0, 1).T @ centred.flatten(0, 1))
         residual = centred - self.components @ weights
         hat = (self.components * inverse) @ self.components.mT
+        # The intercept's part: the mean over all positions that count, in which ignored positions have no share.
         hat += self.mask[:, :, None] * self.mask[:, None, :] / self.mask.sum()
         identity = torch.eye(hat.shape[-1], dtype=hat.dtype, device=hat.device)
         left_out: Tensor = truth - torch.linalg.solve(identity - hat, residual)
@@ -166,6 +167,49 @@ def position_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = 
     return lambda labels: blocks.left_out(_one_hot(labels).to(truth.device), chosen)
 
 
+def fair_position_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> BlockScorer:
+    """As :func:`position_scorer` for an informative layer, and the shares of the classes for any other.
+
+    Without a sample its classes are rarer than with it, and a fit that knows nothing names the others. So the fit is
+    used only where its squared error is lower than that of the shares of the classes in the other samples, by more than
+    two standard errors over samples. Otherwise every position scores the shares in all samples.
+
+    Args:
+        features: ``(N, P, C)``.
+        target: ``(N, P)`` class indices; negative ones (-100) are ignored.
+        alphas: the grid of penalties.
+
+    Returns:
+        A function as :func:`position_scorer` returns.
+
+    Raises:
+        ValueError: if :func:`position_scorer` would raise it.
+
+    Source: ours.
+
+    Example:
+        >>> import torch
+        >>> y = torch.tensor([[0, 0], [0, 1], [0, 0]])
+        >>> fair_position_scorer(torch.zeros(3, 2, 1), y)(y)[0, 0].tolist()
+        [0.8333333333333334, 0.16666666666666666]
+    """
+    exact = position_scorer(features, target, alphas)
+    truth = _one_hot(target)
+    own, counted = truth.sum(dim=1, keepdim=True), (target >= 0).sum(dim=1).double()[:, None, None]
+    # What the shares of the classes in all other samples leave unexplained.
+    without = truth - (own.sum(dim=0) - own) / (counted.sum() - counted)
+    fitted = truth - exact(target).to(truth.device)
+    blind, error = (part.square().sum(dim=2).mul(target >= 0).sum(dim=1) for part in (without, fitted))
+    gain = blind - error
+    needed = 2 * gain.std() / len(gain) ** 0.5 + 1e-9 * blind.mean()  # where both are the same, rounding must not win
+
+    def shares(labels: Tensor) -> Tensor:
+        truth = _one_hot(labels)
+        return (truth.sum(dim=(0, 1)) / truth.sum()).expand_as(truth)
+
+    return exact if bool(gain.mean() > needed) else shares
+
+
 def exchanged_labels(target: Tensor, order: Tensor) -> Tensor:
     """Each sample with the labels of another, as a control; repeated or cut where that one has fewer or more.
 
@@ -205,7 +249,7 @@ def counted_first(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def _one_hot(target: Tensor) -> Tensor:
     classes = torch.unique(target[target >= 0])
     membership: Tensor = target[:, :, None] == classes
-    return membership.double()
+    return as_double(membership)
 
 
 def _check(features: Tensor, target: Tensor) -> None:

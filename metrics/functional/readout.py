@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics.functional._precision import as_double
-from convscope.metrics.functional._validation import check_finite, check_positive_int, check_target
+from convscope.metrics.functional._validation import check_finite, check_target
 from convscope.metrics.functional.logistic import stratified_folds
 from convscope.metrics.functional.scores import encode_classes
 
@@ -47,9 +48,7 @@ def calibrated_readout(scores: Tensor, target: Tensor, folds: int = 5) -> Tensor
         tensor([0, 0, 1, 1])
     """
     codes = _check(scores, target)
-    check_positive_int("folds", folds, minimum=2)
-    if folds > len(codes):
-        raise ValueError(f"`folds` must be at most the number of samples, {len(codes)}, got {folds}.")
+    folds = whole_number("folds", folds, f"a whole number of folds of {len(codes)} samples", least=2, most=len(codes))
     shares = torch.bincount(codes, minlength=scores.shape[1]).double() / len(codes)
     offsets = as_double(scores).to(codes.device) - shares
     fold = stratified_folds(codes, folds)
@@ -85,7 +84,7 @@ def calibration_error(log_probabilities: Tensor, target: Tensor, num_bins: int =
         >>> calibration_error(torch.tensor([[0.75, 0.25], [0.75, 0.25]]).log(), torch.tensor([0, 1]))
         tensor(0.2500)
     """
-    check_positive_int("num_bins", num_bins)
+    num_bins = whole_number("num_bins", num_bins)
     check_target(target, len(log_probabilities))
     if log_probabilities.ndim != 2 or len(target) == 0:
         raise ValueError(
@@ -124,6 +123,7 @@ def _fit(offsets: Tensor, prior: Tensor, codes: Tensor, weights: Tensor, beta: T
         if bool(settled.all()):
             return torch.where(useless, 0.0, step)
         middle = torch.where(high.isinf(), 2 * low + 1, (low + high) / 2)
+        # A Newton step that leaves the bracket, or grows tenfold, comes from a flat stretch: halve the bracket instead.
         inside = (step > low) & (step < high) & (step < 10 * low + 10)
         beta = torch.where(inside | settled, step, middle)
     return torch.where(useless, 0.0, beta)

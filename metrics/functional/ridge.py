@@ -8,12 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convscope._arguments import numbers
 from convscope.metrics.functional._precision import as_double, standardise
-from convscope.metrics.functional._validation import check_features, check_finite, check_positive
+from convscope.metrics.functional._validation import check_features, check_finite
+from convscope.metrics.functional.folds import partners
 from convscope.metrics.functional.scores import Scorer, one_hot, prepare_probe_input
 
 DEFAULT_ALPHAS: tuple[float, ...] = tuple(10.0 ** (exponent / 2) for exponent in range(-4, 9))
 """The grid of penalties, from 0.01 to 10,000, two a decade."""
+
+_AT_ONCE = 4_000_000  # numbers in a block of an intermediate result, so that memory stays bounded
+_READING = 50  # reading rows one by one costs so many times what multiplying all of them does
 
 Predictor = Callable[[Tensor], Tensor]
 """A ridge prepared on fixed features: targets ``(N, K)`` in, their out-of-sample predictions ``(N, K)`` out."""
@@ -53,8 +58,67 @@ class Spectrum:
         leverage = (1 / len(targets) + self.components.square() @ inverse.T).T[:, :, None]
         return (fitted - leverage * targets) / (1 - leverage)
 
+    def best(self, targets: Tensor, alphas: Tensor) -> Tensor:
+        """The penalty ``(1,)`` with the least leave-one-out squared error, summed over columns."""
+        errors = [
+            (self.leave_one_out(targets, part) - targets).square().sum(dim=(1, 2))
+            for part in alphas.split(max(1, _AT_ONCE // targets.numel()))
+        ]
+        return alphas[torch.cat(errors).argmin()][None]
 
-def ridge_predictor(features: Tensor, targets: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Predictor:
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Fits without two samples, for one penalty: what does not depend on the targets is computed once.
+
+    Attributes:
+        components: ``(N, r)``, see :class:`Spectrum`.
+        inverse: ``(r,)`` one over eigenvalue and penalty.
+        hat: ``(N, N)``, None where there are too many samples to keep it.
+    """
+
+    components: Tensor
+    inverse: Tensor
+    hat: Tensor | None
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, alpha: Tensor) -> _Pairs:
+        components, inverse = spectrum.components, 1 / (spectrum.eigenvalues + alpha)
+        small = len(components) ** 2 <= _AT_ONCE
+        return cls(components, inverse, (components * inverse) @ components.T if small else None)
+
+    def left_out(self, targets: Tensor) -> Tensor:
+        """Predictions ``(N, K)`` of 0 and 1, each from all rows but its own and its partner's in that column."""
+        centred = targets - targets.mean(dim=0)
+        residual = centred - self.components @ (self.inverse[:, None] * (self.components.T @ centred))
+        partner = partners(targets > 0.5)
+        # 1 − H_ii of each row: what is left of a row's own answer when the fit does without it.
+        away = 1 - (1 / len(targets) + self.components.square() @ self.inverse)
+        both, other = self._entries(partner) + 1 / len(targets), away[partner]
+        # The first row of the 2 × 2 system that leaving two rows out comes down to.
+        found = (other * residual + both * residual.gather(0, partner)) / (away[:, None] * other - both.square())
+        return targets - found
+
+    def _entries(self, partner: Tensor) -> Tensor:
+        """Entries ``(N, K)`` of the hat matrix at each row and its partners, without the intercept's part."""
+        if self.hat is not None:
+            return self.hat.gather(1, partner)
+        weighted, (n, k), width = self.components * self.inverse, partner.shape, self.components.shape[1]
+        # Reading single entries is slow, but there are few where classes are few: else a whole block is multiplied out.
+        few = _READING * k < n
+        blocks = []
+        for rows in torch.arange(n, device=partner.device).split(max(1, _AT_ONCE // (k * width + 1 if few else n))):
+            if few:
+                block = torch.einsum("nr,nkr->nk", weighted[rows], self.components[partner[rows]])
+            else:
+                block = (weighted[rows] @ self.components.T).gather(1, partner[rows])
+            blocks.append(block)
+        return torch.cat(blocks)
+
+
+def ridge_predictor(
+    features: Tensor, targets: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS, or_mean: bool = False
+) -> Predictor:
     """Ridge on targets of any meaning: one factorisation, penalty chosen on ``targets``, any targets afterwards.
 
     The predictor that comes back keeps the hat matrix that ``targets`` chose, so that a control costs two thin matrix
@@ -64,6 +128,7 @@ def ridge_predictor(features: Tensor, targets: Tensor, alphas: Sequence[float] =
         features: ``(N, C)``.
         targets: ``(N, K)`` numbers whose leave-one-out squared error, summed over columns, chooses the penalty.
         alphas: the grid of penalties.
+        or_mean: the mean of the other samples, without any slope, is chosen where its error is the least.
 
     Returns:
         A function from targets ``(N, K)`` to float64 leave-one-out predictions ``(N, K)``.
@@ -79,25 +144,52 @@ def ridge_predictor(features: Tensor, targets: Tensor, alphas: Sequence[float] =
         >>> ridge_predictor(x, 3 * x + 1)(3 * x + 1).round().flatten().tolist()
         [1.0, 4.0, 7.0, 10.0, 13.0, 16.0]
     """
-    check_alphas(alphas)
-    check_features(features)
-    if targets.ndim != 2 or len(targets) != len(features):
-        raise ValueError(f"The targets must have shape ({len(features)}, K), got {tuple(targets.shape)}.")
-    check_finite("features", features)
-    check_finite("targets", targets)
-    spectrum = Spectrum.of(standardise(features))
+    spectrum, chosen = _prepared(features, targets, alphas, or_mean)
     device = spectrum.components.device
-    grid = torch.tensor(list(alphas), dtype=torch.float64, device=device)
-    truth = as_double(targets).to(device)
-    errors = (spectrum.leave_one_out(truth, grid) - truth).square().sum(dim=(1, 2))
-    chosen = grid[errors.argmin()][None]
     return lambda others: spectrum.leave_one_out(as_double(others).to(device), chosen)[0]
+
+
+def ridge_label_predictor(features: Tensor, targets: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Predictor:
+    r"""Ridge on columns of 0 and 1: each value predicted without its sample and without one of the other answer.
+
+    Leaving out the sample alone would give its answer away: what is left has one yes fewer if the answer is yes, and a
+    probe that knows nothing would say no. With a partner j of the other answer, taken in turn, what is left has the
+    same number of each, whatever the answer. With the hat matrix H of :func:`ridge_probe_scores` the prediction is
+    exactly that of a fit without both,
+
+    .. math:: \hat y_i^{(-i,-j)} = y_i - \left[(I - H_{BB})^{-1} (y_B - \hat y_B)\right]_i, \quad B = (i, j)
+
+    Args:
+        features: ``(N, C)``, at least three samples.
+        targets: ``(N, K)`` of 0 and 1, whose leave-one-out squared error chooses the penalty.
+        alphas: the grid of penalties.
+
+    Returns:
+        A function from targets ``(N, K)`` of 0 and 1 to float64 predictions ``(N, K)``.
+
+    Raises:
+        ValueError: if :func:`ridge_predictor` would raise it, or there are fewer than three samples.
+
+    Source: ours (leave-pair-out: Airola et al. 2009).
+
+    Example:
+        >>> import torch
+        >>> y = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
+        >>> ridge_label_predictor(torch.full((4, 1), 3.0), y)(y).flatten().tolist()
+        [0.5, 0.5, 0.5, 0.5]
+    """
+    if len(features) < 3:
+        raise ValueError(f"A probe of labels needs at least 3 samples, got {len(features)}. Enlarge the held-out set.")
+    spectrum, chosen = _prepared(features, targets, alphas)
+    device = spectrum.components.device
+    pairs = _Pairs.of(spectrum, chosen)
+    return lambda others: pairs.left_out(as_double(others).to(device))
 
 
 def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Scorer:
     """Ridge prepared on ``features``: one factorisation, penalty chosen on ``target``, any labels afterwards.
 
-    The scorer that comes back keeps the hat matrix that ``target`` chose, so that a control labelling costs two
+    The scorer that comes back keeps the hat matrix that ``target`` chose, so that a control labelling costs a few
     thin matrix products and is judged by the very same probe.
 
     Args:
@@ -106,10 +198,10 @@ def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEF
         alphas: the grid of penalties.
 
     Returns:
-        A function from labels ``(N,)`` to leave-one-out scores ``(N, K)``.
+        A function from labels ``(N,)`` to out-of-sample scores ``(N, K)``.
 
     Raises:
-        ValueError: for what :func:`ridge_probe_scores` refuses.
+        ValueError: if :func:`ridge_probe_scores` would raise it.
 
     Source: reconstruction.
 
@@ -120,20 +212,22 @@ def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEF
         torch.Size([6, 2])
     """
     features, target = prepare_probe_input(features, target)
-    predictor = ridge_predictor(features, one_hot(target), alphas)
+    predictor = ridge_label_predictor(features, one_hot(target), alphas)
     return lambda labels: predictor(one_hot(labels))
 
 
 def ridge_probe_scores(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Tensor:
-    r"""Exact leave-one-out scores of ridge regression on one-hot targets.
+    r"""Exact out-of-sample scores of ridge regression on one-hot targets.
 
     With the hat matrix :math:`H = \tfrac{1}{N}11^\top + X(X^\top X + \alpha I)^{-1}X^\top` of the standardised
     features (population standard deviation, constant features left out, intercept not penalised),
 
     .. math:: \hat y_i^{(-i)} = \frac{\hat y_i - H_{ii} y_i}{1 - H_{ii}}
 
-    is what a probe fitted without sample i says about it. The penalty is the one of ``alphas`` with the least
-    leave-one-out squared error. Standardisation uses all samples; it sees no label.
+    is what a probe fitted without sample i says about it. The penalty is the one of ``alphas`` with the least squared
+    error of these. The scores themselves leave out one sample more, a partner that changes with the class's column: see
+    :func:`ridge_label_predictor`. That way features that know nothing score as chance, not below.
+    Standardisation uses all samples; it sees no label.
 
     Args:
         features: ``(N, C)``, of any float type.
@@ -159,9 +253,25 @@ def ridge_probe_scores(features: Tensor, target: Tensor, alphas: Sequence[float]
     return ridge_scorer(features, target, alphas)(target)
 
 
-def check_alphas(alphas: Sequence[float]) -> None:
+def _prepared(
+    features: Tensor, targets: Tensor, alphas: Sequence[float], or_mean: bool = False
+) -> tuple[Spectrum, Tensor]:
+    """Factorised features, the penalty ``(1,)`` that suits the targets best."""
+    alphas = check_alphas(alphas)
+    check_features(features)
+    if targets.ndim != 2 or len(targets) != len(features):
+        raise ValueError(f"The targets must have shape ({len(features)}, K), got {tuple(targets.shape)}.")
+    check_finite("features", features)
+    check_finite("targets", targets)
+    spectrum = Spectrum.of(standardise(features))
+    device = spectrum.components.device
+    # An infinite penalty is the fit without a slope, so that the mean competes as one more penalty of the grid.
+    without_slope = [torch.inf] if or_mean else []
+    grid = torch.tensor([*alphas, *without_slope], dtype=torch.float64, device=device)
+    truth = as_double(targets).to(device)
+    return spectrum, spectrum.best(truth, grid)
+
+
+def check_alphas(alphas: Sequence[float]) -> tuple[float, ...]:
     """A grid of penalties holds at least one, each above zero."""
-    if len(alphas) == 0:
-        raise ValueError("`alphas` must hold at least one penalty, got none.")
-    for alpha in alphas:
-        check_positive("alphas", alpha)
+    return numbers("alphas", alphas, "penalties", least=0.0, above=True)

@@ -7,14 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from convscope._arguments import share, whole_number
 from convscope.metrics.functional._precision import as_double
 from convscope.metrics.functional._validation import (
-    check_positive_int,
     check_probe_input,
     check_target,
     check_vector,
 )
 from convscope.metrics.functional.summary import rank_stability
+
+_ROUNDING = 1e-6  # scores that differ by less, relative to their size, are equal but for rounding (logits: float32)
 
 Scorer = Callable[[Tensor], Tensor]
 """A probe prepared on fixed features: labels ``(N,)`` in, out-of-sample scores ``(N, K)`` out."""
@@ -32,7 +34,23 @@ def one_hot(target: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(codes, classes.numel()).double()
 
 
+def best_classes(scores: Tensor, counts: Tensor) -> Tensor:
+    """Which classes ``(..., K)`` a probe may name: the highest score; of equal ones the most frequent class.
+
+    More than one where the frequencies are equal too: nothing tells these classes apart.
+
+    Args:
+        scores: ``(..., K)``; equal up to rounding counts as equal.
+        counts: ``(K,)`` how many samples each class has.
+    """
+    highest = scores.amax(dim=-1, keepdim=True)
+    tied = scores >= highest - _ROUNDING * (1 + highest.abs())
+    frequency = torch.where(tied, counts.to(scores), 0.0)
+    return tied & (frequency == frequency.amax(dim=-1, keepdim=True))
+
+
 def _hits(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """How far each sample is right ``(N,)``, a share where scores are equal, and its class."""
     check_target(target, scores.shape[0])
     classes, codes = encode_classes(target.to(scores.device))
     if scores.ndim != 2 or scores.shape[1] != classes.numel() or scores.shape[0] == 0:
@@ -40,11 +58,17 @@ def _hits(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
             f"The scores must have shape (N, {classes.numel()}), one column for each class present in the "
             f"target, got {tuple(scores.shape)}."
         )
-    return (scores.argmax(dim=1) == codes).double(), codes
+    named = best_classes(as_double(scores), torch.bincount(codes).to(as_double(scores).device)).double()
+    share = named / named.sum(dim=1, keepdim=True)
+    return share.gather(1, codes.to(share.device)[:, None])[:, 0], codes.to(share.device)
 
 
 def probe_accuracy(scores: Tensor, target: Tensor) -> Tensor:
     """Share of samples whose highest score is their own class.
+
+    Where several classes share the highest score, the most frequent of them is named; where these are equally frequent
+    too, the sample counts as right by the chance of guessing among them. So a layer that says nothing scores as
+    :func:`chance_level`, whatever the order of the classes.
 
     Args:
         scores: ``(N, K)``, one column for each class present in ``target``, sorted.
@@ -75,7 +99,8 @@ def balanced_accuracy(scores: Tensor, target: Tensor) -> Tensor:
         target: ``(N,)`` class indices.
 
     Returns:
-        A float32 scalar in [0, 1]; guessing gives ``1 / K`` whatever the class sizes.
+        A float32 scalar in [0, 1]; guessing gives ``1 / K`` whatever the class sizes. Equal scores are treated as in
+        :func:`probe_accuracy`.
 
     Raises:
         ValueError: if shapes disagree or the target does not hold class indices.
@@ -89,7 +114,9 @@ def balanced_accuracy(scores: Tensor, target: Tensor) -> Tensor:
         tensor(0.3333)
     """
     hits, codes = _hits(scores, target)
-    recall = torch.bincount(codes, weights=hits) / torch.bincount(codes)
+    sizes = torch.bincount(codes)
+    # Not bincount(weights=hits), which a GPU refuses under torch.use_deterministic_algorithms.
+    recall = torch.zeros(len(sizes), dtype=hits.dtype, device=hits.device).index_add_(0, codes, hits) / sizes
     return recall.mean().float()
 
 
@@ -143,7 +170,7 @@ def control_accuracy(scorer: Scorer, target: Tensor, n_controls: int = 4, seed: 
         >>> bool(control_accuracy(centroid_scorer(x, y), y) < 1)
         True
     """
-    check_positive_int("n_controls", n_controls)
+    n_controls = whole_number("n_controls", n_controls)
     generator = torch.Generator().manual_seed(seed)
     accuracies = []
     for _ in range(n_controls):
@@ -229,8 +256,7 @@ def probe_depth(accuracy: Tensor, tolerance: float = 0.05) -> Tensor:
         tensor(1)
     """
     check_vector("accuracy", accuracy)
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"`tolerance` must lie in [0, 1), got {tolerance!r}.")
+    tolerance = share("tolerance", tolerance, zero=True, below_one=True)
     accuracy = as_double(accuracy)
     best = accuracy.max()
     factor = 1 - tolerance if best > 0 else 1 + tolerance  # an R² may be negative everywhere
@@ -238,13 +264,13 @@ def probe_depth(accuracy: Tensor, tolerance: float = 0.05) -> Tensor:
 
 
 def depth_monotonicity(accuracy: Tensor) -> Tensor:
-    """Spearman correlation of depth and accuracy: 1 where each layer knows more than the one before.
+    """Spearman correlation of depth and accuracy: 1 if each layer is more accurate than the one before.
 
     Args:
         accuracy: ``(L,)`` in order of depth.
 
     Returns:
-        A float32 scalar in [-1, 1]; 0 where every layer has the same accuracy, 1 for a single layer.
+        A float32 scalar in [-1, 1]; NaN, not measured, for a single layer or where all layers have one accuracy.
 
     Raises:
         ValueError: if ``accuracy`` is not a finite vector with at least one entry.
@@ -268,4 +294,9 @@ def _first(condition: Tensor) -> Tensor:
 def prepare_probe_input(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Checked features and targets on one device; a probe's first step."""
     check_probe_input(features, target)
+    if int(torch.unique(target, return_counts=True)[1].max()) < 2:
+        raise ValueError(
+            f"Each of the {len(target)} samples has a class of its own: a probe predicts a sample from others of its "
+            "class. Use a larger held-out set."
+        )
     return features.detach(), target.detach().to(features.device)

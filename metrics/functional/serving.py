@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics.functional._precision import as_double
-from convscope.metrics.functional._validation import check_finite, check_positive_int
+from convscope.metrics.functional._validation import check_finite
 
 
 class ServingResult(NamedTuple):
@@ -48,7 +49,7 @@ def serving_filters(correlation: Tensor, top: int = 3) -> ServingResult:
     """
     if correlation.ndim != 2 or 0 in correlation.shape:
         raise ValueError(f"The correlations must have shape (C, K), got {tuple(correlation.shape)}.")
-    check_positive_int("top", top)
+    top = whole_number("top", top, "a whole number of filters")
     check_finite("correlations", correlation)
     strength = as_double(correlation).clamp(min=0).square()
     # A class that no filter serves has a sum of zero, and shares of zero.

@@ -1,13 +1,13 @@
-"""One number for a vector of filter importances, and for its change between two moments."""
+"""Summaries of a vector of filter importances, and of its change between two checks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from convscope._arguments import share
 from convscope.metrics.functional._precision import as_double
 from convscope.metrics.functional._validation import (
-    check_fraction,
     check_not_negative,
     check_same_shape,
     check_vector,
@@ -49,7 +49,7 @@ def gini(values: Tensor) -> Tensor:
 
 def top_count(num_values: int, fraction: float) -> int:
     """How many filters make up the top ``fraction``: at least one."""
-    check_fraction("fraction", fraction)
+    fraction = share("fraction", fraction, "a share of the filters")
     return max(1, round(fraction * num_values))
 
 
@@ -86,8 +86,7 @@ def top_share(values: Tensor, fraction: float = 0.1) -> Tensor:
 def average_ranks(values: Tensor) -> Tensor:
     """Ranks from 1, tied values sharing the mean of their ranks."""
     _, group, counts = torch.unique(values, sorted=True, return_inverse=True, return_counts=True)
-    counts = counts.double()
-    ranks: Tensor = (counts.cumsum(0) - (counts - 1) / 2)[group]
+    ranks: Tensor = (counts.cumsum(0) - (counts.double() - 1) / 2)[group]  # summed as integers: the same on any device
     return ranks
 
 
@@ -99,8 +98,8 @@ def rank_stability(current: Tensor, previous: Tensor) -> Tensor:
         previous: ``(C,)``.
 
     Returns:
-        A float32 scalar in [-1, 1]: 1 where the order of filters did not change. Where one vector is constant
-        it has no order, and the value is 0; where both are, nothing changed, and it is 1.
+        A float32 scalar in [-1, 1]: 1 where the order of filters did not change. NaN, not measured, where a vector is
+        constant and so has no order.
 
     Raises:
         ValueError: if the two are not finite vectors of one length.
@@ -116,9 +115,7 @@ def rank_stability(current: Tensor, previous: Tensor) -> Tensor:
     a, b = average_ranks(as_double(current)), average_ranks(as_double(previous).to(current.device))
     a, b = a - a.mean(), b - b.mean()
     scale = (a.square().sum() * b.square().sum()).sqrt()
-    if scale == 0:
-        return torch.tensor(float(bool((a == b).all())), device=a.device)
-    return (a @ b / scale).clamp(-1, 1).float()
+    return (a @ b / scale).clamp(-1, 1).float()  # 0 / 0 is NaN
 
 
 def turnover(current: Tensor, previous: Tensor, fraction: float = 0.1) -> Tensor:

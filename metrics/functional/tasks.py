@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from convscope._arguments import one_of, whole_number
 from convscope.metrics.functional._precision import as_double, is_varying
-from convscope.metrics.functional._validation import check_finite, check_positive_int, check_same_shape
+from convscope.metrics.functional._validation import check_finite, check_same_shape
+
+Ties = Literal["together", "shuffled"]
 
 
 def r2_score(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -41,7 +45,7 @@ def r2_score(predictions: Tensor, targets: Tensor) -> Tensor:
     return (1 - error[varying] / spread[varying]).mean().float()
 
 
-def mean_average_precision(scores: Tensor, targets: Tensor) -> Tensor:
+def mean_average_precision(scores: Tensor, targets: Tensor, ties: Ties = "together") -> Tensor:
     r"""Mean over labels of the average precision of ranking the samples by a label's scores.
 
     .. math:: AP = \sum_n (R_n - R_{n-1}) P_n
@@ -52,12 +56,15 @@ def mean_average_precision(scores: Tensor, targets: Tensor) -> Tensor:
         scores: ``(N, K)``, higher for a label that is more likely there.
         targets: ``(N, K)``, 1 where the label is there and 0 where not. Labels that are there always or never, for
             which there is nothing to rank, are left out.
+        ties: ``"together"`` ranks samples that share a score at one place, as the formula says; ``"shuffled"`` takes
+            the mean over all their orders, so that scores that are all alike rank as random ones do.
 
     Returns:
-        A float32 scalar in (0, 1]; about the share of samples that have the label for scores that say nothing.
+        A float32 scalar in (0, 1]; for scores that say nothing about :func:`blind_average_precision`.
 
     Raises:
-        ValueError: if shapes disagree, a score is NaN or Inf, a target is not 0 or 1, or no label varies.
+        ValueError: if shapes disagree, a score is NaN or Inf, a target is not 0 or 1, no label varies, or ``ties`` is
+            unknown.
 
     Source: the field's definition.
 
@@ -67,14 +74,42 @@ def mean_average_precision(scores: Tensor, targets: Tensor) -> Tensor:
         tensor(0.8333)
     """
     scores, targets = _checked(scores, targets)
-    check_labels(targets)
+    check_zero_or_one(targets)
+    one_of("ties", ties, get_args(Ties))
+    score = _average_precision if ties == "together" else _shuffled_precision
     ranked = _varying_labels(targets).nonzero().flatten().tolist()
-    found = [_average_precision(scores[:, label], targets[:, label]) for label in ranked]
-    return torch.stack(found).mean().float()
+    return torch.stack([score(scores[:, label], targets[:, label]) for label in ranked]).mean().float()
+
+
+def blind_average_precision(targets: Tensor) -> Tensor:
+    r"""Mean average precision that a ranking in random order has on average, over the labels that vary.
+
+    .. math:: AP = \frac{p - 1}{N - 1} + \frac{N - p}{N (N - 1)} \sum_{n=1}^{N} \frac{1}{n}
+
+    for a label that p of N samples have.
+
+    Args:
+        targets: ``(N, K)`` of 0 and 1.
+
+    Returns:
+        A float32 scalar in (0, 1], somewhat above :func:`label_prevalence` where samples are few.
+
+    Raises:
+        ValueError: if a target is not 0 or 1, or no label varies.
+
+    Source: the field's definition, averaged over all orders.
+
+    Example:
+        >>> import torch
+        >>> blind_average_precision(torch.tensor([[1], [0]]))
+        tensor(0.7500)
+    """
+    targets = as_double(targets)
+    return mean_average_precision(torch.zeros_like(targets), targets, "shuffled")
 
 
 def label_prevalence(targets: Tensor) -> Tensor:
-    """Mean share of samples that have a label, over the labels that vary: the average precision of a blind ranking.
+    """Mean share of samples that have a label, over the labels that vary.
 
     Args:
         targets: ``(N, K)`` of 0 and 1.
@@ -93,7 +128,7 @@ def label_prevalence(targets: Tensor) -> Tensor:
         tensor(0.2500)
     """
     targets = as_double(targets)
-    check_labels(targets)
+    check_zero_or_one(targets)
     return targets[:, _varying_labels(targets)].mean().float()
 
 
@@ -150,13 +185,13 @@ def control_score(judge: Callable[[Tensor], Tensor], samples: int, n_controls: i
         >>> bool(control_score(lambda order: r2_score(y, y[order]), 8) < 1)
         True
     """
-    check_positive_int("n_controls", n_controls)
+    n_controls = whole_number("n_controls", n_controls)
     generator = torch.Generator().manual_seed(seed)
     scores = [judge(torch.randperm(samples, generator=generator)) for _ in range(n_controls)]
     return torch.stack(scores).double().mean().float()
 
 
-def check_labels(targets: Tensor) -> None:
+def check_zero_or_one(targets: Tensor) -> None:
     """Multi-label targets are 0 or 1."""
     if targets.ndim != 2 or not bool(((targets == 0) | (targets == 1)).all()):
         raise ValueError(
@@ -174,13 +209,30 @@ def _varying_labels(targets: Tensor) -> Tensor:
 
 def _average_precision(scores: Tensor, truth: Tensor) -> Tensor:
     scores, order = scores.sort(descending=True, stable=True)
-    hits = truth[order].cumsum(0)
+    hits = truth[order].long().cumsum(0).to(truth.dtype)  # counts: a sum of floats is not deterministic on a GPU
     # Only where the score changes: samples that share a score cannot be told apart.
     last = torch.ones_like(scores, dtype=torch.bool)
     last[:-1] = scores[1:] != scores[:-1]
     precision = (hits / torch.arange(1, len(hits) + 1, device=hits.device))[last]
     recall = hits[last] / hits[-1]
     return (precision * torch.diff(recall, prepend=recall.new_zeros(1))).sum()
+
+
+def _shuffled_precision(scores: Tensor, truth: Tensor) -> Tensor:
+    """Average precision, the mean over all orders of samples that share a score (up to rounding)."""
+    scores, order = scores.sort(descending=True)
+    truth = truth[order]
+    starts = torch.ones_like(scores, dtype=torch.bool)
+    starts[1:] = scores[:-1] - scores[1:] > 1e-9 * (1 + scores[1:].abs())
+    group, first = starts.cumsum(0) - 1, starts.nonzero().flatten()
+    size = torch.bincount(group).double()
+    # Counted in whole numbers: a running sum of floats has no deterministic kernel on a GPU.
+    counts = torch.zeros(len(size), dtype=torch.long, device=size.device).index_add_(0, group, truth.long())
+    hits, before = counts.double(), (counts.cumsum(0) - counts).double()
+    place = torch.arange(len(scores), device=scores.device)
+    # The share of hits in a group is the chance of one at each of its places; given that, the others lie at random.
+    earlier = (place - first[group]) * ((hits - 1) / (size - 1).clamp(min=1)).clamp(min=0)[group]
+    return ((hits / size)[group] * (before[group] + 1 + earlier) / (place + 1)).sum() / hits.sum()
 
 
 def _iou(predicted: Tensor, truth: Tensor) -> Tensor:

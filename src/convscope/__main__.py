@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,21 +12,33 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from convscope.capture.cost import layer_costs
-from convscope.capture.heldout import HeldOut
-from convscope.capture.layers import select_layers, spread_over_depth
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.network.layers import select_layers, spread_over_depth
+from convscope.capture.network.operations import layer_costs
+from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Subject, trace_layers
-from convscope.capture.trace import Layer
+from convscope.loggers.terminal import encoding_of, printable, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the ``convscope`` command; returns the exit status, 2 for a user's mistake."""
     options = _parser().parse_args(arguments)
     try:
-        print(_layers(options))
+        table = _layers(options)
     except (ValueError, ImportError, AttributeError, TypeError, RuntimeError) as error:
-        print(f"convscope: {error}", file=sys.stderr)
+        say(f"convscope: {error}", sys.stderr)
         return 2
+    return _show(table)
+
+
+def _show(table: str) -> int:
+    """Print, also into a pipe whose reader has closed it (``convscope layers … | head``)."""
+    try:
+        say(table, sys.stdout)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains of it when it ends
     return 0
 
 
@@ -84,9 +97,10 @@ def _table(layers: list[Layer], costs: dict[str, float]) -> str:
         )
         for place, layer in enumerate(layers, 1)
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    shown = [[printable(cell, encoding_of(sys.stdout)) for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown
     )
 
 

@@ -117,3 +117,8 @@ def test_the_documentation_lists_every_default_rule() -> None:
     text = page.read_text(encoding="utf-8")
     for rule in convscope.rules.default():
         assert f"| `{rule.name}` | {rule.severity} |" in text
+
+
+def test_sentences_can_be_printed_on_any_terminal() -> None:
+    for rule in convscope.rules.default():
+        assert f"{rule.message}{rule.likely}{rule.look_at}".isascii(), rule.name

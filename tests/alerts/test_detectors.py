@@ -170,6 +170,34 @@ def test_ewma_p_values_have_about_their_size(make: Callable[[], EWMA]) -> None:
     assert 0.03 <= np.mean(small) <= 0.07
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("given", [{"mean": 0.0, "std": 1.0}, {}], ids=["known", "estimated"])
+def test_one_sided_ewma_p_values_look_to_their_side(given: dict[str, float], sign: float) -> None:
+    generator = np.random.default_rng(0)
+    values = [*generator.normal(size=10), *(sign * 0.5,) * 4]
+    found = {direction: EWMA(direction=direction, **given) for direction in ("up", "down", "both")}
+    p = {}
+    for value in values:
+        p = {direction: detector.observe(value).p_value for direction, detector in found.items()}
+    toward, away = ("up", "down") if sign > 0 else ("down", "up")
+    assert p[toward] is not None
+    assert p[toward] < 0.5 < p[away]
+    assert p[toward] + p[away] == pytest.approx(1)
+    assert p["both"] == pytest.approx(2 * p[toward])
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_one_sided_ewma_p_values_have_about_their_size(direction: str) -> None:
+    generator, small = np.random.default_rng(0), []
+    for _ in range(1000):
+        detector = EWMA(direction=direction, mean=0.0, std=1.0)
+        for value in generator.normal(size=6):
+            evidence = detector.observe(value)
+        assert evidence.p_value is not None
+        small.append(evidence.p_value <= 0.05)
+    assert 0.03 <= np.mean(small) <= 0.07
+
+
 def test_benjamini_hochberg_is_that_of_scipy() -> None:
     generator = np.random.default_rng(0)
     for _ in range(50):

@@ -18,7 +18,7 @@ import convscope
 from convscope.alerts.watch import Watch
 from convscope.callbacks.alerts import DriftAlert
 from convscope.callbacks.parts.actions import AlertError
-from convscope.callbacks.parts.fresh_values import Readings
+from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.loggers import read_jsonl
 from tests.callbacks.conftest import Classifier, loaders
 
@@ -89,11 +89,11 @@ def test_a_value_that_is_no_longer_logged_is_not_read_again(fit: Any) -> None:
     taken: list[dict[str, float]] = []
 
     class Reader(L.Callback):
-        readings = Readings()
+        fresh = FreshValues()
 
         def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             if not trainer.sanity_checking:
-                taken.append(self.readings.take(trainer))
+                taken.append(self.fresh.take(trainer))
 
     script: list[float | None] = [0.25, None, 0.25, None]
     fit([Reader()], module=Scripted(script), max_epochs=4)
@@ -127,11 +127,11 @@ def test_the_epochs_own_training_mean_is_read_in_validation(fit: Any) -> None:
             return super().training_step(batch, batch_idx)
 
     class Reader(L.Callback):
-        readings = Readings()
+        fresh = FreshValues()
 
         def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             if not trainer.sanity_checking:
-                taken.append(self.readings.take(trainer)["mine"])
+                taken.append(self.fresh.take(trainer)["mine"])
 
     fit([Reader()], module=Mean(), max_epochs=3)
     assert taken == [0.0, 1.0, 2.0]  # callback_metrics alone has nothing, 0 and 1
@@ -360,12 +360,16 @@ def test_alerts_after_the_last_checkpoint_are_not_written_twice(fit: Any, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ({"actions": ["shout"]}, "there is no action 'shout'"),
-        ({"actions": {"bad": ["log"]}}, "there is no severity 'bad'"),
-        ({"actions": "log"}, "give a list"),
+        ({"actions": ["shout"]}, "actions=['shout']: give one of 'log', 'tensorboard', 'jsonl', 'webhook',"),
+        ({"actions": {"bad": ["log"]}}, "actions=['bad']: give lists for some of the severities 'info', 'warning'"),
+        ({"actions": "log"}, "actions='log': give a list such as ['log', 'jsonl']"),
+        ({"actions": {"warning": {"webhook": {"url": "secret"}}}}, "actions=<dict>: give a list"),
+        ({"actions": [{"jsonl": "a.jsonl"}]}, "'jsonl': 'a.jsonl' are no arguments; give a mapping"),
+        ({"actions": [{"jsonl": {"path": ""}}]}, "path='': give the path of a file"),
         ({"actions": [{"webhook": {}}]}, "url"),
         ({"actions": [{"jsonl": {"folder": "x"}}]}, "folder"),
-        ({"actions": [3]}, "got a int"),
+        ({"actions": [3]}, "actions=[3]: give names, mappings of one name to its arguments, or callables"),
+        ({"actions": [object()]}, "actions=[<object>]: give names"),
         ({"rules": [{"name": "a"}]}, "field when: is missing"),
     ],
 )
@@ -396,11 +400,11 @@ def test_a_recorded_run_replays_to_the_same_alerts(fit: Any) -> None:
     recorded: list[dict[str, float]] = []
 
     class Recorder(L.Callback):
-        readings = Readings()
+        fresh = FreshValues()
 
         def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             if not trainer.sanity_checking:
-                recorded.append(self.readings.take(trainer))
+                recorded.append(self.fresh.take(trainer))
 
     when = [{"metric": "*/*/*", "detector": {"kind": "relative_drop", "limit": 0.02, "warm_up": 1}}]
     source = [*rules(), {"name": "any", "when": when, "cool_down": 0}]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -27,16 +29,13 @@ def with_nan() -> torch.Tensor:
     ("source", "message"),
     [
         ((X, torch.zeros_like(Y)), r"every held-out sample has class 0: a probe needs at least two classes"),
-        (
-            (X[:4], Y[:4]),
-            r"has 4 samples of 3 classes: a probe needs at least two samples a class; raise HeldOut\(size=",
-        ),
         ((X[:0], Y[:0]), r"the held-out set is empty"),
         ((with_nan(), Y), r"1 of 30 held-out inputs have NaN or infinite values \(samples \[3\]\)"),
         ((X, Y + 5), r"held-out labels lie in \[5, 7\], but the model has 3 outputs, so labels must be in \[0, 2\]"),
+        ((X, torch.full_like(Y, -100)), r"every held-out label is ignored"),
         ((X, nn.functional.one_hot(Y).float() * 0.8 + 0.2 / 3), r"soft labels \(N, 3\).*argmax"),
     ],
-    ids=["one class", "fewer samples than classes", "empty", "nan", "labels", "soft labels"],
+    ids=["one class", "empty", "nan", "labels", "ignored", "soft labels"],
 )
 def test_a_faulty_heldout_set_is_refused_before_training(fit: Any, source: Any, message: str) -> None:
     module = Classifier()
@@ -52,6 +51,30 @@ def test_soft_labels_serve_importance(fit: Any) -> None:
     soft = nn.functional.one_hot(Y).float() * 0.8 + 0.2 / 3
     run = fit([convscope.FilterImportance(heldout=convscope.HeldOut((X, soft)), on_error="raise")])
     assert len(run.curve("importance/gini/net.conv1")) == 3
+
+
+def test_predictions_of_soft_labels_are_refused_without_a_word_of_probes(fit: Any) -> None:
+    heldout = convscope.HeldOut((X, nn.functional.one_hot(Y).float() * 0.8 + 0.2 / 3))
+    with pytest.raises(MisconfigurationException, match=r"soft labels \(N, 3\).*argmax") as caught:
+        fit([convscope.FilterImportance(heldout=heldout), convscope.LayerPrediction(heldout=heldout)])
+    assert "LayerProbe" not in str(caught.value)
+
+
+def test_a_batch_whose_second_part_is_one_number_is_not_understood(fit: Any) -> None:
+    def collate(samples: Any) -> Any:
+        return torch.stack([x for x, _ in samples]), torch.tensor(0.5), torch.tensor([int(y) for _, y in samples])
+
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), 8, collate_fn=collate)
+    with pytest.raises(MisconfigurationException, match=r"cannot tell inputs from targets in a tuple of 0 .*adapter="):
+        fit([convscope.LayerProbe(heldout=convscope.HeldOut(loader))])
+
+
+def test_an_adapter_that_drops_rows_is_named(fit: Any) -> None:
+    def positive(batch: Any) -> Any:
+        return batch[0][batch[1] > 0], batch[1][batch[1] > 0]
+
+    with pytest.warns(UserWarning, match=r"HeldOut\(adapter=positive\) made no row of a held-out sample"):
+        fit([convscope.LayerProbe(heldout=convscope.HeldOut((X, Y), adapter=positive))], max_epochs=1)
 
 
 class NaNAfter(nn.Module):
@@ -125,11 +148,25 @@ def test_an_exception_in_a_metric_costs_one_layer(fit: Any, caplog: Any, place: 
     assert run.trainer.global_step == 8
 
 
-def test_an_exception_in_a_whole_check_costs_the_check(fit: Any, caplog: Any) -> None:
-    run = fit([Broken("begin", RuntimeError("no room")), convscope.LayerProbe(heldout=convscope.HeldOut(size=29))])
-    assert "probe/accuracy/output" in run.events.Tags()["scalars"]  # another held-out set, another pass
-    assert any("a check failed (RuntimeError: no room)" in message for message in caplog.messages)
+def test_an_exception_at_the_beginning_of_a_check_costs_the_callback(fit: Any, caplog: Any) -> None:
+    run = fit([Broken("begin", RuntimeError("no room")), convscope.LayerProbe()])  # one held-out set, one pass
+    assert len(run.curve("probe/accuracy/output")) == 3
+    said = "the beginning of a check of correlation failed (RuntimeError: no room)"
+    assert any(said in message for message in caplog.messages)
     assert run.trainer.global_step == 8
+
+
+@pytest.mark.parametrize("need", ["needs_gradient", "loss", "takes_targets_as", "intervenes", "takes_nonfinite"])
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_a_property_that_fails_costs_its_callback(fit: Any, caplog: Any, need: str, error: type[Exception]) -> None:
+    def fails(self: Any) -> Any:
+        raise error("not now")
+
+    silent = type("Silent", (convscope.FilterCorrelation,), {need: property(fails, lambda self, value: None)})
+    run = fit([silent(name="mine"), convscope.LayerProbe()], max_epochs=1)
+    assert len(run.curve("probe/accuracy/output")) == 2
+    assert not [tag for tag in run.events.Tags()["scalars"] if tag.startswith("mine/")]
+    assert sum(f"of mine failed ({error.__name__}: not now)" in message for message in caplog.messages) == 1
 
 
 def test_on_error_raise_lets_it_through(fit: Any) -> None:
@@ -197,31 +234,152 @@ def test_no_validation_data_at_all(fit: Any) -> None:
     assert [step for step, _ in run.curve("probe/accuracy/output")] == [0, 3, 7]
 
 
+WHOLE = "give a whole number, at least 1"
+OBSERVERS = [getattr(convscope, name) for name in convscope.__all__]
+OBSERVERS = [kind for kind in OBSERVERS if isinstance(kind, type) and issubclass(kind, convscope.LayerObserver)]
+OBSERVERS.remove(convscope.LayerObserver)
+
+
+@pytest.mark.parametrize("kind", OBSERVERS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"every_n_epochs": -1}, f"every_n_epochs=-1: {WHOLE}, or 0 for no such check"),
+        ({"every_n_epochs": 1.5}, f"every_n_epochs=1.5: {WHOLE}, or 0 for no such check"),
+        ({"every_n_train_steps": 1e3}, f"every_n_train_steps=1000.0: {WHOLE} (such as 1000), or 0 for no such check"),
+        ({"on_start": "yes"}, "on_start='yes': give True or False"),
+        ({"every_n_epochs": 0, "on_start": False}, "every_n_epochs=0, every_n_train_steps=0, on_start=False: no check"),
+        ({"max_layers": 0}, f"max_layers=0: {WHOLE}, or None for all layers"),
+        ({"max_layers": 2.5}, f"max_layers=2.5: {WHOLE}, or None for all layers"),
+        ({"max_layers": True}, f"max_layers=True: {WHOLE}, or None for all layers"),
+        ({"max_overhead": 0}, "max_overhead=0: give a share of training time in (0, 1], or None for no bound"),
+        ({"max_overhead": True}, "max_overhead=True: give a share of training time in (0, 1], or None for no bound"),
+        ({"on_error": "ignore"}, "on_error='ignore': give one of 'warn', 'raise'"),
+        ({"observe_at": "input"}, "observe_at='input': give one of 'activation', 'conv'"),
+        ({"pictures": "no"}, "pictures='no': give True or False"),
+        ({"pictures": 1}, "pictures=1: give True or False"),
+        ({"name": ""}, "name='': give a word without blanks and slashes, such as "),
+        ({"name": "a/b"}, "name='a/b': give a word without blanks and slashes, such as "),
+        ({"heldout": 7}, "heldout=7: give HeldOut(...), or what one is read from: a Dataset"),
+        ({"layers": 7}, "cannot select by 7"),
+    ],
+    ids=str,
+)
+def test_shared_arguments_out_of_range(kind: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(message) if message[:6] != "cannot" else message):
+        kind(**arguments)
+
+
+def test_numpy_integers_are_whole_numbers() -> None:
+    observer = convscope.FilterCorrelation(
+        max_layers=np.int64(3), max_observations=np.int32(64), every_n_epochs=np.uint8(2)
+    )
+    assert (observer.max_layers, observer.max_observations, observer.schedule.every_n_epochs) == (3, 64, 2)
+    assert all(type(found) is int for found in (observer.max_layers, observer.schedule.every_n_epochs))
+    assert convscope.HeldOut(size=np.int64(8), batch_size=np.int16(4), seed=np.int64(1)).size == 8
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: convscope.LayerProbe(probe="svm"), "probe='svm': give one of 'ridge', 'logistic', 'knn', 'centroid'"),
-        (lambda: convscope.LayerProbe(pooling="sum"), "pooling='sum'"),
-        (lambda: convscope.LayerProbe(pooling=0), "pooling=0"),
+        (lambda: convscope.LayerProbe(probe=None), "probe=None: give one of 'ridge', 'logistic', 'knn', 'centroid'"),
+        (lambda: convscope.LayerProbe(pooling="sum"), "pooling='sum': give 'mean', 'max', or a whole grid size"),
+        (lambda: convscope.LayerProbe(pooling=0), "pooling=0: give 'mean', 'max', or a whole grid size, at least 1"),
+        (lambda: convscope.LayerProbe(pooling=True), "pooling=True: give 'mean', 'max', or a whole grid size"),
         (lambda: convscope.LayerProbe(task="ranking"), "task='ranking': give one of 'classification', 'multilabel'"),
         (lambda: convscope.LayerProbe(task="regression", probe="knn"), "probe='knn' predicts classes"),
         (lambda: convscope.LayerProbe(task="segmentation", pooling=2), "pooling=2: masks are probed position by"),
-        (lambda: convscope.LayerProbe(max_positions=0), "max_positions=0"),
-        (lambda: convscope.LayerProbe(every_n_epochs=-1), "every_n_epochs=-1"),
-        (lambda: convscope.LayerProbe(every_n_epochs=1.5), r"every_n_epochs=1\.5"),
-        (lambda: convscope.LayerProbe(every_n_epochs=0, on_start=False), "no check would ever be made"),
-        (lambda: convscope.LayerProbe(max_layers=0), "max_layers=0"),
-        (lambda: convscope.LayerProbe(max_overhead=0), r"max_overhead=0: give a share of training time in \(0, 1\]"),
-        (lambda: convscope.LayerProbe(on_error="ignore"), "on_error='ignore': give one of 'warn', 'raise'"),
-        (lambda: convscope.LayerProbe(observe_at="input"), "observe_at='input'"),
-        (lambda: convscope.LayerProbe(layers=7), "cannot select by 7"),
+        (lambda: convscope.LayerProbe(max_positions=0), "max_positions=0: give a whole number of positions, at least"),
         (lambda: convscope.FilterImportance(criterion="fisher"), "criterion='fisher': give one of 'taylor'"),
-        (lambda: convscope.FilterImportance(top=0), "top=0"),
-        (lambda: convscope.FilterImportance(loss="ce"), "loss='ce'"),
-        (lambda: convscope.FilterCorrelation(redundant_threshold=1.0), r"redundant_threshold=1\.0"),
-        (lambda: convscope.FilterCorrelation(max_observations=0), "max_observations=0"),
+        (lambda: convscope.FilterImportance(top=0), "top=0: give a share of the filters in (0, 1]"),
+        (lambda: convscope.FilterImportance(top=True), "top=True: give a share of the filters in (0, 1]"),
+        (lambda: convscope.FilterImportance(loss="ce"), "loss='ce': give a callable, called as loss(outputs, targets)"),
+        (lambda: convscope.FilterHealth(loss="ce"), "loss='ce': give a callable, called as loss(outputs, targets)"),
+        (lambda: convscope.FilterHealth(gradients="no"), "gradients='no': give True or False"),
+        (
+            lambda: convscope.FilterCorrelation(redundant_threshold=1.0),
+            "redundant_threshold=1.0: give a correlation in",
+        ),
+        (lambda: convscope.FilterCorrelation(max_observations=0), f"max_observations=0: {WHOLE}, or None for all"),
+        (
+            lambda: convscope.FilterCorrelation(max_observations=1e4),
+            f"max_observations=10000.0: {WHOLE} (such as 10000)",
+        ),
+        (lambda: convscope.RepresentationDrift(max_observations=1e4), "max_observations=10000.0: give a whole number"),
+        (lambda: convscope.RepresentationDrift(debiased="no"), "debiased='no': give True or False"),
+        (
+            lambda: convscope.RepresentationDrift(reference=7),
+            "reference=7: give the path of a checkpoint, an nn.Module",
+        ),
+        (lambda: convscope.RepresentationDrift(reference=""), "reference='': give the path of a checkpoint"),
+        (lambda: convscope.LayerSimilarity(debiased="no"), "debiased='no': give True or False"),
+        (lambda: convscope.LayerPrediction(output="loss"), "output='loss': give one of 'logits', 'readout'"),
+        (
+            lambda: convscope.LayerPrediction(examples=-1),
+            "examples=-1: give a whole number of samples, at least 1, or 0",
+        ),
+        (
+            lambda: convscope.LayerPrediction(changed=True),
+            "changed=True: give a whole number of rows, at least 1, or 0",
+        ),
+        (lambda: convscope.ClassFilters(top=True), "top=True: give a whole number of filters, at least 1"),
+        (lambda: convscope.ClassFilters(top=2.0), "top=2.0: give a whole number of filters, at least 1 (such as 2)"),
+        (lambda: convscope.FilterPictures(filters=0), "filters=0: give a whole number of filters, at least 1"),
+        (lambda: convscope.FilterPictures(images=False), "images=False: give a whole number of images, at least 1"),
+        (lambda: convscope.FilterPictures(criterion="x"), "criterion='x': give one of 'taylor'"),
+        (lambda: convscope.ForwardFromLayer(criterion="x"), "criterion='x': give one of 'taylor'"),
+        (lambda: convscope.ForwardFromLayer(shares=()), "shares=(): give shares of filters in (0, 1) in rising order"),
+        (
+            lambda: convscope.ForwardFromLayer(shares=0.5),
+            "shares=0.5: give shares of filters in (0, 1) in rising order",
+        ),
+        (lambda: convscope.ForwardFromLayer(shares=(0.5, 0.2)), "shares=(0.5, 0.2): give shares of filters in (0, 1)"),
+        (lambda: convscope.ForwardFromLayer(shares=(0.5, 1)), "shares=(0.5, 1): give shares of filters in (0, 1)"),
+        (lambda: convscope.ForwardFromLayer(baseline="median"), "baseline='median': give one of 'mean', 'zero'"),
+        (
+            lambda: convscope.ForwardFromLayer(samples=1),
+            "samples=1: give a whole number of held-out samples, at least 2",
+        ),
+        (lambda: convscope.ForwardFromLayer(max_forwards=3), "max_forwards=3: give a whole number, at least 15"),
+        (lambda: convscope.AblationOracle(criteria=()), "criteria=(): give a list of different criteria, at least 1"),
+        (lambda: convscope.AblationOracle(criteria="taylor"), "criteria='taylor': give a list of different criteria"),
+        (lambda: convscope.AblationOracle(criteria=["x"]), "criteria='x': give one of 'taylor'"),
+        (lambda: convscope.AblationOracle(rank_by="x"), "rank_by='x': give one of 'taylor'"),
+        (lambda: convscope.AblationOracle(ends=0), "ends=0: give a whole number of filters, at least 1"),
+        (lambda: convscope.AblationOracle(random=2), "random=2: give a whole number of filters, at least 3"),
+        (lambda: convscope.HeldOut(size=True), "HeldOut(size=True): give a whole number of samples, at least 1"),
+        (lambda: convscope.HeldOut(size=1e3), "HeldOut(size=1000.0): give a whole number of samples, at least 1 (such"),
+        (lambda: convscope.HeldOut(batch_size=0), "HeldOut(batch_size=0): give a whole number of samples, at least 1"),
+        (lambda: convscope.HeldOut(stratify="no"), "HeldOut(stratify='no'): give True or False"),
+        (lambda: convscope.HeldOut(seed=-1), "HeldOut(seed=-1): give a whole number, at least 0"),
+        (lambda: convscope.HeldOut(adapter=3), "HeldOut(adapter=3): give a callable, called as adapter(batch)"),
+        (lambda: convscope.HeldOut(network=""), "HeldOut(network=''): give the name of a submodule"),
+        (lambda: convscope.suite("large"), "name='large': give one of 'light', 'standard', 'full'"),
+        (lambda: convscope.suite(probe="knn"), "suite(probe='knn'): give it to a callback that takes it (LayerProbe)"),
+        (
+            lambda: convscope.suite(output="readout"),
+            "suite(output='readout'): give it to a callback that takes it (LayerP",
+        ),
+        (
+            lambda: convscope.suite(loss=print),
+            "suite(loss=<built-in function print>): give it to a callback that takes",
+        ),
+        (lambda: convscope.suite(layer="conv1"), "suite(layer='conv1'): give some of layers, every_n_epochs"),
+        (lambda: convscope.suite(max_layers=2.5), f"max_layers=2.5: {WHOLE}, or None for all layers"),
     ],
 )
 def test_arguments_out_of_range(make: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
         make()
+
+
+def test_too_few_samples_for_a_similarity_are_refused(fit: Any) -> None:
+    three = convscope.HeldOut((X, Y), size=3)
+    message = (
+        r"similarity needs at least 4 held-out samples, but there are 3; raise HeldOut\(size=...\), or give debiased"
+    )
+    with pytest.raises(MisconfigurationException, match=message):
+        fit([convscope.LayerSimilarity(heldout=three)])
+    run = fit([convscope.LayerSimilarity(heldout=three, debiased=False)])
+    assert len(run.curve("similarity/mean")) == 3

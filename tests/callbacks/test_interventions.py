@@ -16,6 +16,7 @@ from torch import nn
 from convscope import AblationOracle, ForwardFromLayer, HeldOut, forward_from_layer
 from tests.callbacks.conftest import Classifier
 from tests.networks import TinyResNet, images
+from tests.support.spies import watch
 
 Fit = Callable[..., Any]
 LAYER = "net.layer2.0.conv1"
@@ -116,19 +117,18 @@ def test_pictures_of_both(fit: Fit) -> None:
     assert {f"ablation/classes/{LAYER}", f"forward/removal/{LAYER}"} <= set(events.Tags()["images"])
 
 
-@pytest.mark.parametrize(("kind", "budget", "most"), [(AblationOracle, 30, 30), (ForwardFromLayer, 27, 26)])
+@pytest.mark.parametrize(("kind", "budget", "most"), [(AblationOracle, 30, 30), (ForwardFromLayer, 31, 30)])
 def test_the_budget_holds_and_the_cost_is_said(
     fit: Fit, caplog: pytest.LogCaptureFixture, kind: Any, budget: int, most: int
 ) -> None:
-    samples: list[int] = []
     module = Classifier(TinyResNet(8, classes=3))
-    module.net.fc.register_forward_hook(lambda m, args, out: None if m.training else samples.append(len(out)))
+    samples = watch(module.net.fc, lambda m, args, out: None if m.training else len(out))
     callback = kind(heldout=held_out(), max_forwards=budget, every_n_epochs=0, on_error="raise")  # one check, at start
     with caplog.at_level(logging.INFO):
         fit([callback], module=module, max_epochs=1, limit_val_batches=0)
     forwards = (sum(samples) - 1 - 45) / 45  # without the traced sample and the shared pass
-    tried = 12 * 6 / 45  # at most: two small tries a layer whether its beginning can be shared
-    assert most / 2 <= forwards <= most + tried  # fewer where a random filter is also a top one
+    # Fewer where a random filter is also a top one; a few samples more for planning.
+    assert most / 2 <= forwards <= most + 0.5
     assert f"up to {most} forward passes" in caplog.text
     assert f"max_forwards={budget}" in caplog.text
 
@@ -172,7 +172,7 @@ def test_a_layer_that_fails_costs_that_layer_alone(fit: Fit) -> None:
         (ForwardFromLayer, {"shares": ()}),
         (ForwardFromLayer, {"shares": (0.5, 0.2)}),
         (ForwardFromLayer, {"shares": (0.5, 1.0)}),
-        (ForwardFromLayer, {"max_forwards": 12}),
+        (ForwardFromLayer, {"max_forwards": 14}),
         (ForwardFromLayer, {"samples": 1}),
         (ForwardFromLayer, {"criterion": "magic"}),
         (ForwardFromLayer, {"baseline": "median"}),

@@ -105,7 +105,7 @@ def test_fewer_classes_held_out_than_the_model_has(fit: Fit) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
 
-    callback = Keeps(heldout=HeldOut(images(40, classes=2, seed=2)), on_error="raise")
+    callback = Keeps(heldout=HeldOut(images(40, classes=2, seed=2), classes=7), on_error="raise")
     fit([callback], module=Classifier(Wide()))
     probabilities = callback.kept.log_probability.exp()
     assert probabilities.shape == (2, 40, 7)

@@ -15,6 +15,7 @@ import convscope
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from tests.callbacks.conftest import Classifier, loaders
 from tests.networks import TINY_RESNET_UNITS, TinyResNet
+from tests.support.spies import watch
 
 UNITS = [f"net.{name}" for name in TINY_RESNET_UNITS]
 PER_LAYER = {
@@ -76,7 +77,8 @@ def test_values_are_those_of_the_metrics_on_the_trained_network(fit: Any) -> Non
 
 def test_one_forward_and_one_backward_however_many_are_due(fit: Any) -> None:
     module = Classifier()
-    forwards, seen = [], []
+    forwards = watch(module.net, lambda net, args, out: len(args[0]) if not net.training else None)
+    seen = []
 
     class Counted(convscope.LayerProbe):
         def begin(self, *args: Any) -> None:
@@ -87,7 +89,6 @@ def test_one_forward_and_one_backward_however_many_are_due(fit: Any) -> None:
             seen.append(len(forwards))
             super().end()
 
-    module.net.register_forward_hook(lambda net, args, out: forwards.append(len(args[0])) if not net.training else None)
     heldout = convscope.HeldOut(size=30, batch_size=10)
     suite = [c for c in convscope.suite("full", heldout=heldout)[1:] if not c.intervenes]
     callbacks = [Counted(heldout=heldout), *suite]
@@ -161,7 +162,7 @@ def test_suites() -> None:
     assert len({callback.name for callback in full}) == len(full)
     assert all(c.max_layers is None and c.schedule.every_n_epochs == 3 for c in full if isinstance(c, LayerObserver))
     assert len({id(c.heldout) for c in full if isinstance(c, LayerObserver)}) == 1
-    with pytest.raises(ValueError, match=r"no suite 'big': give one of 'light', 'standard', 'full'"):
+    with pytest.raises(ValueError, match=r"^name='big': give one of 'light', 'standard', 'full'$"):
         convscope.suite("big")
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import convscope
+from convscope.metrics.functional.folds import partners
 from convscope.metrics.functional.ridge import DEFAULT_ALPHAS
 from tests.callbacks.conftest import Classifier, Run
 from tests.networks import TinyResNet, images
@@ -107,15 +108,22 @@ def test_other_shapes_of_classes_are_the_same_classes(fit: Any, shape: str) -> N
     assert found[0] == found[1]
 
 
-def test_multilabel_is_the_mean_average_precision_of_a_refitted_ridge(fit: Any) -> None:
+def test_multilabel_is_the_mean_average_precision_of_a_ridge_refitted_without_pairs(fit: Any) -> None:
     labels = torch.stack([SIZE.gt(SIZE.median()), X[:, 1].mean((1, 2)) > 0, Y == 1], 1).float()
     probe = Features(on_error="raise", every_n_epochs=9)
     net = TinyResNet(4, classes=3)
     run = fit([probe, convscope.FilterImportance()], Task(net, F.binary_cross_entropy_with_logits), both(X, labels))
     features = torch.cat([pooled for pooled, _ in probe.seen["net.layer1.0.conv2"]])
-    expected = average_precision_score(labels, refitted(features, labels.numpy()))
+    x, truth = StandardScaler().fit_transform(features.double().numpy()), labels.double().numpy()
+    alpha, partner = RidgeCV(alphas=DEFAULT_ALPHAS).fit(x, truth).alpha_, partners(labels.bool()).numpy()
+    scores = np.zeros_like(truth)
+    for i, k in np.ndindex(*truth.shape):
+        kept = np.delete(np.arange(30), [i, partner[i, k]])
+        scores[i, k] = Ridge(alpha=alpha).fit(x[kept], truth[kept, k]).predict(x[i : i + 1])[0]
+    expected = average_precision_score(labels, scores)
     assert run.curve("probe/mean_average_precision/net.layer1.0.conv2")[0][1] == pytest.approx(expected, abs=1e-5)
-    assert run.curve("probe/chance")[0][1] == pytest.approx(labels.mean().item(), abs=1e-6)
+    random = [average_precision_score(labels, np.random.default_rng(s).random((30, 3))) for s in range(400)]
+    assert run.curve("probe/chance")[0][1] == pytest.approx(np.mean(random), abs=0.01)
     assert "importance/gini/net.conv1" in tags(run)
     assert not any(tag.startswith("probe/accuracy") for tag in tags(run))
 
@@ -209,7 +217,7 @@ def test_max_positions_bounds_what_is_read(fit: Any) -> None:
 
     class Counting(convscope.LayerProbe):
         def compute(self, layer: Any) -> Any:
-            sizes.append(self._metrics[layer.name].compute().target.numel())
+            sizes.append(self._metrics.of(layer).compute().target.numel())
             return super().compute(layer)
 
     heldout = convscope.HeldOut((X, MASKS))
@@ -235,6 +243,21 @@ def test_probes_of_classes_are_skipped_where_there_are_none(fit: Any, caplog: An
     assert any("probe_knn is skipped: probe='knn' predicts classes, but this is segmentation" in m for m in said)
     assert any("prediction is skipped: its targets (N, 8, 8) of int64 are masks, not class" in m for m in said)
     assert not any(tag.startswith(("probe", "prediction")) for tag in tags(run))
+
+
+@pytest.mark.parametrize(("size", "measured"), [(14, False), (20, False), (21, True)])
+def test_neighbours_need_more_samples_than_shall_vote(fit: Any, caplog: Any, size: int, measured: bool) -> None:
+    callbacks = [convscope.LayerProbe(probe="knn"), convscope.LayerProbe()]
+    with caplog.at_level("INFO"):
+        run = fit(callbacks, data=both(*images(size)))
+    said = [message for message in caplog.messages if "probe_knn" in message]
+    assert said == ([] if measured else [
+        f"convscope: probe_knn is skipped: probe='knn' asks 20 neighbours of each sample, and {size} held-out samples "
+        "can be probed; raise HeldOut(size=...) above 20"
+    ])  # fmt: skip
+    assert any(tag.startswith("probe_knn/accuracy") for tag in tags(run)) is measured
+    assert any(tag.startswith("probe/accuracy") for tag in tags(run))
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize(
@@ -343,7 +366,8 @@ def test_detection_through_an_adapter(fit: Any, caplog: Any) -> None:
     assert "probe/accuracy/output" not in tags(run)
     assert "prediction/true_probability/net.layer2.0.conv2" in tags(run)
     assert sum("importance is skipped" in message for message in caplog.messages) == 1
-    assert sum("has 2 rows for one sample, so it is not observed" in message for message in caplog.messages) == 1
+    said = [message for message in caplog.messages if "no floating-point tensor in it has one row for each" in message]
+    assert len(said) == 2  # once of the output, and once why importance is skipped
 
 
 def test_detection_without_an_adapter_says_what_to_pass(fit: Any) -> None:
@@ -367,7 +391,6 @@ def test_detection_without_an_adapter_says_what_to_pass(fit: Any) -> None:
         ({}, SIZE.index_fill(0, torch.tensor([3]), torch.nan), r"held-out targets have NaN or infinite values"),
         ({}, MASKS * 0, r"every held-out position has class 0: a probe needs at least two classes"),
         ({"pooling": "max"}, MASKS, r"pooling='max': masks are probed position by position"),
-        ({}, torch.arange(30), r"pass LayerProbe\(task='regression'\)"),
     ],
 )
 def test_targets_that_do_not_fit_are_refused_before_training(

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 import convscope
 from tests.callbacks.conftest import Classifier, loaders
 from tests.networks import TinyResNet, images
+from tests.support.spies import watch
 
 TAG = "probe/accuracy/output"
 
@@ -83,6 +84,16 @@ def test_an_iterable_validation_loader_is_tapped_in_the_first_validation(fit: An
     assert stream.reads == 4  # the sanity check and three validations: none of ours
 
 
+@pytest.mark.parametrize("on_start", [False, True])
+def test_steps_before_a_stream_has_flowed_by_are_passed_over(fit: Any, on_start: bool) -> None:
+    often = {"every_n_epochs": 0, "every_n_train_steps": 3, "on_start": on_start}
+    probe = convscope.LayerProbe(layers="net.conv1", heldout=convscope.HeldOut(size=20), **often)
+    run = fit([probe], data=(loaders()[0], DataLoader(Stream(), 8)), max_epochs=3)
+    # The third step came before the first validation; its check is made up after it, the others come at their step.
+    assert steps(run) == ([3, 4, 5, 8, 11] if on_start else [4, 5, 8, 11])
+    assert run.curve("convscope/errors")[-1][1] == 0
+
+
 def test_seconds_overhead_and_errors_are_logged(fit: Any) -> None:
     run = fit(convscope.suite("light"), max_epochs=2)
     seconds, overhead = run.curve("convscope/seconds"), run.curve("convscope/overhead")
@@ -131,8 +142,7 @@ class Step(Classifier):
 
 def test_a_module_without_forward_and_with_a_transfer_hook(fit: Any) -> None:
     module, heldout = Step(), convscope.HeldOut()
-    seen: list[int] = []
-    module.net.conv1.register_forward_hook(lambda *_: seen.append(len(module.transferred)))
+    seen = watch(module.net.conv1, lambda *_: len(module.transferred))
     run = fit([convscope.LayerProbe(heldout=heldout)], module=module, num_sanity_val_steps=0)
     assert steps(run) == [0, 3, 7]
     assert torch.equal(heldout.inputs, images(30, seed=1)[0] * 2)

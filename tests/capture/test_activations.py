@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.capture import HeldOut, Subject, select_layers, trace_layers
-from convscope.capture.activations import activation_bounds, is_rectified
+from convscope.capture.network.activation_bounds import bounds_of, is_rectified
 
 MODULES = [
     nn.ReLU(), nn.ReLU6(), nn.GELU(), nn.SiLU(), nn.Mish(), nn.ELU(2.0), nn.CELU(0.5), nn.SELU(), nn.Hardswish(),
@@ -41,7 +41,7 @@ def unit_of(function: Any, raw: bool = False) -> Any:
 def test_bounds_are_those_of_the_function(function: Any) -> None:
     low, high = function(torch.tensor([[-1e4, 1e4]])).flatten().tolist()
     layer = unit_of(function)
-    lower, upper = activation_bounds(layer)
+    lower, upper = bounds_of(layer)
     assert upper == (pytest.approx(high, abs=1e-3) if high < 1e3 else None)
     # At its lower end a function that gives zero there is off, or a sigmoid.
     sigmoid = low == 0 and lower is not None
@@ -59,11 +59,11 @@ def test_rectifiers_are_those_that_give_little_for_negative_and_the_input_for_sm
 
 def test_functions_with_parameters_that_cannot_be_seen_have_no_known_bounds() -> None:
     for function in (F.elu, F.celu, F.hardtanh):
-        assert activation_bounds(unit_of(function)) == (None, None)
+        assert bounds_of(unit_of(function)) == (None, None)
     assert is_rectified(unit_of(F.elu))
 
 
 def test_a_convolution_observed_itself_ends_in_no_activation() -> None:
     layer = unit_of(nn.ReLU6(), raw=True)
     assert not is_rectified(layer)
-    assert activation_bounds(layer) == (None, None)
+    assert bounds_of(layer) == (None, None)

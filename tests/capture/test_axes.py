@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.capture import HeldOut, Subject, observe, select_layers, trace_layers
-from convscope.capture.trace import Layer
+from convscope.capture.network.trace import Layer
 
 N, C, H, W = 4, 6, 4, 8
 Make = Callable[[], nn.Module]
@@ -184,5 +184,6 @@ class Grid(nn.Module):
 def test_a_layer_that_does_not_see_the_samples_is_reported_and_given_to_nobody() -> None:
     _, records, report = observed(Grid(), torch.randn(N, C, H, W), ["image", "position"])
     assert list(records) == ["image"]
-    assert report.unmatched == {"position"}
+    assert list(report.unmatched) == ["position"]
+    assert report.unmatched["position"].startswith("does not give the same number of rows for each sample")
     assert report.failures == {}

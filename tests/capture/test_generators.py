@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler, Subset, TensorDataset
 
-from convscope.capture.generators import find_generators, preserved_generators
+from convscope.capture.state.generators import find_generators, preserved_generators
 
 
 class Slotted:
@@ -46,6 +46,8 @@ def closure(rng: Any) -> Any:
         (np.random.default_rng(0), lambda rng: rng.random()),
         (np.random.RandomState(0), lambda rng: rng.random()),
         (random.Random(0), lambda rng: rng.random()),
+        (np.random.default_rng(0), lambda rng: rng.spawn(1)[0].random()),
+        (np.random.SeedSequence(0), lambda seeds: np.random.default_rng(seeds.spawn(1)[0]).random()),
         (torch.Generator().manual_seed(0), lambda rng: torch.rand(1, generator=rng).item()),
     ],
 )
@@ -55,6 +57,13 @@ def test_a_generator_goes_on_where_it_was(hide: Any, rng: Any, draw: Any) -> Non
         first = draw(rng)
     assert find_generators(holder) == [rng]
     assert draw(rng) == first
+
+
+def test_seeds_of_data_are_not_seeded_anew() -> None:
+    seeds = np.random.SeedSequence(3)
+    with preserved_generators(seeds, seed=0):
+        assert seeds.spawn(2)[1].spawn_key == (1,)
+    assert (seeds.entropy, seeds.n_children_spawned) == (3, 0)
 
 
 def test_it_is_put_back_after_an_exception() -> None:

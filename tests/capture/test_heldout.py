@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from convscope.capture import HeldOut
+from tests.support.processes import gather, in_processes
 
 IMAGES = torch.arange(40.0).reshape(40, 1, 1, 1).expand(40, 1, 2, 2).clone()
 LABELS = torch.tensor([0] * 24 + [1] * 12 + [2] * 4)
@@ -166,32 +167,33 @@ def test_chunks_cover_every_sample_once() -> None:
 @pytest.mark.parametrize("world_size", [2, 3, 12])
 @pytest.mark.parametrize("source", ["tensors", "iterable"])
 def test_processes_divide_the_samples_and_run_the_same_number_of_chunks(world_size: int, source: str) -> None:
-    size, batch_size = 10, 2
-    whole = prepared((IMAGES, LABELS) if source == "tensors" else [(IMAGES, LABELS)], size=size)
-    shares = [
-        HeldOut((IMAGES, LABELS) if source == "tensors" else [(IMAGES, LABELS)], size, batch_size)
-        for _ in range(world_size)
-    ]
-    said: list[Any] = []
-    for rank, share in enumerate(shares):  # first hear what each process says, then let all hear it
-        share.prepare(
-            rank=rank, world_size=world_size, gather=lambda value: said.append(value) or [value, (None, 1, 0, None)]
-        )
-    for rank, share in enumerate(shares):
-        share.prepare(rank=rank, world_size=world_size, gather=lambda value: said)
-    chunks = [list(share.chunks()) for share in shares]
-    assert len({len(own) for own in chunks}) == 1
-    real = [chunk for own in chunks for chunk in own if not chunk.padding]
-    assert sorted(int(i) for chunk in real for i in chunk.index) == list(range(size))
-    assert all(len(chunk.inputs) > 0 for own in chunks for chunk in own)
-    assert {share.fingerprint for share in shares} == {whole.fingerprint}
-    assert {share.total for share in shares} == {size}
+    given: Any = (IMAGES, LABELS) if source == "tensors" else [(IMAGES, LABELS)]
+
+    def share(rank: int) -> Any:
+        heldout = HeldOut(given, size=10, batch_size=2)
+        heldout.prepare(rank=rank, world_size=world_size, gather=gather)
+        chunks = [(chunk.index.tolist(), len(chunk.inputs), chunk.padding) for chunk in heldout.chunks()]
+        return chunks, heldout.fingerprint, heldout.total, heldout.summary, heldout.sample(4).index.tolist()
+
+    shares = in_processes(share, world_size)
+    whole = prepared(given, size=10)
+    real = [numbers for chunks, *_ in shares for numbers, _, padding in chunks if not padding]
+    assert len({len(chunks) for chunks, *_ in shares}) == 1
+    assert sorted(number for numbers in real for number in numbers) == list(range(10))
+    assert all(length > 0 for chunks, *_ in shares for _, length, _ in chunks)
+    assert {each[1:4] for each in shares} == {(whole.fingerprint, 10, whole.summary)}
+    drawn = [number for *_, part in shares for number in part if number >= 0]
+    assert sorted(drawn) == whole.sample(4).index.tolist()
 
 
 def test_a_failure_on_another_process_is_raised_here_too() -> None:
-    heldout = HeldOut((IMAGES, LABELS))
-    with pytest.raises(ValueError, match="broken elsewhere"):
-        heldout.prepare(gather=lambda value: [value, ("broken elsewhere", 0, 0, None)])
+    def share(rank: int) -> str:
+        heldout = HeldOut([(IMAGES, LABELS if rank == 0 else LABELS[:39])])
+        with pytest.raises(ValueError, match="40 inputs but 39 targets") as caught:
+            heldout.prepare(rank=rank, world_size=2, gather=gather)
+        return str(caught.value)
+
+    assert len(set(in_processes(share, 2))) == 1
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_faulty_samples() -> None:
         prepared([(IMAGES, LABELS[:39])])
     with pytest.raises(ValueError, match="no validation loader; pass HeldOut"):
         prepared(None)
-    with pytest.raises(ValueError, match=r"HeldOut\(source=<int>\)"):
+    with pytest.raises(ValueError, match=r"HeldOut\(source=7\): give a Dataset"):
         prepared(7)
 
 

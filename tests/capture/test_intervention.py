@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convscope import HeldOut, forward_from_layer
 from convscope.capture import Subject, select_layers, trace_layers
 from convscope.capture.intervention import Intervention
-from convscope.capture.isolation import isolated
-from convscope.capture.sample_loss import sample_losses
+from convscope.capture.outputs.sample_loss import sample_losses
 from tests.capture.test_isolation import same, snapshot
 from tests.networks import TINY_RESNET_UNITS, Plain, TinyResNet, images
+from tests.support.spies import Seen
 
 
 def resnet() -> TinyResNet:
@@ -149,12 +153,15 @@ def test_of_a_shared_module_only_the_named_call_is_masked() -> None:
 
 @pytest.mark.parametrize("raises", [False, True])
 def test_nothing_is_left_behind(raises: bool) -> None:
-    class Raises(TinyResNet):
-        calls = 0
+    calls = Seen()  # a counter of the network's own would be put back after each pass
+    found = weakref.ref(calls)
 
+    class Raises(TinyResNet):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.calls += 1
-            if raises and self.calls > 3:
+            calls = found()
+            assert calls is not None
+            calls.append(len(x))
+            if raises and len(calls) > 3:
                 raise RuntimeError("boom")
             return super().forward(x)
 
@@ -171,21 +178,29 @@ def test_nothing_is_left_behind(raises: bool) -> None:
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
 
 
-def test_the_beginning_is_run_once_for_all_sets() -> None:
-    model = resnet()
-    runs: list[int] = []
-    model.conv1.register_forward_hook(lambda m, args, out: runs.append(len(out)))
-    heldout = HeldOut((images(8)[0],), size=8, batch_size=8)
+class CountsConvolutions(TorchDispatchMode):
+    """Convolutions that are really computed, whatever calls are made."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten.convolution.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("layer", "before"), [("conv1", 1), ("layer1.0.conv2", 3), ("layer2.0.conv2", 6)])
+def test_what_comes_before_the_layer_is_computed_once_for_all_sets(layer: str, before: int) -> None:
+    model, x = resnet(), images(8)[0]
+    heldout = HeldOut((x,), size=8, batch_size=8)
     heldout.prepare()
     subject = Subject(model, model, torch.device("cpu"))
-    layer = select_layers(trace_layers(subject, heldout)[0], ["layer2.0.conv2"])[0]
-    intervention = Intervention(subject, layer, torch.zeros(layer.channels))
-    keep = torch.ones(8, layer.channels, dtype=torch.bool)
-    with isolated(model, seed=0, gradients=False):
-        intervention.logits(images(8)[0], keep)
-        runs.clear()
-        intervention.logits(images(8)[0], keep)
-    assert runs == [8]  # not 64
+    chosen = select_layers(trace_layers(subject, heldout)[0], [layer])[0]
+    keep = torch.ones(8, chosen.channels, dtype=torch.bool)
+    with CountsConvolutions() as counted:
+        Intervention(subject, chosen, torch.zeros(chosen.channels)).logits(x, keep)
+    everything = len(TINY_RESNET_UNITS)
+    shared = everything + 8 * (everything - before)  # one whole pass, and eight from the layer on
+    assert counted.count == (shared if before > 1 else 8 * everything)  # at the first layer there is nothing to share
 
 
 @pytest.mark.parametrize(
@@ -222,3 +237,33 @@ def test_losses_of_samples_are_those_of_single_calls(loss: Any) -> None:
     logits, targets = 3 * torch.randn(20, 5), torch.arange(20) % 5
     expected = torch.stack([loss(logits[i : i + 1], targets[i : i + 1]) for i in range(20)])
     torch.testing.assert_close(sample_losses(loss, logits, targets), expected)
+
+
+@pytest.fixture
+def process_group(tmp_path: Any) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+class Talks(TinyResNet):
+    """Waits for other processes in the forward."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = super().forward(x)
+        dist.all_reduce(torch.ones(1))
+        return x
+
+
+@pytest.mark.parametrize(("network", "shares"), [(TinyResNet, True), (Talks, False)])
+def test_a_network_that_waits_for_other_processes_takes_a_fixed_number_of_passes(
+    process_group: None, network: Any, shares: bool
+) -> None:
+    model, x, keep = network(8).eval(), images(4)[0], torch.ones(6, 16, dtype=torch.bool)
+    subject = Subject(model, model, torch.device("cpu"))
+    heldout = HeldOut((x,), size=4)
+    heldout.prepare()
+    layer = select_layers(trace_layers(subject, heldout)[0], ["layer2.0.conv2"])[0]
+    with CountsConvolutions() as counted:
+        Intervention(subject, layer, torch.zeros(16)).logits(x, keep)
+    assert counted.count == (6 if shares else 6 * 6)  # all convolutions once, or in every pass

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from convscope.capture import HeldOut, Subject, observe, select_layers, trace_layers
-from convscope.capture.isolation import isolated
+from convscope.capture.state.isolation import isolated
 from tests.networks import TinyResNet, images
 
 
@@ -119,7 +119,7 @@ def test_a_good_pass_leaves_no_trace(inference: bool) -> None:
     [
         (Greedy(throw(KeyboardInterrupt())), nn.functional.cross_entropy, KeyboardInterrupt),
         (Greedy(throw(SystemExit())), nn.functional.cross_entropy, SystemExit),
-        (Greedy(), lambda logits, targets: logits[:, 99].sum(), IndexError),
+        (Greedy(), lambda logits, targets: throw(KeyboardInterrupt())(), KeyboardInterrupt),
     ],
     ids=["interrupt", "exit", "loss"],
 )
@@ -128,6 +128,15 @@ def test_a_pass_that_is_cut_short_leaves_no_trace(consumer: Any, loss: Any, erro
     before = snapshot(model)
     with pytest.raises(error):
         run(model, consumer, loss)
+    assert same(before, snapshot(model))
+
+
+def test_a_loss_that_raises_is_reported_and_leaves_no_trace() -> None:
+    model = a_model()
+    before = snapshot(model)
+    report = run(model, Greedy(), lambda logits, targets: logits[:, 99].sum())
+    assert isinstance(report.loss_error, IndexError)
+    assert report.samples == 12
     assert same(before, snapshot(model))
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from convscope import LayerProbe, suite
 from convscope.capture import HeldOut, Subject, select_layers, trace_layers
-from convscope.capture.layers import spread_over_depth
-from convscope.capture.trace import Layer, Trace
+from convscope.capture.network.layers import spread_over_depth
+from convscope.capture.network.trace import Layer, Trace
 from tests.networks import TINY_RESNET_UNITS, Plain, TinyResNet
 
 
@@ -130,6 +132,70 @@ def test_an_entry_that_matches_nothing_lists_the_nearest_names() -> None:
 def test_entries_of_a_wrong_type(bad: object) -> None:
     with pytest.raises(ValueError, match="layers"):
         select_layers(traced(Plain(), 1, 8, 8), bad)
+
+
+BAD = [
+    ("re:conv[", r"'re:conv\[' is not a regular expression \(unterminated character set.*'re:' and one that"),
+    ("re:(conv", r"'re:\(conv' is not a regular expression \(missing \)"),
+    ("re:*conv", r"'re:\*conv' is not a regular expression \(nothing to repeat"),
+    (["conv1", "re:a{99999999999}"], r"a\{9+\}' is not a regular expression"),
+    (re.compile(rb"conv"), "looks for bytes"),
+    (b"conv", r"cannot select by b'conv'"),
+    (int, "int is no module class; give a subclass of torch.nn.Module"),
+    ([nn.Conv2d, torch.Tensor], "Tensor is no module class"),
+    (nn.Conv2d(1, 1, 1), "got a Conv2d itself; give its name"),
+    ({"conv1": 1}, "cannot select by {'conv1': 1}"),
+    ((name for name in ["conv1"]), "cannot select by <generator"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD, ids=[str(bad)[:20] for bad, _ in BAD])
+def test_what_can_choose_no_layer_is_refused_at_construction(bad: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LayerProbe(layers=bad)
+    with pytest.raises(ValueError, match=message):
+        suite("light", layers=bad)
+
+
+@pytest.mark.parametrize(
+    "callable_",
+    [
+        lambda module: True,  # one argument too few
+        lambda name, module: module.stride[0] == 2,  # not every module has it
+        lambda name, module: module.weight > 0,  # no bool
+        F.conv2d,
+    ],
+)
+def test_a_callable_that_fails_is_named_with_the_layer(callable_: Any) -> None:
+    with pytest.raises(ValueError, match=r"failed on layer '\S+' \(\w+: .*callable\(name, module\) -> bool"):
+        select_layers(traced(OddOrder(), 3, 4, 4), ["early", callable_])
+
+
+def test_brackets_in_globs_and_names() -> None:
+    class Brackets(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleDict({name: nn.Conv2d(1, 1, 1) for name in ("a[0]", "a0", "b[")})
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for part in self.parts.values():
+                x = part(x)
+            return x.mean((2, 3))
+
+    found = traced(Brackets(), 1, 2, 2)
+    assert names(select_layers(found, "parts.a[0]")) == ["parts.a[0]", "parts.a0"]  # the name itself, and the set of 0
+    assert names(select_layers(found, "parts.b[")) == ["parts.b["]
+    assert names(select_layers(found, "parts.[!b]*")) == ["parts.a[0]", "parts.a0"]
+    assert names(select_layers(found, r"re:a\[0\]$")) == ["parts.a[0]"]
+    with pytest.raises(ValueError, match=r"'parts\[a0\]' matches no layer.*Nearest names: parts\.a"):
+        select_layers(found, "parts[a0]")
+
+
+@pytest.mark.parametrize("collection", [tuple, set, frozenset, dict.fromkeys])
+def test_any_collection_of_entries(collection: Any) -> None:
+    given = collection(["conv1", "fc"])
+    given = given.keys() if isinstance(given, dict) else given
+    assert names(select_layers(traced(TinyResNet(), 3, 8, 8), given)) == ["conv1", "fc"]
 
 
 def test_a_network_without_convolutions() -> None:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.capture import HeldOut, Subject, observe, select_layers, trace_layers
-from convscope.capture.trace import output_layer
+from convscope.capture.network.trace import output_layer
 from tests.networks import Plain, TinyResNet, images
+from tests.support import spies
 
 
 class Keeper:
@@ -178,7 +179,7 @@ class Forgetful(nn.Module):
 
 def test_a_layer_that_did_not_run_is_reported() -> None:
     report = watch(Forgetful(), Keeper())
-    assert report.missing == {"second"}
+    assert report.unmatched == {"second": "runs for some inputs only"}
 
 
 class Outputs(nn.Module):
@@ -213,3 +214,46 @@ def test_a_model_that_returns_no_tensor() -> None:
 class Words(nn.Module):
     def forward(self, x: torch.Tensor) -> str:
         return "cat"
+
+
+class CountsBackward(torch.autograd.Function):
+    """Passes on, and counts the backward passes that come through."""
+
+    passes: list[torch.Tensor] = []  # noqa: RUF012
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        CountsBackward.passes.append(gradient)
+        return gradient
+
+
+class Half(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conv, self.dtype = nn.Conv2d(3, 4, 1).to(dtype), dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return CountsBackward.apply(self.conv(x.to(self.dtype)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "passes"),
+    [(torch.float16, 1e-4, 1), (torch.float16, 100.0, 2), (torch.float16, 5e4, 3), (torch.float32, 5e4, 1)],
+)
+def test_one_forward_and_one_backward_a_chunk_but_up_to_three_in_float16(
+    dtype: torch.dtype, size: float, passes: int
+) -> None:
+    model, keeper = Half(dtype), Keeper()
+    forwards = spies.watch(model, lambda module, args, output: len(output))
+    CountsBackward.passes.clear()
+    watch(model, keeper, samples=images(8), batch_size=4, loss=lambda z, y: size * z.float().sum())
+    assert forwards[-2:] == [4, 4]  # two chunks, after the few samples that are traced
+    assert all(samples < 4 for samples in forwards[:-2])
+    assert len(CountsBackward.passes) == 2 * passes
+    _, gradient = keeper.pair("conv")
+    expected = torch.full_like(gradient, size / gradient[0, 0].numel())
+    torch.testing.assert_close(gradient, expected, rtol=2e-3, atol=0)

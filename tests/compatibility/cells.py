@@ -24,7 +24,8 @@ from tests.networks import Plain
 def observers(**arguments: Any) -> list[Any]:
     """One of every observing callback that convscope exports, each checking at every epoch."""
     exported = [getattr(convscope, name) for name in convscope.__all__]
-    kinds = [kind for kind in exported if inspect.isclass(kind) and issubclass(kind, LayerObserver)]
+    classes = [kind for kind in exported if inspect.isclass(kind) and not inspect.isabstract(kind)]
+    kinds = [kind for kind in classes if issubclass(kind, LayerObserver)]
     return [kind(**{"every_n_epochs": 1, "on_error": "raise", **arguments}) for kind in kinds]
 
 

@@ -23,7 +23,7 @@ pytest.importorskip("jsonargparse")
 CALLBACKS = [
     kind
     for kind in (getattr(convscope, name) for name in convscope.__all__)
-    if inspect.isclass(kind) and issubclass(kind, L.Callback)
+    if inspect.isclass(kind) and issubclass(kind, L.Callback) and not inspect.isabstract(kind)
 ]
 SHARED = {"class_path": "convscope.HeldOut", "init_args": {"size": 24, "batch_size": 10}}
 LOSS = "torch.nn.functional.cross_entropy"
@@ -120,3 +120,28 @@ def test_own_arguments_from_yaml(name: str, arguments: dict[str, Any]) -> None:
     if "loss" in arguments:
         logits, targets = torch.randn(4, 3), torch.arange(4) % 3
         assert torch.equal(made.loss(logits, targets), nn.functional.cross_entropy(logits, targets))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"logits": "head.logits", "classes": 10, "ignore_index": 255},
+        {"logits": 1, "classes": [0, 1, 255]},
+        {"logits": False, "ignore_index": -1},
+        {"logits": None, "classes": None, "ignore_index": None},
+    ],
+)
+def test_what_is_said_of_outputs_and_labels_from_yaml(tmp_path: Path, said: dict[str, Any]) -> None:
+    from jsonargparse import ArgumentParser
+
+    written = tmp_path / "heldout.yaml"
+    written.write_text(yaml.safe_dump({"heldout": {"class_path": "convscope.HeldOut", "init_args": said}}))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--heldout", type=convscope.HeldOut)
+    made = parser.instantiate_classes(parser.parse_path(str(written))).heldout
+    assert isinstance(made, convscope.HeldOut)
+    assert made.logits == said["logits"]
+    assert type(made.logits) is type(said["logits"])
+    assert made.ignore_index == said.get("ignore_index")
+    classes = said.get("classes")
+    assert made.classes == (tuple(classes) if isinstance(classes, list) else classes)

@@ -66,7 +66,7 @@ class Spy(convscope.FilterImportance):
     def compute(self, layer: Any) -> Any:
         found = super().compute(layer)
         self.result[layer.name] = found.distribution
-        self.states |= dtypes(self._metrics[layer.name])
+        self.states |= dtypes(self._measure._metrics.of(layer))
         return found
 
 

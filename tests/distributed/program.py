@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 import convscope
 from tests.callbacks.conftest import Classifier, loaders
 from tests.callbacks.test_tasks import MASKS, Segmenter, Task, X, both
-from tests.networks import TinyResNet
+from tests.networks import TinyResNet, images
 
 MEANS = X.mean((2, 3))
 
@@ -36,6 +38,30 @@ class FailsOnRankOne(convscope.FilterCorrelation):
         super().begin(layers, samples)
 
 
+class Augmented(Dataset):
+    """Random transforms from a global and from a private stream. Training samples have labels of their own, 3 to 5."""
+
+    def __init__(self) -> None:
+        self.pictures, self.labels = images(80)
+        self.labels[:40] += 3
+        self.rng = np.random.default_rng(0)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.pictures[i] + 0.1 * torch.randn(3, 8, 8) + 0.1 * float(self.rng.random()), self.labels[i]
+
+
+def sampled() -> tuple[DataLoader, DataLoader]:
+    """One data set, divided by two samplers."""
+    data = Augmented()
+    return (
+        DataLoader(data, 8, sampler=SubsetRandomSampler(range(40))),  # type: ignore[arg-type]
+        DataLoader(data, 8, sampler=SubsetRandomSampler(range(40, 80)), num_workers=1),  # type: ignore[arg-type]
+    )
+
+
 def task(mode: str) -> tuple[Classifier, tuple[Any, Any]]:
     """A module and its loaders: a classifier unless the mode names another task."""
     other_tasks: dict[str, Any] = {
@@ -47,6 +73,8 @@ def task(mode: str) -> tuple[Classifier, tuple[Any, Any]]:
             X.mean((2, 3)).gt(0).float(),
         ),
     }
+    if mode == "sampled":
+        return Classifier(TinyResNet(4, classes=6), lr=0.0), sampled()
     if mode not in other_tasks:
         return Classifier(lr=0.0), loaders()
     network, loss, targets = other_tasks[mode]()
@@ -69,6 +97,8 @@ def main(folder: Path, devices: int, mode: str) -> None:
         often: dict[str, Any] = {"heldout": heldout, "layers": "*.layer2.0.conv1", "every_n_epochs": 1, "samples": 20}
         callbacks.append(convscope.AblationOracle(name="ablation_often", **often))
         callbacks.append(convscope.ForwardFromLayer(name="forward_often", criterion="weight_l1", **often))
+    if mode == "sampled":
+        callbacks = list(convscope.suite("standard", heldout=heldout, on_error="raise"))
     if mode == "failing":
         callbacks = [FailsOnRankOne(heldout=heldout), convscope.LayerProbe(heldout=heldout)]
     if mode == "stopping":
@@ -90,6 +120,7 @@ def main(folder: Path, devices: int, mode: str) -> None:
         "epochs": trainer.current_epoch,
         "fingerprint": heldout.fingerprint,
         "local": len(heldout.index),
+        "targets": heldout.targets.unique().tolist() if heldout.targets is not None else [],
     }
     (folder / f"{mode}-{devices}-{trainer.global_rank}.json").write_text(json.dumps(result))
 

@@ -64,6 +64,19 @@ def test_two_processes_give_the_values_of_one_in_other_tasks(tmp_path: Path, tas
         assert comparable(result) == pytest.approx(expected, rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 3])
+def test_sampled_and_augmented_samples_are_the_same_for_any_number_of_processes(tmp_path: Path, devices: int) -> None:
+    (one,) = program(tmp_path, 1, "sampled")
+    expected = comparable(one)
+    assert any(key.startswith("probe/accuracy/net") for key in expected)
+    several = program(tmp_path, devices, "sampled")
+    assert {result["fingerprint"] for result in several} == {one["fingerprint"]}
+    for result in several:
+        assert set(result["targets"]) <= {0, 1, 2}  # no training sample
+        assert comparable(result) == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
 def test_a_failure_on_one_process_neither_hangs_nor_stops_the_others(tmp_path: Path) -> None:
     results = program(tmp_path, 2, "failing")
     for result in results:

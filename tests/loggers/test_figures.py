@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import squareform
 
-from convscope.loggers import cluster_order, correlation_heatmap, learning_map, require_matplotlib
-from convscope.loggers._canvas import MISSING_FACE, MISSING_STRIPE, Page
+from convscope.loggers import cluster_order, correlation_heatmap, learning_map
+from convscope.loggers._canvas import MISSING_FACE, MISSING_STRIPE, Page, require_matplotlib
 from convscope.loggers._heatmap import HEATMAP_SIDE
 
 LEFT, TOP = 46, 42  # where a heat-map's cells start

@@ -11,7 +11,7 @@ import pytest
 
 from convscope.loggers.classes import class_table, layer_heatmap
 from convscope.loggers.curves import removal_curves
-from convscope.loggers.filter_grid import EDGE, FilterRow, filter_grid, marked
+from convscope.loggers.filter_grid import EDGE, FilterRow, example_grid, marked
 from convscope.loggers.predictions import TRUTH, prediction_strip, thumbnail
 
 IMAGE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
@@ -84,14 +84,14 @@ def test_a_layer_heatmap_is_a_card_wide(count: int) -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: prediction_strip(None, [[0.5, 0.5]], ["a", "b"], 0, ""), "one row a layer"),
+        (lambda: prediction_strip(None, [[0.5, 0.5]], ["a", "b"], 0, ""), "one row per layer"),
         (lambda: prediction_strip(None, [[0.5, 0.5]], ["a"], 2, ""), "truth"),
         (lambda: removal_curves([0, 1], {}, "", ""), "1 to 4"),
         (lambda: removal_curves([0, 1], {"a": [1.0]}, "", ""), "'a' has 1"),
         (lambda: class_table([[1.0]], ["a", "b"], "", ""), "2 rows"),
         (lambda: layer_heatmap([[1.0, 2.0]], ["a"], "", ""), "square"),
-        (lambda: filter_grid([], ""), "at least one"),
-        (lambda: filter_grid([FilterRow("a", "b", [])], ""), "at least one"),
+        (lambda: example_grid([], ""), "at least one"),
+        (lambda: example_grid([FilterRow("a", "b", [])], ""), "at least one"),
     ],
 )
 def test_bad_input_is_named(call: Any, says: str) -> None:

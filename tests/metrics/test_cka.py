@@ -90,8 +90,11 @@ def test_columns_that_do_not_vary_are_of_no_account(constant: float) -> None:
         expected = pytest.approx(float(linear_cka(x, y, debiased)), abs=1e-5)
         assert float(linear_cka(padded, y, debiased)) == expected
         assert streamed(padded, y, debiased) == expected
-        assert float(linear_cka(padded[:, 4:], y, debiased)) == 0.0
-        assert streamed(padded[:, 4:], y, debiased) == 0.0
+        still = padded[:, 4:]
+        assert float(linear_cka(still, y, debiased)) == float(linear_cka(y, still, debiased)) == 0.0
+        assert streamed(still, y, debiased) == 0.0
+        assert torch.isnan(linear_cka(still, 2 * still, debiased))
+        assert np.isnan(streamed(still, 2 * still, debiased))
 
 
 def test_half_precision_features_and_large_means() -> None:
@@ -120,7 +123,23 @@ def test_matrix_is_every_pair(debiased: bool) -> None:
     found = linear_cka_matrix([x, y, z], debiased)
     for i, a in enumerate((x, y, z)):
         for j, b in enumerate((x, y, z)):
-            assert float(found[i, j]) == pytest.approx(float(linear_cka(a, b, debiased)), abs=1e-6)
+            assert float(found[i, j]) == pytest.approx(float(linear_cka(a, b, debiased)), abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize(("fewest", "debiased"), [(2, False), (4, True)])
+def test_the_fewest_samples_give_a_number_and_one_less_a_reason(fewest: int, debiased: bool) -> None:
+    x, y = correlated(10, 3, 3)
+    expected = pytest.approx(oracle(x[:fewest], y[:fewest], debiased), abs=1e-6)
+    enough = LinearCKA(3, 3, debiased)
+    enough.update(x[:fewest], y[:fewest])
+    assert float(enough.compute()) == expected
+    assert float(linear_cka(x[:fewest], y[:fewest], debiased)) == expected
+    short = LinearCKA(3, 3, debiased)
+    short.update(x[: fewest - 1], y[: fewest - 1])
+    with pytest.raises(ValueError, match=f"at least {fewest} samples, got {fewest - 1}"):
+        short.compute()
+    with pytest.raises(ValueError, match=f"at least {fewest} samples, got {fewest - 1}"):
+        linear_cka(x[: fewest - 1], y[: fewest - 1], debiased)
 
 
 def test_bad_input_is_named() -> None:

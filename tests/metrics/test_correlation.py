@@ -105,7 +105,8 @@ def test_fewer_than_two_varying_filters_have_documented_values(varying: int, ran
     metric.update(activation)
     result = metric.compute()
     assert (result.effective_rank, result.participation_ratio) == (rank, rank)
-    assert result.mean_abs == result.redundant_share == 0
+    assert torch.isnan(result.mean_abs)
+    assert torch.isnan(result.redundant_share)
     assert result.constant == 3 - varying
 
 
@@ -172,16 +173,22 @@ def test_spectrum_summaries_are_bounded_and_ordered(eigenvalues: list[float]) ->
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ChannelCorrelation(0), "`num_channels` must be at least 1, got 0"),
-        (lambda: ChannelCorrelation(2, max_positions=0), "`max_positions` must be at least 1, got 0"),
-        (lambda: ChannelCorrelation(2, redundant_threshold=1.5), "`redundant_threshold` must lie in (0, 1], got 1.5"),
+        (lambda: ChannelCorrelation(0), "num_channels=0: give a whole number, at least 1"),
+        (
+            lambda: ChannelCorrelation(2, max_positions=0),
+            "max_positions=0: give a whole number, at least 1, or None for all positions",
+        ),
+        (
+            lambda: ChannelCorrelation(2, redundant_threshold=1.5),
+            "redundant_threshold=1.5: give a correlation in (0, 1]",
+        ),
         (lambda: ChannelCorrelation(2).update(torch.zeros(4, 3)), "must have shape (N, 2, *), got (4, 3)"),
         (lambda: ChannelCorrelation(2).update(torch.zeros(4, 2).long()), "must be floating point, got torch.int64"),
         (lambda: channel_correlation(torch.zeros(3)), "must have shape (N, 0, *), got (3,)"),
         (lambda: channel_correlation(torch.full((4, 2), torch.nan)), "must be finite"),
         (lambda: correlation_summary(torch.zeros(2, 3)), "must have shape (C, C), got (2, 3)"),
         (lambda: correlation_summary(torch.full((2, 2), torch.inf)), "correlation matrix must be finite"),
-        (lambda: correlation_summary(torch.eye(2), threshold=0.0), "`threshold` must lie in (0, 1], got 0.0"),
+        (lambda: correlation_summary(torch.eye(2), threshold=0.0), "threshold=0.0: give a correlation in (0, 1]"),
         (lambda: effective_rank(torch.tensor([torch.nan])), "eigenvalues must be finite"),
     ],
 )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from convscope.metrics import PooledFeatures
+from convscope.metrics import ChannelCorrelation, PooledFeatures
 from convscope.metrics.functional import correlation_change, mean_shift, variance_shift
 
 
@@ -48,7 +51,7 @@ def test_layers_that_do_not_vary() -> None:
     assert float(mean_shift(one, zero, zero, zero)) == float("inf")
     assert float(mean_shift(one, zero, zero, one)) == pytest.approx(np.sqrt(2))
     assert float(variance_shift(zero, zero)) == 0.0
-    assert float(correlation_change(torch.zeros(3, 3), torch.zeros(3, 3))) == 0.0
+    assert torch.isnan(correlation_change(torch.zeros(3, 3), torch.zeros(3, 3)))
     assert float(correlation_change(torch.eye(3), torch.zeros(3, 3))) == float("inf")
 
 
@@ -101,3 +104,30 @@ def test_features_without_an_index_stay_as_they_came_and_bad_ones_are_named() ->
         broken.compute()
     with pytest.raises(ValueError, match="num_channels"):
         PooledFeatures(0)
+
+
+@pytest.mark.parametrize("size", [7, 1])
+@pytest.mark.parametrize("step", [1e-3, 1e-2])
+def test_chunks_change_drift_by_what_they_change_in_its_operands(size: int, step: float) -> None:
+    def drift(chunk: int) -> torch.Tensor:
+        return torch.stack(changes(*(measured(chunk, weights) for weights in (before + step * moved, before))))
+
+    generator = torch.Generator().manual_seed(0)
+    inputs, before = torch.randn(60, 3, 10, 10, generator=generator), torch.randn(8, 3, 3, 3, generator=generator)
+    moved = torch.randn(before.shape, generator=generator)
+
+    def measured(chunk: int, weights: torch.Tensor) -> Any:
+        metric = ChannelCorrelation(8)
+        for part in inputs.split(chunk):
+            metric.update(F.relu(F.conv2d(part, weights)))
+        return metric.compute()
+
+    torch.testing.assert_close(drift(size), drift(60), atol=2e-6, rtol=0)
+
+
+def changes(now: Any, before: Any) -> tuple[torch.Tensor, ...]:
+    return (
+        correlation_change(now.matrix, before.matrix),
+        mean_shift(now.mean, now.variance, before.mean, before.variance),
+        variance_shift(now.variance, before.variance),
+    )

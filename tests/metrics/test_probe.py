@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,6 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
-from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
@@ -31,10 +32,12 @@ from convscope.metrics.functional import (
     logistic_probe_scores,
     probe_accuracy,
     probe_depth,
+    ridge_predictor,
     ridge_probe_scores,
     selectivity,
 )
-from convscope.metrics.functional.logistic import stratified_folds
+from convscope.metrics.functional.folds import left_out_with, partners
+from convscope.metrics.functional.logistic import equal_folds, stratified_folds
 from convscope.metrics.functional.ridge import DEFAULT_ALPHAS
 
 PROBES = [RidgeProbe, lambda: LogisticProbe(folds=3), lambda: KNNProbe(k=5), CentroidProbe]
@@ -61,23 +64,39 @@ def test_ridge_equals_sklearn_ridge_cv(shape: tuple[int, int]) -> None:
     oracle = RidgeCV(alphas=DEFAULT_ALPHAS, store_cv_results=True).fit(scaled(features), truth)
     chosen = list(DEFAULT_ALPHAS).index(oracle.alpha_)
     left_out_error = oracle.cv_results_[:, :, chosen]
-    ours = ridge_probe_scores(features, target).numpy()
+    ours = ridge_predictor(features, torch.from_numpy(truth))(torch.from_numpy(truth)).numpy()
     np.testing.assert_allclose((ours - truth) ** 2, left_out_error, rtol=1e-6, atol=1e-9)
+    one_penalty = ridge_probe_scores(features, target, alphas=[float(oracle.alpha_)])
+    torch.testing.assert_close(ridge_probe_scores(features, target), one_penalty)
 
 
-@pytest.mark.parametrize("shape", [(30, 5), (20, 40)], ids=["primal", "dual"])
-def test_ridge_equals_refitting_without_each_sample(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(30, 5), (20, 40), (40, 3)], ids=["primal", "dual", "few classes"])
+def test_ridge_equals_refitting_without_each_sample_and_its_partner(shape: tuple[int, int]) -> None:
     features, target = make_data(*shape, k=3)
-    expected = cross_val_predict(Ridge(alpha=2.0), scaled(features), np.eye(3)[target.numpy()], cv=LeaveOneOut())
-    np.testing.assert_allclose(ridge_probe_scores(features, target, alphas=[2.0]).numpy(), expected, atol=1e-9)
+    x, truth, ours = scaled(features), np.eye(3)[target.numpy()], ridge_probe_scores(features, target, alphas=[2.0])
+    partner = partners(torch.from_numpy(truth).bool())
+    for i, k in itertools.product(range(len(x)), range(3)):
+        kept = np.setdiff1d(np.arange(len(x)), [i, int(partner[i, k])])
+        expected = Ridge(alpha=2.0).fit(x[kept], truth[kept, k]).predict(x[i : i + 1])
+        assert ours[i, k].item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("reading", [1, 1000], ids=["row by row", "multiplied"])
+def test_ridge_is_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch, reading: int) -> None:
+    features, target = make_data()
+    whole = ridge_probe_scores(features, target)
+    monkeypatch.setattr("convscope.metrics.functional.ridge._AT_ONCE", 1000)
+    monkeypatch.setattr("convscope.metrics.functional.ridge._READING", reading)
+    torch.testing.assert_close(ridge_probe_scores(features, target), whole)
 
 
 def sklearn_out_of_fold(features: torch.Tensor, target: torch.Tensor) -> np.ndarray:
-    fold, x, y = stratified_folds(target, 5).numpy(), scaled(features), target.numpy()
+    (fold, trains), x, y = equal_folds(target, 5), scaled(features), target.numpy()
     expected = np.zeros((len(y), len(np.unique(y))))
-    for held_out in range(5):
-        model = LogisticRegression(max_iter=5000, tol=1e-9).fit(x[fold != held_out], y[fold != held_out])
-        expected[fold == held_out] = model.predict_proba(x[fold == held_out])
+    for number in range(5):
+        fitted, held_out = trains[:, number].numpy(), (fold == number).numpy()
+        model = LogisticRegression(max_iter=5000, tol=1e-9).fit(x[fitted], y[fitted])
+        expected[held_out] = model.predict_proba(x[held_out])
     return expected
 
 
@@ -122,12 +141,34 @@ def test_folds_are_stratified_and_of_one_size() -> None:
     assert all(torch.bincount(fold[target == c], minlength=5).unique().numel() == 1 for c in range(3))
 
 
+def refitted(model: Any, features: torch.Tensor, target: torch.Tensor) -> np.ndarray:
+    """Class shares of each sample from a fit without it and without one sample of each other class."""
+    x, y, left_out = scaled(features), target.numpy(), left_out_with(target, int(target.max()) + 1).numpy()
+    return np.stack(
+        [
+            model.fit(np.delete(x, left_out[i], 0), np.delete(y, left_out[i])).predict_proba(x[i : i + 1])[0]
+            for i in range(len(y))
+        ]
+    )
+
+
 def test_knn_equals_sklearn() -> None:
     features, target = make_data()
-    x, y = scaled(features), target.numpy()
-    model = KNeighborsClassifier(n_neighbors=7)
-    expected = cross_val_predict(model, x, y, cv=LeaveOneOut(), method="predict_proba")
+    expected = refitted(KNeighborsClassifier(n_neighbors=7), features, target)
     np.testing.assert_allclose(knn_probe_scores(features, target, k=7).numpy(), expected, atol=1e-12)
+
+
+def test_knn_shares_votes_among_samples_at_one_distance() -> None:
+    features, target = torch.tensor([0.0, 1, 1, 1, 1, 9, 9, 9]), torch.tensor([0, 0, 1, 1, 1, 0, 0, 1])
+    scores = knn_probe_scores(features[:, None], target, k=2)
+    # Without samples 0 and 2 three are at distance 1, of which two vote: one of class 0 and two of class 1.
+    torch.testing.assert_close(scores[0], torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
+
+
+def test_knn_takes_all_where_fewer_are_left_than_shall_vote() -> None:
+    features, target = make_data(12, 3, 3)
+    counts = torch.bincount(target).double() - 1
+    torch.testing.assert_close(knn_probe_scores(features, target, k=11), (counts / counts.sum()).expand(12, -1))
 
 
 def test_knn_is_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +180,11 @@ def test_knn_is_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_centroid_equals_sklearn_with_each_sample_left_out() -> None:
     features, target = make_data()
-    expected = cross_val_predict(NearestCentroid(), scaled(features), target.numpy(), cv=LeaveOneOut())
-    np.testing.assert_array_equal(centroid_probe_scores(features, target).argmax(1).numpy(), expected)
+    x, y, left_out = scaled(features), target.numpy(), left_out_with(target, 4).numpy()
+    scores = centroid_probe_scores(features, target).numpy()
+    for i in range(len(y)):
+        model = NearestCentroid().fit(np.delete(x, left_out[i], 0), np.delete(y, left_out[i]))
+        np.testing.assert_allclose(scores[i], -np.square(model.centroids_ - x[i]).sum(1), rtol=1e-9)
 
 
 def test_centroid_of_a_class_with_one_sample() -> None:
@@ -172,11 +216,23 @@ def test_ridge_control_uses_the_hat_matrix_of_the_true_labels() -> None:
     features, target = make_data()
     probe = RidgeProbe(alphas=(0.1, 1.0, 10.0), n_controls=1, seed=3)
     probe.update(features, target)
-    x, truth = scaled(features.float()), np.eye(4)[target.numpy()]
-    alpha = RidgeCV(alphas=(0.1, 1.0, 10.0)).fit(x, truth).alpha_
-    permuted = target[torch.randperm(120, generator=torch.Generator().manual_seed(3))].numpy()
-    predicted = cross_val_predict(Ridge(alpha=alpha), x, np.eye(4)[permuted], cv=LeaveOneOut()).argmax(1)
-    assert probe.compute().control_accuracy.item() == pytest.approx((predicted == permuted).mean())
+    alpha = RidgeCV(alphas=(0.1, 1.0, 10.0)).fit(scaled(features.float()), np.eye(4)[target.numpy()]).alpha_
+    permuted = target[torch.randperm(120, generator=torch.Generator().manual_seed(3))]
+    expected = probe_accuracy(ridge_probe_scores(features, permuted, alphas=[float(alpha)]), permuted)
+    assert probe.compute().control_accuracy == expected
+
+
+@pytest.mark.parametrize("make", PROBES, ids=IDS)
+def test_selectivity_is_what_the_control_leaves_of_the_accuracy(make) -> None:
+    features, target = make_data()
+    probe = make()
+    probe.update(features, target)
+    result = probe.compute()
+    scorer = probe._scorer(features.float(), target)
+    assert result.accuracy == probe_accuracy(scorer(target), target)
+    assert result.control_accuracy == control_accuracy(scorer, target, probe.n_controls, probe.seed)
+    assert result.selectivity == result.accuracy - result.control_accuracy
+    assert 0.1 < result.control_accuracy < 0.45 < result.accuracy
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=12))
@@ -300,20 +356,26 @@ def test_bad_data_is_refused_with_a_reason(make, features, target, message: str)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: RidgeProbe(alphas=()), "at least one penalty"),
-        (lambda: RidgeProbe(alphas=(1.0, -1.0)), "`alphas` must be a finite number above 0, got -1.0"),
-        (lambda: RidgeProbe(n_controls=0), "`n_controls` must be at least 1, got 0"),
-        (lambda: RidgeProbe(n_controls=True), "`n_controls` must be an int"),
-        (lambda: LogisticProbe(folds=1), "`folds` must be at least 2, got 1"),
-        (lambda: LogisticProbe(l2=0.0), "`l2` must be a finite number above 0"),
-        (lambda: LogisticProbe(max_iter=0), "`max_iter` must be at least 1"),
-        (lambda: KNNProbe(k=0), "`k` must be at least 1"),
-        (lambda: knn_probe_scores(X, Y, k=6), "`k` must be at most N - 1 = 5"),
-        (lambda: logistic_probe_scores(X, Y, folds=7), "`folds` must be at most the number of samples, 6, got 7"),
+        (lambda: RidgeProbe(alphas=()), "alphas=(): give penalties, at least one, each a finite number, above 0"),
+        (lambda: RidgeProbe(alphas=(1.0, -1.0)), "alphas=(1.0, -1.0): give penalties, at least one"),
+        (lambda: RidgeProbe(n_controls=0), "n_controls=0: give a whole number, at least 1"),
+        (lambda: RidgeProbe(n_controls=True), "n_controls=True: give a whole number, at least 1"),
+        (lambda: LogisticProbe(folds=1), "folds=1: give a whole number, at least 2"),
+        (lambda: LogisticProbe(l2=0.0), "l2=0.0: give a finite number, above 0"),
+        (lambda: LogisticProbe(max_iter=0), "max_iter=0: give a whole number, at least 1"),
+        (lambda: KNNProbe(k=0), "k=0: give a whole number of neighbours, at least 1"),
+        (
+            lambda: knn_probe_scores(X, Y, k=6),
+            "k=6: give a whole number of neighbours among the 5 other samples, at least 1 and at most 5",
+        ),
+        (
+            lambda: logistic_probe_scores(X, Y, folds=7),
+            "folds=7: give a whole number of folds of 6 samples, at least 2 and at most 6",
+        ),
         (lambda: probe_accuracy(torch.zeros(6, 3), Y), "must have shape (N, 2)"),
         (lambda: chance_level(Y[:0]), "got an empty target"),
         (lambda: chance_level(torch.tensor(1)), "shape (N,)"),
-        (lambda: probe_depth(torch.ones(2), tolerance=1.0), "`tolerance` must lie in [0, 1), got 1.0"),
+        (lambda: probe_depth(torch.ones(2), tolerance=1.0), "tolerance=1.0: give a share in [0, 1)"),
         (lambda: best_layer(torch.tensor([1.0, torch.nan])), "accuracy must be finite"),
         (lambda: best_layer(torch.ones(0)), "vector of shape (C,)"),
     ],

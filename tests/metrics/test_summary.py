@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from convscope.metrics import GiniCoefficient, RankStability, TopShare, Turnover
-from convscope.metrics.functional import gini, rank_stability, top_share, turnover
+from convscope.metrics.functional import depth_monotonicity, gini, rank_stability, top_share, turnover
 
 values_of = st.lists(st.floats(0, 1e3, width=32), min_size=1, max_size=30)
 
@@ -42,11 +42,20 @@ def test_top_share_equals_numpy(values: list[float], fraction: float) -> None:
 def test_rank_stability_equals_scipy_with_ties(pairs: list[tuple[int, int]]) -> None:
     a, b = np.array(pairs, dtype=float).T
     result = rank_stability(torch.tensor(a), torch.tensor(b)).item()
-    constant = len(set(a)) == 1, len(set(b)) == 1
-    if any(constant):
-        assert result == float(all(constant))
+    if 1 in (len(set(a)), len(set(b))):
+        assert np.isnan(result)
     else:
         assert result == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-6)
+
+
+@pytest.mark.parametrize("other", [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
+def test_the_order_of_constants_is_not_measured(other: list[float]) -> None:
+    constant = torch.full((3,), 0.25)
+    assert torch.isnan(rank_stability(constant, torch.tensor(other)))
+    assert torch.isnan(rank_stability(torch.tensor(other), constant))
+    assert torch.isnan(rank_stability(torch.ones(1), torch.ones(1)))
+    assert torch.isnan(depth_monotonicity(constant))
+    assert torch.isnan(depth_monotonicity(constant[:1]))
 
 
 def test_turnover_is_one_minus_jaccard() -> None:
@@ -92,9 +101,9 @@ def test_half_precision(dtype: torch.dtype) -> None:
         (lambda: gini(torch.ones(2, 2)), "must be a vector of shape (C,) with C >= 1, got (2, 2)"),
         (lambda: gini(torch.ones(0)), "must be a vector of shape (C,) with C >= 1, got (0,)"),
         (lambda: gini(torch.tensor([torch.nan])), "values must be finite"),
-        (lambda: top_share(torch.ones(3), 0.0), "`fraction` must lie in (0, 1], got 0.0"),
-        (lambda: TopShare(1.1), "`fraction` must lie in (0, 1], got 1.1"),
-        (lambda: Turnover(-1.0), "`fraction` must lie in (0, 1], got -1.0"),
+        (lambda: top_share(torch.ones(3), 0.0), "fraction=0.0: give a share of the filters in (0, 1]"),
+        (lambda: TopShare(1.1), "fraction=1.1: give a share of the filters in (0, 1]"),
+        (lambda: Turnover(-1.0), "fraction=-1.0: give a share of the filters in (0, 1]"),
         (lambda: rank_stability(torch.ones(3), torch.ones(2)), "must have one shape, got (3,) and (2,)"),
         (lambda: rank_stability(torch.ones(1), torch.tensor([torch.inf])), "previous importance must be finite"),
         (lambda: turnover(torch.tensor([torch.nan]), torch.ones(1)), "current importance must be finite"),

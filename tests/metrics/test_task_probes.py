@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import average_precision_score, jaccard_score
 from sklearn.metrics import r2_score as sklearn_r2
@@ -20,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from convscope.metrics import MultiLabelProbe, RegressionProbe, RidgeProbe, SegmentationProbe
 from convscope.metrics.functional import (
+    blind_average_precision,
     exchanged_labels,
     features_at,
     label_prevalence,
@@ -28,8 +30,10 @@ from convscope.metrics.functional import (
     position_scorer,
     probe_depth,
     r2_score,
+    ridge_predictor,
     spread_positions,
 )
+from convscope.metrics.functional.folds import partners
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -114,19 +118,59 @@ def test_regression_equals_refitting_without_each_sample(shape: tuple[int, int])
     alpha = RidgeCV(alphas=probe.alphas).fit(scaled(features), standard).alpha_
     refitted = cross_val_predict(Ridge(alpha=alpha), scaled(features), standard, cv=LeaveOneOut())
     assert result.r2.item() == pytest.approx(sklearn_r2(standard, refitted), abs=1e-6)
+    assert result.r2 > 0.2
     np.testing.assert_allclose(scaled(result.predictions), StandardScaler().fit_transform(refitted), atol=1e-4)
     np.testing.assert_allclose(result.target.numpy(), target.numpy(), rtol=1e-6)
 
 
-def test_multilabel_equals_refitting_without_each_sample() -> None:
-    features, target = several_labels()
+def test_regression_takes_the_mean_where_no_slope_does_better() -> None:
+    features, target = random(40, 30), random(40, 1, seed=2)
+    probe = RegressionProbe()
+    probe.update(features, target)
+    means = cross_val_predict(DummyRegressor(), features.numpy(), target.double().numpy(), cv=LeaveOneOut())
+    np.testing.assert_allclose(probe.compute().predictions[:, 0].numpy(), means, atol=1e-9)
+    assert probe.compute().r2.item() == pytest.approx(0, abs=1e-12)
+    assert r2_score(ridge_predictor(features, target)(target), target) < -0.001
+
+
+def test_multilabel_equals_refitting_without_each_sample_and_its_partner() -> None:
+    features, target = several_labels(40, 6)
     probe = MultiLabelProbe()
     probe.update(features, target)
-    result = probe.compute()
-    alpha = RidgeCV(alphas=probe.alphas).fit(scaled(features), target.double().numpy()).alpha_
-    refitted = cross_val_predict(Ridge(alpha=alpha), scaled(features), target.double().numpy(), cv=LeaveOneOut())
+    result, x, truth = probe.compute(), scaled(features), target.double().numpy()
+    alpha = RidgeCV(alphas=probe.alphas).fit(x, truth).alpha_
+    partner, refitted = partners(target.bool()).numpy(), np.zeros_like(truth)
+    for i, k in np.ndindex(*truth.shape):
+        assert truth[i, k] != truth[partner[i, k], k]
+        kept = np.delete(np.arange(len(x)), [i, partner[i, k]])
+        refitted[i, k] = Ridge(alpha=alpha).fit(x[kept], truth[kept, k]).predict(x[i : i + 1])[0]
     np.testing.assert_allclose(result.scores, refitted, atol=1e-6)
     assert result.mean_average_precision.item() == pytest.approx(average_precision_score(target, refitted), abs=1e-6)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 9))
+@settings(max_examples=10, deadline=None)
+def test_shuffled_ties_are_the_mean_over_orders(seed: int, n: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(2, (n, 1), generator=generator)
+    target[0], target[1] = 0, 1
+    scores = torch.randint(3, (n, 1), generator=generator).double()
+    noise = torch.rand(n, 1000, generator=generator, dtype=torch.float64) / 2
+    expected = mean_average_precision(scores + noise, target.expand(-1, 1000))
+    assert mean_average_precision(scores, target, ties="shuffled").item() == pytest.approx(float(expected), abs=0.05)
+    apart = torch.randn(n, 1, generator=generator)
+    assert mean_average_precision(apart, target, "shuffled").item() == pytest.approx(
+        mean_average_precision(apart, target).item(), abs=1e-6
+    )
+
+
+def test_a_blind_ranking_has_the_average_precision_of_the_formula() -> None:
+    target = torch.zeros(50, 2)
+    target[:7, 0], target[:30, 1] = 1, 1
+    harmonic = sum(1 / n for n in range(1, 51))
+    expected = [(p - 1) / 49 + (50 - p) / (50 * 49) * harmonic for p in (7, 30)]
+    assert blind_average_precision(target).item() == pytest.approx(np.mean(expected), abs=1e-6)
+    assert blind_average_precision(target) > label_prevalence(target) + 0.02
 
 
 @pytest.mark.parametrize("kind", ["regression", "multilabel"])
@@ -313,12 +357,12 @@ def update_and_compute(probe: Any, features: torch.Tensor, target: torch.Tensor)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: RegressionProbe(alphas=()), "at least one penalty"),
-        (lambda: MultiLabelProbe(n_controls=0), "`n_controls` must be at least 1"),
-        (lambda: SegmentationProbe(positions=0), "`positions` must be at least 1, got 0"),
+        (lambda: RegressionProbe(alphas=()), "alphas=(): give penalties, at least one, each a finite number, above 0"),
+        (lambda: MultiLabelProbe(n_controls=0), "n_controls=0: give a whole number, at least 1"),
+        (lambda: SegmentationProbe(positions=0), "positions=0: give a whole number, at least 1"),
         (
             lambda: update_and_compute(RegressionProbe(), X, Y[:4]),
-            "must have shape (6, D), one row a sample, got (4, 2)",
+            "must have shape (6, D), one row per sample, got (4, 2)",
         ),
         (lambda: update_and_compute(RegressionProbe(), X, torch.full((6,), 2.0)), "no target that varies"),
         (lambda: update_and_compute(RegressionProbe(), X, Y * torch.nan), "targets must be finite"),
@@ -342,7 +386,7 @@ def update_and_compute(probe: Any, features: torch.Tensor, target: torch.Tensor)
         ),
         (
             lambda: spread_positions(torch.arange(2), 4, 5),
-            "must lie in [1, 4], the number of positions there are, got 5",
+            "positions=5: give a whole number of the positions there are, at least 1 and at most 4",
         ),
         (lambda: mean_iou(SQUARES, SQUARES * 0 - 100), "is a position that counts"),
         (
@@ -356,11 +400,10 @@ def test_bad_input_is_refused_with_a_reason(call: Callable[[], Any], message: st
         call()
 
 
-def test_a_regression_on_class_membership_is_the_probe_of_classes() -> None:
-    """The two ways to one number: the classes' probe is ridge on one-hot targets, unscaled."""
-    features, target = random(40, 5), torch.arange(40) % 2
-    classes = RidgeProbe(alphas=[3.0])
-    regression = RegressionProbe(alphas=[3.0])
+def test_labels_of_class_membership_are_the_probe_of_classes() -> None:
+    """The two ways to one number: the classes' probe is ridge on one-hot targets, a label for each class."""
+    features, target = random(40, 5), torch.arange(40) % 3
+    classes, labels = RidgeProbe(), MultiLabelProbe()
     classes.update(features, target)
-    regression.update(features, target.double())
-    torch.testing.assert_close(regression.compute().predictions[:, 0], classes.compute().scores[:, 1])
+    labels.update(features, F.one_hot(target))
+    torch.testing.assert_close(labels.compute().scores, classes.compute().scores)

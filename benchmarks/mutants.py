@@ -1,0 +1,191 @@
+"""Quality of the tests: one small change at a time to the code, and whether the tests of its area notice.
+
+    python -m benchmarks.mutants --seed 1 --count 200 --packages metrics capture callbacks
+
+A mutant is drawn at random, by the seed, from all places where a comparison, an operator, a constant, a condition, a
+returned value, two arguments or a bound can be changed. It is made in a scratch copy of the tree, which is all that is
+ever written to, and the tests of the file's area are run until one fails: those first that use the file's names most.
+Results go to a file of JSON lines, so that an interrupted run goes on where it was. What survives is printed as a diff:
+a test is missing, or the change makes no difference (an equivalent mutant), which only a reader can tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import tomllib
+
+from benchmarks.mutant_sites import Mutant, mutants
+
+ROOT = Path(__file__).parents[1]
+# Folders and files of tests by package. The packages above one test it too, so their quick tests follow its own.
+AREAS = {
+    "metrics": ["tests/metrics"],
+    "capture": ["tests/capture", "tests/callbacks", "tests/distributed"],
+    "callbacks": ["tests/callbacks", "tests/compatibility", "tests/distributed"],
+    "loggers": ["tests/loggers", "tests/callbacks"],
+}
+PYTEST = ["-m", "pytest", "-x", "-q", "--no-header", "-W", "ignore", "-p", "no:cacheprovider", "--tb=no"]
+QUICK = "not slow and not browser and not gpu"
+_NO_TESTS = 5  # what pytest ends with where it collected none
+
+
+def drawn(packages: list[str], count: int, seed: int, root: Path = ROOT) -> list[Mutant]:
+    """A random sample of the packages' mutants; a larger one begins with the smaller one of the same seed."""
+    files = sorted(path for package in packages for path in (root / package).rglob("*.py"))
+    every = [mutant for path in files for mutant in mutants(path, root)]
+    random.Random(seed).shuffle(every)
+    return every[:count]
+
+
+def area(file: str, root: Path = ROOT) -> list[str]:
+    """Test files of a source file's area, those first that use its names most, after those of its own package."""
+    package, stem = file.split("/")[0], Path(file).stem
+    names = [node.name for node in ast.parse((root / file).read_bytes()).body if hasattr(node, "name")]
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, [stem, *names]))})\b")
+
+    def order(path: Path) -> tuple[int, int, int]:
+        own = path.stem.removeprefix("test_") == stem
+        rank = [place for place, folder in enumerate(AREAS[package]) if folder in path.as_posix()]
+        return -own, rank[0], -len(pattern.findall(path.read_text(encoding="utf-8")))
+
+    tests = [path for folder in AREAS[package] for path in (root / folder).rglob("test_*.py")]
+    wanted = [path for path in sorted(tests, key=order) if order(path)[1] == 0 or order(path)[2] < 0]
+    return [path.relative_to(root).as_posix() for path in wanted]
+
+
+class Scratch:
+    """A copy of the tree in which convscope is importable, whatever is installed."""
+
+    def __init__(self, folder: str) -> None:
+        self.root = Path(folder) / "tree"
+        ignored = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist", "lightning_logs", "shared")
+        shutil.copytree(ROOT, self.root, ignore=ignored, symlinks=True)
+        shutil.copy2(ROOT / "pyproject.toml", self.root)
+        folders = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+        self.package = Path(folder) / "package" / "convscope"
+        self.package.mkdir(parents=True)
+        for path in (self.root / folders["convscope"]).iterdir():
+            (self.package / path.name).symlink_to(path)
+        for name, path in folders.items():
+            if name.count(".") == 1:
+                (self.package / name.split(".")[1]).symlink_to(self.root / path)
+
+    def test(self, tests: list[str], seconds: float | None) -> tuple[str, str]:
+        """Run tests until one fails: ``killed``, ``survived`` or ``timeout``, and what pytest said last."""
+        paths = os.pathsep.join([str(self.package.parent), str(self.root)])
+        variables = {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *PYTEST, "-m", QUICK, "--hypothesis-seed=0", *tests]
+        with tempfile.TemporaryFile("w+") as output:
+            child = subprocess.Popen(command, cwd=self.root, env={**os.environ, **variables}, stdout=output,
+                                     stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+            try:
+                status = child.wait(seconds)
+            except subprocess.TimeoutExpired:
+                status = None
+            finally:  # also what the tests started
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+            output.seek(0)
+            lines = output.read().splitlines()
+        said = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1] if lines else "")
+        if status == _NO_TESTS:
+            raise RuntimeError(f"there is nothing to run in {', '.join(tests)}")
+        return {0: "survived", None: "timeout"}.get(status, "killed"), said[:300]
+
+    def judge(self, mutant: Mutant, tests: list[str], seconds: float) -> dict[str, Any]:
+        """Apply a mutant, run its tests, and put the file back."""
+        path = self.root / mutant.file
+        source, began = path.read_bytes(), time.perf_counter()
+        path.write_bytes(mutant.applied(source))
+        try:
+            outcome, said = self.test(tests, seconds)
+        finally:
+            path.write_bytes(source)
+        took = round(time.perf_counter() - began, 1)
+        found = {"outcome": outcome, "said": said, "seconds": took, "diff": mutant.diff(source)}
+        return {"key": mutant.key, **asdict(mutant), **found}
+
+
+def run(packages: list[str], count: int, seed: int, results: Path) -> None:
+    """Judge the mutants that the results do not hold yet; the unchanged code must pass first.
+
+    All is read from the copy, so that the tree may change meanwhile.
+    """
+    results.parent.mkdir(parents=True, exist_ok=True)
+    known = {record["key"] for record in load(results)}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch, limits = Scratch(folder), dict[str, float]()
+        wanted = drawn(packages, count, seed, scratch.root)
+        todo = [mutant for mutant in wanted if mutant.key not in known]
+        for place, mutant in enumerate(todo, len(wanted) - len(todo) + 1):
+            package = mutant.file.split("/")[0]
+            if package not in limits:
+                limits[package] = baseline(scratch, package)
+            record = scratch.judge(mutant, area(mutant.file, scratch.root), limits[package])
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            said = f"{record['outcome']:9} {record['seconds']:6.1f} s  {mutant.file}:{mutant.line}  {mutant.kind}"
+            print(f"{place:4}/{len(wanted)}  {said}", flush=True)
+
+
+def baseline(scratch: Scratch, package: str) -> float:
+    """Seconds after which a mutant counts as an endless loop: several times what the unchanged code takes.
+
+    Raises:
+        RuntimeError: if the tests fail as they are.
+    """
+    began = time.perf_counter()
+    outcome, said = scratch.test(AREAS[package], None)
+    if outcome != "survived":
+        raise RuntimeError(f"the tests of {package} fail without a mutant ({said}); no kill would mean anything")
+    return 60 + 3 * (time.perf_counter() - began)
+
+
+def load(results: Path) -> list[dict[str, Any]]:
+    """Records of earlier runs."""
+    lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def report(records: list[dict[str, Any]]) -> str:
+    """Kill rates by package, and what survived."""
+    alive = [record for record in records if record["outcome"] == "survived"]
+    lines = [f"{record['file']}:{record['line']}  {record['kind']}\n{record['diff']}\n" for record in alive]
+    for package in [*dict.fromkeys(record["file"].split("/")[0] for record in records), ""]:
+        mine, left = (sum(r["file"].startswith(package) for r in group) for group in (records, alive))
+        lines.append(f"{package or 'all'}: {mine - left} of {mine} killed, {1 - left / max(mine, 1):.0%}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--packages", nargs="+", choices=list(AREAS), default=["metrics", "capture", "callbacks"])
+    parser.add_argument("--results", type=Path, help="JSON lines; default runs/mutants/seed-<seed>.jsonl")
+    parser.add_argument("--report", action="store_true", help="print what the results hold, and run nothing")
+    options = parser.parse_args()
+    results = options.results or Path(f"runs/mutants/seed-{options.seed}.jsonl")
+    if not options.report:
+        run(options.packages, options.count, options.seed, results)
+    print(report(load(results)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The contract between the engine and who observes: what an observer says of itself, what it is told, and when.
+
+The engine knows nothing else of callbacks. :class:`~convscope.LayerObserver` implements all of it with defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+
+from convscope.callbacks.engine.findings import Findings, History, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.engine.schedule import Schedule
+from convscope.capture.data.heldout import HeldOut
+from convscope.capture.network.layers import LayerSpec
+from convscope.capture.network.trace import Layer
+from convscope.capture.observation import Record, Subject
+from convscope.capture.outputs.choice import Outputs
+from convscope.capture.outputs.loss import Loss
+from convscope.loggers import TensorBoardDashboard
+
+
+class Observer(Protocol):
+    """Who measures layers. In one check each method is called in the order in which they stand here.
+
+    Every method is guarded alone: one that raises costs this observer, on this layer where it is one layer's.
+    """
+
+    family: ClassVar[str]
+    # Settings, as the user gave them.
+    name: str
+    heldout: HeldOut | None
+    layers: LayerSpec
+    max_layers: int | None
+    observe_at: Literal["activation", "conv"]
+    max_overhead: float | None
+    on_error: Literal["warn", "raise"]
+    pictures: bool
+    schedule: Schedule
+    # What is kept from check to check.
+    history: History
+    logged: dict[str, float]
+
+    @property
+    def charts(self) -> Mapping[str, str]: ...
+
+    @property
+    def maps(self) -> Mapping[str, MapSpec]: ...
+
+    @property
+    def columns(self) -> Mapping[str, str]: ...
+
+    # What it needs.
+
+    @property
+    def needs_gradient(self) -> bool: ...
+
+    @property
+    def takes_nonfinite(self) -> bool: ...
+
+    @property
+    def loss(self) -> Loss | None: ...
+
+    @property
+    def includes_output(self) -> bool: ...
+
+    @property
+    def takes_output_as_logits(self) -> Literal[False, "too", "only"]: ...
+
+    @property
+    def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]: ...
+
+    @property
+    def needs_filters(self) -> bool: ...
+
+    @property
+    def intervenes(self) -> bool: ...
+
+    # Before training.
+
+    def restart(self) -> None: ...
+
+    def suits(self, layer: Layer) -> bool: ...
+
+    def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None: ...
+
+    def ready(self, plan: Plan) -> None: ...
+
+    def same_heldout(self, fingerprint: str) -> bool: ...
+
+    # In a check.
+
+    def begin(self, layers: list[Layer], samples: int) -> None: ...
+
+    def on_activation(self, record: Record) -> None: ...
+
+    def on_gradient(self, record: Record, gradient: torch.Tensor) -> None: ...
+
+    def drop_gradients(self) -> bool: ...
+
+    def intervene(self, layer: Layer) -> None: ...
+
+    def compute(self, layer: Layer) -> LayerResult | None: ...
+
+    def summarise(self, values: Values) -> dict[str, float]: ...
+
+    def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None: ...
+
+    def remember(self, findings: Findings, when: Moment) -> None: ...
+
+    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def needs_of(observer: Observer) -> tuple[Any, ...]:
+    """Everything that an observer says of its needs, read where a failure costs this observer alone."""
+    return (
+        observer.needs_gradient,
+        observer.takes_nonfinite,
+        observer.loss,
+        observer.includes_output,
+        observer.takes_output_as_logits,
+        observer.takes_targets_as,
+        observer.needs_filters,
+        observer.intervenes,
+    )
+
+
+@dataclass
+class Plan:
+    """One held-out set's part of a check. ``layers`` maps an observer's name to its layers, in depth order.
+
+    ``idle`` says of each observer that rests for want of layers why it does; ``hidden`` that layers run where they
+    cannot be seen, in TorchScript or ``torch.vmap``.
+    """
+
+    subject: Subject
+    heldout: HeldOut
+    observers: list[Observer] = field(default_factory=list)
+    layers: dict[str, list[Layer]] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
+    chunk_size: int = 0
+    hidden: bool = False
+    outputs: Outputs = field(default_factory=Outputs)

@@ -1,0 +1,70 @@
+"""One metric per layer for one check: made at its beginning, updated where each record is, dropped at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+import torch
+from torchmetrics import Metric
+
+from convscope.capture.network.trace import Layer
+from convscope.capture.observation import Record
+
+M = TypeVar("M", bound=Metric)
+
+
+class PerLayer(Generic[M]):
+    """Metrics by layer.
+
+    Example:
+        >>> from torchmetrics import MeanMetric
+        >>> metrics = PerLayer[MeanMetric]()
+        >>> list(metrics)
+        []
+    """
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, M] = {}
+
+    def make(self, layers: Iterable[Layer], metric: Callable[[Layer], M]) -> None:
+        """A fresh metric of each layer, in the place of those of the last check."""
+        self._metrics = {layer.name: metric(layer) for layer in layers}
+
+    def update(self, record: Record, *values: Any) -> None:
+        """Update the record's layer, on the device where its activation is."""
+        self.on(record.layer, record.activation.device).update(*values)
+
+    def of(self, layer: Layer) -> M:
+        """The metric of a layer."""
+        return self._metrics[layer.name]
+
+    def on(self, layer: Layer, device: torch.device) -> M:
+        """The metric of a layer, its states on a device: those of a model in parts lie where its layer is."""
+        return self.of(layer).to(device)
+
+    def put(self, layer: Layer, metric: M) -> None:
+        """Set the metric of one layer, where it could not be made at the beginning of the check."""
+        self._metrics[layer.name] = metric
+
+    def compute(self, layer: Layer) -> Any:
+        """The result of one layer, over all processes."""
+        return self._metrics[layer.name].compute()
+
+    def drop(self) -> None:
+        """Let go of all metrics."""
+        self._metrics = {}
+
+    def __contains__(self, layer: Layer) -> bool:
+        return layer.name in self._metrics
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metrics)
+
+    def __len__(self) -> int:
+        return len(self._metrics)
+
+
+def positions_each(observations: int | None, samples: int) -> int | None:
+    """Positions of each sample to read, so that a filter has at least ``observations`` values; None for all."""
+    return None if observations is None else -(-observations // samples)

@@ -1,0 +1,399 @@
+"""The held-out set: a fixed sample of the validation data on which every check is made."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from convscope._arguments import callable_or_none, flag, refuse, text_or_none, whole_number
+from convscope.capture.data.arguments import adapter_text, check_classes, check_ignore_index, check_logits, pair
+from convscope.capture.data.batches import Adapter, adapt_batch, tensor_bytes, tree_tensors
+from convscope.capture.data.blocks import Block, block_of, joined, passes, pieces
+from convscope.capture.data.contents import preserved_contents
+from convscope.capture.data.processes import Gather, Processes, alone
+from convscope.capture.data.reading import Found, Wanted, read_all, read_selected
+from convscope.capture.data.sampling import random_order
+from convscope.capture.data.sources import ACCEPTED, by_key, check_source, keeps_samples, resolve
+from convscope.capture.data.targets import LabelForm, TargetSummary, merge_summaries, summarise_targets
+from convscope.capture.outputs.parts import Selector
+from convscope.capture.state.generators import preserved_generators
+from convscope.capture.state.isolation import preserved_random_state
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some held-out samples: ``inputs`` and ``targets`` (None where there are none) with ``(n, ...)`` tensors.
+
+    Integer targets are int64, and ignored labels -100, whatever they were in the user's data.
+    ``index`` ``(n,)`` is each sample's number in the whole held-out set. A ``padding`` chunk repeats a sample,
+    so that every process runs the same number of forward passes; nothing is to be counted from it.
+    """
+
+    inputs: Any
+    targets: torch.Tensor | None
+    index: torch.Tensor
+    padding: bool = False
+
+
+class HeldOut:
+    """A held-out set, read once and kept in memory on the CPU, the same for the whole run and after a resume.
+
+    Args:
+        source: Where samples come from: a ``Dataset``, a ``DataLoader``, a tuple of tensors ``(inputs, targets)``,
+            a DataModule with ``heldout_dataloader()``, or any iterable of batches. Default: the trainer's first
+            validation loader. Of a loader those samples are taken that its own sampler yields. A validation loader
+            whose samples cannot be read one by one (an ``IterableDataset``, an ``__iter__`` of its own) is not
+            consumed: its batches are copied as they flow by in the first validation.
+        size: Number of samples, over all processes. Fewer where the source has fewer.
+        batch_size: Samples a forward pass.
+        stratify: Keep each class's share, where targets are class indices. Otherwise the choice is random.
+        seed: Fixes the choice of samples and, with each sample's number, all randomness in reading it (augmentation).
+        adapter: ``adapter(batch) -> (inputs, targets)`` for batches that are not understood by themselves
+            (tuples, lists, dicts, named tuples and dataclasses are). ``inputs`` may be a tensor, a tuple
+            (``model(*inputs)``) or a dict (``model(**inputs)``).
+        network: Name of the submodule to run on these inputs, ``"discriminator"``; by default the model itself, or,
+            where it has no ``forward``, its only submodule.
+        logits: Which part of what the model returns are its logits: a name (``"logits"``, ``"head.logits"``), a place
+            (``1``), or a ``callable(output) -> tensor``. ``False`` says that it returns none. By default they are
+            found by what the targets ask for, see :func:`~convscope.capture.outputs.verdict.settle_outputs`.
+        classes: How many classes there are, where some are not held out; or a list of the labels that are classes.
+        ignore_index: Label that is no class and counts nowhere: 255 in many segmentations. -100 is always ignored.
+
+    Attributes:
+        total: Number of samples over all processes.
+        summary: What the targets look like, over all processes.
+        fingerprint: Another one for other samples; the same for any number of processes and workers.
+        notes: Sentences that the user should read: samples that cannot be read, randomness that cannot be seeded.
+
+    Raises:
+        ValueError: An argument is out of range; while reading: the source is empty or has NaN or infinite inputs.
+
+    Example:
+        >>> import torch
+        >>> heldout = HeldOut((torch.randn(30, 3, 8, 8), torch.arange(30) % 3), size=12, batch_size=8)
+        >>> heldout.prepare()
+        >>> [len(chunk.index) for chunk in heldout.chunks()], heldout.targets.bincount().tolist()
+        ([8, 4], [4, 4, 4])
+    """
+
+    def __init__(
+        self,
+        source: Any = None,
+        size: int = 1024,
+        batch_size: int = 128,
+        stratify: bool = True,
+        seed: int = 0,
+        adapter: Adapter | None = None,
+        network: str | None = None,
+        logits: Selector | Literal[False] | None = None,
+        classes: int | Sequence[int] | None = None,
+        ignore_index: int | None = None,
+    ) -> None:
+        if source is not None:
+            check_source(source)
+        self.source = source
+        self.size = whole_number("HeldOut(size", size, "a whole number of samples")
+        self.batch_size = whole_number("HeldOut(batch_size", batch_size, "a whole number of samples")
+        self.stratify = flag("HeldOut(stratify", stratify)
+        self.seed = whole_number("HeldOut(seed", seed, least=0)
+        call, none = "adapter(batch) -> (inputs, targets)", "where batches are understood by themselves"
+        self.adapter: Adapter = callable_or_none("HeldOut(adapter", adapter, call, none) or adapt_batch
+        self.network = text_or_none("HeldOut(network", network, "the name of a submodule, such as 'discriminator'")
+        self.logits, self.classes = check_logits(logits), check_classes(classes)
+        self.ignore_index = check_ignore_index(ignore_index)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.summary: TargetSummary | None = None
+        self.labels = LabelForm(self.ignore_index)
+        self.total = 0
+        self.fingerprint = ""
+        self.notes: list[str] = []
+        self._processes = Processes()
+        self._blocks: list[Block] = []
+        self._lengths: list[list[int]] = []
+        self._tapped: list[Block] = []
+        self.few: Any = None  # the samples that forward passes are rehearsed on, once they are chosen
+        self._tapping = False
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Equal where two held-out sets hold the same samples, run alike: as those of a YAML file, each built anew."""
+        said = (id(self.logits) if callable(self.logits) else repr(self.logits), self.classes, self.ignore_index)
+        how = (self.size, self.batch_size, self.stratify, self.seed, self.network, *said)
+        # Tensors may be in a new tuple each time: suite(heldout=(x, y)) twice means one set.
+        is_several = isinstance(self.source, list | tuple) and len(self.source) < 10
+        source = tuple(map(id, self.source)) if is_several else id(self.source)
+        return None if self.source is None else source, id(self.adapter), *how
+
+    @property
+    def ready(self) -> bool:
+        """Whether the samples have been read."""
+        return self.total > 0
+
+    @property
+    def index(self) -> torch.Tensor:
+        """``(n,)`` numbers of this process's samples; one of -1 only fills an empty share."""
+        return torch.cat([torch.empty(0, dtype=torch.long), *(block.index for block in self._blocks)])
+
+    @property
+    def inputs(self) -> Any:
+        """Inputs of this process's samples, in the order of ``index``.
+
+        Raises:
+            ValueError: The samples are of several sizes, so that there is no one tensor of them.
+        """
+        if len(self._blocks) > 1:
+            raise ValueError(
+                f"held-out samples of {len(self._blocks)} sizes are no one tensor; go through chunks(), or one(number)"
+            )
+        return self._blocks[0].inputs if self._blocks else None
+
+    @property
+    def targets(self) -> torch.Tensor | None:
+        """Targets of this process's samples, in the order of ``index``; None where there are none.
+
+        Where they are of several sizes (masks of images of several sizes), those of the first size.
+        """
+        found = [block.targets for block in self._blocks if block.targets is not None]
+        if len(found) < len(self._blocks) or not found:
+            return None
+        same = all(each.shape[1:] == found[0].shape[1:] and each.dtype == found[0].dtype for each in found)
+        return torch.cat(found) if same else found[0]
+
+    def one(self, number: int) -> Any:
+        """Inputs of one sample of this process's, with one row; None where the process does not hold it."""
+        for block in self._blocks:
+            places = (block.index == number).nonzero().flatten()
+            if len(places):
+                return block.take(places[:1]).inputs
+        return None
+
+    @property
+    def tapping(self) -> bool:
+        """Whether batches are still to be copied as they flow by."""
+        return self._tapping
+
+    def prepare(
+        self,
+        default: Any = None,
+        *,
+        transfer: Callable[[Any], Any] = _as_it_is,
+        rank: int = 0,
+        world_size: int = 1,
+        gather: Gather = alone,
+        most: int | None = None,
+    ) -> None:
+        """Read the samples, this process's share of them, without a trace in any random stream.
+
+        Args:
+            default: Loader to read where no ``source`` was given.
+            transfer: What happens to a batch before the adapter sees it (device and precision).
+            rank: This process.
+            world_size: Number of processes; sample ``i`` goes to process ``i % world_size``.
+            gather: Collects one object from every process; every process must call ``prepare``.
+            most: Upper bound on ``size`` for this run.
+        """
+        self._forget()
+        self._processes = Processes(rank, world_size, gather)
+        self._limit = self.size if most is None else min(self.size, most)
+        roots = default if self.source is None else self.source, self.adapter, transfer
+        with self._undisturbed(*roots):
+            source, single = self._resolved(roots[0])
+            if self.source is None and not single:
+                self._tapping = True
+                return
+            self._agree(lambda: self._read(source, single, lambda batch: self._adapted(transfer(batch))))
+
+    def _resolved(self, given: Any) -> tuple[Any, bool]:
+        """What is to be read, and whether by key, on which all processes agree."""
+        here: list[Any] = []
+
+        def mine() -> bool:
+            here.append(resolve(given))
+            return by_key(here[0], self.source is None or hasattr(self.source, "heldout_dataloader"))
+
+        single = all(self._processes.each(mine))
+        return here[0], single
+
+    @contextmanager
+    def _undisturbed(self, *roots: Any) -> Iterator[None]:
+        """Leaves no trace in random streams, nor in what data sets, samplers and the user's functions keep."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(preserved_random_state(self.seed))
+            stack.enter_context(preserved_generators(*roots, seed=self.seed))
+            stack.enter_context(preserved_contents(*filter(keeps_samples, roots)))
+            yield
+
+    def tap(self, batch: Any) -> None:
+        """Copy a batch that flows by; once ``size`` samples have, the held-out set is ready."""
+        if batch is None:  # what a collate function makes of samples that it all drops
+            return
+        with self._undisturbed(None, self.adapter):
+            self._tapped.append(self._adapted(batch))
+        if sum(map(len, self._tapped)) * self._processes.size >= self._limit:
+            self._tapping = False
+
+    def finish_tapping(self) -> None:
+        """Close a tapped set with what has flowed by so far; every process must call it."""
+        self._tapping = False
+
+        def join() -> Found:
+            if not self._tapped:
+                raise ValueError(_EMPTY)
+            here = math.ceil(self._limit / self._processes.size)
+            places = torch.arange(sum(map(len, self._tapped))).split([len(block) for block in self._tapped])
+            blocks = [block.numbered(place) for block, place in zip(self._tapped, places, strict=True)]
+            kept = joined(block.take(block.index < here) for block in blocks)
+            step, first = self._processes.size, self._processes.rank
+            return Found([block.numbered(block.index * step + first) for block in kept])
+
+        self._agree(join)
+        self._tapped = []
+
+    def gather(self, value: Any) -> list[Any]:
+        """One object from every process, in their order; every process must call it."""
+        return self._processes.gather(value)
+
+    def chunks(self, batch_size: int | None = None) -> Iterator[Chunk]:
+        """This process's samples in chunks; every process gets the same number of chunks.
+
+        The samples of a chunk are of one size, so that there are more chunks where sizes differ.
+        """
+        size = batch_size or self.batch_size
+        real = 0
+        for piece in pieces(self._real(), size):
+            real += 1
+            yield self._chunk(piece)
+        filler = self._blocks[0].take(slice(0, 1))
+        for _ in range(max(passes(lengths, size) for lengths in self._lengths) - real):
+            yield self._chunk(filler, padding=True)
+
+    def _chunk(self, block: Block, padding: bool = False) -> Chunk:
+        targets = None if block.targets is None else self.labels.canonical(block.targets)
+        return Chunk(block.inputs, targets, block.index, padding)
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's value on every process; every process must call it."""
+        return self._processes.gather(value if self._processes.rank == 0 else None)[0]
+
+    def sample(self, size: int) -> HeldOut:
+        """At most ``size`` of the prepared samples, drawn at random by the seed; every process must call it."""
+        if size >= self.total:
+            return self
+        part = copy.copy(self)
+        part.size, part._tapped, part.few = size, [], None
+        drawn = random_order(self.total, self.seed)
+        if self._numbers != self.total:  # tapped shares of unequal length leave numbers out
+            drawn = random_order(self._numbers, self.seed)
+            drawn = drawn[torch.isin(drawn, torch.cat(self._processes.gather(self.index)))]
+        chosen = drawn[:size]
+        blocks = [block.take(torch.isin(block.index, chosen)) for block in self._blocks]
+        filler = self._blocks[0].take(slice(0, 1)).numbered(torch.tensor([-1]))
+        part._agree(lambda: Found(joined(blocks) or [filler]))
+        part.labels, part.summary = self.labels, self.summary  # few samples must not look like another task
+        return part
+
+    def _adapted(self, batch: Any) -> Block:
+        return block_of(*pair(self.adapter, batch))
+
+    def _read(self, source: Any, single: bool, adapted: Callable[[Any], Block]) -> Found:
+        if not single:
+            return read_all(source, adapted, self._limit, self._processes)
+        loader = source if isinstance(source, DataLoader) else DataLoader(source, self.batch_size)
+        wanted = Wanted(self._limit, self.stratify, self.seed, self.ignore_index)
+        if self.adapter is not adapt_batch:
+            wanted = replace(wanted, maker=adapter_text(self.adapter))
+        return read_selected(loader, adapted, wanted, self._processes)
+
+    def _agree(self, materialise: Callable[[], Found]) -> None:
+        """Take in what ``materialise`` finds on every process; where it fails on one, it fails on all."""
+
+        def mine() -> tuple[list[int], int, TargetSummary | None, int]:
+            found = materialise()
+            self._blocks, self.notes = found.blocks, found.notes
+            real = self._real()
+            for block in real:
+                _check_finite(block)
+            last = max((int(block.index.max()) for block in real), default=-1)
+            form = LabelForm(self.ignore_index)
+            summary = merge_summaries(summarise_targets(b.targets, form) for b in real if b.targets is not None)
+            return [len(block) for block in real], sum(map(_checksum, real)), summary, last + 1
+
+        found = self._processes.each(mine)
+        self._lengths = [lengths for lengths, *_ in found]
+        self._numbers = max(numbers for *_, numbers in found)
+        self.total = sum(map(sum, self._lengths))
+        if self.total == 0:
+            raise ValueError(_EMPTY)
+        self.fingerprint = f"{sum(checksum for _, checksum, *_ in found) % 2**64:016x}-{self.total}"
+        self._read_labels(merge_summaries(summary for _, _, summary, _ in found))
+
+    def _read_labels(self, summary: TargetSummary | None) -> None:
+        """Take in the facts about all targets, and settle in which form everything reads them."""
+        self.labels = LabelForm(self.ignore_index, summary is not None and self.classes in (None, 2) and summary.signs)
+        self.summary = summary.with_signs_as_classes() if summary is not None and self.labels.signs else summary
+        if self.summary is not None:
+            self.summary.check_classes(self.classes)
+
+    def _real(self) -> list[Block]:
+        """The blocks without a sample that only fills an empty share."""
+        return [block for block in self._blocks if int(block.index[0]) >= 0]
+
+
+_EMPTY = "the held-out set is empty: its source gave no sample; check the data set behind HeldOut(source=...)"
+
+
+def _check_finite(block: Block) -> None:
+    for tensor in tree_tensors(block.inputs):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = block.index[(~torch.isfinite(tensor.flatten(1))).any(1)].tolist() if len(tensor) == len(block) else []
+            raise ValueError(
+                f"{len(bad)} of {len(tensor)} held-out inputs have NaN or infinite values (samples {bad[:5]}); "
+                "remove or fix them, since every number of every layer would be NaN"
+            )
+
+
+def _checksum(block: Block) -> int:
+    """Sum over samples of a hash of number, inputs and targets: the same however samples are divided."""
+    total = 0
+    tensors = tree_tensors((block.inputs, block.targets))
+    for place, number in enumerate(block.index.tolist()):
+        digest = hashlib.sha256(str(number).encode())
+        for tensor in tensors:
+            own = tensor.dim() > 0 and len(tensor) == len(block)
+            digest.update(tensor_bytes(tensor[place] if own else tensor))
+        total += int.from_bytes(digest.digest()[:8], "little")
+    return total
+
+
+HeldOutLike = HeldOut | DataLoader | Dataset | torch.Tensor | Sequence[torch.Tensor] | Iterable | None
+"""What a callback's ``heldout=`` takes."""
+
+
+def as_heldout(given: Any, name: str = "heldout") -> HeldOut | None:
+    """What a callback's ``heldout=`` means: a held-out set, or what one is read from; None for the shared one.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if given is None or isinstance(given, HeldOut):
+        return given
+    try:
+        return HeldOut(given)
+    except ValueError as error:
+        raise refuse(name, given, f"HeldOut(...), or what one is read from: {ACCEPTED}") from error

@@ -1,0 +1,179 @@
+"""Follow a forward pass: one event for every module and every torch function that runs in it.
+
+Module hooks alone miss functional activations (``F.relu``); a ``TorchFunctionMode`` alone cannot name what it
+sees. Both together give each operation a key that stays the same from pass to pass: the module it ran in,
+which operation it was, and its call number. The trace and the observed pass use this one
+follower, so that what was planned on one sample is found again in every chunk.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from convscope.capture.data.batches import tree_map
+from convscope.capture.network.modules import (
+    Kind,
+    followed_modules,
+    function_kind,
+    function_name,
+    module_kind,
+    tensors_in,
+)
+
+MODULE = "forward"
+"""Operation name of a module call in an :class:`EventKey`."""
+
+
+class EventKey(NamedTuple):
+    """Which operation of a forward pass: the n-th ``operation`` that ran directly in module ``owner``."""
+
+    owner: str
+    operation: str
+    call: int
+
+
+CallPath = tuple[tuple[str, int], ...]
+"""The modules that an operation ran in, from the outermost on, each with which of its calls that was."""
+
+
+class Event(NamedTuple):
+    """One operation that has just run. ``opaque`` modules (conv, norm, activation) hide what runs inside them."""
+
+    key: EventKey
+    kind: Kind
+    module: nn.Module | None
+    inputs: list[torch.Tensor]
+    output: Any
+    path: CallPath = ()
+
+
+OnEvent = Callable[[Event], Any]
+"""Called after each operation; a value other than None takes the place of the operation's output."""
+
+
+class Calls(Counter[tuple[str, str]]):
+    """How often each ``(owner, operation)`` has run.
+
+    Attributes:
+        transformed: Modules that ran inside a transform of functorch, out of sight.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformed: dict[str, nn.Module] = {}
+
+
+@contextmanager
+def follow(model: nn.Module, on_event: OnEvent) -> Iterator[Calls]:
+    """Within the block, call ``on_event`` for every operation of ``model``. Nothing is left on the model after it.
+
+    Yields:
+        How often each operation has run so far.
+    """
+    follower = _Follower(on_event)
+    handles: list[Any] = []
+    try:
+        for name, module in followed_modules(model):
+            handles += follower.attach(name, module)
+        with follower:
+            yield follower.calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Frame(NamedTuple):
+    """A module that is running, and whether it hides its inside."""
+
+    name: str
+    hidden: bool
+    path: CallPath
+
+
+class _Follower(TorchFunctionMode):
+    def __init__(self, on_event: OnEvent) -> None:
+        super().__init__()
+        self.calls = Calls()
+        self._on_event = on_event
+        self._stack: list[_Frame] = []
+        self._entered: Counter[str] = Counter()
+        self._reporting = False
+
+    def attach(self, name: str, module: nn.Module) -> list[Any]:
+        kind = module_kind(module)
+
+        def enter(_: nn.Module, args: Any) -> None:
+            self._entered[name] += 1
+            path = (*self._path, (name, self._entered[name]))
+            self._stack.append(_Frame(name, self._hidden or kind != "other", path))
+
+        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            while self._stack and self._stack.pop().name != name:  # a child's frame that an exception left behind
+                pass
+            # Of a forward that raised there is no output; inside a transform tensors are not of the whole batch.
+            if self._hidden or output is None:
+                return None
+            if _transformed():
+                self.calls.transformed[name] = module
+                return None
+            return self._report(name, MODULE, kind, module, (args, kwargs), output)
+
+        return [
+            module.register_forward_pre_hook(enter),
+            # Called after a forward that raised too: the network may catch that and go on.
+            module.register_forward_hook(leave, with_kwargs=True, always_call=True),
+        ]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = _call(func, args, kwargs or {})
+        if self._reporting or self._hidden or next(tensors_in(output), None) is None or _transformed():
+            return output
+        owner = self._stack[-1].name if self._stack else ""
+        replaced = self._report(owner, function_name(func), function_kind(func), None, (args, kwargs), output)
+        return output if replaced is None else replaced
+
+    @property
+    def _hidden(self) -> bool:
+        return bool(self._stack) and self._stack[-1].hidden
+
+    @property
+    def _path(self) -> CallPath:
+        return self._stack[-1].path if self._stack else ()
+
+    def _report(
+        self, owner: str, operation: str, kind: Kind, module: nn.Module | None, inputs: Any, output: Any
+    ) -> Any:
+        self.calls[owner, operation] += 1
+        key = EventKey(owner, operation, self.calls[owner, operation])
+        self._reporting = True  # what on_event computes is no part of the pass
+        try:
+            return self._on_event(Event(key, kind, module, list(tensors_in(inputs)), output, self._path))
+        finally:
+            self._reporting = False
+
+
+def _call(func: Any, args: Any, kwargs: Any) -> Any:
+    """Run a torch function. A tensor that the network cached under inference mode is copied where a graph needs it."""
+    try:
+        return func(*args, **kwargs)
+    except RuntimeError as error:
+        if "Inference tensors cannot be saved for backward" not in str(error):
+            raise
+    args, kwargs = tree_map(lambda t: t.clone() if t.is_inference() else t, (args, kwargs))
+    return func(*args, **kwargs)
+
+
+_functorch = getattr(torch._C, "_functorch", None)
+_level: Callable[[], Any] = getattr(_functorch, "maybe_current_level", lambda: None)
+
+
+def _transformed() -> bool:
+    """Whether a transform of functorch is running (``torch.vmap``): its tensors have no rows, storage or hooks."""
+    return _level() is not None

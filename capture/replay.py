@@ -1,0 +1,230 @@
+"""Share the beginning of several forward passes: keep what one pass computed up to a layer, and hand it out again.
+
+Nothing is guessed about the network. In a later pass every operation before the layer must be the one that was
+recorded, on the very tensors (or equal ones) and with equal other arguments; then its result is known without running
+it. Whatever differs raises :class:`Deviation`, and the caller runs that pass in full.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from convscope.capture.network.modules import tensors_in
+from convscope.capture.state.generators import find_generators
+
+_VALUES = (
+    torch.Tensor,
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    torch.memory_format,
+)
+
+
+_level: Callable[[], Any] = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", lambda: None)
+
+
+class Deviation(Exception):
+    """A pass does not begin like the recorded one, or something wrote into what was recorded."""
+
+
+class _Call(NamedTuple):
+    function: Any
+    arguments: Any
+    output: Any
+    run_again: bool
+
+
+class Recorder(TorchFunctionMode):
+    """Keeps every torch function's result until :meth:`cut`.
+
+    Attributes:
+        calls: What ran before the cut, in order.
+        later: Number of torch functions that ran after it.
+        activation: The layer's activation at the cut.
+        unusable: Why there is nothing to hand out, ``""`` where there is.
+    """
+
+    def __init__(self, roots: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+        self.later = 0
+        self.activation: torch.Tensor | None = None
+        self.unusable = "the layer was not reached"
+        self._roots, self._open = roots, True
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        arguments = _copied((args, kwargs)) if self._open else None  # before it runs: a list may be written to
+        output = func(*args, **kwargs)
+        if not self._open:
+            self.later += 1
+        elif not _transformed():
+            self.calls.append(_Call(func, arguments, _copied(output), _must_run(arguments, output)))
+        return output
+
+    def cut(self, activation: torch.Tensor, overwritten: bool) -> torch.Tensor:
+        """The layer has run: keep the state of this moment; returns its activation, a copy if it will be written to."""
+        self._open = False
+        self.activation = activation.clone() if overwritten else activation
+        try:
+            self._versions = self._versions_of_all(activation if overwritten else None)
+            self._put_back = _random_state(activation.device, self._roots)
+            self.unusable = ""
+        except Exception as error:  # tensors without versions (inference mode) or without a memory of their own
+            self.unusable = str(error)
+        return self.activation
+
+    def _versions_of_all(self, rewritten: torch.Tensor | None) -> list[tuple[torch.Tensor, int]]:
+        """Recorded tensors and their versions, without those that each pass writes over as a whole."""
+        kept = {id(t): t for call in self.calls for t in tensors_in(call.output)}.values()
+        if rewritten is None:
+            return [(tensor, tensor._version) for tensor in kept]
+        # An in-place layer: its own memory is rewritten from the kept copy in each pass, so its version says nothing.
+        memory = rewritten.untyped_storage()
+        if memory.nbytes() != rewritten.numel() * rewritten.element_size():
+            raise Deviation("the layer is written into a part of a larger tensor")
+        others = [tensor for tensor in kept if tensor.untyped_storage().data_ptr() != memory.data_ptr()]
+        return [(tensor, tensor._version) for tensor in others]
+
+    def check_untouched(self) -> None:
+        """Raise where a later operation wrote into a recorded tensor; the layer's own, if in place, is rewritten."""
+        if any(tensor._version != version for tensor, version in self._versions):
+            raise Deviation("a recorded tensor was written to")
+
+    def restore_random_state(self) -> None:
+        """Set the random streams as they were at the cut, since replayed operations draw nothing."""
+        self._put_back()
+
+
+class Replayer(TorchFunctionMode):
+    """Answers torch functions from a recording until :meth:`cut`, and runs them from there on.
+
+    Attributes:
+        deviated: The pass is worthless, even if the network caught the exception.
+    """
+
+    def __init__(self, recording: Recorder) -> None:
+        super().__init__()
+        self._recording, self._place, self._open = recording, 0, True
+        self.deviated = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not self._open or _transformed():
+            return func(*args, **kwargs)
+        calls = self._recording.calls
+        call = calls[self._place] if self._place < len(calls) else None
+        self._place += 1
+        if call is None or not _same(func, call.function) or not _same((args, kwargs), call.arguments):
+            self._deviate(f"operation {self._place} is another one")
+        elif call.run_again:
+            return func(*args, **kwargs)
+        else:
+            return _copied(call.output)
+
+    def cut(self, activation: torch.Tensor, overwritten: bool) -> torch.Tensor:
+        """The layer has been reached: from here on everything is run; returns the layer's activation."""
+        if self._place != len(self._recording.calls):
+            self._deviate("it is shorter")
+        self._open = False
+        try:
+            self._recording.check_untouched()
+        except Deviation as deviation:
+            self._deviate(str(deviation))
+        # Replayed operations draw nothing, and what follows must draw what it drew in the full pass.
+        self._recording.restore_random_state()
+        return self._recording.activation if overwritten and self._recording.activation is not None else activation
+
+    def _deviate(self, reason: str) -> None:
+        self.deviated = True
+        raise Deviation(reason)
+
+
+def _transformed() -> bool:
+    """Whether a function transform (``vmap``, ``grad``) is at work: its tensors are of no use after it.
+
+    What it computes is run in every pass, and its result compared where the next operation takes it.
+    """
+    return _level() is not None
+
+
+def _must_run(arguments: Any, output: Any) -> bool:
+    """Whether a result cannot stand for the call: it is used up by its reader, or the call only sets a state."""
+    sets_state = next(tensors_in(arguments), None) is None and next(tensors_in(output), None) is None
+    return sets_state or not _is_value(output)
+
+
+def _is_value(output: Any) -> bool:
+    if isinstance(output, tuple | list):
+        return all(map(_is_value, output))
+    return isinstance(output, _VALUES)
+
+
+def _copied(value: Any) -> Any:
+    """The same tensors in new lists and dicts: the network may append to its own."""
+    if type(value) is list:
+        return [_copied(item) for item in value]
+    if type(value) is tuple:
+        return tuple(_copied(item) for item in value)
+    if type(value) is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    return value
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether an argument is the recorded one. Tensors made outside of torch functions are compared by value."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, torch.Tensor):
+        return _equal_tensors(a, b)
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, slice):
+        return all(_same(getattr(a, part), getattr(b, part)) for part in ("start", "stop", "step"))
+    return _equal(a, b)
+
+
+def _equal_tensors(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if (a.dtype, a.device, a.shape, a.layout) != (b.dtype, b.device, b.shape, b.layout):
+        return False
+    try:
+        return torch.equal(a, b)
+    except (RuntimeError, NotImplementedError):  # kinds of tensors that cannot be compared
+        return False
+
+
+def _equal(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b) or (isinstance(a, float) and math.isnan(a) and math.isnan(b))
+    except Exception:  # objects that cannot be compared, arrays of more than one value
+        return False
+
+
+def _random_state(device: torch.device, roots: tuple[Any, ...]) -> Callable[[], None]:
+    """Take down the random streams of torch and the network's own; returns what sets them again."""
+    generators = [torch.default_generator, *(g for g in find_generators(*roots) if isinstance(g, torch.Generator))]
+    states = [(generator.set_state, generator.get_state()) for generator in generators]
+    if device.type != "cpu" and hasattr(backend := torch.get_device_module(device), "get_rng_state"):
+        states.append((backend.set_rng_state, backend.get_rng_state()))
+
+    def put_back() -> None:
+        for setter, state in states:
+            setter(state)
+
+    return put_back

@@ -1,0 +1,124 @@
+"""Walk through what an object holds: attributes, containers, closures, and what the user's own code names."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+MOST = 10_000
+"""Objects looked at: what lies deeper is data."""
+
+_BREADTH = 100
+
+_LIBRARIES = {"torch", "torchvision", "torchaudio", "numpy", "lightning", "pytorch_lightning", "lightning_utilities"}
+_LIBRARIES |= {"convscope", "torchmetrics", "scipy", "pandas", "sklearn", "PIL", "cv2", "pytest", "_pytest"}
+
+_SCALARS = (str, bytes, int, float, complex, bool, type(None), np.generic, torch.dtype, torch.device)
+
+ARRAYS = (torch.Tensor, np.ndarray)
+
+
+def reachable(*roots: Any, arrays: bool = False, skip: Callable[[Any], bool] = lambda item: False) -> Iterator[Any]:
+    """Every object that is reachable from ``roots``, nearest first, each once.
+
+    Args:
+        arrays: Whether tensors and arrays are among them.
+        skip: For which objects neither they nor what they hold is wanted.
+    """
+    queue, seen, kept = deque(roots), set[int](), list[Any]()
+    while queue and len(seen) < MOST:
+        item = queue.popleft()
+        if isinstance(item, (*_SCALARS, types.ModuleType)) or (isinstance(item, ARRAYS) and not arrays):
+            continue
+        if id(item) in seen or (isinstance(item, type) and is_library(item)) or skip(item):
+            continue
+        seen.add(id(item))
+        kept.append(item)  # so that no identity is used twice
+        yield item
+        queue.extend(_parts(item))
+
+
+def is_library(item: Any) -> bool:
+    """Whether a class or function belongs to Python or to a known library, and so keeps nothing of the user's."""
+    package = package_of(item)
+    return package in _LIBRARIES or (package in sys.stdlib_module_names and package != "__main__")
+
+
+def package_of(item: Any) -> str:
+    """The top-level package in which a class or function is defined."""
+    module = getattr(item, "__module__", None)  # of some compiled classes it is a descriptor
+    return module.partition(".")[0] if isinstance(module, str) else ""
+
+
+def named_globals(function: types.FunctionType) -> dict[str, Any]:
+    """Global variables that a function's code names, except modules."""
+    names = _names(function.__code__)
+    found = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    return {name: value for name, value in found.items() if not isinstance(value, types.ModuleType)}
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _parts(item: Any) -> Iterator[Any]:
+    """Objects that an object holds, up to a limit: a list of a million paths holds nothing that matters here."""
+    if isinstance(item, Mapping):
+        yield from list(item.values())[:_BREADTH]
+    elif isinstance(item, list | tuple | set | frozenset | deque):
+        yield from list(item)[:_BREADTH]
+    elif isinstance(item, types.MethodType):
+        yield from (item.__self__, item.__func__)
+    elif isinstance(item, types.BuiltinFunctionType):
+        yield item.__self__  # a method of a generator, or else a module
+    elif isinstance(item, types.CellType):
+        yield from _filling(item)
+    elif isinstance(item, types.FunctionType):
+        yield from item.__closure__ or ()
+        yield from item.__defaults__ or ()
+        yield from (item.__kwdefaults__ or {}).values()
+        yield from () if is_library(item) else named_globals(item).values()
+    elif isinstance(item, type):
+        yield from (_function(value) for value in vars(item).values())
+    elif not isinstance(item, ARRAYS):
+        yield from _attributes(item)
+        yield from type(item).__mro__
+
+
+def _attributes(item: Any) -> Iterator[Any]:
+    yield from list(vars(item).values()) if hasattr(item, "__dict__") else ()
+    for name in slot_names(item):
+        with suppress(AttributeError):  # not filled
+            yield getattr(item, name)
+    if isinstance(item, partial):
+        yield from (item.func, item.args, item.keywords)
+
+
+def slot_names(item: Any) -> Iterator[str]:
+    """Attributes of the user's objects that are in ``__slots__``."""
+    for kind in () if isinstance(item, type) else type(item).__mro__:
+        slots = () if is_library(kind) else kind.__dict__.get("__slots__", ())
+        yield from (name for name in ((slots,) if isinstance(slots, str) else slots) if not name.startswith("__"))
+
+
+def _function(value: Any) -> Any:
+    """The function of a static method, class method, property or anything else that wraps one."""
+    for name in ("__func__", "fget", "__wrapped__"):
+        value = getattr(value, name, value)
+    return value
+
+
+def _filling(cell: types.CellType) -> Iterator[Any]:
+    try:
+        yield cell.cell_contents
+    except ValueError:  # empty
+        return
