@@ -175,7 +175,7 @@ class DriftAlert(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint. A part that is missing or of another version begins afresh."""
+        """Go on from a checkpoint. A part that is missing or of another version starts over."""
         self._guarded("restoring the run's number", lambda: self._restore_run(state_dict))
         self._guarded("restoring earlier alerts", lambda: self._restore_alerts(state_dict))
         self._guarded("restoring the rules", lambda: self._watch.load_state_dict(state_dict["watch"]))

@@ -26,6 +26,9 @@ from convscope.loggers import TensorBoardDashboard
 
 log = logging.getLogger("convscope")
 
+STATE_VERSION = 1
+"""Of what a checkpoint keeps; state of earlier versions, without a number, is read too."""
+
 
 class LayerObserver(Callback, ABC):
     """Base of the callbacks that measure layers on a held-out set while a model trains.
@@ -208,18 +211,19 @@ class LayerObserver(Callback, ABC):
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: see :meth:`state`. Where that fails, the checkpoint is saved without it."""
         try:
-            return self.state()
+            return {"version": STATE_VERSION, **self.state()}
         except Exception as error:
-            self._complain("saving its state failed, so a resumed run begins it afresh", error)
+            self._complain("saving its state failed, so a resumed run starts it over", error)
             return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept: see :meth:`restore`. Where that fails, the callback begins afresh."""
+        """Take up what a checkpoint kept: see :meth:`restore`. Where that fails, the callback starts over."""
         try:
+            _check_version(state_dict)
             self.restore(state_dict)
         except Exception as error:
             self.restart()
-            self._complain("its state in the checkpoint cannot be restored, so it begins afresh", error)
+            self._complain("its state in the checkpoint cannot be restored, so it starts over", error)
 
     def state(self) -> dict[str, Any]:
         """Plain data and tensors from which :meth:`restore` goes on."""
@@ -312,3 +316,10 @@ class LayerObserver(Callback, ABC):
 
     def _leads(self) -> Session | None:
         return self.session if self.session is not None and self.session.observers[0] is self else None
+
+
+def _check_version(state: dict[str, Any]) -> None:
+    """State of an older version is read, with defaults for what it lacks; that of a newer one may mean other things."""
+    version = state.get("version", 0)
+    if version > STATE_VERSION:
+        raise ValueError(f"state of version {version} is of a newer convscope; this one reads up to {STATE_VERSION}")

@@ -53,6 +53,40 @@ def test_an_old_checkpoint_without_our_state_loads(fit: Any, tmp_path: Path) -> 
     assert [step for step, _ in resumed.curve("probe/accuracy/output")] == [11, 15]
 
 
+def edited(folder: Path, edit: Any) -> Path:
+    """A checkpoint in which the state of each of our callbacks has been changed."""
+    saved = torch.load(folder / "last.ckpt", weights_only=True)
+    for name, state in saved["callbacks"].items():
+        if "fingerprint" in state:
+            edit(name, state)
+    torch.save(saved, folder / "edited.ckpt")
+    return folder / "edited.ckpt"
+
+
+def test_state_of_the_version_before_loads(fit: Any, tmp_path: Path, caplog: Any) -> None:
+    checkpointed(fit, tmp_path, 2)
+
+    def as_before(_: str, state: dict[str, Any]) -> None:
+        assert state.pop("version") == 1
+        del state["logged"], state["schedule"]["measured"], state["schedule"]["begun"]
+
+    path = edited(tmp_path, as_before)
+    resumed = checkpointed(fit, tmp_path, 4, module=Classifier(), ckpt_path=path)
+    assert resumed.trainer.callbacks[0].history.epochs == [0, 1, 2, 3, 4]
+    assert "starts over" not in caplog.text
+
+
+def test_state_of_a_newer_version_is_not_read(fit: Any, tmp_path: Path, caplog: Any) -> None:
+    checkpointed(fit, tmp_path, 2)
+    path = edited(tmp_path, lambda _, state: state.update(version=99))
+    resumed = checkpointed(fit, tmp_path, 4, module=Classifier(), ckpt_path=path)
+    assert resumed.trainer.global_step == 16
+    assert resumed.trainer.callbacks[0].history.epochs == [3, 4]
+    assert (
+        "probe: its state in the checkpoint cannot be restored, so it starts over (ValueError: state of" in caplog.text
+    )
+
+
 def test_another_heldout_set_after_the_resume_is_said(fit: Any, tmp_path: Path) -> None:
     checkpointed(fit, tmp_path, 1)
     other = {"heldout": convscope.HeldOut(images(30, seed=9))}

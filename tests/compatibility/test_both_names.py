@@ -26,8 +26,8 @@ from tests.support.namespaces import MODELS, NAMES, both_names, fit, submodule
 
 KINDS = ("scalars", "images", "histograms", "tensors")
 PUBLIC = [getattr(convscope, name) for name in convscope.__all__]
-_CLASSES = [kind for kind in PUBLIC if inspect.isclass(kind) and not inspect.isabstract(kind)]
-CALLBACKS = [kind for kind in _CLASSES if issubclass(kind, lightning.pytorch.Callback)]
+CLASSES = [kind for kind in PUBLIC if inspect.isclass(kind) and not inspect.isabstract(kind)]
+CALLBACKS = [kind for kind in CLASSES if issubclass(kind, lightning.pytorch.Callback)]
 CLOCKS = ("convscope/seconds", "convscope/overhead")
 
 

@@ -75,7 +75,7 @@ def test_a_callback_whose_state_cannot_be_saved_costs_no_checkpoint(tmp_path: Pa
     assert of_others(done) == whole
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert any("LayerProbe" in key for key in saved["callbacks"])
-    assert "failing: saving its state failed, so a resumed run begins it afresh (KeyError" in caplog.text
+    assert "failing: saving its state failed, so a resumed run starts it over (KeyError" in caplog.text
 
 
 class LossThatFails:
@@ -200,7 +200,7 @@ def test_a_state_that_cannot_be_restored_costs_one_callback(fit: Any, tmp_path: 
     assert [step for step, _ in run.curve("importance/gini/net.conv1")] == [11, 15]
     assert callbacks[0].history.epochs == [0, 1, 2, 3, 4]
     assert callbacks[1].history.epochs == [3, 4]
-    assert "importance: its state in the checkpoint cannot be restored, so it begins afresh" in caplog.text
+    assert "importance: its state in the checkpoint cannot be restored, so it starts over" in caplog.text
 
 
 def test_on_error_raise_lets_a_bad_state_through(fit: Any, tmp_path: Path) -> None:
