@@ -99,7 +99,7 @@ def part_scores(maps: Tensor) -> PartScores:
         >>> import torch
         >>> scores = part_scores(torch.zeros(5, 1, 4, 4))
         >>> [round(float(value), 3) for value in (scores.spatial_entropy[0], scores.bound)]
-        [2.61, -2.833]
+        [2.609, -2.833]
     """
     _check_maps(maps)
     n = maps.shape[-1]
@@ -227,7 +227,7 @@ def equivariance_proxy(
 ) -> Tensor:
     """How far peaks are from where they should be once the image was flipped and shifted (ours, a proxy).
 
-    Stands in for :func:`location_instability` where there are no landmarks: a filter that follows its part moves with it.
+    Stands in for :func:`location_instability` without landmarks: a filter that follows its part moves with it.
 
     Args:
         before: Peaks ``(N, C)`` of the images.
