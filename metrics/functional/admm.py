@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from convscope._arguments import number, whole_number
 from convscope.metrics.functional._precision import as_double
-from convscope.metrics.functional._validation import check_finite, check_positive, check_positive_int
+from convscope.metrics.functional._validation import check_finite
 
 _RELAXATION = 1.6  # between 1.5 and 1.8 ADMM needs fewer steps (Boyd et al. 2011, section 3.4.3)
 _EVERY = 25  # steps between two looks at the residuals and the step size
@@ -99,7 +100,7 @@ def two_scale_sums(coarse: Tensor, fine: Tensor, output: Tensor, weight: Tensor)
 
 
 @dataclass(frozen=True)
-class _Problem:
+class _TwoScaleProblem:
     sums: TwoScaleSums
     membership: Tensor  # (B, q, p)
     coarse_penalty: Tensor  # (B, 1)
@@ -168,9 +169,9 @@ def two_scale_regression(
         >>> found.coarse.round(decimals=6)
         tensor([[2.5000, 0.0000]], dtype=torch.float64)
     """
-    check_positive("balance", balance)
-    check_positive("tolerance", tolerance)
-    check_positive_int("max_iterations", max_iterations)
+    number("balance", balance, least=0.0, above=True)
+    number("tolerance", tolerance, least=0.0, above=True)
+    whole_number("max_iterations", max_iterations)
     problem = _problem(sums, membership, coarse_penalty, fine_penalty, balance)
     if sums.coarse_moment.numel() == 0 or sums.fine_moment.numel() == 0:
         return _nothing(problem)
@@ -194,7 +195,7 @@ def two_scale_regression(
 class _Admm:
     """The two blocks, in scaled form: each multiplier is divided by the step size."""
 
-    def __init__(self, problem: _Problem, start: TwoScaleWeights | None) -> None:
+    def __init__(self, problem: _TwoScaleProblem, start: TwoScaleWeights | None) -> None:
         self._problem, sums = problem, problem.sums
         self.sparse_coarse, self.fine = torch.zeros_like(sums.coarse_moment), torch.zeros_like(sums.fine_moment)
         if start is not None and start.coarse.shape == self.sparse_coarse.shape and start.fine.shape == self.fine.shape:
@@ -258,7 +259,7 @@ class _Admm:
             self._factorise()
 
 
-def _refined(problem: _Problem, sparse_coarse: Tensor, sparse_fine: Tensor) -> tuple[Tensor, Tensor]:
+def _refined(problem: _TwoScaleProblem, sparse_coarse: Tensor, sparse_fine: Tensor) -> tuple[Tensor, Tensor]:
     """Feasible weights: the sparse fine ones, or those that are exact on their support where these are no worse."""
     coarse, fine = problem.to_coarse(sparse_fine), sparse_fine
     exact = torch.stack([_on_support(problem, b, sparse_coarse[b], sparse_fine[b]) for b in range(len(fine))])
@@ -269,7 +270,7 @@ def _refined(problem: _Problem, sparse_coarse: Tensor, sparse_fine: Tensor) -> t
     return torch.where(use, its_coarse, coarse), torch.where(use, exact, fine)
 
 
-def _optimality(problem: _Problem, coarse: Tensor, fine: Tensor) -> Tensor:
+def _optimality(problem: _TwoScaleProblem, coarse: Tensor, fine: Tensor) -> Tensor:
     """Distance from the conditions of optimality ``(B,)``, relative to the gradient at zero.
 
     Each fine super-pixel says which subgradients of its coarse one's penalty would cancel its own gradient: one value
@@ -294,7 +295,7 @@ def _optimality(problem: _Problem, coarse: Tensor, fine: Tensor) -> Tensor:
     return worst / torch.where(at_zero > 0, at_zero, 1.0)
 
 
-def _on_support(problem: _Problem, image: int, sparse_coarse: Tensor, sparse_fine: Tensor) -> Tensor:
+def _on_support(problem: _TwoScaleProblem, image: int, sparse_coarse: Tensor, sparse_fine: Tensor) -> Tensor:
     """Minimum of one image's objective with the signs fixed: a linear system (Karush, Kuhn and Tucker)."""
     sums, to = problem.sums, problem.membership[image]
     free = sparse_fine != 0
@@ -318,7 +319,7 @@ def _on_support(problem: _Problem, image: int, sparse_coarse: Tensor, sparse_fin
 
 def _problem(
     sums: TwoScaleSums, membership: Tensor, coarse_penalty: float | Tensor, fine_penalty: float | Tensor, balance: float
-) -> _Problem:
+) -> _TwoScaleProblem:
     images, q, p = len(sums.output_square), sums.fine_moment.shape[1], sums.coarse_moment.shape[1]
     if membership.shape not in ((q, p), (images, q, p)):
         raise ValueError(
@@ -332,7 +333,7 @@ def _problem(
         check_finite(name, tensor)
     to = as_double(membership).expand(images, q, p)
     penalties = (_penalty(name, value, sums) for name, value in (("coarse", coarse_penalty), ("fine", fine_penalty)))
-    return _Problem(TwoScaleSums(*map(as_double, sums)), to, *penalties, balance=float(balance))
+    return _TwoScaleProblem(TwoScaleSums(*map(as_double, sums)), to, *penalties, balance=float(balance))
 
 
 def _penalty(name: str, value: float | Tensor, sums: TwoScaleSums) -> Tensor:
@@ -345,7 +346,7 @@ def _penalty(name: str, value: float | Tensor, sums: TwoScaleSums) -> Tensor:
     return penalty.expand(images)[:, None]
 
 
-def _nothing(problem: _Problem) -> TwoScaleWeights:
+def _nothing(problem: _TwoScaleProblem) -> TwoScaleWeights:
     """No super-pixel at one of the scales: nothing but zero is feasible."""
     sums = problem.sums
     coarse, fine = torch.zeros_like(sums.coarse_moment), torch.zeros_like(sums.fine_moment)

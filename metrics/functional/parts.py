@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics.functional._precision import as_double, at_least_single
-from convscope.metrics.functional._validation import check_finite, check_positive_int, check_target
+from convscope.metrics.functional._validation import check_finite, check_target
 
 LARGEST_MAP = 14
 """Larger maps are max-pooled to this size: templates number n² + 1, each of n² values."""
@@ -48,7 +49,7 @@ def part_maps(activation: Tensor, largest: int = LARGEST_MAP) -> Tensor:
     Raises:
         ValueError: if there are not two spatial dimensions, or ``largest`` is not a positive whole number.
     """
-    check_positive_int("largest", largest)
+    whole_number("largest", largest)
     if activation.ndim != 4:
         raise ValueError(
             f"Part scores need maps of shape (N, C, H, W), got {tuple(activation.shape)}. "
@@ -69,7 +70,7 @@ def part_templates(n: int) -> Tensor:
     Raises:
         ValueError: if ``n`` is not a positive whole number.
     """
-    check_positive_int("n", n)
+    whole_number("n", n)
     places = torch.cartesian_prod(torch.arange(n), torch.arange(n)).double()
     distance = torch.cdist(places, places, p=1)
     peaks = (1 - _BETA * distance / n).clamp(min=-1)
@@ -207,7 +208,7 @@ def location_instability(found: Peaks, landmarks: Tensor, size: tuple[int, int],
 
     Source: paper (arXiv 1710.00935, section 5.3).
     """
-    check_positive_int("top", top)
+    whole_number("top", top)
     if landmarks.ndim != 3 or len(landmarks) != len(found.value) or landmarks.shape[2] != 2:
         raise ValueError(f"The landmarks must have shape ({len(found.value)}, K, 2), got {tuple(landmarks.shape)}.")
     scale = torch.tensor(size, dtype=torch.float64, device=landmarks.device)

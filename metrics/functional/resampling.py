@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from convscope._arguments import whole_number
 from convscope.metrics.functional._precision import as_double, is_varying
-from convscope.metrics.functional._validation import check_channels, check_finite, check_positive_int
+from convscope.metrics.functional._validation import check_channels, check_finite
 
 LEAST_ACTIVATION = 0.1
 """The paper's: a filter whose mean activation lies below has no precision."""
@@ -143,7 +144,7 @@ def top_filters(scores: Tensor, k: int) -> Tensor:
         >>> top_filters(torch.tensor([1.0, float("nan"), 3.0, 2.0]), 2)
         tensor([False, False,  True,  True])
     """
-    check_positive_int("k", k)
+    whole_number("k", k)
     known = ~scores.isnan()
     order = scores.masked_fill(~known, -torch.inf).argsort(descending=True, stable=True)
     order = order[known[order]][:k]

@@ -195,5 +195,5 @@ def test_the_top_filters_leave_nan_out_and_keep_infinity() -> None:
     assert top_filters(values, 2).tolist() == [False, True, True, False, False]
     assert top_filters(values, 9).tolist() == [False, True, True, True, True]
     assert top_filters(torch.full((3,), torch.nan), 2).tolist() == [False] * 3
-    with pytest.raises(ValueError, match="`k` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="k=0: give a whole number, at least 1"):
         top_filters(values, 0)
