@@ -127,8 +127,8 @@ def test_the_budget_holds_and_the_cost_is_said(
     with caplog.at_level(logging.INFO):
         fit([callback], module=module, max_epochs=1, limit_val_batches=0)
     forwards = (sum(samples) - 1 - 45) / 45  # without the traced sample and the shared pass
-    # Fewer where a random filter is also a top one; a few samples more for planning.
-    assert most / 2 <= forwards <= most + 0.5
+    # Fewer where a random filter is also a top one; planning takes a few samples more, less than one pass.
+    assert most / 2 <= forwards < most + 1
     assert f"up to {most} forward passes" in caplog.text
     assert f"max_forwards={budget}" in caplog.text
 

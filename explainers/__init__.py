@@ -1,0 +1,1 @@
+"""Networks, segmentations and perturbations of the companion methods. Knows torch only."""
