@@ -88,8 +88,8 @@ def _grid(height: int, width: int, cells: int) -> Tensor:
     """Cells of about equal sides, as many as come nearest to ``cells``."""
     rows = max(1, min(height, round((cells * height / width) ** 0.5)))
     columns = max(1, min(width, round(cells / rows)))
-    row = torch.arange(height) * rows // height
-    column = torch.arange(width) * columns // width
+    row: Tensor = torch.arange(height) * rows // height
+    column: Tensor = torch.arange(width) * columns // width
     return row[:, None] * columns + column
 
 
@@ -125,6 +125,6 @@ def _skimage() -> Any:
         from skimage import segmentation
     except ImportError as error:
         raise ImportError(
-            "super-pixels by colour need scikit-image: pip install 'convscope[segments]', or use method='grid'"
+            "super-pixels by colour need scikit-image: pip install scikit-image, or use method='grid'"
         ) from error
     return segmentation

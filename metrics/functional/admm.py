@@ -332,8 +332,8 @@ def _problem(
     for name, tensor in sums._asdict().items():
         check_finite(name, tensor)
     to = as_double(membership).expand(images, q, p)
-    penalties = (_penalty(name, value, sums) for name, value in (("coarse", coarse_penalty), ("fine", fine_penalty)))
-    return _TwoScaleProblem(TwoScaleSums(*map(as_double, sums)), to, *penalties, balance=float(balance))
+    coarse, fine = _penalty("coarse", coarse_penalty, sums), _penalty("fine", fine_penalty, sums)
+    return _TwoScaleProblem(TwoScaleSums(*map(as_double, sums)), to, coarse, fine, float(balance))
 
 
 def _penalty(name: str, value: float | Tensor, sums: TwoScaleSums) -> Tensor:

@@ -246,7 +246,7 @@ def equivariance_proxy(
         expected = torch.stack([expected[..., 0], 1 - expected[..., 1]], dim=2)
     expected = expected + torch.tensor(shift, dtype=torch.float64, device=expected.device)
     inside = ((expected > 0) & (expected < 1)).all(2) & (before.value > 0)
-    distance = ((as_double(after.place) - expected) * scale).norm(dim=2) / scale.norm()
+    distance: Tensor = ((as_double(after.place) - expected) * scale).norm(dim=2) / scale.norm()
     return distance.masked_fill(~inside, torch.nan).nanmean(0)
 
 
