@@ -42,7 +42,7 @@ def segment(image: Tensor, method: str = "grid", coarse: int = 16, fine: int = 6
     Args:
         image: ``(C, H, W)`` in any range; the grid looks at its size only.
         method: ``"grid"``; or ``"slic"`` or ``"quickshift"``, which need scikit-image (``pip install
-            'convscope[segments]'``).
+            scikit-image``).
         coarse: About so many coarse super-pixels; for the grid their exact number is a product of whole numbers.
         fine: About so many fine ones, at least as many.
 
@@ -88,9 +88,10 @@ def _grid(height: int, width: int, cells: int) -> Tensor:
     """Cells of about equal sides, as many as come nearest to ``cells``."""
     rows = max(1, min(height, round((cells * height / width) ** 0.5)))
     columns = max(1, min(width, round(cells / rows)))
-    row: Tensor = torch.arange(height) * rows // height
-    column: Tensor = torch.arange(width) * columns // width
-    return row[:, None] * columns + column
+    row = torch.arange(height) * rows // height
+    column = torch.arange(width) * columns // width
+    cell: Tensor = row[:, None] * columns + column
+    return cell
 
 
 def _nested(coarse: Tensor, fine: Tensor) -> Segments:
