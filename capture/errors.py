@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -12,6 +15,20 @@ class UserError(ValueError):
 
 class UserCodeError(RuntimeError):
     """The user's own code (a data set, a transform, a forward) failed: never a reason to refuse the run."""
+
+
+def or_mistake(run: Callable[[], T], *kinds: type[Exception]) -> T:
+    """``run()``, whose errors of these kinds mean that the user gave something wrong.
+
+    Raises:
+        UserError: if it raises one of them; other errors are let through.
+    """
+    try:
+        return run()
+    except UserError:
+        raise
+    except kinds as error:
+        raise UserError(str(error)) from error
 
 
 @contextmanager

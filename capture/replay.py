@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.overrides import TorchFunctionMode
 
+from convscope.capture.network.follower import in_transform
 from convscope.capture.network.modules import tensors_in
 from convscope.capture.state.generators import find_generators
 
@@ -30,9 +31,6 @@ _VALUES = (
     torch.layout,
     torch.memory_format,
 )
-
-
-_level: Callable[[], Any] = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", lambda: None)
 
 
 class Deviation(Exception):
@@ -70,7 +68,8 @@ class Recorder(TorchFunctionMode):
         output = func(*args, **kwargs)
         if not self._open:
             self.later += 1
-        elif not _transformed():
+        elif not in_transform():
+            # What a transform computes runs in every pass; its result is compared where the next operation takes it.
             self.calls.append(_Call(func, arguments, _copied(output), _must_run(arguments, output)))
         return output
 
@@ -122,7 +121,7 @@ class Replayer(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not self._open or _transformed():
+        if not self._open or in_transform():
             return func(*args, **kwargs)
         calls = self._recording.calls
         call = calls[self._place] if self._place < len(calls) else None
@@ -150,14 +149,6 @@ class Replayer(TorchFunctionMode):
     def _deviate(self, reason: str) -> None:
         self.deviated = True
         raise Deviation(reason)
-
-
-def _transformed() -> bool:
-    """Whether a function transform (``vmap``, ``grad``) is at work: its tensors are of no use after it.
-
-    What it computes is run in every pass, and its result compared where the next operation takes it.
-    """
-    return _level() is not None
 
 
 def _must_run(arguments: Any, output: Any) -> bool:

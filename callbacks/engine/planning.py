@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 
@@ -13,15 +12,13 @@ from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.lockstep import ElsewhereError, is_mistake, together
 from convscope.callbacks.engine.observer import Observer, Plan, needs_of
 from convscope.capture.data.heldout import HeldOut
-from convscope.capture.errors import UserError
+from convscope.capture.errors import UserError, or_mistake
 from convscope.capture.network.layers import select_layers, spread_over_depth
 from convscope.capture.network.portable import packed, unpacked
 from convscope.capture.network.trace import Layer, Trace, without_problems
 from convscope.capture.observation import Subject, trace_layers
 from convscope.capture.outputs.choice import NO_TARGETS
 from convscope.capture.outputs.settling import settle
-
-T = TypeVar("T")
 
 
 class IdleError(Exception):
@@ -66,7 +63,7 @@ def _drafted(plan: Plan, observers: list[Observer]) -> dict[str, Exception]:
     """Fill in the plan; returns by observer's name what failed that is no mistake of the user's."""
     faults: dict[str, Exception] = {}
     observers = _readable(observers, faults)
-    no_loss = _or_mistake(lambda: _settle_outputs(plan, observers))
+    no_loss = or_mistake(lambda: _settle_outputs(plan, observers), ValueError)
     found, logits = trace_layers(plan.subject, plan.heldout)
     plan.messages += found.notes
     plan.hidden = found.hidden
@@ -110,7 +107,7 @@ class _Draft:
     def guarded(self, observer: Observer, faults: dict[str, Exception], step: Callable[[Observer], None]) -> None:
         """One step for one observer, which may rest; a mistake of the user's is let through."""
         try:
-            _or_mistake(lambda: step(observer))
+            or_mistake(lambda: step(observer), ValueError)
         except IdleError as error:
             if self.selected.get(observer.name, [True]):  # that its layers cannot be measured is no one's mistake
                 self.plan.idle.append(str(error))
@@ -154,23 +151,13 @@ def _as_on_main(plan: Plan, observers: list[Observer], faults: dict[str, Excepti
 
 def _make_ready(plan: Plan, observer: Observer, failures: Failures) -> None:
     try:
-        together(lambda: _or_mistake(lambda: observer.ready(plan)))
+        together(lambda: or_mistake(lambda: observer.ready(plan), ValueError))
     except Exception as error:
         if is_mistake(error):
             raise
         failures.record(f"preparing {observer.name}", error)
         plan.observers.remove(observer)
         del plan.layers[observer.name]
-
-
-def _or_mistake(run: Callable[[], T]) -> T:
-    """``run()``, whose ``ValueError`` means that the user gave something wrong."""
-    try:
-        return run()
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def _output(plan: Plan, found: Trace, logits: torch.Tensor, taken: set[str]) -> Layer | None:

@@ -22,7 +22,7 @@ from convscope.callbacks.engine.planning import make_plan
 from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.callbacks.engine.stopwatch import Stopwatch
 from convscope.capture.data.heldout import HeldOut
-from convscope.capture.errors import UserError, users_code
+from convscope.capture.errors import UserError, or_mistake, users_code
 
 Results = list[tuple["Observer", Findings]]
 
@@ -125,7 +125,7 @@ class Session:
     def _read(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         default = together(lambda: self._default_loader(heldout, trainer, pl_module))
         together(
-            lambda: _or_mistake(
+            lambda: or_mistake(
                 lambda: heldout.prepare(
                     default,
                     transfer=_as_users("moving a held-out batch to the device", bridge.transfer(trainer)),
@@ -133,7 +133,9 @@ class Session:
                     world_size=trainer.world_size,
                     gather=bridge.gather_objects,
                     most=heldout.batch_size if bridge.fast_dev_run(trainer) else None,
-                )
+                ),
+                ValueError,
+                TypeError,
             )
         )
         for note in heldout.notes:
@@ -358,16 +360,6 @@ def _check_tags(plans: list[Plan]) -> None:
                 f"{type(observer).__name__}); give one of them another name, e.g. name='{observer.name}_2'"
             )
         seen[observer.name] = type(observer).__name__
-
-
-def _or_mistake(run: Any) -> Any:
-    """``run()``, whose ``ValueError`` and ``TypeError`` mean that what the user gave is faulty."""
-    try:
-        return run()
-    except UserError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise UserError(str(error)) from error
 
 
 def _as_users(what: str, call: Any) -> Any:

@@ -99,6 +99,11 @@ def _rebuilt(tree: Any, function: Callable[[Any, Any], Any]) -> Any:
     return tree
 
 
+def as_it_is(batch: Any) -> Any:
+    """The batch itself: in the place of a step that is not taken."""
+    return batch
+
+
 def adapt_batch(batch: Any) -> tuple[Any, torch.Tensor | None]:
     """Split a batch into the model's inputs and the targets.
 

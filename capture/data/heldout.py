@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from convscope._arguments import callable_or_none, flag, refuse, text_or_none, whole_number
 from convscope.capture.data.arguments import adapter_text, check_classes, check_ignore_index, check_logits, pair
-from convscope.capture.data.batches import Adapter, adapt_batch, tensor_bytes, tree_tensors
+from convscope.capture.data.batches import Adapter, adapt_batch, as_it_is, tensor_bytes, tree_tensors
 from convscope.capture.data.blocks import Block, block_of, joined, passes, pieces
 from convscope.capture.data.contents import preserved_contents
 from convscope.capture.data.processes import Gather, Processes, alone
@@ -26,10 +26,6 @@ from convscope.capture.data.targets import LabelForm, TargetSummary, merge_summa
 from convscope.capture.outputs.parts import Selector
 from convscope.capture.state.generators import preserved_generators
 from convscope.capture.state.isolation import preserved_random_state
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 @dataclass(frozen=True)
@@ -190,7 +186,7 @@ class HeldOut:
         self,
         default: Any = None,
         *,
-        transfer: Callable[[Any], Any] = _as_it_is,
+        transfer: Callable[[Any], Any] = as_it_is,
         rank: int = 0,
         world_size: int = 1,
         gather: Gather = alone,

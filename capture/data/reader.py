@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from convscope.capture.data.batches import as_it_is
 from convscope.capture.data.seeding import SampleSeeds
 
 Unit = tuple[int, ...]
@@ -47,7 +48,7 @@ class Reader:
             batch_size=None,
             sampler=self._parcels,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             worker_init_fn=_WorkerStart(loader.worker_init_fn),
             multiprocessing_context=loader.multiprocessing_context,
             timeout=loader.timeout,
@@ -156,7 +157,3 @@ class _WorkerStart:
         object.__setattr__(info, "dataset", info.dataset.dataset)  # frozen against mistakes, not against need
         if self._function is not None:
             self._function(worker)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -120,7 +120,7 @@ class _Follower(TorchFunctionMode):
             # Of a forward that raised there is no output; inside a transform tensors are not of the whole batch.
             if self._hidden or output is None:
                 return None
-            if _transformed():
+            if in_transform():
                 self.calls.transformed[name] = module
                 return None
             return self._report(name, MODULE, kind, module, (args, kwargs), output)
@@ -133,7 +133,7 @@ class _Follower(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = _call(func, args, kwargs or {})
-        if self._reporting or self._hidden or next(tensors_in(output), None) is None or _transformed():
+        if self._reporting or self._hidden or next(tensors_in(output), None) is None or in_transform():
             return output
         owner = self._stack[-1].name if self._stack else ""
         replaced = self._report(owner, function_name(func), function_kind(func), None, (args, kwargs), output)
@@ -174,6 +174,6 @@ _functorch = getattr(torch._C, "_functorch", None)
 _level: Callable[[], Any] = getattr(_functorch, "maybe_current_level", lambda: None)
 
 
-def _transformed() -> bool:
+def in_transform() -> bool:
     """Whether a transform of functorch is running (``torch.vmap``): its tensors have no rows, storage or hooks."""
     return _level() is not None

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import nn
 
 from convscope.capture.network.axes import ChannelAxes
-from convscope.capture.network.follower import Calls, Event, EventKey, follow
+from convscope.capture.network.follower import Calls, Event, EventKey
 from convscope.capture.network.identity import Identity, Sizes, Weights, link
 from convscope.capture.network.modules import Kind, tensors_in
 from convscope.capture.network.names import layer_names, unique
@@ -302,15 +301,6 @@ def output_layer(logits: torch.Tensor, rows: RowOrder | None = None) -> Layer:
         problem=_not_real(logits) if logits.is_complex() else "",
         is_output=True,
     )
-
-
-def trace_pass(model: nn.Module, run: Callable[[], Any], samples: int = 1) -> tuple[Trace, Any]:
-    """Follow ``run()``, one forward pass of ``model`` on some samples, and return the trace and what it returned."""
-    found = Trace(model, samples)
-    with follow(model, found) as calls:
-        result = run()
-    found.calls = calls
-    return found, result
 
 
 def without_problems(layers: Collection[Layer]) -> tuple[list[Layer], list[str]]:
