@@ -186,6 +186,21 @@ def ridge_label_predictor(features: Tensor, targets: Tensor, alphas: Sequence[fl
     return lambda others: pairs.left_out(as_double(others).to(device))
 
 
+@dataclass(frozen=True)
+class _RidgeScorer:
+    """Scorer of labels that takes several labellings in one product."""
+
+    predictor: Predictor
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        return self.together(labels[None])[0]
+
+    def together(self, labels: Tensor) -> Tensor:
+        """Scores ``(L, N, K)`` of labellings ``(L, N)`` with the same number of classes each."""
+        columns = torch.stack([one_hot(labelling) for labelling in labels], dim=1)
+        return self.predictor(columns.flatten(1)).reshape(columns.shape).transpose(0, 1)
+
+
 def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Scorer:
     """Ridge prepared on ``features``: one factorisation, penalty chosen on ``target``, any labels afterwards.
 
@@ -212,8 +227,7 @@ def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEF
         torch.Size([6, 2])
     """
     features, target = prepare_probe_input(features, target)
-    predictor = ridge_label_predictor(features, one_hot(target), alphas)
-    return lambda labels: predictor(one_hot(labels))
+    return _RidgeScorer(ridge_label_predictor(features, one_hot(target), alphas))
 
 
 def ridge_probe_scores(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Tensor:
