@@ -5,8 +5,10 @@
 A mutant is drawn at random, by the seed, from all places where a comparison, an operator, a constant, a condition, a
 returned value, two arguments or a bound can be changed. It is made in a scratch copy of the tree, which is all that is
 ever written to, and the tests of the file's area are run until one fails: those first that use the file's names most.
-Results go to a file of JSON lines, so that an interrupted run goes on where it was. What survives is printed as a diff:
-a test is missing, or the change makes no difference (an equivalent mutant), which only a reader can tell.
+Results go to a file of JSON lines, so that an interrupted run goes on where it was. With ``--files 6`` only the six
+nearest files of tests run; run again without it, what survived that meets the rest of its area's tests. What survives
+is printed as a diff: a test is missing, or the change makes no difference (an equivalent mutant), which only a reader
+can tell.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +29,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import lightning  # noqa: F401  what takes long to import is there already when a child is forked
+import pytest
 import tomllib
+import torch
+import torchmetrics  # noqa: F401
 
 from benchmarks.mutant_sites import Mutant, mutants
 
@@ -40,8 +45,9 @@ AREAS = {
     "callbacks": ["tests/callbacks", "tests/compatibility", "tests/distributed"],
     "loggers": ["tests/loggers", "tests/callbacks"],
 }
-PYTEST = ["-m", "pytest", "-x", "-q", "--no-header", "-W", "ignore", "-p", "no:cacheprovider", "--tb=no"]
+PYTEST = ["-x", "-q", "--no-header", "-W", "ignore", "-p", "no:cacheprovider", "--tb=no"]
 QUICK = "not slow and not browser and not gpu"
+SECONDS = 3600  # after which a mutant counts as an endless loop, though pytest's own limit for a test comes first
 _NO_TESTS = 5  # what pytest ends with where it collected none
 
 
@@ -85,22 +91,12 @@ class Scratch:
         for name, path in folders.items():
             if name.count(".") == 1:
                 (self.package / name.split(".")[1]).symlink_to(self.root / path)
+        self._sound: dict[str, bool] = {}
 
-    def test(self, tests: list[str], seconds: float | None) -> tuple[str, str]:
+    def test(self, tests: list[str]) -> tuple[str, str]:
         """Run tests until one fails: ``killed``, ``survived`` or ``timeout``, and what pytest said last."""
-        paths = os.pathsep.join([str(self.package.parent), str(self.root)])
-        variables = {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *PYTEST, "-m", QUICK, "--hypothesis-seed=0", *tests]
         with tempfile.TemporaryFile("w+") as output:
-            child = subprocess.Popen(command, cwd=self.root, env={**os.environ, **variables}, stdout=output,
-                                     stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
-            try:
-                status = child.wait(seconds)
-            except subprocess.TimeoutExpired:
-                status = None
-            finally:  # also what the tests started
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
+            status = self._forked([*PYTEST, "-m", QUICK, "--hypothesis-seed=0", *tests], output.fileno())
             output.seek(0)
             lines = output.read().splitlines()
         said = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1] if lines else "")
@@ -108,59 +104,97 @@ class Scratch:
             raise RuntimeError(f"there is nothing to run in {', '.join(tests)}")
         return {0: "survived", None: "timeout"}.get(status, "killed"), said[:300]
 
-    def judge(self, mutant: Mutant, tests: list[str], seconds: float) -> dict[str, Any]:
-        """Apply a mutant, run its tests, and put the file back."""
+    def _forked(self, arguments: list[str], output: int) -> int | None:
+        """Exit status of pytest in a child that has torch and Lightning already, None where it took too long."""
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                os.setsid()
+                self._enter(output)
+                os._exit(int(pytest.main(arguments)))
+            os._exit(1)
+        try:
+            return _status(child, SECONDS)
+        finally:  # also what the tests started
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+
+    def _enter(self, output: int) -> None:
+        for stream in (1, 2):
+            os.dup2(output, stream)
+        os.chdir(self.root)
+        paths = [str(self.package.parent), str(self.root)]
+        sys.path[:0] = paths
+        for name in [name for name in sys.modules if name.split(".")[0] in ("benchmarks", "convscope", "tests")]:
+            del sys.modules[name]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # for the processes that tests start
+
+    def judge(self, mutant: Mutant, tests: list[str]) -> dict[str, Any]:
+        """Apply a mutant, run its tests, and put the file back.
+
+        Raises:
+            RuntimeError: if the test that fails does so without the mutant, too.
+        """
         path = self.root / mutant.file
         source, began = path.read_bytes(), time.perf_counter()
         path.write_bytes(mutant.applied(source))
         try:
-            outcome, said = self.test(tests, seconds)
+            outcome, said = self.test(tests)
         finally:
             path.write_bytes(source)
         took = round(time.perf_counter() - began, 1)
-        found = {"outcome": outcome, "said": said, "seconds": took, "diff": mutant.diff(source)}
+        if outcome == "killed":
+            self._check_sound(said, tests)
+        found = {"outcome": outcome, "said": said, "seconds": took, "diff": mutant.diff(source), "files": len(tests)}
         return {"key": mutant.key, **asdict(mutant), **found}
 
+    def _check_sound(self, said: str, tests: list[str]) -> None:
+        """Run what killed a mutant on the unchanged code, once: else its failure means nothing."""
+        # Where no test is named pytest itself broke down, as it does when tests/conftest.py cannot be imported.
+        name = said.split(" ")[1].split("[")[0] if said.startswith(("FAILED", "ERROR")) else tests[0]
+        if name not in self._sound:
+            self._sound[name] = self.test([name])[0] == "survived"
+        if not self._sound[name]:
+            raise RuntimeError(f"{name} fails without a mutant; no kill would mean anything")
 
-def run(packages: list[str], count: int, seed: int, results: Path) -> None:
-    """Judge the mutants that the results do not hold yet; the unchanged code must pass first.
+
+def _status(child: int, seconds: float) -> int | None:
+    """Exit status of a child of ours, None after so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    return None
+
+
+def run(packages: list[str], count: int, seed: int, results: Path, files: int | None = None) -> None:
+    """Judge the mutants that the results do not hold yet, or hold as alive after fewer files of tests.
 
     All is read from the copy, so that the tree may change meanwhile.
     """
     results.parent.mkdir(parents=True, exist_ok=True)
-    known = {record["key"] for record in load(results)}
     with tempfile.TemporaryDirectory() as folder:
-        scratch, limits = Scratch(folder), dict[str, float]()
+        scratch = Scratch(folder)
         wanted = drawn(packages, count, seed, scratch.root)
-        todo = [mutant for mutant in wanted if mutant.key not in known]
-        for place, mutant in enumerate(todo, len(wanted) - len(todo) + 1):
-            package = mutant.file.split("/")[0]
-            if package not in limits:
-                limits[package] = baseline(scratch, package)
-            record = scratch.judge(mutant, area(mutant.file, scratch.root), limits[package])
+        known = load(results)
+        for place, mutant in enumerate(wanted, 1):
+            tests = area(mutant.file, scratch.root)[:files]
+            earlier = known.get(mutant.key)
+            if earlier and (earlier["outcome"] != "survived" or earlier.get("files", 0) >= len(tests)):
+                continue
+            record = scratch.judge(mutant, tests)
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             said = f"{record['outcome']:9} {record['seconds']:6.1f} s  {mutant.file}:{mutant.line}  {mutant.kind}"
             print(f"{place:4}/{len(wanted)}  {said}", flush=True)
 
 
-def baseline(scratch: Scratch, package: str) -> float:
-    """Seconds after which a mutant counts as an endless loop: several times what the unchanged code takes.
-
-    Raises:
-        RuntimeError: if the tests fail as they are.
-    """
-    began = time.perf_counter()
-    outcome, said = scratch.test(AREAS[package], None)
-    if outcome != "survived":
-        raise RuntimeError(f"the tests of {package} fail without a mutant ({said}); no kill would mean anything")
-    return 60 + 3 * (time.perf_counter() - began)
-
-
-def load(results: Path) -> list[dict[str, Any]]:
-    """Records of earlier runs."""
+def load(results: Path) -> dict[str, dict[str, Any]]:
+    """Records of earlier runs by mutant, the last of each."""
     lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
-    return [json.loads(line) for line in lines]
+    return {record["key"]: record for record in map(json.loads, lines)}
 
 
 def report(records: list[dict[str, Any]]) -> str:
@@ -179,12 +213,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--packages", nargs="+", choices=list(AREAS), default=["metrics", "capture", "callbacks"])
     parser.add_argument("--results", type=Path, help="JSON lines; default runs/mutants/seed-<seed>.jsonl")
+    parser.add_argument("--files", type=int, help="run the nearest test files only: a quick first look, later extended")
     parser.add_argument("--report", action="store_true", help="print what the results hold, and run nothing")
     options = parser.parse_args()
     results = options.results or Path(f"runs/mutants/seed-{options.seed}.jsonl")
     if not options.report:
-        run(options.packages, options.count, options.seed, results)
-    print(report(load(results)))
+        os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        torch.set_num_threads(1)
+        run(options.packages, options.count, options.seed, results, options.files)
+    print(report(list(load(results).values())))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -69,23 +71,41 @@ def test_the_tests_of_a_files_area_come_first_its_own_before_all() -> None:
     assert set(ridge) >= {f"tests/metrics/{path.name}" for path in (program.ROOT / "tests/metrics").glob("test_*.py")}
 
 
+# A program of its own: the tests of a mutant run in a child that must not hold convscope yet.
+JUDGING = """
+import sys
+from pathlib import Path
+from benchmarks import mutants as program
+from benchmarks.mutant_sites import mutants
+
+killed, survives = (
+    next(m for m in mutants(program.ROOT / "metrics/functional" / file, program.ROOT) if m.kind == kind)
+    for file, kind in (("drift.py", "dropped return"), ("ridge.py", "comparison"))
+)
+program.drawn = lambda packages, count, seed, root: [killed, survives]
+program.area = lambda file, root: ["tests/metrics/test_drift.py", "tests/metrics/test_cka.py"]  # neither runs ridge
+program.run(["metrics"], 2, 1, Path(sys.argv[1]), files=int(sys.argv[2]))
+"""
+
+
 @pytest.mark.slow
-def test_mutants_are_judged_in_a_copy_and_not_twice(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr(program, "AREAS", {"metrics": ["tests/metrics/test_drift.py"]})
-    found = mutants(program.ROOT / "metrics/functional/drift.py", program.ROOT)
-    killed = next(m for m in found if m.kind == "dropped return")
-    other = mutants(program.ROOT / "metrics/functional/ridge.py", program.ROOT)
-    survives = next(m for m in other if m.kind == "comparison")  # no test of drift runs it
-    status = ["git", "status", "--short"]
-    before = subprocess.run(status, cwd=program.ROOT, capture_output=True, check=True).stdout
-    monkeypatch.setattr(program, "drawn", lambda packages, count, seed, root: [killed, survives])
-    monkeypatch.setattr(program, "area", lambda file, root: ["tests/metrics/test_drift.py"])
-    program.run(["metrics"], 2, 1, tmp_path / "results.jsonl")
-    records = program.load(tmp_path / "results.jsonl")
-    assert [record["outcome"] for record in records] == ["killed", "survived"]
-    assert subprocess.run(status, cwd=program.ROOT, capture_output=True, check=True).stdout == before
-    program.run(["metrics"], 2, 1, tmp_path / "results.jsonl")
-    assert program.load(tmp_path / "results.jsonl") == records
-    text = program.report(records)
-    assert f"metrics/functional/ridge.py:{survives.line}  comparison" in text
+def test_mutants_are_judged_in_a_copy_and_not_twice(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+
+    def judged(files: int) -> list[dict[str, Any]]:
+        command = [sys.executable, "-c", JUDGING, str(results), str(files)]
+        subprocess.run(command, cwd=program.ROOT, check=True, capture_output=True, timeout=250)
+        return [json.loads(line) for line in results.read_text().splitlines()]
+
+    def status() -> bytes:
+        return subprocess.run(["git", "status", "--short"], cwd=program.ROOT, capture_output=True, check=True).stdout
+
+    before, first = status(), judged(files=1)
+    assert [record["outcome"] for record in first] == ["killed", "survived"]
+    assert judged(files=1) == first  # nothing is judged twice ...
+    later = judged(files=2)  # ... but what lives meets the tests that it has not met
+    assert [(record["key"], record["files"]) for record in later[2:]] == [(first[1]["key"], 2)]
+    assert status() == before
+    text = program.report(list(program.load(results).values()))
+    assert f"metrics/functional/ridge.py:{first[1]['line']}  comparison" in text
     assert text.endswith("all: 1 of 2 killed, 50%")
