@@ -18,7 +18,7 @@ from convscope.capture.observation import Consumer, Observed, Record, observe
 
 @dataclass
 class _Outcome:
-    """What one process says of its pass; plain values, since it travels."""
+    """One process's report of its pass; plain values, since it travels."""
 
     error: str | None = None
     out_of_memory: bool = False
@@ -51,13 +51,13 @@ class _Bound:
 
 
 def run_pass(plan: Plan, due: list[Observer], failures: Failures, gather: Gather) -> dict[str, list[Layer]]:
-    """One pass for all observers that are due. Returns, by observer's name, the layers that went well everywhere.
+    """Run one pass for all observers that are due; return, by observer's name, the layers usable on every process.
 
     Out of device memory, every process halves its chunk and the pass begins again. A forward that fails with gradients
-    is run again without them, so that what needs none is still measured.
+    is run again without them, so that metrics that need none are still measured.
 
     Raises:
-        Exception: the network's forward failed on some process.
+        Exception: if the network's forward failed on some process.
     """
     gradients, without = True, None
     while True:
@@ -132,7 +132,7 @@ def _record(
     without: Exception | None,
     failures: Failures,
 ) -> None:
-    """Count and log what failed on any process, on every process: all have the same count."""
+    """Count and log, on every process, the failures of any process: all have the same count."""
     own = {(due[place].name, layer): failure for (place, layer), failure in here.failures.items()}
     for (name, layer), told in {pair: told for o in outcomes for pair, told in o.failed.items()}.items():
         failures.record(f"{name}, layer {layer}", own.get((name, layer)) or _elsewhere(told))
@@ -145,7 +145,7 @@ def _record(
 
 
 def _in_need(plan: Plan, due: list[Observer]) -> set[str]:
-    """Layers of observers that can do nothing without a gradient."""
+    """Layers of observers that need a gradient."""
     needing = [observer for observer in due if observer.needs_gradient and not observer.takes_nonfinite]
     return {layer.name for observer in needing for layer in plan.layers[observer.name]}
 
@@ -157,7 +157,7 @@ def _observe(plan: Plan, due: list[Observer], gradients: bool) -> Observed:
 
 
 def _without_gradients(due: list[Observer], failures: Failures) -> list[Observer]:
-    """Observers that can do without gradients, where those of this check are not whole on every process."""
+    """Observers that can do without gradients, if those of this check are incomplete on some process."""
     return [observer for observer in due if not observer.needs_gradient or _drops_gradients(observer, failures)]
 
 
