@@ -357,7 +357,7 @@ def _check_tags(plans: list[Plan]) -> None:
         if observer.name in seen:
             raise UserError(
                 f"two callbacks would both log under {observer.name!r} ({seen[observer.name]} and "
-                f"{type(observer).__name__}); give one of them another name, e.g. name='{observer.name}_2'"
+                f"{type(observer).__name__}); give one of them another name, such as name='{observer.name}_2'"
             )
         seen[observer.name] = type(observer).__name__
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def refuse(name: str, value: Any, accepted: str) -> ValueError:
-    """The error of an argument that is not accepted; ``name`` may be ``"HeldOut(size"``, closed by the wording."""
+    """The error of an invalid argument; a parenthesis in ``name`` (``"HeldOut(size"``) is closed in the message."""
     close = ")" if "(" in name else ""
     return ValueError(f"{name}={_shown(value)}{close}: give {accepted}")
 
@@ -23,7 +23,7 @@ def refuse(name: str, value: Any, accepted: str) -> ValueError:
 def whole_number(
     name: str, value: Any, accepted: str = "a whole number", *, least: int = 1, most: int | None = None
 ) -> int:
-    """An integer of at least ``least``, and at most ``most`` where that is given.
+    """An integer of at least ``least``, and at most ``most`` if that is given.
 
     Raises:
         ValueError: if it is something else; for ``1e4`` the message suggests ``10000``.
@@ -171,7 +171,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def callable_or_none(name: str, value: Callable[..., T] | None, call: str, none: str) -> Callable[..., T] | None:
-    """A function that is called as ``call`` says (``"loss(outputs, targets)"``), or None, which means ``none``.
+    """A function, called as in ``call`` (``"loss(outputs, targets)"``), or None, which means ``none``.
 
     Raises:
         ValueError: if it cannot be called.
@@ -212,11 +212,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _meant(value: Any, least: int) -> str:
-    """What ``1e4`` was meant to be."""
+    """Suggestion of the whole number that a float such as ``1e4`` means."""
     return f" (such as {int(value)})" if isinstance(value, float) and value.is_integer() and value >= least else ""
 
 
 def _shown(value: Any) -> str:
-    """The value as it was written; a tensor, a data set or an object without a text of its own by its type."""
+    """The value as it was written; for a tensor, a data set or an object without a text of its own, the type."""
     shown = repr(value)
     return shown if len(shown) <= 80 and "\n" not in shown and " at 0x" not in shown else f"<{type(value).__name__}>"
