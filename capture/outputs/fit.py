@@ -188,9 +188,9 @@ def _fit_classes(flat: Shape, found: tuple[int, ...], classes: Classes, trusted:
         return Fit(flat, "classes", note=note)
     return Fit(
         flat,
-        why_not=f"the model has {count} outputs where the targets have {len(found)} classes: it may not be logits, "
-        f"and its loss is unknown; say HeldOut(classes={count}) if they are logits of which some classes are not held "
-        "out, HeldOut(logits=...) if they are another part of what the model returns, or else pass loss=",
+        why_not=f"the model has {count} outputs where the targets have {len(found)} classes, so its output may not be "
+        f"logits, and its loss is unknown; say HeldOut(classes={count}) if some classes are not held "
+        "out, HeldOut(logits=...) if the logits are another part of the model's result, or else pass loss=",
     )
 
 

@@ -96,7 +96,7 @@ def test_the_logits_are_found(make: Any, path: Any) -> None:
         (
             rows(16),
             THREE,
-            r"16 outputs where the targets have 3 classes: it may not be logits, .*HeldOut\(classes=16",
+            r"16 outputs where the targets have 3 classes, so its output may not be logits, .*HeldOut\(classes=16",
         ),
         (rows(4), torch.tensor([45, 9967, 45, 310, 310, 2]), r"3 of 4 beyond the model's 4 outputs"),
         (rows(3), torch.arange(N), r"3 of 6 beyond the model's 3 outputs.*HeldOut\(logits="),
