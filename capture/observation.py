@@ -101,7 +101,18 @@ class Subject:
 
 
 @dataclass
-class Observed:
+class LayerFaults:
+    """Layers that a pass could not measure, as plain values; each field is explained in :class:`Observed`."""
+
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    nonfinite_gradients: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
+    unmatched: dict[str, str] = field(default_factory=dict)
+    without_gradient: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Observed(LayerFaults):
     """Report of a pass.
 
     Attributes:
@@ -121,11 +132,6 @@ class Observed:
 
     samples: int = 0
     failures: dict[tuple[int, str], Exception] = field(default_factory=dict)
-    nonfinite: dict[str, int] = field(default_factory=dict)
-    nonfinite_gradients: set[str] = field(default_factory=set)
-    missing: set[str] = field(default_factory=set)
-    unmatched: dict[str, str] = field(default_factory=dict)
-    without_gradient: set[str] = field(default_factory=set)
     loss_error: Exception | None = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 
@@ -13,22 +13,17 @@ from convscope.callbacks.engine.lockstep import ElsewhereError, together
 from convscope.callbacks.engine.observer import Observer, Plan, needs_of
 from convscope.capture.data.processes import Gather
 from convscope.capture.network.trace import Layer
-from convscope.capture.observation import Consumer, Observed, Record, observe
+from convscope.capture.observation import Consumer, LayerFaults, Observed, Record, observe
 
 
 @dataclass
-class _Outcome:
-    """One process's report of its pass; plain values, since it travels."""
+class _Outcome(LayerFaults):
+    """One process's report of its pass; plain values, since it is sent to the others."""
 
     error: str | None = None
     out_of_memory: bool = False
     loss_error: str | None = None
     failed: dict[tuple[str, str], str] = field(default_factory=dict)
-    nonfinite: dict[str, int] = field(default_factory=dict)
-    nonfinite_gradients: set[str] = field(default_factory=set)
-    missing: set[str] = field(default_factory=set)
-    unmatched: dict[str, str] = field(default_factory=dict)
-    without_gradient: set[str] = field(default_factory=set)
 
 
 class _Bound:
@@ -109,11 +104,11 @@ def _attempt(plan: Plan, due: list[Observer], gradients: bool) -> tuple[Observed
 
 def _outcome(due: list[Observer], here: Observed, error: Exception | None) -> _Outcome:
     if error is not None:
-        return _Outcome(_told(error), isinstance(error, torch.OutOfMemoryError))
+        return _Outcome(error=_told(error), out_of_memory=isinstance(error, torch.OutOfMemoryError))
     loss_error = None if here.loss_error is None else _told(here.loss_error)
     failed = {(due[place].name, layer): _told(failure) for (place, layer), failure in here.failures.items()}
-    bad = here.nonfinite, here.nonfinite_gradients
-    return _Outcome(None, False, loss_error, failed, *bad, here.missing, here.unmatched, here.without_gradient)
+    faults = {each.name: getattr(here, each.name) for each in fields(LayerFaults)}
+    return _Outcome(**faults, loss_error=loss_error, failed=failed)
 
 
 def _told(error: Exception) -> str:

@@ -53,12 +53,7 @@ def whole_number_or_none(
     Raises:
         ValueError: if it is neither.
     """
-    if value is None:
-        return None
-    try:
-        return whole_number(name, value, accepted, least=least)
-    except ValueError as error:
-        raise ValueError(f"{error}, or None for {none}") from None
+    return _or_none(value, f"for {none}", lambda: whole_number(name, value, accepted, least=least))
 
 
 def number(
@@ -110,12 +105,7 @@ def share_or_none(name: str, value: Any, none: str, accepted: str = "a share") -
     Raises:
         ValueError: if it is neither.
     """
-    if value is None:
-        return None
-    try:
-        return share(name, value, accepted)
-    except ValueError as error:
-        raise ValueError(f"{error}, or None for {none}") from None
+    return _or_none(value, f"for {none}", lambda: share(name, value, accepted))
 
 
 def one_of(name: str, value: T, accepted: Collection[Any]) -> T:
@@ -133,18 +123,13 @@ def one_of(name: str, value: T, accepted: Collection[Any]) -> T:
     raise refuse(name, value, f"one of {', '.join(map(repr, accepted))}")
 
 
-def one_of_or_none(name: str, value: T, accepted: Collection[Any], none: str) -> T:
+def one_of_or_none(name: str, value: T | None, accepted: Collection[Any], none: str) -> T | None:
     """One of a few values, or None, which means ``none`` (``"to infer it"``).
 
     Raises:
         ValueError: if it is neither.
     """
-    if value is None:
-        return value
-    try:
-        return one_of(name, value, accepted)
-    except ValueError as error:
-        raise ValueError(f"{error}, or None {none}") from None
+    return _or_none(value, none, lambda: one_of(name, value, accepted))
 
 
 def different(name: str, values: Any, accepted: str, *, least: int = 1) -> tuple[Any, ...]:
@@ -201,6 +186,14 @@ def tag_or_none(name: str, value: Any, example: str) -> str | None:
     if value is None or (isinstance(value, str) and value and not any(c == "/" or c.isspace() for c in value)):
         return value
     raise refuse(name, value, f"a word without blanks and slashes, such as {example!r}, or None")
+
+
+def _or_none(value: Any, none: str, check: Callable[[], T]) -> T | None:
+    """None as it is, any other value checked; an error also offers None, with its meaning."""
+    try:
+        return None if value is None else check()
+    except ValueError as error:
+        raise ValueError(f"{error}, or None {none}") from None
 
 
 def _is_whole(value: Any) -> bool:
