@@ -20,22 +20,22 @@ PREFACE = """\
 Made by `python -m benchmarks.faults run --half test` and `python -m benchmarks.faults report --write FILE`.
 
 **Runs.** Small CNNs on scikit-learn's digits (three channels: intensity and two gradients) and on CIFAR-10 images
-at 16 × 16, 1,000 to 1,200 training images, 16 epochs, one check an epoch on 256 held-out samples. Each seed draws
+at 16 × 16, 1,000 to 1,200 training images, 16 epochs, one check per epoch on 256 held-out samples. Each seed draws
 its network, data, optimizer (SGD, AdamW), batch size (32, 64, 128), schedule (constant, steps, cosine, warm
-restarts, warm-up), augmentation, dropout and width. Faults strike at the start of epoch 5, 6, 7 or 8, by seed; what
-each strength means is in `benchmarks/fault_injection.py`.
+restarts, warm-up), augmentation, dropout and width. Faults start with epoch 5, 6, 7 or 8, by seed; the
+meaning of each strength is in `benchmarks/fault_injection.py`.
 
-**Halves.** The limits of the default rules were set on networks `plain` (no normalisation, ReLU), `leaky` (leaky ReLU),
-`vgg_bn` and `resnet_bn`: 68 healthy runs and 50 with a fault of medium strength, all of which the final limits pass in
-silence, and of which they find 46. 88 of these had been a test half once: the first set of rules fired in 5 of its 44
-healthy runs (11 %), so it was used for tuning, and this half was made with other seeds and other networks, `gelu` (no
-normalisation, GELU, max pooling) and `dense_bn` (BatchNorm, concatenation). No rule was run on it before all were
-final. The other 30 were trained with up to 2,000 CIFAR-10 images, the faulty ones mostly without RepresentationDrift,
-and with a learning rate of 0.02 instead of 0.05 in `plain` with SGD.
+**Halves.** The limits of the default rules were set on networks `plain` (no normalisation, ReLU), `leaky` (leaky
+ReLU), `vgg_bn` and `resnet_bn`: 68 healthy runs and 50 with a fault of medium strength. The final limits give no
+alert in the healthy runs, and find 46 of the faults. 88 of these runs had been a test half once: the first set of
+rules fired in 5 of its 44 healthy runs (11 %), so it was used for tuning, and this half was made with other seeds and
+other networks, `gelu` (no normalisation, GELU, max pooling) and `dense_bn` (BatchNorm, concatenation). No rule was
+run on it before all were final. The other 30 were trained with up to 2,000 CIFAR-10 images, the faulty ones mostly
+without RepresentationDrift, and with a learning rate of 0.02 instead of 0.05 in `plain` with SGD.
 
 **Words.** *Detected*: an alert of severity warning or above at or after the first check that can see the fault.
-*Delay*: checks from that one on; 0 is at once. *Lead*: a rival's delay minus ours in the same run; where somebody
-says nothing, up to the end of the run. *Usable* rivals are those that fire in at most 20 % of the healthy runs.
+*Delay*: checks from that one on; 0 is at once. *Lead*: a rival's delay minus ours in the same run; without an alert,
+the delay is counted to the end of the run. *Usable* rivals are those that fire in at most 20 % of the healthy runs.
 EarlyStopping and SpikeDetection end a run, so they fire once at most. Intervals are 95 %: Wilson's for shares,
 bootstrap for medians.
 """
@@ -100,7 +100,7 @@ def _aims(
 
 
 def _false_alarms(healthy: list[RunRecord], fired: dict[str, Said]) -> list[list[str]]:
-    rows = [["", "runs with an alarm", "alarms a run"]]
+    rows = [["", "runs with an alarm", "alarms per run"]]
     for name, said in fired.items():
         alarms = [len(said[r["key"]]) for r in healthy]
         rows.append([name, _percent(_share([n > 0 for n in alarms])), f"{statistics.fmean(alarms):.2f}"])

@@ -89,9 +89,7 @@ def judge(classes: int, design: Design, probe: str, draws: int) -> None:
 
 def main(classes: list[int]) -> None:
     """Print the table of every number of classes."""
-    print(
-        "| classes | read | samples | probe | accuracy, first … last layer | chance | steps told, σ | order right | s |"
-    )
+    print("| classes | read | samples | probe | accuracy, first … last layer | chance | step, σ | order right | s |")
     print("|---|---|---|---|---|---|---|---|---|")
     for number in classes:
         for design in designs(number):

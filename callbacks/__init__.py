@@ -1,4 +1,4 @@
-"""Lightning callbacks, one file for each thing that a user adds to a Trainer, and what one's own are made of."""
+"""Lightning callbacks, one file per thing that a user adds to a Trainer, and the parts to write one's own from."""
 
 from convscope.callbacks.ablation import AblationOracle
 from convscope.callbacks.alerts import DriftAlert

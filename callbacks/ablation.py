@@ -25,7 +25,7 @@ CHEAP: tuple[Criterion, ...] = (
 
 
 class AblationOracle(InterveningObserver):
-    """Loss after ablating single filters, overall and by class, and how well cheap criteria foretell it.
+    """Loss after ablating single filters, overall and by class, and how well cheap criteria predict it.
 
     Each chosen filter is held at a baseline while the rest of the network runs as it is: the top and the bottom
     filters of one criterion, and filters drawn at random, the same ones at every check. The rank correlation of a
@@ -34,21 +34,21 @@ class AblationOracle(InterveningObserver):
     oracle; as part of the Hybrid CNN-Interpreter (arXiv 2211.00185) a reconstruction.
 
     Args:
-        criteria: The cheap criteria to judge. Of a layer that lacks what one needs (BatchNorm), it is left out.
-        rank_by: The one of them that says which filters are top and bottom.
+        criteria: The cheap criteria to judge. One is left out where the layer lacks what it needs (BatchNorm).
+        rank_by: The criterion that decides which filters are top and bottom.
         ends: Number of filters from the top, and as many from the bottom, of each layer.
         random: Number of filters drawn at random. With ``2 · ends + random`` filters or fewer, all are ablated.
         loss: As in :class:`~convscope.FilterImportance`.
         baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
         samples: Run the filter sets on at most so many held-out samples, drawn once. Importance is measured on all.
-        max_forwards: At most so many forward passes of those samples a check; a filter takes one, a layer
-            two more. Where all would take more, fewer filters a layer are ablated, then fewer layers.
+        max_forwards: At most so many forward passes of those samples per check; a filter takes one, a layer
+            two more. Where all would take more, fewer filters per layer are ablated, then fewer layers.
         **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
 
     Logged for each layer, in units of the loss:
         ``ablation/top/<layer>``, ``ablation/bottom/<layer>``, ``ablation/random/<layer>`` (mean rise of the loss
         when one such filter is ablated), ``ablation/spearman_<criterion>/<layer>`` (-1 to 1).
-    Logged once a check:
+    Logged once per check:
         ``ablation/spearman_<criterion>``, the mean over layers.
 
     The rises are a histogram, ``ablation/filters/<layer>``; by class a picture, ``ablation/classes/<layer>``.
@@ -63,7 +63,7 @@ class AblationOracle(InterveningObserver):
         **{f"spearman_{criterion}": f"Spearman of {criterion} with ablation" for criterion in CHEAP},
     }
     maps: ClassVar[dict[str, MapSpec]] = {
-        "spearman_taylor": MapSpec("Does Taylor importance foretell ablation?", "Spearman", -1.0, 1.0)
+        "spearman_taylor": MapSpec("Does Taylor importance predict ablation?", "Spearman", -1.0, 1.0)
     }
     columns: ClassVar[dict[str, str]] = {"spearman_taylor": "ρ taylor"}
 
@@ -130,7 +130,7 @@ class AblationOracle(InterveningObserver):
 
 
 def _have_order(*vectors: torch.Tensor) -> bool:
-    """Whether there are enough values to rank, and not all alike: of a constant there is no rank correlation."""
+    """Return whether there are enough values to rank that differ: a constant has no rank correlation."""
     return all(len(values) > 2 and bool(values.max() > values.min()) for values in vectors)
 
 
@@ -140,7 +140,7 @@ class _Chosen:
     Attributes:
         filters: ``(S,)`` their numbers.
         importance: ``(S,)`` by each criterion.
-        neutral: ``(S,)`` bool, those that no criterion had a hand in choosing.
+        neutral: ``(S,)`` bool, those that no criterion helped to choose.
     """
 
     def __init__(self, filters: torch.Tensor, importance: dict[str, torch.Tensor], rank_by: str, ends: int) -> None:

@@ -21,10 +21,10 @@ _MOST_ROWS = 40
 
 
 class ClassFilters(LayerObserver):
-    """Correlation of each filter's pooled activation with each of the model's outputs, and who serves which class.
+    """Correlation of each filter's pooled activation with each output of the model, and each class's top filters.
 
-    A filter serves a class as far as its activation rises with the class's output; its share is its squared positive
-    correlation over the sum of those of its layer. Source: feature-to-output correlation of the Hybrid
+    A filter serves a class if its activation rises with the class's output; its share is its squared positive
+    correlation, divided by the sum of those of its layer. Source: feature-to-output correlation of the Hybrid
     CNN-Interpreter (arXiv 2211.00185), a reconstruction; the share is ours.
 
     Args:
@@ -33,7 +33,7 @@ class ClassFilters(LayerObserver):
 
     Logged for each layer:
         ``class_filters/strongest/<layer>`` (mean over classes of the largest correlation, -1 to 1),
-        ``class_filters/top_share/<layer>`` (mean over classes of the share that its top filters hold together, 0 to
+        ``class_filters/top_share/<layer>`` (mean over classes of the share that its top filters have together, 0 to
         1), ``class_filters/serving/<layer>`` (share of the layer's filters that are in the top of any class).
 
     Picture: ``class_filters/matrix/<layer>``, the correlations of the filters that serve some class best. Text:

@@ -1,4 +1,4 @@
-"""Inter-filter correlation: Pearson matrix of a layer's filters, and how many directions they use."""
+"""Inter-filter correlation: Pearson matrix of a layer's filters, and the number of directions they use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FilterCorrelation(LayerObserver):
 
     Args:
         redundant_threshold: A pair of filters counts as redundant above this ``|ρ|``, in (0, 1).
-        max_observations: Values a filter contributes, over samples and positions: where a layer has more positions
+        max_observations: Values per filter, over samples and positions: where a layer has more positions
             than that, an equal number of them is taken from every sample. None for all positions.
         **arguments: See :class:`~convscope.LayerObserver`.
 

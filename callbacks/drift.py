@@ -1,4 +1,4 @@
-"""Representation drift: how far each layer moved since the last check, the first, and a reference."""
+"""Representation drift: distance of each layer from the last check, the first, and a reference."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from convscope.metrics.functional import rank_stability
 
 
 class RepresentationDrift(LayerObserver):
-    """Drift of each layer's representation of the held-out set, between checks and away from fixed points.
+    """Drift of each layer's representation of the held-out set, between checks and from fixed points.
 
-    Source: linear CKA, Kornblith et al. 2019 (arXiv 1905.00414); that it and the change of feature correlation follow
-    "the model context during the whole learning process" (arXiv 2211.00185) is a reconstruction.
+    Source: linear CKA, Kornblith et al. 2019 (arXiv 1905.00414). As a way to follow "the model context during the
+    whole learning process" (arXiv 2211.00185), it and the change of feature correlation are a reconstruction.
 
     Args:
         reference: What else to compare with: the path of a checkpoint of this model (Lightning's, or a saved
             ``state_dict``, read with ``weights_only=True``), or another network whose layers have the same names up to
-            a prefix, such as the pretrained one. It is run on the held-out set once a fit, as it is at that time.
-        debiased: Use the unbiased estimator of CKA; needs 4 samples, and says more where a layer has as many filters
-            as there are samples.
-        max_observations: As for :class:`~convscope.callbacks.FilterCorrelation`: values a filter contributes to the
+            a prefix, such as the pretrained one. It is run on the held-out set once per fit, as it is at that time.
+        debiased: Use the unbiased estimator of CKA; needs 4 samples, and is more accurate where a layer has as many
+            filters as there are samples.
+        max_observations: As for :class:`~convscope.callbacks.FilterCorrelation`: values per filter in the
             correlation matrix, means and variances. None for all positions.
         **arguments: See :class:`~convscope.LayerObserver`.
 
     Logged for each layer, pooled features of all held-out samples compared by linear CKA (1: the same up to rotation
     and scale; 0: nothing in common, or a side that does not vary at all):
-        ``drift/cka_previous/<layer>``: with the check before;
+        ``drift/cka_previous/<layer>``: with the previous check;
         ``drift/cka_first/<layer>``: with the run's first check;
         ``drift/cka_reference/<layer>``: with the reference.
-    From the second check on, compared with the check before:
+    From the second check on, compared with the previous check:
         ``drift/correlation_change/<layer>``: ``‖R_t − R_{t−1}‖_F / ‖R_{t−1}‖_F`` of the inter-filter Pearson matrix;
         ``drift/mean_shift/<layer>``: of the channel means, in standard deviations of the layer;
         ``drift/variance_shift/<layer>``: ``Σ|v − v'| / Σ(v + v')`` of the channel variances, 0 to 1.
@@ -52,7 +52,7 @@ class RepresentationDrift(LayerObserver):
     are several), Spearman correlations of its importances, from its second check on:
         ``drift/importance_stability_previous/<layer>``, ``drift/importance_stability_first/<layer>``: -1 to 1.
 
-    A checkpoint holds ``2·N·C`` bytes a layer for the check before, as much for the first, and ``2·C²``.
+    A checkpoint holds ``2·N·C`` bytes per layer for the previous check, as much for the first, and ``2·C²``.
     """
 
     family = "drift"
@@ -146,7 +146,7 @@ class RepresentationDrift(LayerObserver):
     # State.
 
     def same_heldout(self, fingerprint: str) -> bool:
-        """As the base; on other samples the features of earlier checks cannot be compared with, and are dropped."""
+        """Compare with the held-out set so far; on other samples, the features of earlier checks are dropped."""
         same = super().same_heldout(fingerprint)
         if not same:
             self._forget()
@@ -171,7 +171,7 @@ class RepresentationDrift(LayerObserver):
 
 
 def _importances(check: Mapping[str, Findings]) -> dict[str, torch.Tensor]:
-    """Importances ``(C,)`` by layer of the first findings that have some; Taylor's come first where they are there."""
+    """Importances ``(C,)`` by layer of the first findings that have some, Taylor's if there are any."""
     names = sorted((name for name in check if check[name].kind == "importance"), key=lambda name: name != "importance")
     for name in names:
         found = {layer: result.distribution for layer, result in check[name].layers.items()}

@@ -26,14 +26,14 @@ _OBSERVATIONS = 16384
 class FilterPictures(LayerObserver):
     """Held-out images that excite a layer's most important and most redundant filters most.
 
-    One picture a layer, ``filter_pictures/<layer>``: a row a filter, the region where its activation is at least half
-    of its peak left bright. The most important filters come first, then the most redundant: those with the highest
-    ``|ρ|`` with another filter of the layer. With several processes the images are the main one's. Logs no scalars.
+    One picture per layer, ``filter_pictures/<layer>``, with a row per filter: the region where its activation is at
+    least half of its peak stays bright. The most important filters come first, then the most redundant: those with the
+    highest ``|ρ|`` with another filter of the layer. Images are those of the main process. No scalars are logged.
 
     Args:
-        criterion: Of importance, as in :class:`~convscope.FilterImportance`.
+        criterion: Criterion of importance, as in :class:`~convscope.FilterImportance`.
         filters: Number of the most important filters, and of the most redundant ones.
-        images: Number of images a filter.
+        images: Number of images per filter.
         **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
     """
 
@@ -80,7 +80,7 @@ class FilterPictures(LayerObserver):
 
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         if not ExampleImages(heldout).has_images:
-            return "the held-out inputs are no images (N, C, H, W)"
+            return "the held-out inputs are not images (N, C, H, W)"
         return no_loss if self.needs_gradient else None
 
     def ready(self, plan: Plan) -> None:
@@ -141,7 +141,7 @@ class FilterPictures(LayerObserver):
 
 
 class _Peaks:
-    """For every filter the samples in which its largest activation is highest, with the filter's map on each."""
+    """For each filter, the samples with its highest peak activation, and the filter's map on each."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -25,19 +25,19 @@ ORDERS = ("ascending", "descending", "random")
 class ForwardFromLayer(InterveningObserver):
     """Accuracy as filters of a layer are removed in ascending, descending and random order of importance.
 
-    Removed filters are held at a baseline and the rest of the network is run as it is: exact, nothing is fitted.
+    Removed filters are held at a baseline and the rest of the network runs unchanged: exact, nothing is fitted.
     Source: a reconstruction of the Hybrid CNN-Interpreter's forward propagation from a layer and of its filter
     importance effects (arXiv 2211.00185). For a single forward pass of your own filter sets there is
     :func:`~convscope.capture.forward_from_layer`.
 
     Args:
         criterion: Order of importance, as in :class:`~convscope.FilterImportance`.
-        shares: Shares of filters to remove, rising, each between 0 and 1. No filter and all of them come on top.
-        loss: As there.
+        shares: Shares of filters to remove, rising, each between 0 and 1. No filter and all filters are added.
+        loss: As in :class:`~convscope.FilterImportance`.
         baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
         samples: Run the filter sets on at most so many held-out samples, drawn once. Importance is measured on all.
-        max_forwards: At most so many forward passes of those samples a check; where all layers would take more,
-            fewer are looked at, evenly over depth. A layer takes ``3 · len(shares) + 3``.
+        max_forwards: At most so many forward passes of those samples per check; where all layers would take more,
+            fewer are measured, evenly over depth. A layer takes ``3 · len(shares) + 3``.
         **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
 
     Logged for each layer, from accuracy for classes, else from the share of the loss that is kept (see
@@ -119,17 +119,17 @@ class ForwardFromLayer(InterveningObserver):
         self._curves = {}
 
     def _quality(self, untouched: OutcomeResult, outcome: OutcomeResult) -> torch.Tensor:
-        """What the curves show: accuracy, or without classes the loss as it was divided by the loss as it is."""
+        """Quality that the curves show: accuracy, or without classes the loss before divided by the loss after."""
         if self._classes:
             return outcome.accuracy.cpu()
         return loss_kept(untouched.loss[0], outcome.loss).cpu()
 
 
 def loss_kept(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """The loss as it was, as a share of the losses as they are: 1 where they did not rise, 0 to 1 where they did.
+    """The loss before removal as a share of the losses after it: 1 where they did not rise, else 0 to 1.
 
     Raises:
-        ValueError: if a loss is negative: then there is no such share.
+        ValueError: if a loss is negative, since then there is no such share.
     """
     if bool(before < 0) or bool((after < 0).any()):
         raise ValueError(

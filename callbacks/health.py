@@ -26,7 +26,7 @@ from convscope.metrics.functional import ActivityResult
 
 
 class FilterHealth(LayerObserver):
-    """Dead, saturated and constant filters, sizes of signals and gradients, NaN counts, and layers that do not learn.
+    """Dead, saturated and constant filters, sizes of signals and gradients, NaN counts, layers that do not learn.
 
     All of it is a reconstruction: the quantities are the field's, the exact definitions are given here.
 
@@ -48,12 +48,12 @@ class FilterHealth(LayerObserver):
         below 1 the signal vanishes on its way through this layer, far above 1 it explodes;
         ``health/nonfinite/<layer>``, ``health/nonfinite_gradients/<layer>``: counts of NaN and infinite values. Where
         there are some, the numbers that they would spoil are left out.
-    From the second check on, compared with the check before:
+    From the second check on, compared with the previous check:
         ``health/died/<layer>``, ``health/revived/<layer>``: counts of filters;
         ``health/update_ratio/<layer>``: ``‖Δw‖/‖w‖`` of the layer's weights, biases left out;
         ``health/not_learning/<layer>``: 1 where weights that require a gradient, or learned earlier in the run, did
         not turn while those of other layers did; pure weight decay does not count as learning.
-    Logged once a check:
+    Logged once per check:
         ``health/dead_total``, ``health/nonfinite_total``: sums over layers.
 
     Each filter's share of active values is a histogram, ``health/filters/<layer>``; :attr:`deaths` and the text
@@ -93,7 +93,7 @@ class FilterHealth(LayerObserver):
 
     @property
     def deaths(self) -> list[Death]:
-        """Every filter that was found dead in this run, with when it died and whether it came back."""
+        """Every filter that was found dead in this run, with the time of its death and of its return."""
         return self._deaths.listed()
 
     @property
@@ -170,7 +170,7 @@ class FilterHealth(LayerObserver):
         return scalars if found.nonfinite > 0 else scalars | {"gradient_rms": float(found.rms)}
 
     def _ratios(self, name: str) -> dict[str, float]:
-        """How this layer's sizes compare with those of the layer before, where both are known and not zero."""
+        """Ratios of this layer's sizes to those of the layer before, where both are known and not zero."""
         activation, gradient = self._rms[name]
         activation_before, gradient_before = self._rms.get(self._before.get(name, ""), (None, None))
         scalars = {}

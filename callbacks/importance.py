@@ -1,4 +1,4 @@
-"""Filter importance: the importance of each filter, how concentrated it is, and how it changes over training."""
+"""Filter importance: the importance of each filter, its concentration, and its change over training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from convscope.metrics.functional import gini, rank_stability, top_share, turnov
 
 
 class FilterImportance(LayerObserver):
-    """Importance of every filter of a layer, and how it is spread.
+    """Importance of every filter of a layer, and its spread over the filters.
 
     Criteria, for filter ``c`` of layer ``l`` with activation ``a`` and gradient ``g`` of the summed loss:
 
@@ -35,7 +35,7 @@ class FilterImportance(LayerObserver):
 
     Args:
         criterion: One of the above.
-        loss: ``loss(outputs, targets)``, for criteria that need gradients: one value a sample, or their mean (what
+        loss: ``loss(outputs, targets)``, for criteria that need gradients: one value per sample, or their mean (what
             ``torch.nn`` losses give). By default cross-entropy, binary cross-entropy or squared error, by the targets.
         top: Share of filters that count as the top, in (0, 1], for ``top_share`` and ``turnover``.
         **arguments: See :class:`~convscope.LayerObserver`.
@@ -43,8 +43,8 @@ class FilterImportance(LayerObserver):
     Logged for each layer:
         ``importance/gini/<layer>`` (0: all filters alike, towards 1: one filter has it all), ``importance/top_share/
         <layer>`` (share of the total in the top 10 %), ``importance/mean/<layer>``, and from the second check on
-        ``importance/rank_stability/<layer>`` (Spearman with the check before) and ``importance/turnover/<layer>``
-        (1 − Jaccard of the top filters with the check before). The importances themselves are a histogram,
+        ``importance/rank_stability/<layer>`` (Spearman with the previous check) and ``importance/turnover/<layer>``
+        (1 − Jaccard of the top filters with the previous check). The importances themselves are a histogram,
         ``importance/filters/<layer>``.
 
     With a criterion other than Taylor the tags begin with ``importance_<criterion>/``.

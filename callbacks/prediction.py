@@ -27,7 +27,7 @@ from convscope.metrics.probe import FeatureProbe
 
 
 class LayerPrediction(LayerObserver):
-    """The prediction of every layer for every held-out sample, and where over depth it is decided.
+    """The prediction of every layer for every held-out sample, and the depth at which it is decided.
 
     A layer's prediction is a calibrated linear read-out of its pooled activations: ridge regression, exact
     on samples left out, put on the scale of probabilities by one parameter that no sample fits for itself (see
@@ -35,9 +35,9 @@ class LayerPrediction(LayerObserver):
     reconstruction of the Hybrid CNN-Interpreter's layer-specific prediction results (arXiv 2211.00185).
 
     Args:
-        output: ``"logits"`` where the model returns one logit a class (or probabilities, or one logit for two
-            classes); where it is not known to, the output is left out, and what is measured against it.
-            ``"readout"`` to read it out like any other layer, e.g. for embeddings.
+        output: ``"logits"`` where the model returns one logit per class (or probabilities, or one logit for two
+            classes); where it is not known to, the output is left out, and so is what is compared with it.
+            ``"readout"`` to read it out like any other layer, for example for embeddings.
         examples: Number of held-out samples that get a picture at each check, from easy to hard, chosen at the
             first check; 0 for none.
         changed: Rows of the table of samples that changed most since the last check; 0 for no table.
@@ -46,10 +46,10 @@ class LayerPrediction(LayerObserver):
     Logged for each layer:
         ``prediction/true_probability/<layer>`` (mean probability of the true class, 0 to 1),
         ``prediction/entropy/<layer>`` (mean, nats), ``prediction/gain/<layer>`` (mean of ``log p_l(y) - log
-        p_{l-1}(y)``, nats; the first layer is held against the class shares), ``prediction/agreement/<layer>``
+        p_{l-1}(y)``, nats; the first layer is compared with the class shares), ``prediction/agreement/<layer>``
         (share of samples for which the layer predicts what the output does), ``prediction/calibration_error/
         <layer>`` (expected calibration error, 15 bins, 0 to 1).
-    Logged once a check:
+    Logged once per check:
         ``prediction/decision_depth`` (mean place, counted from 1, of the first layer from which on all predict what
         the output does; its distribution is the histogram ``prediction/decision_depths``),
         ``prediction/lost_on_the_way`` (share of samples that at least half of the layers in the first half of depth
@@ -154,7 +154,7 @@ class LayerPrediction(LayerObserver):
         if path is None:
             return {}
         summary = path.summary()
-        # What was remembered becomes what the pictures compare with.
+        # The pictures compare with the path that was remembered at the previous check.
         self._before, self._latest = self._latest, path.snapshot()
         if self._before is not None and not self._before.comparable(self._latest):
             self._before = None

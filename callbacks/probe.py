@@ -1,4 +1,4 @@
-"""Layer-wise probes: how well a linear (or kNN, or centroid) read-out of each layer predicts the targets."""
+"""Layer-wise probes: accuracy of a linear (or kNN, or centroid) read-out of the targets from each layer."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ ProbeName = Literal["ridge", "logistic", "knn", "centroid"]
 
 
 class LayerProbe(LayerObserver):
-    """Layer-wise probes: how well the targets can be read from each layer's activations.
+    """Layer-wise probes: accuracy with which the targets can be read from each layer's activations.
 
-    A probe is fitted on the held-out activations of every layer, each sample predicted by a probe that has not
-    seen it (five folds for ``"logistic"``), and in such a way that a layer that says nothing reads as chance. The
-    model is never touched. The model's output is the last layer, ``output``. Of many classes those are told apart that
-    have at least two held-out samples, a thousand at most. Source: linear probes, Alain & Bengio 2016
-    (arXiv 1610.01644); that they are the Hybrid CNN-Interpreter's layer-specific prediction (arXiv 2211.00185) is a
+    A probe is fitted on the held-out activations of every layer. Each sample is predicted by a probe that has not
+    seen it (five folds for ``"logistic"``), and a layer without information about the targets gives chance. The
+    model is never touched. The model's output is the last layer, ``output``. Classes with fewer than two held-out
+    samples are left out, and so are those beyond the thousand most frequent. Source: linear probes, Alain & Bengio
+    2016 (arXiv 1610.01644); as the Hybrid CNN-Interpreter's layer-specific prediction (arXiv 2211.00185) they are a
     reconstruction.
 
     Args:
-        probe: ``"ridge"`` (exact, cheapest), ``"logistic"``, ``"knn"`` or ``"centroid"``. Targets that
-            are no classes have ridge only; with another probe the callback is skipped.
+        probe: ``"ridge"`` (exact, cheapest), ``"logistic"``, ``"knn"`` or ``"centroid"``. Only ridge
+            takes targets that are not classes; with another probe the callback is skipped.
         pooling: How an activation map becomes features: ``"mean"``, ``"max"``, or a number ``p`` for the means of a
             p × p grid (``p``² · C features). Masks are probed position by position, without pooling.
         task: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"segmentation"``; None to infer it from
             the targets (see :func:`~convscope.callbacks.parts.tasks.settle_task`).
-        max_positions: Masks: positions that are read, over all held-out samples (at least one a sample). Memory is
-            ``max_positions`` · C numbers a layer.
+        max_positions: Masks: positions that are read, over all held-out samples (at least one per sample). Memory is
+            ``max_positions`` · C numbers per layer.
         **arguments: See :class:`~convscope.LayerObserver`.
 
     Logged for each layer, by task:
@@ -51,8 +51,8 @@ class LayerProbe(LayerObserver):
         ``probe/r2/<layer>``, at most 1. Masks: ``probe/miou/<layer>`` and ``probe/pixel_accuracy/<layer>``, in [0, 1],
         whole samples left out. In each task ``probe/selectivity/<layer>``: the first of these minus that of the same
         probe on permuted targets.
-    Logged once a check:
-        ``probe/chance`` (what a guess without the image reaches: share of the largest class; mean average precision of
+    Logged once per check:
+        ``probe/chance`` (score of a guess without the image: share of the largest class; mean average precision of
         a random ranking; 0; mean IoU of the largest class everywhere), ``probe/classes`` (number of classes that the
         probe tells apart, where that is not all of them), ``probe/depth`` (place, counted from 1, of the first layer
         within 5 % of the best), ``probe/best_layer`` (place of the best), ``probe/monotonicity`` (Spearman of
@@ -61,7 +61,7 @@ class LayerProbe(LayerObserver):
     With a probe other than ridge the tags begin with ``probe_<probe>/``.
 
     Raises:
-        ValueError: An argument is out of range, or a probe of classes is wanted for another task.
+        ValueError: if an argument is out of range, or a probe of classes is wanted for another task.
     """
 
     family = "probe"
@@ -113,7 +113,7 @@ class LayerProbe(LayerObserver):
         if task.name != "classification" and self.probe != "ridge":
             return f"probe={self.probe!r} predicts classes, but this is {task.name}; probe='ridge' does that"
         _check_together(task.name, self.probe, self.pooling)
-        self._adopt(task)  # here, since which layers suit depends on it
+        self._adopt(task)  # here, since suits() depends on the task
         return too_few_for(self.probe, task.samples) if task.name == "classification" else None
 
     def suits(self, layer: Layer) -> bool:

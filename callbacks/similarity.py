@@ -24,8 +24,8 @@ from convscope.metrics.functional import linear_cka_matrix
 class LayerSimilarity(LayerObserver):
     """Layer × layer similarity of pooled activations, the model's output as the last layer.
 
-    Linear CKA (Kornblith et al. 2019, arXiv 1905.00414). That it stands for feature correlation across layers in the
-    Hybrid CNN-Interpreter (arXiv 2211.00185) is a reconstruction.
+    Linear CKA (Kornblith et al. 2019, arXiv 1905.00414). As the Hybrid CNN-Interpreter's feature correlation across
+    layers (arXiv 2211.00185) it is a reconstruction.
 
     Args:
         debiased: Use the unbiased estimator, which does not rise where layers have about as many filters as there
@@ -35,7 +35,7 @@ class LayerSimilarity(LayerObserver):
     Logged for each layer:
         ``similarity/to_previous/<layer>`` (CKA with the layer before; from the second layer on) and
         ``similarity/to_output/<layer>``, 0 to 1 (debiased estimates may fall a little below 0).
-    Logged once a check:
+    Logged once per check:
         ``similarity/mean`` (mean over pairs of different layers).
 
     Picture: ``similarity/layers``, the matrix, with depth on both axes.
@@ -80,9 +80,9 @@ class LayerSimilarity(LayerObserver):
         if len(self._features) < 2:
             return {}
         self._matrix = linear_cka_matrix(list(self._features.values()), self.debiased).cpu()
-        # Each layer is like itself: the diagonal would raise the mean, most in small networks.
+        # Every layer has similarity 1 to itself: the diagonal would raise the mean, most in small networks.
         apart = ~torch.eye(len(self._matrix), dtype=torch.bool)
-        return {"mean": float(self._matrix[apart].double().nanmean())}  # a layer that does not vary has no likeness
+        return {"mean": float(self._matrix[apart].double().nanmean())}  # NaN for a layer that does not vary
 
     def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
         """Add each layer's part of the matrix."""

@@ -1,4 +1,4 @@
-"""Kinds of errors: a mistake in what the user gave, and user code that failed while we called it."""
+"""Kinds of errors: a mistake in the user's arguments or data, and user code that failed when convscope called it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class UserError(ValueError):
-    """A mistake in what was given to convscope: it is refused before training begins, with this message."""
+    """A mistake in arguments or data given to convscope, refused before training begins with this message."""
 
 
 class UserCodeError(RuntimeError):
@@ -18,7 +18,7 @@ class UserCodeError(RuntimeError):
 
 
 def or_mistake(run: Callable[[], T], *kinds: type[Exception]) -> T:
-    """``run()``, whose errors of these kinds mean that the user gave something wrong.
+    """Call ``run``, whose errors of these kinds mean that an argument or the data is wrong.
 
     Raises:
         UserError: if it raises one of them; other errors are let through.
@@ -33,12 +33,12 @@ def or_mistake(run: Callable[[], T], *kinds: type[Exception]) -> T:
 
 @contextmanager
 def users_code(what: str) -> Iterator[None]:
-    """Run a block of the user's code; whatever it raises, a ``ValueError`` too, leaves as :class:`UserCodeError`.
+    """Run a block of the user's code; any error, a ``ValueError`` too, leaves it as :class:`UserCodeError`.
 
-    Out of memory is left as it is, since fewer samples at a time may do.
+    Out of memory is let through as it is, since fewer samples at a time may fit.
 
     Args:
-        what: What was being done, as the first part of the message.
+        what: First part of the message: the thing that was being done.
 
     Raises:
         UserCodeError: if the block fails.

@@ -1,4 +1,4 @@
-"""Gradients of a loss at places inside the network, and what can be had where some of them cannot."""
+"""Gradients of a loss at places inside the network, as many as can be computed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Gradients = list[torch.Tensor | None]
 
 
 def gradients_at(loss: torch.Tensor, edges: Sequence[GradientEdge], half: bool) -> tuple[Gradients, float]:
-    """Gradients at all edges, None where the loss does not depend on one, and the factor by which they are too large.
+    """Gradients at all edges, None where the loss does not depend on one, and the factor by which they are scaled up.
 
-    In float16 those of a network that is sure of its answers would vanish; a power of two changes no digit. Through a
-    reentrant checkpoint torch gives no such gradients: those at edges behind it are had one by one.
+    In float16 those of a confident network would underflow to zero; scaling by a power of two changes no digit. Torch
+    gives no such gradients through a reentrant checkpoint: those at edges behind it are computed one by one.
 
     Raises:
         RuntimeError: if none of them has a gradient.

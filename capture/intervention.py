@@ -30,7 +30,7 @@ _FEWEST_SHARED = 3  # filter sets for which a recording pays
 
 
 class Outcome(NamedTuple):
-    """What came of one filter set on one chunk: ``logits`` ``(1, n, K, *)`` of the set numbered ``first``."""
+    """Result of one filter set on one chunk: ``logits`` ``(1, n, K, *)`` of the set numbered ``first``."""
 
     chunk: Chunk
     first: int
@@ -38,20 +38,20 @@ class Outcome(NamedTuple):
 
 
 class Intervention:
-    """Runs a network with filters of one layer replaced, one filter set after another.
+    """A network run with filters of one layer replaced, one filter set after another.
 
-    Each pass is one of the network on the chunk as it is: no tensor is ever repeated or resized, so whatever the
+    Each pass runs the network on the chunk as it is: no tensor is ever repeated or resized, so everything that the
     network computes from its batch stays right. Every pass begins with the same random streams and the same state.
 
-    What comes before the layer is the same in every pass. It is run once per chunk and reused where that is
+    The operations before the layer are the same in every pass. They run once per chunk and are reused where that is
     proved on this very chunk: each operation before the layer must be the recorded one on the recorded tensors, and the
     first filter set must come out as in the full pass. Otherwise every set takes a full pass.
 
     Args:
         subject: The network.
         layer: A layer of it, as traced.
-        fill: ``(C,)`` what takes the place of a filter's activation.
-        seed: Of the random streams in each pass.
+        fill: ``(C,)`` values that replace each filter's activation.
+        seed: Seed of the random streams in each pass.
     """
 
     def __init__(self, subject: Subject, layer: Layer, fill: torch.Tensor, seed: int = 0) -> None:
@@ -91,14 +91,14 @@ class Intervention:
             yield self._pass(inputs, row) if found is None else found
 
     def _replayed(self, inputs: Any, keep: torch.Tensor, recorder: Recorder) -> torch.Tensor | None:
-        """Outputs with what was recorded in the place of what comes before the layer; None where it cannot be."""
+        """Outputs with recorded results in the place of the operations before the layer; None where that fails."""
         replayer = Replayer(recorder)
         try:
             logits = self._pass(inputs, keep, replayer)
         except torch.OutOfMemoryError:
             raise
         except Exception:
-            return None  # a deviation, or what a second run on the same tensors does not allow: a full pass will tell
+            return None  # a deviation, or an error of the second run on the same tensors: a full pass will tell
         return None if replayer.deviated else logits
 
     def _pass(self, inputs: Any, keep: torch.Tensor, beginning: Recorder | Replayer | None = None) -> torch.Tensor:
@@ -109,7 +109,7 @@ class Intervention:
             tensor = next(tensors_in(event.output), None)
             if tensor is None:
                 return None
-            with torch._C.DisableTorchFunction():  # to look is no call to record
+            with torch._C.DisableTorchFunction():  # this look must not be recorded as a call
                 here = finder.at(event)
                 finder.leave(tensor)
             if not here:
@@ -140,7 +140,7 @@ class Intervention:
 
 
 def _alike(found: torch.Tensor | None, expected: torch.Tensor) -> bool:
-    """Equal up to the order in which a kernel may sum."""
+    """Return whether tensors are equal up to the order in which a kernel may sum."""
     if found is None or found.shape != expected.shape or found.dtype != expected.dtype:
         return False
     if not expected.is_floating_point() or torch.equal(found, expected):
@@ -183,17 +183,17 @@ def forward_from_layer(
         inputs: ``(n, …)`` on the model's device.
         layer: Name of a conv unit or module, as ``named_modules()`` has it; observed after norm and activation.
         keep: ``(C,)`` bool, True for the filters to keep; or ``(S, C)``, several such sets in one batched pass.
-        baseline: What takes the place of the others: ``"mean"``, each filter's mean over samples and positions of
+        baseline: Values that replace the others: ``"mean"``, each filter's mean over samples and positions of
             ``inputs``, or ``"zero"``.
-        logits: Which part of what the model returns is its output, as in ``HeldOut(logits=...)``; needed where it
+        logits: The part of the model's result that is its output, as in ``HeldOut(logits=...)``; needed where it
             returns several tensors, none of which is called ``logits``.
 
     Returns:
         ``(n, K, *)`` outputs, or ``(S, n, K, *)``.
 
     Raises:
-        ValueError: if the layer does not run, ``keep`` is no mask of its filters, ``baseline`` is unknown, or it
-            cannot be told which part of what the model returns is its output.
+        ValueError: if the layer does not run, ``keep`` is not a mask of its filters, ``baseline`` is unknown, or
+            the output cannot be found in the model's result.
 
     Source: reconstruction (the Hybrid CNN-Interpreter's forward propagation from a layer, arXiv 2211.00185).
 

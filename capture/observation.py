@@ -33,7 +33,7 @@ class Record:
     """One layer's activations for one chunk, valid only while the consumer is called.
 
     Attributes:
-        layer: Which layer.
+        layer: The layer.
         activation: ``(n, C, *S)`` with the layer's ``spatial`` S, without a graph, in the network's own precision.
         targets: ``(n, ...)`` on the activation's device, None where the batches have none.
         index: ``(n,)`` numbers of the samples in the held-out set.
@@ -54,9 +54,9 @@ class Record:
 
 
 class Consumer(Protocol):
-    """Who wants a layer's activations. An exception costs the consumer this layer, for this check.
+    """Object that takes layers' activations. An exception costs it this layer, for this check.
 
-    Out of memory is no fault of the layer: it ends the pass, unless the chunk is of one sample.
+    Running out of memory is not the layer's fault: it ends the pass, unless the chunk is of one sample.
     """
 
     @property
@@ -74,9 +74,9 @@ class Consumer(Protocol):
 
 @dataclass
 class Subject:
-    """The network under observation: how to run it, where, and in which precision.
+    """The network under observation, with its device and precision, and the way to run it.
 
-    ``outputs`` says which part of what it returns is its output, once
+    ``outputs`` names the part of its result that is its output, once
     :func:`~convscope.capture.outputs.settling.settle` has decided; ``loss`` is summed over samples.
     """
 
@@ -94,43 +94,49 @@ class Subject:
             return _with_classes(logits_of(returned)) if self.outputs is None else self.outputs.take(returned)
 
     def returned(self, inputs: Any) -> Any:
-        """What the network returns for a nested structure of inputs on any device."""
+        """The network's result for a nested structure of inputs on any device."""
         placed = tree_map(lambda t: t.to(self.device, copy=True), inputs)  # a network may write into its input
         with self.precision():
             return self.forward(placed)
 
 
 @dataclass
-class Observed:
-    """What a pass left to report.
+class LayerFaults:
+    """Layers that a pass could not measure, as plain values; each field is explained in :class:`Observed`."""
 
-    Attributes:
-        samples: How many were run.
-        failures: Exceptions by (consumer's place, layer).
-        nonfinite: Layers with NaN or infinite activations, and in how many samples; only consumers that take such
-            values were given them.
-        nonfinite_gradients: Layers whose gradient was NaN or infinite; given to the same consumers only.
-        missing: Layers that did not run.
-        unmatched: Layers that are not in every chunk what was planned, and why: "layer <name> <why>" is a sentence.
-            Their records must not be used.
-        without_gradient: Layers that no gradient of the loss reaches: an auxiliary head, a backbone under ``no_grad``,
-            what lies before a reentrant checkpoint.
-        loss_error: What the loss or its backward raised; from then on the pass went on without gradients, so those
-            that were handed out are of some samples only.
-    """
-
-    samples: int = 0
-    failures: dict[tuple[int, str], Exception] = field(default_factory=dict)
     nonfinite: dict[str, int] = field(default_factory=dict)
     nonfinite_gradients: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     unmatched: dict[str, str] = field(default_factory=dict)
     without_gradient: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Observed(LayerFaults):
+    """Report of a pass.
+
+    Attributes:
+        samples: Number of samples that were run.
+        failures: Exceptions by (consumer's place, layer).
+        nonfinite: Layers with NaN or infinite activations, with the number of samples; only consumers that take
+            such values were given them.
+        nonfinite_gradients: Layers whose gradient was NaN or infinite; given to the same consumers only.
+        missing: Layers that did not run.
+        unmatched: Layers that differ from the plan in some chunk, and why: "layer <name> <why>" is a sentence.
+            Their records must not be used.
+        without_gradient: Layers that no gradient of the loss reaches: an auxiliary head, a backbone under ``no_grad``,
+            layers before a reentrant checkpoint.
+        loss_error: The error of the loss or its backward; from then on the pass went on without gradients, so those
+            that were handed out are of some samples only.
+    """
+
+    samples: int = 0
+    failures: dict[tuple[int, str], Exception] = field(default_factory=dict)
     loss_error: Exception | None = None
 
 
 def trace_layers(subject: Subject, heldout: HeldOut, samples: Samples | None = None) -> tuple[Trace, torch.Tensor]:
-    """Trace the first held-out sample, and find out from a few others how rows belong to samples.
+    """Trace the first held-out sample, and determine from a few others how rows belong to samples.
 
     Every process must call it.
 
@@ -159,12 +165,12 @@ def observe(
         subject: The network.
         heldout: The prepared held-out set; this process's share of it is run.
         layers: Layers to observe, as traced; one with a ``problem`` is reported as unmatched and given to no consumer.
-        consumers: Who gets the records. A consumer's exception is kept in the report, and the pass goes on.
+        consumers: Receivers of the records. A consumer's exception is kept in the report, and the pass goes on.
         chunk_size: Samples per forward pass; the held-out set's own by default.
 
     Raises:
-        Exception: if the network's own forward raises it. The loss and its backward raise out of memory only, if fewer
-            samples at a time may succeed.
+        Exception: if the network's own forward raises it. From the loss and its backward only out of memory is
+            raised, if fewer samples at a time may succeed.
     """
     gradients = any(c.needs_gradient for c in consumers) and subject.loss is not None
     run = _Pass(subject, list({layer.id: layer for layer in layers}.values()), consumers, gradients)
@@ -190,10 +196,10 @@ class _Pass:
         self.report = Observed(unmatched={layer.name: layer.problem for layer in layers if layer.problem})
 
     def chunk(self, chunk: Chunk) -> None:
-        """One forward, and at most one backward, over one chunk."""
+        """Run one forward, and at most one backward, on one chunk."""
         self._chunk, self._pending, self._sizes = chunk, [], sizes_of(chunk.inputs)
         self._targets = None if chunk.targets is None else chunk.targets.to(self._subject.device)
-        # A new one for each chunk: which operation is the layer is settled by what runs in this chunk.
+        # A new one per chunk: the operations that run in this chunk decide which of them is the layer.
         self._finder = Finder(self._subject.module, self._inner)
         with follow(self._subject.module, self._on_event) as calls:
             logits = self._subject.logits(chunk.inputs)
@@ -210,7 +216,7 @@ class _Pass:
                 self._leave_out(layer, self._finder.problems[layer.id])
 
     def close(self) -> None:
-        """All chunks have run: report what ran in none of them, or in some only."""
+        """Report, after all chunks, the layers that ran in none or only some of them."""
         for layer in self._layers:
             if self._fired[layer.id] == 0 and layer.name not in self.report.unmatched:
                 self.report.missing.add(layer.name)
@@ -233,7 +239,7 @@ class _Pass:
         return replacement
 
     def _observe(self, layer: Layer, tensor: torch.Tensor, replaceable: bool = False) -> torch.Tensor | None:
-        """Hand out one activation; returns a tensor to go on with where the original cannot have a gradient."""
+        """Hand out one activation; return a tensor to go on with where the original cannot have a gradient."""
         self._fired[layer.id] += 1
         replacement = None
         if self._gradients and replaceable and not tensor.requires_grad and tensor.is_floating_point():
@@ -274,14 +280,14 @@ class _Pass:
             self._pending.append((record, get_gradient_edge(tensor)))
 
     def _try_backward(self, logits: torch.Tensor) -> None:
-        """A loss or backward that fails costs gradients alone: this chunk's and all that would follow."""
+        """Run the backward; a failure costs only gradients: this chunk's and all that would follow."""
         try:
             self._backward(logits)
         except Exception as error:
             if self._may_shrink(error):
                 raise
             self.report.loss_error = error
-            # The forward has gone well, so what needs no gradient is still measured in this chunk and all later ones.
+            # The forward succeeded, so metrics without gradients are still measured in this and all later chunks.
             self._gradients, self._pending = False, []
 
     def _backward(self, logits: torch.Tensor) -> None:
@@ -324,11 +330,11 @@ class _Pass:
             self.report.failures[place, layer.name] = error
 
     def _may_shrink(self, error: Exception) -> bool:
-        """Whether fewer samples at a time may do."""
+        """Return whether fewer samples at a time may fit."""
         return isinstance(error, torch.OutOfMemoryError) and self._chunk is not None and len(self._chunk.index) > 1
 
     def _finite(self, record: Record) -> bool:
-        """A NaN or Inf anywhere makes a pooled value so: cheap, and enough to name the layer."""
+        """Return whether all values are finite: a NaN or Inf anywhere makes a pooled value so, a cheap test."""
         bad = (~torch.isfinite(record.pooled)).any(1)
         name = record.layer.name
         if bool(bad.any()):
@@ -337,7 +343,7 @@ class _Pass:
 
 
 def _started(tensor: torch.Tensor) -> torch.Tensor:
-    """A graph that begins here, also where the network has switched gradients off for its backbone."""
+    """The tensor as the start of a graph, also where the network switched gradients off for its backbone."""
     with torch.inference_mode(False), torch.enable_grad():
         own = tensor.clone() if tensor.is_inference() else tensor.detach()
         return own.requires_grad_().clone()
@@ -345,7 +351,7 @@ def _started(tensor: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _plain_arithmetic(device: torch.device) -> Iterator[None]:
-    """No graph, no autocast, and float32 for new tensors, which in a forward pass of bf16-true would be bfloat16."""
+    """Compute without graph and autocast, new tensors in float32: in a forward of bf16-true they would be bfloat16."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -356,5 +362,5 @@ def _plain_arithmetic(device: torch.device) -> Iterator[None]:
 
 
 def _with_classes(logits: torch.Tensor) -> torch.Tensor:
-    """One logit per sample as ``(n, 1)``; ``.squeeze()`` of a single sample leaves no axis at all."""
+    """The logits with a class axis, ``(n, 1)`` for one per sample; ``.squeeze()`` of one sample leaves no axis."""
     return logits.reshape(-1, 1) if logits.dim() < 2 else logits

@@ -16,7 +16,7 @@ from convscope.capture.outputs.choice import Outputs
 
 
 class _Caller(nn.Module):
-    """A network as ``functional_call`` wants it, however it is called."""
+    """A network wrapped for ``functional_call``, whatever its way of being called."""
 
     def __init__(self, module: nn.Module, forward: Callable[[Any], Any]) -> None:
         super().__init__()
@@ -32,9 +32,9 @@ def with_tensors(
     """``module`` run as ``subject`` is, with other parameters and buffers; its own are neither moved nor written to.
 
     Args:
-        subject: Says on which device and in which precision.
+        subject: Gives the device and the precision.
         module: The network whose layers are to be observed.
-        forward: Calls it.
+        forward: Function that calls it.
         tensors: Replacements by name. Floating-point ones take the device and type of the subject's parameters.
     """
     own = next((p for p in subject.module.parameters() if p.is_floating_point()), torch.empty(0))
@@ -48,7 +48,7 @@ def with_tensors(
         lambda inputs: torch.func.functional_call(caller, placed, (inputs,)),
         subject.device,
         subject.precision,
-        outputs=Outputs(path=None),  # its layers are compared, whatever it returns
+        outputs=Outputs(path=None),  # only its layers are compared, not its result
     )
 
 
@@ -84,8 +84,8 @@ def fit_weights(
 ) -> dict[str, Tensor]:
     """Weights from elsewhere under the names that ``module`` has for them.
 
-    Names may differ by a prefix (``net.conv1`` and ``conv1``). What runs only after the last of ``layers``, such as
-    a classifier with another number of classes, may be missing or of another shape: it changes nothing there.
+    Names may differ by a prefix (``net.conv1`` and ``conv1``). Weights that are used only after the last of ``layers``,
+    such as a classifier's with another number of classes, may be missing or have another shape.
 
     Raises:
         ValueError: if some other parameter or buffer of the module is missing, or has another shape.
@@ -125,21 +125,21 @@ def match_names(wanted: Iterable[str], given: Collection[str]) -> dict[str, str]
 
 
 def _prefixes(names: Iterable[str], deepest: int = 2) -> list[str]:
-    """``""``, then ``"net."``, ``"net.body."`` and the like: what one of two names may have in front."""
+    """Possible prefixes of names: ``""``, then ``"net."``, ``"net.body."`` and so on."""
     parts = [name.split(".")[:-1] for name in names]
     found = {".".join(part[:depth]) + "." for part in parts for depth in range(1, min(deepest, len(part)) + 1)}
     return ["", *sorted(found, key=lambda prefix: (prefix.count("."), prefix))]
 
 
 def _is_of_no_account(name: str, module: nn.Module) -> bool:
-    """Whether a tensor has no part in an evaluation pass: a BatchNorm's counter, a loss's class weights."""
+    """Return whether a tensor has no part in an evaluation pass: a BatchNorm's counter, a loss's class weights."""
     owner, _, own = name.rpartition(".")
     of_a_loss = isinstance(module.get_submodule(owner), nn.modules.loss._Loss)
     return of_a_loss or own in ("num_batches_tracked", "_extra_state")
 
 
 def _only_after(name: str, trace: Trace, layers: Collection[Layer]) -> bool:
-    """Whether a parameter belongs to a module that does not run before the last observed layer is done."""
+    """Return whether a parameter belongs to a module that does not run before the last observed layer is done."""
     owner = name.rpartition(".")[0]
     if any(layer.name.startswith(f"{owner}.") for layer in layers):
         return False

@@ -1,8 +1,8 @@
-"""Share the beginning of several forward passes: keep what one pass computed up to a layer, and hand it out again.
+"""Share the beginning of several forward passes: record the results of one pass up to a layer, and reuse them.
 
 Nothing is guessed about the network. In a later pass every operation before the layer must be the one that was
 recorded, on the very tensors (or equal ones) and with equal other arguments; then its result is known without running
-it. Whatever differs raises :class:`Deviation`, and the caller runs that pass in full.
+it. Any difference raises :class:`Deviation`, and the caller runs that pass in full.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _VALUES = (
 
 
 class Deviation(Exception):
-    """A pass does not begin like the recorded one, or something wrote into what was recorded."""
+    """Raised if a pass does not begin like the recorded one, or something wrote into recorded tensors."""
 
 
 class _Call(NamedTuple):
@@ -45,13 +45,13 @@ class _Call(NamedTuple):
 
 
 class Recorder(TorchFunctionMode):
-    """Keeps every torch function's result until :meth:`cut`.
+    """Recorder of every torch function's result until :meth:`cut`.
 
     Attributes:
-        calls: What ran before the cut, in order.
+        calls: Calls before the cut, in order.
         later: Number of torch functions that ran after it.
         activation: The layer's activation at the cut.
-        unusable: Why there is nothing to hand out, ``""`` where there is.
+        unusable: Reason why the recording cannot be used, ``""`` if it can.
     """
 
     def __init__(self, roots: tuple[Any, ...]) -> None:
@@ -69,12 +69,12 @@ class Recorder(TorchFunctionMode):
         if not self._open:
             self.later += 1
         elif not in_transform():
-            # What a transform computes runs in every pass; its result is compared where the next operation takes it.
+            # A transform runs in every pass; its result is compared where the next operation takes it.
             self.calls.append(_Call(func, arguments, _copied(output), _must_run(arguments, output)))
         return output
 
     def cut(self, activation: torch.Tensor, overwritten: bool) -> torch.Tensor:
-        """The layer has run: keep the state of this moment; returns its activation, a copy if it will be written to."""
+        """Keep the state right after the layer; return its activation, a copy if it will be written to."""
         self._open = False
         self.activation = activation.clone() if overwritten else activation
         try:
@@ -86,11 +86,11 @@ class Recorder(TorchFunctionMode):
         return self.activation
 
     def _versions_of_all(self, rewritten: torch.Tensor | None) -> list[tuple[torch.Tensor, int]]:
-        """Recorded tensors and their versions, without those that each pass writes over as a whole."""
+        """Recorded tensors and their versions, without those that each pass overwrites completely."""
         kept = {id(t): t for call in self.calls for t in tensors_in(call.output)}.values()
         if rewritten is None:
             return [(tensor, tensor._version) for tensor in kept]
-        # An in-place layer: its own memory is rewritten from the kept copy in each pass, so its version says nothing.
+        # An in-place layer: each pass rewrites its memory from the kept copy, so its version tells nothing.
         memory = rewritten.untyped_storage()
         if memory.nbytes() != rewritten.numel() * rewritten.element_size():
             raise Deviation("the layer is written into a part of a larger tensor")
@@ -108,10 +108,10 @@ class Recorder(TorchFunctionMode):
 
 
 class Replayer(TorchFunctionMode):
-    """Answers torch functions from a recording until :meth:`cut`, and runs them from there on.
+    """Mode that answers torch functions from a recording until :meth:`cut`, and runs them from there on.
 
     Attributes:
-        deviated: The pass is worthless, even if the network caught the exception.
+        deviated: The pass deviated, so it must not be used, even if the network caught the exception.
     """
 
     def __init__(self, recording: Recorder) -> None:
@@ -134,7 +134,7 @@ class Replayer(TorchFunctionMode):
             return _copied(call.output)
 
     def cut(self, activation: torch.Tensor, overwritten: bool) -> torch.Tensor:
-        """The layer has been reached: from here on everything is run; returns the layer's activation."""
+        """Run everything from the layer on; return its activation."""
         if self._place != len(self._recording.calls):
             self._deviate("it is shorter")
         self._open = False
@@ -142,7 +142,7 @@ class Replayer(TorchFunctionMode):
             self._recording.check_untouched()
         except Deviation as deviation:
             self._deviate(str(deviation))
-        # Replayed operations draw nothing, and what follows must draw what it drew in the full pass.
+        # Replayed operations draw no random numbers; later ones must draw the same as in the full pass.
         self._recording.restore_random_state()
         return self._recording.activation if overwritten and self._recording.activation is not None else activation
 
@@ -152,7 +152,7 @@ class Replayer(TorchFunctionMode):
 
 
 def _must_run(arguments: Any, output: Any) -> bool:
-    """Whether a result cannot stand for the call: it is used up by its reader, or the call only sets a state."""
+    """Return whether a call must run again: its result is used up by its reader, or it only sets a state."""
     sets_state = next(tensors_in(arguments), None) is None and next(tensors_in(output), None) is None
     return sets_state or not _is_value(output)
 
@@ -175,7 +175,7 @@ def _copied(value: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether an argument is the recorded one. Tensors made outside of torch functions are compared by value."""
+    """Return whether an argument is the recorded one. Tensors made outside torch functions are compared by value."""
     if a is b:
         return True
     if type(a) is not type(b):
@@ -208,7 +208,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _random_state(device: torch.device, roots: tuple[Any, ...]) -> Callable[[], None]:
-    """Take down the random streams of torch and the network's own; returns what sets them again."""
+    """Save the random streams of torch and the network's own; return a function that restores them."""
     generators = [torch.default_generator, *(g for g in find_generators(*roots) if isinstance(g, torch.Generator))]
     states = [(generator.set_state, generator.get_state()) for generator in generators]
     if device.type != "cpu" and hasattr(backend := torch.get_device_module(device), "get_rng_state"):

@@ -78,7 +78,7 @@ class Blur:
 
 @dataclass(frozen=True)
 class Quantisation:
-    """What JPEG does to 8 × 8 blocks: cosine coefficients rounded ever more coarsely from copy to copy (ours).
+    """JPEG's change of 8 × 8 blocks: cosine coefficients rounded more coarsely from copy to copy (ours).
 
     The step grows from none to ``steps`` of 1/256 of the image's range, for the lowest frequency, and with frequency.
     """

@@ -14,14 +14,14 @@ FILLS = ("zero", "mean", "blur")
 
 
 def draw_switches(copies: int, segments: int, seed: int) -> Tensor:
-    """Which super-pixels are on in each copy: ``(copies, segments)`` bool, by the seed; the first copy is whole."""
+    """Super-pixels that are on in each copy: ``(copies, segments)`` bool, by the seed; the first copy is whole."""
     on = torch.rand(copies, segments, generator=torch.Generator().manual_seed(seed)) < 0.5
     on[:1] = True
     return on
 
 
 def fill_image(image: Tensor, fill: str) -> Tensor:
-    """What stands where super-pixels are off, ``(C, H, W)``.
+    """Pixels ``(C, H, W)`` in the place of super-pixels that are off.
 
     Args:
         image: ``(C, H, W)``.

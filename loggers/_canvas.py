@@ -1,8 +1,8 @@
 """A page of pixels with text, on which pictures are drawn.
 
 Matplotlib supplies colour maps and text, through its Agg renderer alone. Areas, frames and ticks are set as
-pixels: that is many times faster than its axes, and no style that a training script has set changes the picture.
-pyplot is never imported, rcParams are neither written nor relied on.
+pixels: that is many times faster than its axes, and no style of a training script changes the picture. pyplot is
+never imported; rcParams are neither written nor used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHARE = {"left": 0.0, "top": 0.0, "middle": 0.5, "right": 1.0, "bottom": 1.0}
 
 
 def require_matplotlib() -> None:
-    """Raise the one message about the missing extra; callers turn it into one warning per run.
+    """Raise an error about the missing extra; callers turn it into one warning per run.
 
     Raises:
         ImportError: if matplotlib cannot be imported.
@@ -72,7 +72,7 @@ class Page:
     ) -> None:
         """Write one line whose box has its `across` side at `x` and its `down` side at `y`; cut at the edges.
 
-        Upwards, the line runs from bottom to top, and `across` still means the box as seen on the page.
+        With `upwards` the line runs from bottom to top, and `across` still refers to the box as seen on the page.
         """
         glyphs = _glyphs(text, size)
         sprite = np.rot90(glyphs) if upwards else glyphs
@@ -85,19 +85,19 @@ class Page:
         page[...] = np.rint(page * (1 - cover) + np.array(INK) * cover)
 
     def ticks_below(self, places: list[int], labels: list[str], top: int) -> None:
-        """Ticks under an area that ends at `top`, labels centred below them."""
+        """Draw ticks under an area that ends at `top`, labels centred below them."""
         for place, label in zip(places, labels, strict=True):
             self.pixels[top : top + TICK, place] = INK
             self.text(label, place + 0.5, top + TICK, across="middle", down="top")
 
     def ticks_left(self, places: list[int], labels: list[str], left: int) -> None:
-        """Ticks beside an area that starts at `left`, labels before them."""
+        """Draw ticks beside an area that starts at `left`, labels before them."""
         for place, label in zip(places, labels, strict=True):
             self.pixels[place, left - TICK : left] = INK
             self.text(label, left - TICK - 1, place + 0.5, across="right")
 
     def ticks_right(self, places: list[int], labels: list[str], left: int) -> None:
-        """Ticks beside an area that ends at `left`, labels after them."""
+        """Draw ticks beside an area that ends at `left`, labels after them."""
         for place, label in zip(places, labels, strict=True):
             self.pixels[place, left : left + TICK] = INK
             self.text(label, left + TICK + 1, place + 0.5)
@@ -105,10 +105,10 @@ class Page:
 
 @lru_cache(maxsize=1024)
 def _glyphs(text: str, size: float) -> Picture:
-    """How much ink each pixel of a line of text has, `(H, W)`, in a box that depends on height only by `size`.
+    """Ink `(H, W)` of each pixel of a line of text, in a box whose height depends only on `size`.
 
-    Kept, because every check draws the same layer names and labels again and text is most of the drawing time.
-    No mathtext and no TeX: a `$` or `_` in a layer's name is no formula.
+    Results are cached: every check draws the same layer names and labels, and text is most of the drawing time.
+    No mathtext and no TeX: a `$` or `_` in a layer's name is not a formula.
     """
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
@@ -134,7 +134,7 @@ def colour(values: Floats, palette: str, low: float, high: float) -> Picture:
 
 
 def stretch(cells: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
-    """Each cell as a block of pixels, `(height, width, …)`; blocks differ in size by one pixel at most."""
+    """Draw each cell as a block of pixels, `(height, width, …)`; blocks differ in size by one pixel at most."""
     rows = np.arange(height) * cells.shape[0] // height
     columns = np.arange(width) * cells.shape[1] // width
     return np.asarray(cells[rows[:, None], columns[None, :]])
@@ -154,5 +154,5 @@ def missing_swatch() -> Picture:
 
 
 def text_width(labels: list[str]) -> int:
-    """Pixels that the widest label takes at the normal text size."""
+    """Width in pixels of the widest label at the normal text size."""
     return max((_glyphs(label, TEXT_SIZE).shape[1] for label in labels), default=0)

@@ -20,7 +20,7 @@ BAR_WIDTH = 12
 
 
 def shrink(values: Floats, rows: int, columns: int) -> Floats:
-    """Means of blocks once there are more cells than wanted, so that none is skipped; NaN does not count."""
+    """Means of blocks if there are more cells than wanted, so that none is skipped; NaN is not counted."""
     if values.shape[0] <= rows and values.shape[1] <= columns:
         return values
     known = np.isfinite(values)
@@ -30,7 +30,7 @@ def shrink(values: Floats, rows: int, columns: int) -> Floats:
 
 
 def shrink_signed(matrix: Floats, cells: int) -> Floats:
-    """Mean size with the prevailing sign, so that opposite correlations do not cancel into white."""
+    """Mean size with the more frequent sign, so that opposite correlations do not cancel into white."""
     return shrink(np.abs(matrix), cells, cells) * np.where(shrink(matrix, cells, cells) < 0, -1.0, 1.0)
 
 

@@ -16,10 +16,10 @@ COLUMNS = ("epoch", "step", "severity", "rule", "message", "likely", "look_at")
 
 
 class JsonlSink:
-    """Appends records to a file, one JSON object per line.
+    """Append records to a file, one JSON object per line.
 
-    A line is one ``write`` to a descriptor opened for appending, then flushed to disk: it is there whole or, where the
-    process is killed in between, cut off at the end of the file, and then the next record begins on a line of its own.
+    A line is one ``write`` to a descriptor opened for appending, then flushed to disk. If the process is killed in
+    between, the line is cut off at the end of the file, and the next record begins on a new line.
     A record whose ``key`` is in the file already is not written again, so that a run resumed from an older
     checkpoint repeats nothing. NaN and infinite numbers are written as strings, since JSON has none.
 
@@ -46,7 +46,7 @@ class JsonlSink:
         self._read = 0  # bytes of the file whose identities are known
 
     def write(self, record: AlertRow) -> bool:
-        """Append ``record``; returns False where it was there already."""
+        """Append ``record``; return False if it was there already."""
         self._learn()
         if self._identity(record) in self._known:
             return False
@@ -60,15 +60,15 @@ class JsonlSink:
         return True
 
     def _learn(self) -> None:
-        """Read what was added to the file since the last time: all of it at first, then a line or two."""
+        """Read the lines added since the last time: all of them at first, then one or two."""
         size = self.path.stat().st_size if self.path.exists() else 0
-        if size < self._read:  # the file is another one now
+        if size < self._read:  # the file was replaced
             self._known, self._read = set(), 0
         if size > self._read:
             with self.path.open("rb") as file:
                 file.seek(self._read)
                 added = file.read()
-            whole = added.rfind(b"\n") + 1  # what follows may still be being written
+            whole = added.rfind(b"\n") + 1  # the last part may still be being written
             self._known |= {self._identity(known) for known in _records(added[:whole])}
             self._read += whole
 
@@ -86,7 +86,7 @@ class JsonlSink:
             return file.read(1) != b"\n"
 
     def _identity(self, record: AlertRow) -> tuple[Any, ...]:
-        # As it is in the file, where a list of values is not what a tuple of them was.
+        # In the form of the file, where a tuple has become a list.
         return tuple(json.dumps(_plain(record.get(name)), sort_keys=True) for name in self._key)
 
 

@@ -12,7 +12,7 @@ from convscope.loggers.names import shorten_middle
 HEIGHT = 170
 LEFT, TOP = 44, 30
 GRID = (228, 228, 228)
-# Okabe and Ito's palette: told apart by eyes that do not see red and green, and on paper by the markers.
+# Okabe and Ito's palette: distinct for colour-blind readers; on paper the markers distinguish the lines.
 COLOURS = ((0, 114, 178), (213, 94, 0), (110, 110, 110), (0, 158, 115))
 
 
@@ -23,7 +23,7 @@ def removal_curves(shares: Sequence[float], curves: Mapping[str, Sequence[float]
         shares: R places in [0, 1], rising.
         curves: name -> R values in [0, 1]; four curves at most. NaN leaves a gap.
         title: the line above.
-        label: what the values are.
+        label: name of the values.
 
     Returns:
         ``(H, 350, 3)`` uint8.

@@ -16,7 +16,7 @@ GAP = 4
 LABEL = 100
 EDGE = (255, 140, 0)
 DIMMED = 0.35
-ACTIVE = 0.5  # of the peak: what counts as the active region
+ACTIVE = 0.5  # share of the peak above which a region counts as active
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class FilterRow:
 def example_grid(rows: Sequence[FilterRow], title: str) -> Picture:
     """Draw one row per filter: its label, then the images that activate it most.
 
-    What lies below half of the map's peak is dimmed, and the rest is edged in orange; a map is laid over its image as
-    a whole, each of its cells the same size.
+    Regions below half of the map's peak are dimmed, and the others are edged in orange; a map covers its whole image,
+    each of its cells the same size.
 
     Args:
         rows: at least one filter, each with at least one example.

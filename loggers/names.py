@@ -1,4 +1,4 @@
-"""Layer names made short enough to print, without losing the ends that tell them apart."""
+"""Layer names made short enough to print, with the ends that distinguish them."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ ELLIPSIS = "…"
 
 
 def shorten_middle(name: str, limit: int) -> str:
-    """Cut the middle out of `name`, so that at most `limit` characters stay.
+    """Cut out the middle of `name`, so that at most `limit` characters stay.
 
     The end of a layer's name (`…2.conv1`) tells more than its start, so it gets the larger half.
 
@@ -32,7 +32,7 @@ def shorten_middle(name: str, limit: int) -> str:
 
 
 def short_labels(names: Sequence[str], limit: int) -> list[str]:
-    """Labels of at most `limit` characters that still tell different layers apart.
+    """Labels of at most `limit` characters that still distinguish different layers.
 
     Names are cut in the middle; where two different ones would then look the same, every label starts with
     its place in depth order, counted from 1.

@@ -1,4 +1,4 @@
-"""Prediction strip: a held-out image beside what each layer predicts for it."""
+"""Prediction strip: a held-out image beside the prediction of each layer for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def prediction_strip(
     and below shows the true class, a small square in each row the predicted one.
 
     Args:
-        image: ``(H, W, 3)`` uint8, None where the sample is no image.
+        image: ``(H, W, 3)`` uint8, None if the sample is not an image.
         probabilities: ``(L, K)`` in [0, 1].
         layers: L names in depth order.
         truth: column of the true class.
@@ -33,7 +33,7 @@ def prediction_strip(
         ``(H, W, 3)`` uint8, 350 wide.
 
     Raises:
-        ValueError: if shapes disagree or ``truth`` is no column.
+        ValueError: if shapes disagree or ``truth`` is not a column.
         ImportError: if matplotlib is missing.
 
     >>> picture = np.zeros((8, 8, 3), dtype=np.uint8)
@@ -69,7 +69,7 @@ def thumbnail(image: Picture, side: int) -> Picture:
 
 
 def _strip(table: Floats, height: int, width: int) -> Picture:
-    """Cells of the table, a small square in each row's largest; with more classes than pixels, neighbours' maximum."""
+    """Cells of the table, a small square in each row's largest; the maximum of neighbours if pixels are too few."""
     classes = table.shape[1]
     shown = min(classes, width)
     starts = np.arange(shown) * classes // shown

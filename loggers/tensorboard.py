@@ -17,12 +17,12 @@ MARKERS = 5  # all that a custom-scalars chart has; its lines share the colour o
 
 # Python-Markdown, which TensorBoard renders with, knows backslash escapes for these only.
 _BACKSLASH_ESCAPED = re.compile(r"([\\`*_{}\[\]()>#+\-.!])")
-# Entities for what has no backslash escape: HTML, table cells, and the address and code marks built on them.
+# Entities for characters without a backslash escape: HTML, table cells, and marks of addresses and code.
 _ENTITIES = {"&": "&amp;", "<": "&lt;", "|": "&#124;"}
 
 
 def escape_markdown(text: str) -> str:
-    """Make `text` show as it is written wherever TensorBoard renders Markdown.
+    """Escape `text`, so that TensorBoard's Markdown shows it as it is written.
 
     Layer and class names come from users and may hold `_`, `*`, `<` or `|`. Line breaks and runs of blanks
     become one blank, so that the text stays in its line or table cell.
@@ -36,13 +36,13 @@ def escape_markdown(text: str) -> str:
 
 
 def depth_charts(title: str, tags: Sequence[str]) -> dict[str, list[str]]:
-    """Charts for one quantity of many layers: all of them in one, then groups small enough to tell lines apart.
+    """Charts for one quantity of many layers: all of them in one, then groups small enough to distinguish lines.
 
     The lines of a custom-scalars chart differ by five markers only, so groups are of five neighbours at most and of
     nearly equal size.
 
     Args:
-        title: what the charts show, e.g. "probe accuracy".
+        title: title of the charts, such as "probe accuracy".
         tags: exact scalar tags in depth order, input first.
 
     >>> list(depth_charts("Gini", [f"importance/gini/conv{i}" for i in range(12)]))
@@ -62,10 +62,10 @@ def depth_charts(title: str, tags: Sequence[str]) -> dict[str, list[str]]:
 
 
 class TensorBoardDashboard:
-    """Writes histograms, pictures, text and the custom-scalars layout of one TensorBoard run.
+    """Writer of histograms, pictures, text and the custom-scalars layout of one TensorBoard run.
 
-    It keeps no values, only which tag was written as what: TensorBoard reads a tag as the kind that came
-    first and does not show the others, so a second kind is refused here.
+    It keeps no values, only the kind of each tag: TensorBoard reads a tag as the kind that came first and does
+    not show the others, so a second kind is refused here.
 
     Errors of the writer (a full disk, a closed file) are not caught.
 
@@ -87,7 +87,7 @@ class TensorBoardDashboard:
 
     @property
     def free_space(self) -> float:
-        """Bytes that are free where the run is written; infinite where that is no local folder."""
+        """Free bytes where the run is written; infinite if that is not a local folder."""
         try:
             return float(shutil.disk_usage(self._writer.log_dir).free)
         except (OSError, AttributeError):  # tensorboardX's writer has no log_dir
@@ -158,7 +158,7 @@ class TensorBoardDashboard:
 
 
 def _bin_edges(finite: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Equal bins, or one where the values lie too close together to divide their range."""
+    """Equal bins, or one if the values are too close together to divide their range."""
     low, high = float(finite.min()), float(finite.max())
     edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
     if np.all(np.diff(edges) > 0):
@@ -175,7 +175,7 @@ def _without_empty(charts: Layout) -> dict[str, dict[str, list[str]]]:
 
 
 def _as_multiline(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, dict[str, list[object]]]:
-    """What `add_custom_scalars` takes, with tags as anchored patterns: the plugin reads tags as regexes."""
+    """Argument of `add_custom_scalars`, with tags as anchored patterns: the plugin reads tags as regexes."""
     return {
         category: {title: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]] for title, tags in group.items()}
         for category, group in charts.items()

@@ -34,13 +34,13 @@ def _fits(text: str, encoding: str) -> bool:
         text.encode(encoding)
     except UnicodeEncodeError:
         return False
-    except LookupError:  # a stream that names an encoding nobody knows
+    except LookupError:  # an encoding that Python does not know
         return text.isascii()
     return True
 
 
 def encoding_of(stream: object) -> str | None:
-    """The encoding that a stream names, None where it names none: as of ``StringIO``, or where there is no stream."""
+    """The encoding that a stream names, None if it names none (``StringIO``) or there is no stream."""
     found = getattr(stream, "encoding", None)
     return found if isinstance(found, str) else None
 
@@ -52,7 +52,7 @@ def say(text: str, stream: TextIO | None) -> None:
 
 
 class _Printable(logging.Filter):
-    """Rewrites records that a handler's stream could not show, which would lose the line and print a traceback."""
+    """Rewrite records that a handler's stream cannot show: it would lose the line and print a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         for encoding in _encodings(logging.getLogger(record.name)):

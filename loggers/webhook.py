@@ -27,17 +27,17 @@ def _silent(sentence: str) -> None:
 
 
 class WebhookSink:
-    """Posts records as JSON from a thread of its own.
+    """Post records as JSON from a separate thread.
 
     ``send`` only puts a record into a queue. The thread tries each ``attempts`` times, waiting ``pause`` seconds, then
     twice that, and so on; server errors (5xx), 429 and failures of the connection are tried again, other answers are
-    not. Redirects are not followed, since they could lead the record elsewhere. The address and the headers are
-    secrets: what is reported names the host and nothing else.
+    not. Redirects are not followed, since they could send the record elsewhere. The address and the headers are
+    secrets: reports name only the host.
 
     Args:
         url: An ``https`` address (``http`` for this machine only), or ``"env:NAME"`` to read it from an environment
-            variable, so that it stands in no file.
-        headers: Besides ``Content-Type``; a value may be ``"env:NAME"`` as well.
+            variable, so that no file contains it.
+        headers: Headers besides ``Content-Type``; a value may be ``"env:NAME"`` too.
         timeout: Seconds for one attempt, above 0.
         attempts: At least 1.
         pause: Seconds before the second attempt, at least 0.
@@ -128,7 +128,7 @@ class WebhookSink:
         self._fail(str(problem))
 
     def _post(self, body: bytes) -> tuple[str | None, bool]:
-        """What went wrong, if anything, and whether to try again."""
+        """Post once; return the problem, None without one, and whether to try again."""
         headers = {"Content-Type": "application/json", **self._headers}
         try:
             request = urllib.request.Request(self._url, body, headers, method="POST")
@@ -139,13 +139,13 @@ class WebhookSink:
             return f"it answered {error.code}", error.code >= 500 or error.code == 429
         except urllib.error.URLError as error:
             return f"it cannot be reached ({type(error.reason).__name__})", True
-        except Exception as error:  # whatever else the network may raise: its text might hold the address
+        except Exception as error:  # any other error: its text might hold the address
             return f"the request failed ({type(error).__name__})", True
 
     def _fail(self, problem: str) -> None:
         if not self._reported:
             self._reported = True
-            self._report(f"the webhook at {self.host} failed: {problem}; alerts that it does not take are dropped")
+            self._report(f"the webhook at {self.host} failed: {problem}; alerts that it does not accept are dropped")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -13,9 +13,9 @@ _OFFERS = ("add_scalar", "add_histogram", "add_image", "add_text", "add_custom_s
 
 
 def summary_writer(logger: Any) -> SummaryWriter | None:
-    """``logger.experiment`` where it is a ``SummaryWriter`` or offers all that one does; None for any other logger.
+    """``logger.experiment`` if it is a ``SummaryWriter`` or has all its methods; None for any other logger.
 
-    A class must offer it: Lightning's stand-in for a switched-off logger answers to any name.
+    Methods must be in the class: Lightning's stand-in for a disabled logger has attributes of any name.
 
     >>> import tempfile, types
     >>> with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
@@ -26,7 +26,7 @@ def summary_writer(logger: Any) -> SummaryWriter | None:
     """
     try:
         experiment = getattr(logger, "experiment", None)
-    except Exception as error:  # another tool's connection, whose own values are its own affair
+    except Exception as error:  # another tool's connection, which may fail in its own way
         log.debug("convscope: %s has no experiment to show (%s)", type(logger).__name__, error)
         return None
     return experiment if all(hasattr(type(experiment), name) for name in _OFFERS) else None

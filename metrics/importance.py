@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +18,23 @@ class _Importance(StreamingMean):
     quantity = arithmetic.NAME
 
 
-class TaylorImportance(_Importance):
+class _GradientImportance(_Importance):
+    """Base of the criteria that take activations with their gradients."""
+
+    _sums: Callable[[Tensor, Tensor], Tensor]
+    """Sums ``(C,)`` over the samples of a chunk."""
+
+    def update(self, activation: Tensor, gradient: Tensor) -> None:
+        """Add a chunk of activations and gradients, both ``(N, C, *S)``.
+
+        Raises:
+            ValueError: if shapes or types are wrong.
+        """
+        arithmetic.check_pair(activation, gradient, self.num_channels)
+        self._add(self._sums(activation, gradient), len(activation))
+
+
+class TaylorImportance(_GradientImportance):
     r"""First-order Taylor importance, :math:`\mathbb{E}_x[(\sum_s a_{c,s} g_{c,s})^2]`.
 
     Args:
@@ -40,17 +57,10 @@ class TaylorImportance(_Importance):
         tensor([25.])
     """
 
-    def update(self, activation: Tensor, gradient: Tensor) -> None:
-        """Add a chunk of activations and gradients, both ``(N, C, *S)``.
-
-        Raises:
-            ValueError: if shapes or types are wrong.
-        """
-        arithmetic.check_pair(activation, gradient, self.num_channels)
-        self._add(arithmetic.taylor_sums(activation, gradient), len(activation))
+    _sums = staticmethod(arithmetic.taylor_sums)
 
 
-class GradientActivationImportance(_Importance):
+class GradientActivationImportance(_GradientImportance):
     r"""Mean over samples and positions of :math:`|a \cdot g|`.
 
     Args:
@@ -73,14 +83,7 @@ class GradientActivationImportance(_Importance):
         tensor([2.5000])
     """
 
-    def update(self, activation: Tensor, gradient: Tensor) -> None:
-        """Add a chunk of activations and gradients, both ``(N, C, *S)``.
-
-        Raises:
-            ValueError: if shapes or types are wrong.
-        """
-        arithmetic.check_pair(activation, gradient, self.num_channels)
-        self._add(arithmetic.product_sums(activation, gradient), len(activation))
+    _sums = staticmethod(arithmetic.product_sums)
 
 
 class ActivationImportance(_Importance):

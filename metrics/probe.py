@@ -57,7 +57,7 @@ class FeatureProbe(FeatureStore):
     fewest = 2
     """Samples that a class must have to be probed."""
 
-    def __init__(self, n_controls: int, seed: int, **kwargs: Any) -> None:
+    def __init__(self, n_controls: int = 4, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(torch.int64, **kwargs)
         self.n_controls = whole_number("n_controls", n_controls)
         self.seed = whole_number("seed", seed, least=0)
@@ -257,9 +257,6 @@ class CentroidProbe(FeatureProbe):
         >>> probe.compute().accuracy
         tensor(1.)
     """
-
-    def __init__(self, n_controls: int = 4, seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(n_controls, seed, **kwargs)
 
     def _scorer(self, features: Tensor, target: Tensor) -> Scorer:
         return centroid_scorer(features, target)

@@ -18,11 +18,11 @@ class Evidence:
     """Judgement of one value by a detector.
 
     Attributes:
-        ready: Whether it can judge yet; where not, ``exceeded`` is False and means nothing.
-        exceeded: Whether the value lies beyond the limit.
-        score: How far the value (or the chart's statistic) has moved, signed, in the detector's own unit.
-        expected: The value that the detector would have expected.
-        p_value: Probability of so large a score where nothing has changed; None for detectors that have none.
+        ready: True once the detector can judge; before, ``exceeded`` is False and has no meaning.
+        exceeded: True if the value lies beyond the limit.
+        score: Signed change of the value (or the chart's statistic), in the detector's own unit.
+        expected: The value that the detector expected.
+        p_value: Probability of so large a score if nothing has changed; None for detectors that have none.
     """
 
     ready: bool = False
@@ -34,7 +34,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Evidence, and what follows from it: ``active`` after persistence, ``fired`` once, after the cool-down."""
+    """Evidence and its consequence: ``active`` after persistence, ``fired`` once, after the cool-down."""
 
     evidence: Evidence
     active: bool
@@ -43,7 +43,7 @@ class Verdict:
 
 @dataclass
 class Gate:
-    """Turns a sequence of yes and no into single alarms.
+    """Conversion of a sequence of yes and no into single alarms.
 
     Active once ``persistence`` of the last ``out_of`` answers were yes; fires when it becomes active, and not again
     before it has been inactive and ``cool_down`` further answers have passed.
@@ -73,11 +73,11 @@ class Gate:
             whole_number("out_of", self.out_of, least=self.persistence)
 
     def update(self, exceeded: bool) -> tuple[bool, bool]:
-        """Take in one answer; returns ``(active, fired)``."""
+        """Take in one answer; return ``(active, fired)``."""
         self._answers = [*self._answers, exceeded][-(self.out_of or self.persistence) :]
         active = sum(self._answers) >= self.persistence
         rises = active and not self._was_active
-        # A rise that falls into the silence stays due: it fires at its end if it is still there.
+        # A rise during the cool-down is not lost: it fires at its end if it is still there.
         fired = rises and self._silent == 0
         self._was_active = active and (fired or self._was_active)
         self._silent = self.cool_down if fired else max(self._silent - 1, 0)
@@ -94,12 +94,12 @@ class Gate:
 
 @dataclass(kw_only=True)
 class Detector(ABC):
-    """Judges the values of one series as they come, in 10 to 200 points in all.
+    """Judge of the values of one series as they come, 10 to 200 in all.
 
-    Values that are not finite are passed over: whether a value is finite is the business of :class:`Finite`.
+    Values that are not finite are skipped: :class:`Finite` is the detector for those.
 
     Args:
-        direction: Which way is worth an alarm.
+        direction: Direction that is worth an alarm.
         warm_up: Number of values taken in before the first is judged.
         persistence: Values of the last ``out_of`` that must exceed the limit.
         out_of: See ``persistence``; as many by default.
@@ -123,11 +123,11 @@ class Detector(ABC):
 
     @property
     def gives_p_values(self) -> bool:
-        """Whether ``Evidence.p_value`` is given, so that many tests can be controlled by it."""
+        """Return whether ``Evidence.p_value`` is given, so that many tests can be controlled by it."""
         return False
 
     def observe(self, value: float) -> Evidence:
-        """Judge ``value`` by what came before, then learn from it. No persistence, no cool-down."""
+        """Judge ``value`` by the earlier ones, then learn from it. No persistence, no cool-down."""
         if not math.isfinite(value):
             return Evidence()
         evidence = self._judge(float(value)) if self._seen >= self.warm_up else Evidence()
@@ -156,11 +156,11 @@ class Detector(ABC):
         return
 
     def _beyond(self, score: float, limit: float) -> bool:
-        """Whether a signed score lies beyond ``limit`` in the direction that counts."""
+        """Return whether a signed score lies beyond ``limit`` in the direction that counts."""
         return (self.direction != "down" and score > limit) or (self.direction != "up" and score < -limit)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists: what was learnt, not the arguments."""
+        """Plain numbers and lists: the learnt state, without the arguments."""
         return {**state_of(self), "gate": self._gate.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -171,11 +171,11 @@ class Detector(ABC):
 
 
 def state_of(instance: Any) -> dict[str, Any]:
-    """A dataclass's fields that are no arguments."""
+    """A dataclass's fields that are not arguments."""
     return {f.name: copy.copy(getattr(instance, f.name)) for f in fields(instance) if not f.init}
 
 
 def load_state(instance: Any, state: dict[str, Any]) -> None:
-    """Set what :func:`state_of` gave."""
+    """Set the fields that :func:`state_of` gave."""
     for name, value in state.items():
         setattr(instance, name, copy.copy(value))

@@ -25,10 +25,10 @@ class RobustZ(Detector):
     at 5 % was measured between 4 % and 6 % for n of 5 to 60; a test repeats that.
 
     Args:
-        limit: In robust standard deviations, above 0.
+        limit: Limit in robust standard deviations, above 0.
         window: Number of past values that count; None for all.
-        least_scale: Least standard deviation believed, in the unit of the series: a flat past would make any change
-            infinite.
+        least_scale: Least standard deviation that an estimate may have, in the unit of the series: with a flat past any
+            change would be infinite.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -124,8 +124,8 @@ class EWMA(_Chart):
         limit: :math:`L`, above 0.
         smoothing: :math:`\lambda` in (0, 1]; 1 is a Shewhart chart.
         mean: In-control mean; estimated from the first ``warm_up`` values where None, as is ``std``.
-        std: In-control standard deviation. Estimated from few values it makes false alarms more frequent than the
-            textbook's run lengths say.
+        std: In-control standard deviation. If it is estimated from few values, false alarms are more frequent than
+            the textbook's run lengths.
         least_scale: Least standard deviation that an estimate may have.
 
     Raises:
@@ -161,7 +161,7 @@ class EWMA(_Chart):
         return Evidence(True, self._beyond(score, self.limit), score, mean, self._p_value(score))
 
     def _variance(self) -> float:
-        """Of the average, in units of the values' own."""
+        """Variance of the average, in units of the values' own."""
         return self.smoothing / (2 - self.smoothing) * (1 - (1 - self.smoothing) ** (2 * self._steps))
 
     def _p_value(self, score: float) -> float:
@@ -183,7 +183,7 @@ class CUSUM(_Chart):
     .. math::
         S^+_t = \max(0,\ S^+_{t-1} + x_t - k),\quad S^-_t = \max(0,\ S^-_{t-1} - x_t - k),\quad S^\pm_t > h
 
-    The score is :math:`S^+` or :math:`-S^-`, whichever is larger in size of those that the direction allows.
+    The score is the larger in size of :math:`S^+` and :math:`-S^-`, if the direction allows both.
 
     Args:
         limit: :math:`h` in standard deviations, above 0.
@@ -238,8 +238,8 @@ class PageHinkley(Detector):
     again, with a new mean.
 
     Args:
-        limit: In the unit of the series, above 0.
-        delta: Change that is let pass at each value, at least 0.
+        limit: Limit in the unit of the series, above 0.
+        delta: Change that is tolerated at each value, at least 0.
         forgetting: :math:`\alpha` in (0, 1]; 1 forgets nothing.
 
     Raises:
@@ -302,5 +302,5 @@ def _t_tail(t: float, count: int) -> float:
 
 
 def _tail(score: float, count: int) -> float:
-    """Upper tail of t with a baseline of ``count`` values, of the normal distribution with a given one."""
+    """Upper tail of t if the baseline has ``count`` values, of the normal distribution if it was given."""
     return float(special.stdtr(count - 1, -score)) if count else float(special.ndtr(-score))

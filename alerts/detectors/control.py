@@ -9,7 +9,7 @@ from convscope._arguments import number, refuse, share
 
 
 def benjamini_hochberg(p_values: Sequence[float], alpha: float = 0.05) -> list[bool]:
-    r"""Which of many hypotheses to reject so that at most a share ``alpha`` of the rejected were true, on average.
+    r"""Reject hypotheses so that on average at most a share ``alpha`` of the rejected were true.
 
     The largest :math:`k` with :math:`p_{(k)} \le \alpha k / m` is sought; the :math:`k` smallest are rejected.
 
@@ -36,7 +36,7 @@ def benjamini_hochberg(p_values: Sequence[float], alpha: float = 0.05) -> list[b
 
 
 def quorum(total: int, needed: float) -> int:
-    """How many of ``total`` series must agree.
+    """Number of series, of ``total``, that must agree.
 
     Args:
         total: Number of series that can judge.

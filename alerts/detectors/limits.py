@@ -13,7 +13,7 @@ from convscope.alerts.detectors.base import Detector, Direction, Evidence
 
 @dataclass(kw_only=True)
 class Threshold(Detector):
-    """Beyond a fixed limit: ``value > limit`` (up), ``value < limit`` (down), ``|value| > limit`` (both).
+    """Values beyond a fixed limit: ``value > limit`` (up), ``value < limit`` (down), ``|value| > limit`` (both).
 
     The score is ``value − limit`` for ``up`` and ``down`` (positive or negative in the direction of the alarm) and the
     value itself for ``both``; ``expected`` is the limit.
@@ -114,7 +114,7 @@ class RelativeDrop(Detector):
 
 @dataclass(kw_only=True)
 class Finite(Detector):
-    """Exceeded by NaN and by infinite values.
+    """Detector of NaN and infinite values.
 
     Raises:
         ValueError: if an argument is out of range.

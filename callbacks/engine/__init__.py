@@ -1,1 +1,1 @@
-"""The engine of a check: one shared pass for every observer that is due. Knows observers, not callbacks."""
+"""The engine of a check: one shared pass for every observer that is due. It knows observers, not callbacks."""

@@ -28,22 +28,22 @@ from convscope.metrics._base import announce_sync
 
 
 def fitting(trainer: pl.Trainer) -> bool:
-    """Whether this is a ``fit`` past its sanity check."""
+    """Return whether this is a ``fit`` past its sanity check."""
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
 def fast_dev_run(trainer: pl.Trainer) -> bool:
-    """Whether this is a trial of a few batches, whose loggers are dummies."""
+    """Return whether this is a trial of a few batches, whose loggers are dummies."""
     return bool(trainer.__dict__.get("fast_dev_run"))
 
 
 def has_validation(trainer: pl.Trainer) -> bool:
-    """Whether the fit has a validation loop, at whose end checks are made."""
+    """Return whether the fit has a validation loop, at whose end checks are made."""
     return trainer.fit_loop.epoch_loop.val_loop is not None and trainer.enable_validation
 
 
 def moment(trainer: pl.Trainer, trigger: str) -> Moment:
-    """Now, on the step axis that ``self.log`` writes to: optimizer-stepping batches, whatever the number of optimizers.
+    """The present, on the step axis that ``self.log`` writes to: batches that step any of the optimizers.
 
     The loop's counter is one ahead in ``on_train_epoch_end``, where Lightning itself takes one off before it logs.
     """
@@ -58,7 +58,7 @@ def subject(trainer: pl.Trainer, pl_module: pl.LightningModule, network: str | N
 
 
 def caller(module: nn.Module) -> Callable[[Any], Any]:
-    """How a network takes held-out inputs: one tensor, a tuple of arguments, or a dict of named ones."""
+    """Function that calls a network with held-out inputs: one tensor, a tuple of arguments, or a dict of them."""
     return _called(_network(module))
 
 
@@ -101,7 +101,7 @@ def _parts(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def transfer(trainer: pl.Trainer) -> Callable[[Any], Any]:
-    """What Lightning does to a validation batch before ``validation_step``: precision, device, the user's hooks."""
+    """Lightning's steps on a validation batch before ``validation_step``: precision, device, the user's hooks."""
 
     def move(batch: Any) -> Any:
         with as_validation(trainer):
@@ -112,7 +112,7 @@ def transfer(trainer: pl.Trainer) -> Callable[[Any], Any]:
 
 @contextmanager
 def as_validation(trainer: pl.Trainer) -> Iterator[None]:
-    """Within the block the trainer says that it validates, as it does at the end of an epoch.
+    """Have the trainer say, within the block, that it validates, as it does at the end of an epoch.
 
     A forward, or a hook that transfers batches, may ask ``trainer.training`` or ``trainer.validating``.
     """
@@ -126,10 +126,10 @@ def as_validation(trainer: pl.Trainer) -> Iterator[None]:
 
 @contextmanager
 def weights_in_training(trainer: pl.Trainer, leader: Any, trigger: str) -> Iterator[None]:
-    """Within the block the module has the weights that are being trained, not their average.
+    """Give the module, within the block, the weights that are being trained, not their average.
 
     Lightning's ``WeightAveraging`` puts the average in place as a validation epoch begins and takes it out as it ends,
-    so that at a check in between it is there if that callback comes after ``leader``, who makes the check.
+    so that it is in place at a check in between if that callback comes after ``leader``, which makes the check.
     """
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     later = callbacks[callbacks.index(leader) :] if trigger == "validation" else []
@@ -150,18 +150,18 @@ def _averages(callback: Any) -> bool:
 
 
 def replaces_weights(trainer: pl.Trainer) -> bool:
-    """Whether a callback gives the module other weights at the start of some epoch, as Lightning's SWA does."""
+    """Return whether a callback gives the module other weights at the start of some epoch, as Lightning's SWA does."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     kinds = {kind.__name__ for callback in callbacks for kind in type(callback).__mro__}
     return "StochasticWeightAveraging" in kinds
 
 
 def validation_loader(trainer: pl.Trainer, pl_module: pl.LightningModule, seed: int) -> Any:
-    """Where held-out samples come from by default; None if there is nothing.
+    """Default source of held-out samples; None if there is nothing.
 
     ``heldout_dataloader()`` of the DataModule or module, else the first validation loader, else (where the
-    validation loop is switched off) what ``val_dataloader()`` returns. A method of the user's that is called for this
-    leaves no trace in random streams.
+    validation loop is switched off) the result of ``val_dataloader()``. A method of the user's that is called for this
+    leaves random streams as they were.
     """
     owners: list[Any] = [getattr(trainer, "datamodule", None), pl_module]
     with preserved_random_state(seed), preserved_generators(*owners):
@@ -179,7 +179,7 @@ def validation_loader(trainer: pl.Trainer, pl_module: pl.LightningModule, seed: 
 
 
 def _first(loaders: Any) -> Any:
-    """The first of several loaders, which Lightning takes in nested lists and dicts."""
+    """The first of several loaders, which Lightning accepts in nested lists and dicts."""
     if hasattr(loaders, "iterables") and getattr(loaders, "_mode", None) == "sequential":  # a CombinedLoader
         return _first(loaders.iterables)
     while isinstance(loaders, dict | list | tuple):
@@ -188,10 +188,12 @@ def _first(loaders: Any) -> Any:
 
 
 def require_whole_networks(trainer: pl.Trainer) -> None:
-    """Held-out samples are divided among all processes, which is right only where each runs the network on its own.
+    """Refuse strategies in which several processes run one network together.
+
+    Held-out samples are divided among all processes, which is right only where each runs the network on its own.
 
     Raises:
-        MisconfigurationException: The strategy has several processes run one network together (tensor parallelism).
+        MisconfigurationException: if several processes run one network together (tensor parallelism).
     """
     found: dict[str, Any] = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
     replicas = found.get("num_replicas", trainer.world_size)
@@ -204,10 +206,10 @@ def require_whole_networks(trainer: pl.Trainer) -> None:
 
 @contextmanager
 def quiet_logging(trainer: pl.Trainer) -> Iterator[None]:
-    """Keep what a forward logs out of the user's own metrics and loggers while a check runs it.
+    """Keep values that a forward logs during a check out of the user's metrics and loggers.
 
     ``self.log`` and ``self.log_dict`` of all this trainer's modules do nothing, ``self.logger`` writes nothing, and
-    what the trainer says of metrics and of stopping is as it was after the block.
+    the trainer's metrics and its wish to stop are as before after the block.
     """
     connector = trainer._logger_connector
     metrics: list[dict[str, Any]] = [
@@ -255,7 +257,7 @@ def _unless_of(trainer: pl.Trainer, original: Callable[..., Any]) -> Callable[..
 
 
 class _QuietLogger(DummyLogger):
-    """Knows the folders and names of a logger, and takes every call without doing anything."""
+    """A logger with the folders and names of another, whose calls do nothing."""
 
     def __init__(self, logger: Any) -> None:
         super().__init__()
@@ -303,7 +305,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def gather_integers(values: list[int]) -> list[list[int]]:
-    """As many whole numbers from every process, in rank order: a small tensor, far cheaper than an object."""
+    """Equally many whole numbers from every process, in rank order: a small tensor, far cheaper than an object."""
     here = torch.tensor(values, device=_exchange_device())
     found = [torch.empty_like(here) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(found, here)
@@ -352,8 +354,8 @@ def write_scalars(trainer: pl.Trainer, pl_module: pl.LightningModule, scalars: d
 def keep_available(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
     """Put values into ``callback_metrics`` alone, where an epoch without a check leaves them.
 
-    EarlyStopping, ModelCheckpoint and a plateau scheduler end the run where what they monitor is not there. They are
-    marked as no reading of the present: see :func:`is_kept`.
+    EarlyStopping, ModelCheckpoint and a plateau scheduler end the run if the value that they monitor is missing. The
+    values are marked as not measured now: see :func:`is_kept`.
     """
     for tag, value in scalars.items():
         kept = torch.tensor(value)
@@ -362,7 +364,7 @@ def keep_available(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
 
 
 def monitors(trainer: pl.Trainer) -> dict[str, str]:
-    """What is monitored in ``callback_metrics``, and by whom: callbacks with a ``monitor``, and plateau schedulers."""
+    """Monitored tags of ``callback_metrics``, and their monitors: callbacks with a ``monitor``, plateau schedulers."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     found = {getattr(callback, "monitor", None): type(callback).__name__ for callback in callbacks}
     for config in trainer.lr_scheduler_configs:
@@ -372,15 +374,15 @@ def monitors(trainer: pl.Trainer) -> dict[str, str]:
 
 
 def is_kept(value: torch.Tensor) -> bool:
-    """Whether a value of ``callback_metrics`` was put there by :func:`keep_available`."""
+    """Return whether a value of ``callback_metrics`` was put there by :func:`keep_available`."""
     return getattr(value, "convscope_kept", False)
 
 
 def keep_from_main_process(trainer: pl.Trainer, tags: Iterable[str]) -> None:
-    """Take values out of what a spawned or forked process sends back at the end of a fit.
+    """Remove values from the metrics that a spawned or forked process sends back at the end of a fit.
 
     Lightning sends ``callback_metrics`` through a pipe which the main process reads only once the others have ended.
-    What does not fit into it, 64 KiB or about a hundred scalars, has both wait for ever.
+    If they do not fit into it (64 KiB, about a hundred scalars), both wait for ever.
     """
     if isinstance(trainer.strategy.launcher, both(_MultiProcessingLauncher)):
         metrics = trainer.callback_metrics
@@ -389,7 +391,7 @@ def keep_from_main_process(trainer: pl.Trainer, tags: Iterable[str]) -> None:
 
 
 def callback_metrics(trainer: pl.Trainer) -> dict[str, torch.Tensor]:
-    """``trainer.callback_metrics``, and in validation hooks also what the training epoch has logged so far.
+    """``trainer.callback_metrics``, and in validation hooks also the values that the training epoch has logged so far.
 
     Lightning itself adds an epoch's training means only after that epoch's validation, so that there
     ``callback_metrics`` holds those of the epoch before.

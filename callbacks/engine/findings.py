@@ -17,7 +17,7 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moment:
-    """When a check is made: its step on the axis that ``self.log`` uses, its epoch, and what triggered it."""
+    """Time of a check: its step on the axis that ``self.log`` uses, its epoch, and its trigger."""
 
     trigger: str  # "start", "step", "validation" or "train"
     epoch: int
@@ -29,12 +29,12 @@ class Moment:
 
     @property
     def epochs_trained(self) -> int:
-        """Epochs that lie behind: 0 before training, 1 after epoch 0."""
+        """Number of finished epochs: 0 before training, 1 after epoch 0."""
         return self.epoch + self.at_epoch_end
 
     @property
     def label(self) -> str:
-        """For people: "before training", "epoch 3" or "step 120"."""
+        """Time for people to read: "before training", "epoch 3" or "step 120"."""
         return {"start": "before training", "step": f"step {self.step}"}.get(self.trigger, f"epoch {self.epoch}")
 
 
@@ -50,9 +50,9 @@ class MapSpec:
 
 @dataclass
 class LayerResult:
-    """One layer's numbers in one check; NaN says that a number could not be measured, and is not logged.
+    """One layer's numbers in one check; NaN means that a number could not be measured, and is not logged.
 
-    ``scalars`` are logged as ``<family>/<quantity>/<layer>``; ``distribution`` (one value a filter) becomes a
+    ``scalars`` are logged as ``<family>/<quantity>/<layer>``; ``distribution`` (one value per filter) becomes a
     histogram, ``matrix`` (C, C) a heat-map.
     """
 
@@ -69,7 +69,7 @@ class Findings:
         family: First part of the tags: the callback's name.
         layers: Results by layer.
         summary: Scalars over depth.
-        kind: What sort of callback it was, ``"importance"``, whatever its name; others find it by this.
+        kind: Kind of the callback, such as ``"importance"``, whatever its name; other callbacks find it by this.
     """
 
     family: str
@@ -97,7 +97,7 @@ class Findings:
 
 
 class History:
-    """One callback's mapped quantities over all checks of the run: what learning maps are drawn from."""
+    """One callback's mapped quantities over all checks of the run, from which learning maps are drawn."""
 
     def __init__(self) -> None:
         self.epochs: list[int] = []

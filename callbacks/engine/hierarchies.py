@@ -34,10 +34,10 @@ class MisconfigurationException(exceptions.MisconfigurationException):
 
 
 class _Adopter(MetaPathFinder):
-    """Notices imports, and finds no module itself.
+    """Notice imports, and find no module.
 
     Trainer and LightningCLI of ``pytorch_lightning`` ask whether a callback is a ``Callback`` before any of its methods
-    is called, so that nothing later than the import would do.
+    is called, so that anything later than the import would be too late.
     """
 
     adopted = False
@@ -47,7 +47,7 @@ class _Adopter(MetaPathFinder):
             self.adopt()
 
     def adopt(self) -> None:
-        """Give convscope's classes a second base where ``pytorch_lightning`` has come so far as to define it."""
+        """Give convscope's classes a second base once ``pytorch_lightning`` has defined it."""
         callback, mistake = both(pl.Callback), both(exceptions.MisconfigurationException)
         if len(callback) == len(mistake) == 2:
             Callback.__bases__, MisconfigurationException.__bases__ = callback, mistake
@@ -56,4 +56,4 @@ class _Adopter(MetaPathFinder):
 
 _adopter = _Adopter()
 _adopter.adopt()
-sys.meta_path.insert(0, _adopter)  # the first, since a finder behind one that finds is not asked
+sys.meta_path.insert(0, _adopter)  # the first, since finders after a successful one are not asked

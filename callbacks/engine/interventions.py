@@ -22,7 +22,7 @@ def run_interventions(plan: Plan, due: list[Observer], usable: Usable, failures:
     Out of device memory, every process halves its chunk and the layers concerned are run again.
 
     Returns:
-        What is still usable, by observer's name.
+        The layers that are still usable, by observer's name.
     """
     intervening = [observer for observer in due if observer.intervenes]
     if not intervening:
@@ -53,7 +53,7 @@ def _attempt(intervening: list[Observer], todo: Usable) -> dict[Pair, Exception]
 def _agreed(
     errors: dict[Pair, Exception], plan: Plan, failures: Failures, gather: Gather
 ) -> tuple[set[Pair], set[Pair]]:
-    """What is to be run again with a smaller chunk, and what has failed, on any process."""
+    """Layers to run again with a smaller chunk, and layers that failed, on any process."""
     divisible = plan.chunk_size > 1
     mine = {pair: divisible and isinstance(error, torch.OutOfMemoryError) for pair, error in errors.items()}
     everyone: list[dict[Pair, bool]] = gather(mine)

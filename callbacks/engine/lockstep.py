@@ -1,8 +1,8 @@
-"""Processes that stay in step: what fails on one fails on all, wherever in its code that was.
+"""Processes in step: a block that fails on one process fails on all, wherever in its code that was.
 
-torchmetrics gathers inside ``compute``, and which code of a callback fails before it gathers cannot be known. So the
-processes meet before every exchange of data and at the end of every block: each says where it is, and who finds that
-another is elsewhere gives its block up. No process is left waiting for one that will never come.
+torchmetrics gathers inside ``compute``, and whether a callback's code fails before it gathers cannot be known. So the
+processes meet before every exchange of data and at the end of every block: each tells the others where it is, and a
+process that finds another elsewhere ends its block. No process waits for one that will never come.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _depth = 0  # blocks that this process is in
 
 
 class ElsewhereError(RuntimeError):
-    """It went well here, but not on another process."""
+    """A failure of another process, in a block that succeeded here."""
 
 
 class _Place(NamedTuple):
-    """Where a process is."""
+    """Place in the code that a process has reached."""
 
     depth: int
     kind: int
@@ -36,11 +36,11 @@ class _Place(NamedTuple):
 
 
 def together(run: Callable[[], T]) -> T:
-    """``run()`` on every process; blocks may be nested, and may gather as often as they like.
+    """Call ``run`` on every process; blocks may be nested, and may gather as often as they like.
 
     Raises:
-        UserError: it raised one on some process; the same message on all.
-        Exception: what it raised here, or :class:`ElsewhereError` with what it raised on another process.
+        UserError: if it raised one on some process; the same message on all.
+        Exception: the one that it raised here, or :class:`ElsewhereError` if it raised one on another process.
     """
     if bridge.processes() == 1:
         return run()
@@ -52,7 +52,7 @@ def together(run: Callable[[], T]) -> T:
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Whether an error is the user's mistake, found before training."""
+    """Return whether an error is the user's mistake, found before training."""
     return isinstance(error, (UserError, *both(MisconfigurationException)))
 
 
@@ -69,14 +69,14 @@ def _attempt(run: Callable[[], T]) -> tuple[T | None, Exception | None]:
 
 
 def _meet() -> None:
-    """Before an exchange of data: go on only where every process is about to make the same one."""
+    """Meet before an exchange of data: go on only where every process is about to make the same one."""
     places = _places(_Place(_depth, _EXCHANGE, 0))
     if len({(place.depth, place.kind) for place in places}) > 1:
         raise ElsewhereError("another process has given up before this exchange of data")
 
 
 def _all_ended(failed: bool) -> bool:
-    """Wait until every process is at the end of this block; whether it went well on all."""
+    """Wait until every process is at the end of this block; return whether it succeeded on all."""
     mine = _Place(_depth + 1, _END, int(failed))
     # A process at its end waits in meetings for those that still exchange data; each exchange is one such meeting.
     while True:
@@ -98,7 +98,7 @@ def _told(error: Exception) -> tuple[bool, str]:
 def _shared(own: Exception | None, told: list[tuple[bool, str]]) -> Exception:
     """The error to raise on this process: a mistake is the same on all, whoever found it."""
     causes = [message for wrong, message in told if not wrong and not message.startswith(ElsewhereError.__name__)]
-    # What only repeats another process's error, as a set that is read in step does, is no mistake of its own.
+    # An error that only repeats another process's, as a set that is read in step does, is not a cause of its own.
     mistake = next((m for wrong, m in told if wrong and not any(m in cause for cause in causes)), None)
     if mistake is not None:
         return own if own is not None and is_mistake(own) and str(own) == mistake else UserError(mistake)

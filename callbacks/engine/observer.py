@@ -1,4 +1,4 @@
-"""The contract between the engine and who observes: what an observer says of itself, what it is told, and when.
+"""The contract between the engine and its observers: their settings and needs, and the calls that they receive.
 
 The engine knows nothing else of callbacks. :class:`~convscope.LayerObserver` implements all of it with defaults.
 """
@@ -23,9 +23,9 @@ from convscope.loggers import TensorBoardDashboard
 
 
 class Observer(Protocol):
-    """Who measures layers. In one check each method is called in the order in which they stand here.
+    """Object that measures layers. In a check the methods are called in the order in which they stand here.
 
-    Every method is guarded alone: one that raises costs this observer, on this layer where it is one layer's.
+    Every method is guarded on its own: one that raises costs only this observer, or only the layer it was called for.
     """
 
     family: ClassVar[str]
@@ -116,7 +116,7 @@ class Observer(Protocol):
 
 
 def needs_of(observer: Observer) -> tuple[Any, ...]:
-    """Everything that an observer says of its needs, read where a failure costs this observer alone."""
+    """All the needs that an observer states, read where a failure costs this observer alone."""
     return (
         observer.needs_gradient,
         observer.takes_nonfinite,
@@ -133,8 +133,8 @@ def needs_of(observer: Observer) -> tuple[Any, ...]:
 class Plan:
     """One held-out set's part of a check. ``layers`` maps an observer's name to its layers, in depth order.
 
-    ``idle`` says of each observer that rests for want of layers why it does; ``hidden`` that layers run where they
-    cannot be seen, in TorchScript or ``torch.vmap``.
+    ``idle`` gives, per observer that is inactive for lack of layers, the reason; ``hidden`` is True if layers run
+    where they cannot be seen, in TorchScript or ``torch.vmap``.
     """
 
     subject: Subject

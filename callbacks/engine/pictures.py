@@ -19,14 +19,14 @@ from convscope.loggers import (
 from convscope.loggers._canvas import require_matplotlib
 
 SPARE = 64 << 20
-"""Bytes of the disk that pictures leave alone: once it is full, TensorBoard's writer is lost, and the run with it."""
+"""Bytes of the disk that pictures leave free: once it is full, TensorBoard's writer is lost, and the run with it."""
 
 
 class Pictures:
-    """Draws what observers found. One layout event a run holds the charts of all observers.
+    """Pictures of what observers found. One layout event per run holds the charts of all observers.
 
     Args:
-        failures: Where a picture that cannot be drawn is recorded: it costs its own observer's pictures alone.
+        failures: Record of pictures that cannot be drawn: one costs the pictures of its observer alone.
     """
 
     def __init__(self, failures: Failures) -> None:

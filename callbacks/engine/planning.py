@@ -1,4 +1,4 @@
-"""The plan of a check: for one held-out set, which observers see which layers, and with which loss."""
+"""The plan of a check: the layers of each observer of one held-out set, and the loss."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from convscope.capture.outputs.settling import settle
 
 
 class IdleError(Exception):
-    """Nothing in this network is of the kind that an observer measures."""
+    """Raised where nothing in this network is of the kind that an observer measures."""
 
 
 def make_plan(subject: Subject, heldout: HeldOut, observers: list[Observer], failures: Failures | None = None) -> Plan:
     """Choose each observer's layers in a traced pass, and settle the loss.
 
-    The main process's plan is everyone's: where layers depend on the input, others would plan otherwise.
+    All processes take the main process's plan: where layers depend on the input, others would plan differently.
 
     Raises:
-        UserError: a layer entry matches nothing, or the held-out set is faulty for an observer.
-        Exception: the network's forward failed.
+        UserError: if a layer entry matches nothing, or the held-out set is faulty for an observer.
+        Exception: if the network's forward failed.
     """
     failures = failures or Failures(raising=True)
     plan, faults = _drafted_in_memory(subject, heldout, observers, failures)
@@ -60,7 +60,7 @@ def _drafted_in_memory(
 
 
 def _drafted(plan: Plan, observers: list[Observer]) -> dict[str, Exception]:
-    """Fill in the plan; returns by observer's name what failed that is no mistake of the user's."""
+    """Fill in the plan; return, by observer's name, the failures that are not mistakes of the user."""
     faults: dict[str, Exception] = {}
     observers = _readable(observers, faults)
     no_loss = or_mistake(lambda: _settle_outputs(plan, observers), ValueError)
@@ -80,7 +80,7 @@ def _drafted(plan: Plan, observers: list[Observer]) -> dict[str, Exception]:
 
 
 def _readable(observers: list[Observer], faults: dict[str, Exception]) -> list[Observer]:
-    """The observers that can say, on every process, what they need; ``faults`` gets why the others cannot."""
+    """The observers that can state their needs on every process; ``faults`` receives the errors of the others."""
     for observer in observers:
         try:
             needs_of(observer)
@@ -93,7 +93,7 @@ def _readable(observers: list[Observer], faults: dict[str, Exception]) -> list[O
 
 
 class _Draft:
-    """A plan in the making: what every observer selects, then which of that it gets."""
+    """A plan in the making: the layers that every observer selects, then those that it gets."""
 
     def __init__(self, plan: Plan, found: Trace, no_loss: str | None) -> None:
         self.plan, self.found, self.no_loss = plan, found, no_loss
@@ -105,13 +105,13 @@ class _Draft:
         return {layer.name for chosen in self.selected.values() for layer in chosen}
 
     def guarded(self, observer: Observer, faults: dict[str, Exception], step: Callable[[Observer], None]) -> None:
-        """One step for one observer, which may rest; a mistake of the user's is let through."""
+        """Run one step for one observer, which may become inactive; a mistake of the user's is let through."""
         try:
             or_mistake(lambda: step(observer), ValueError)
         except IdleError as error:
-            if self.selected.get(observer.name, [True]):  # that its layers cannot be measured is no one's mistake
+            if self.selected.get(observer.name, [True]):  # layers that cannot be measured are no one's mistake
                 self.plan.idle.append(str(error))
-            self.plan.messages.append(f"{observer.name} rests: {error}")
+            self.plan.messages.append(f"{observer.name} is inactive: {error}")
         except Exception as error:
             if is_mistake(error):
                 raise
@@ -135,7 +135,7 @@ class _Draft:
 
 
 def _as_on_main(plan: Plan, observers: list[Observer], faults: dict[str, Exception]) -> dict[str, Exception]:
-    """Take over the main process's plan; an observer that failed on one process rests on all."""
+    """Take over the main process's plan; an observer that failed on one process is inactive on all."""
     model = plan.subject.module
     layers = {name: packed(chosen, model) for name, chosen in plan.layers.items()}
     told = {name: f"{type(error).__name__}: {error}" for name, error in faults.items()}
@@ -161,13 +161,13 @@ def _make_ready(plan: Plan, observer: Observer, failures: Failures) -> None:
 
 
 def _output(plan: Plan, found: Trace, logits: torch.Tensor, taken: set[str]) -> Layer | None:
-    """The model's output as a layer, None where it is not one row a sample: a detector's boxes, a reordered batch."""
+    """The model's output as a layer, None where it is not one row per sample: a detector's boxes, a reordered batch."""
     if plan.outputs.shape is None:
         return None
     output = found.output(logits, taken)
     if not output.problem:
         return output
-    # No target belongs to a row of it, so that there is neither a loss nor a prediction.
+    # No target belongs to a row of it, so there is neither a loss nor a prediction.
     plan.outputs = plan.subject.outputs = replace(plan.outputs, why_not=f"the model's output {output.problem}")
     plan.subject.loss = None
     plan.messages.append(f"the model's output {output.problem}, so it is not observed as a layer")
@@ -192,7 +192,7 @@ def _selected(found: Trace, observer: Observer) -> list[Layer]:
     try:
         return select_layers(found, observer.layers, raw=observer.observe_at == "conv")
     except ValueError as error:
-        if observer.layers is None:  # the user named nothing: the network has none of what is observed by default
+        if observer.layers is None:  # by default: the network has no layer of the kind
             raise IdleError(str(error)) from error
         raise
     except Exception as error:
@@ -222,10 +222,10 @@ def _why_none(unsuitable: list[str]) -> str:
 
 
 def _settle_outputs(plan: Plan, observers: list[Observer]) -> str | None:
-    """Settle which output is the logits, and the loss; returns a sentence why there is none.
+    """Settle which output is the logits, and the loss; return a sentence why there is none.
 
     Raises:
-        ValueError: Targets and outputs do not go together for an observer, or a loss cannot be used.
+        ValueError: if targets and outputs do not go together for an observer, or a loss cannot be used.
     """
     wanting = [observer for observer in observers if observer.needs_gradient]
     own = {id(observer.loss): observer.loss for observer in wanting if observer.loss is not None}
@@ -248,7 +248,7 @@ def _raise_mistakes(plan: Plan, observers: list[Observer], infers_loss: bool) ->
     outputs, heldout = plan.outputs, plan.heldout
     mistake, floating = outputs.mistake, heldout.summary is not None and heldout.summary.floating
     for observer in observers:
-        # Where targets are floats, who reads classes off the output is skipped: there are none.
+        # Where targets are floats there are no classes: observers that read classes off the output are skipped.
         reads_classes = observer.takes_output_as_logits and not floating
         if mistake and ((observer.needs_gradient and infers_loss) or reads_classes):
             raise ValueError(mistake)
@@ -259,5 +259,5 @@ def _raise_mistakes(plan: Plan, observers: list[Observer], infers_loss: bool) ->
 
 
 def _no_logits(observer: Observer, plan: Plan) -> str | None:
-    """Why an observer that is nothing without logits cannot have them."""
+    """Reason why an observer that needs logits cannot have them, None if it can."""
     return plan.outputs.why_not if observer.takes_output_as_logits == "only" else None

@@ -11,7 +11,7 @@ from convscope.callbacks.engine.findings import Moment
 
 @dataclass
 class Schedule:
-    """The triggers of one callback and what it remembers of past ones.
+    """The triggers of one callback, and its memory of past ones.
 
     Args:
         every_n_epochs: A check at the end of every n-th epoch; 0 for none.
@@ -31,7 +31,7 @@ class Schedule:
     _begun: bool = field(default=False, init=False)
     _made: int = field(default=0, init=False)  # checks in this fit
     needed: bool = field(default=False, init=False)
-    """Whether somebody monitors a value that is not there yet, who would end the run without one."""
+    """True if a callback that ends the run without its value monitors one that is not there yet."""
 
     def __post_init__(self) -> None:
         for name in ("every_n_epochs", "every_n_train_steps"):
@@ -44,10 +44,10 @@ class Schedule:
             )
 
     def is_due(self, moment: Moment, steps: int) -> bool:
-        """Whether a check is to be made at ``moment``, after ``steps`` optimizer steps.
+        """Return whether a check is to be made at ``moment``, after ``steps`` optimizer steps.
 
         In a due epoch each validation run is a check, as it is for Lightning's ModelCheckpoint. A check made after
-        the very same step stands for it: another one would find the same network, and call it a change of nothing.
+        the very same step counts for it: another one would find the same network, and report a change of zero.
         A check at the start that could not be made then is made at the end of the first epoch. So is a second check
         that a monitored value needs, such as one of drift.
         """
@@ -64,7 +64,7 @@ class Schedule:
 
     @property
     def is_needed(self) -> bool:
-        """Whether a monitored value may come of another check: all that there are come of the first or the second."""
+        """Return whether another check may give a monitored value: every value comes from the first or second check."""
         return self.needed and self._made < 2
 
     def done(self, moment: Moment, steps: int) -> None:

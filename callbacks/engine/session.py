@@ -29,7 +29,7 @@ Results = list[tuple["Observer", Findings]]
 
 @dataclass
 class _Group:
-    """The observers of one held-out set. ``plan`` is None before its samples are known, and where they all rest."""
+    """The observers of one held-out set. ``plan`` is None before its samples are known, and if all are inactive."""
 
     heldout: HeldOut
     observers: list[Observer]
@@ -42,15 +42,15 @@ class _Group:
 
     @property
     def may_measure(self) -> bool:
-        """Whether there is, or may yet be, somebody with something to measure."""
+        """Return whether some observer has, or may yet have, something to measure."""
         return not self.resting and (self.plan is None or bool(self.plan.observers))
 
 
 class Session:
-    """Shared by the observers of one ``Trainer.fit``; made in ``setup``, gone in ``teardown``.
+    """State that the observers of one ``Trainer.fit`` share; made in ``setup``, gone in ``teardown``.
 
-    Which errors leave it is decided by when they come up. In :meth:`prepare` a mistake of the user's is raised, since
-    nothing can be lost yet; whatever else fails there or later is logged, and costs a group, an observer or a layer.
+    In :meth:`prepare` a mistake of the user's is raised, since nothing can be lost yet. Any other failure, there or
+    later, is logged, and costs a group, an observer or a layer.
 
     Attributes:
         observers: The trainer's observers; the first acts for all.
@@ -83,13 +83,13 @@ class Session:
     def _plans(self) -> list[Plan]:
         return [group.plan for group in self._groups if group.plan is not None and not group.resting]
 
-    # Before training: what the user gave wrongly is raised here, when nothing can be lost.
+    # Before training: invalid arguments are raised here, when nothing can be lost.
 
     def prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the held-out sets and plan the layers.
 
         Raises:
-            MisconfigurationException: A held-out set, a layer entry or an argument does not fit this model.
+            MisconfigurationException: if a held-out set, a layer entry or an argument does not fit this model.
         """
         if trainer.global_step == 0:
             for observer in self.observers:
@@ -101,7 +101,7 @@ class Session:
         lazy = bridge.uninitialised(pl_module)
         if lazy:
             rank_zero_info(
-                f"convscope: {', '.join(lazy)} are created in the first forward pass, which is left to training; "
+                f"convscope: {', '.join(lazy)} are created by the first forward pass, in training; "
                 "checks begin after that"
             )
         for group in self._groups:
@@ -161,10 +161,10 @@ class Session:
         group.plan = plan
 
     def _refuse_if_idle(self) -> None:
-        """An observer without a layer rests; where all of them do for that reason, the user wants something else."""
+        """Raise if every observer is inactive for lack of layers: then the user wants something else."""
         idle = [reason for plan in self._plans for reason in plan.idle]
         if any(plan.hidden for plan in self._plans):
-            return  # there are layers, where they cannot be seen: no mistake of the user's
+            return  # there are layers that cannot be seen: no mistake of the user's
         if idle and not any(group.may_measure for group in self._groups) and len(idle) == len(self.observers):
             raise MisconfigurationException("; ".join(dict.fromkeys(idle)))
 
@@ -215,7 +215,7 @@ class Session:
 
     @contextmanager
     def _as_in_a_check(self, trainer: pl.Trainer, trigger: str) -> Iterator[None]:
-        """Whatever triggered the check, the model sees a validation, and has the weights that are in training."""
+        """Have the model see a validation, with the weights that are in training, whatever triggered the check."""
         with (
             bridge.quiet_logging(trainer),
             bridge.as_validation(trainer),
@@ -224,7 +224,7 @@ class Session:
             yield
 
     def _plan_late(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
-        """Plan for held-out sets that have flowed by. A mistake is no reason to end a run that is under way."""
+        """Plan for held-out sets that were copied from validation batches. A mistake does not end a run under way."""
         for group in self._groups:
             if group.plan is None and not group.resting and not bridge.uninitialised(pl_module):
                 with self._resting_if_it_fails(group, refusing=False), self._as_in_a_check(trainer, when.trigger):
@@ -262,7 +262,7 @@ class Session:
                 observer.remember(findings, when)
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, found: Results, when: Moment) -> None:
-        """The main process's numbers are logged on all, since Lightning exchanges them tag by tag."""
+        """Log the main process's numbers on all processes, since Lightning exchanges them tag by tag."""
         here = [self._own_scalars(when), *(findings.scalars() for _, findings in found)]
         told: list[dict[str, float]] = trainer.strategy.broadcast(here)
         scalars = {tag: value for part in told for tag, value in part.items()}
@@ -273,13 +273,13 @@ class Session:
             bridge.write_scalars(trainer, pl_module, scalars, when)
 
     def _keep_available(self, trainer: pl.Trainer) -> None:
-        """After a resume, the values of before: who monitors one of them finds it at an epoch without a check too."""
+        """Put back the values from before a resume, so that a monitor finds them at an epoch without a check too."""
         known = {tag: value for observer in self.observers for tag, value in observer.logged.items()}
         self._tags |= known.keys()
         bridge.keep_available(trainer, known)
 
     def _serve_monitors(self, trainer: pl.Trainer) -> None:
-        """Whoever monitors a value ends the run where there is none: so checks are made where none were wanted."""
+        """Plan extra checks for monitored values: a callback that monitors a missing value ends the run."""
         self._monitored = bridge.monitors(trainer)
         for observer in self.observers:
             key = self._missing(observer)
@@ -290,12 +290,12 @@ class Session:
                 )
 
     def _missing(self, observer: Observer) -> str | None:
-        """A value of the observer that somebody monitors and that it has not given yet."""
+        """A value of the observer that is monitored and that it has not given yet."""
         own = (f"{observer.name}/", "convscope/") if observer is self.observers[0] else f"{observer.name}/"
         return next((key for key in self._monitored if key.startswith(own) and key not in observer.logged), None)
 
     def close(self, trainer: pl.Trainer) -> None:
-        """The fit is over."""
+        """Restore what the session changed, at the end of the fit."""
         bridge.keep_from_main_process(trainer, self._tags)
 
     def layer_names(self) -> list[str]:
@@ -312,7 +312,7 @@ class Session:
             self._seen = {name: _local(weights[name]).clone() for name in {*names[:1], *names[-1:]}}
 
     def look_again(self, pl_module: pl.LightningModule) -> None:
-        """Before a training batch: are these the weights that were measured? By name, since all else may be changed."""
+        """Compare the weights before a training batch with those measured, by name, since all else may be changed."""
         seen, self._seen = self._seen, {}
         with self._failures.guard("comparing weights"):
             weights = {name: _local(weight) for name, weight in pl_module.named_parameters() if name in seen}
@@ -323,12 +323,12 @@ class Session:
         self._said_swapped = True
         rank_zero_warn(
             "convscope: training goes on with other weights than were measured after validation, so something changes "
-            "them around a validation (a callback of averaged weights?): checks after validation are of what it puts "
-            "in place, checks at the start and at steps of the weights in training"
+            "them around a validation (a callback of averaged weights?): checks after validation measure the weights "
+            "that it puts in place, checks at the start and at steps the weights in training"
         )
 
     def _must_wait(self, trainer: pl.Trainer) -> bool:
-        """Whether a check now would break ``max_overhead``; the main process's clock decides for all."""
+        """Return whether a check now would break ``max_overhead``; the main process's clock decides for all."""
         if self._stopwatch.max_overhead is None:
             return False
         wait = trainer.strategy.broadcast(self._stopwatch.wait())
@@ -351,13 +351,13 @@ class Session:
 
 
 def _check_tags(plans: list[Plan]) -> None:
-    """Two observers that would write to one tag are a mistake, found before anything is written."""
+    """Refuse two observers that would write to one tag, before anything is written."""
     seen: dict[str, str] = {}
     for observer in [observer for plan in plans for observer in plan.observers]:
         if observer.name in seen:
             raise UserError(
                 f"two callbacks would both log under {observer.name!r} ({seen[observer.name]} and "
-                f"{type(observer).__name__}); give one of them another name, e.g. name='{observer.name}_2'"
+                f"{type(observer).__name__}); give one of them another name, such as name='{observer.name}_2'"
             )
         seen[observer.name] = type(observer).__name__
 
@@ -375,6 +375,6 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _differ(weights: torch.Tensor, measured: torch.Tensor) -> bool:
-    """Whether the same parameter has other values; one of another kind is not the same."""
+    """Return whether the same parameter has other values; one of another kind is not the same."""
     same_kind = [weights.shape, weights.dtype, weights.device] == [measured.shape, measured.dtype, measured.device]
     return same_kind and not torch.equal(weights, measured)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 
@@ -13,22 +13,17 @@ from convscope.callbacks.engine.lockstep import ElsewhereError, together
 from convscope.callbacks.engine.observer import Observer, Plan, needs_of
 from convscope.capture.data.processes import Gather
 from convscope.capture.network.trace import Layer
-from convscope.capture.observation import Consumer, Observed, Record, observe
+from convscope.capture.observation import Consumer, LayerFaults, Observed, Record, observe
 
 
 @dataclass
-class _Outcome:
-    """What one process says of its pass; plain values, since it travels."""
+class _Outcome(LayerFaults):
+    """One process's report of its pass; plain values, since it is sent to the others."""
 
     error: str | None = None
     out_of_memory: bool = False
     loss_error: str | None = None
     failed: dict[tuple[str, str], str] = field(default_factory=dict)
-    nonfinite: dict[str, int] = field(default_factory=dict)
-    nonfinite_gradients: set[str] = field(default_factory=set)
-    missing: set[str] = field(default_factory=set)
-    unmatched: dict[str, str] = field(default_factory=dict)
-    without_gradient: set[str] = field(default_factory=set)
 
 
 class _Bound:
@@ -51,13 +46,13 @@ class _Bound:
 
 
 def run_pass(plan: Plan, due: list[Observer], failures: Failures, gather: Gather) -> dict[str, list[Layer]]:
-    """One pass for all observers that are due. Returns, by observer's name, the layers that went well everywhere.
+    """Run one pass for all observers that are due; return, by observer's name, the layers usable on every process.
 
     Out of device memory, every process halves its chunk and the pass begins again. A forward that fails with gradients
-    is run again without them, so that what needs none is still measured.
+    is run again without them, so that metrics that need none are still measured.
 
     Raises:
-        Exception: the network's forward failed on some process.
+        Exception: if the network's forward failed on some process.
     """
     gradients, without = True, None
     while True:
@@ -109,11 +104,11 @@ def _attempt(plan: Plan, due: list[Observer], gradients: bool) -> tuple[Observed
 
 def _outcome(due: list[Observer], here: Observed, error: Exception | None) -> _Outcome:
     if error is not None:
-        return _Outcome(_told(error), isinstance(error, torch.OutOfMemoryError))
+        return _Outcome(error=_told(error), out_of_memory=isinstance(error, torch.OutOfMemoryError))
     loss_error = None if here.loss_error is None else _told(here.loss_error)
     failed = {(due[place].name, layer): _told(failure) for (place, layer), failure in here.failures.items()}
-    bad = here.nonfinite, here.nonfinite_gradients
-    return _Outcome(None, False, loss_error, failed, *bad, here.missing, here.unmatched, here.without_gradient)
+    faults = {each.name: getattr(here, each.name) for each in fields(LayerFaults)}
+    return _Outcome(**faults, loss_error=loss_error, failed=failed)
 
 
 def _told(error: Exception) -> str:
@@ -132,7 +127,7 @@ def _record(
     without: Exception | None,
     failures: Failures,
 ) -> None:
-    """Count and log what failed on any process, on every process: all have the same count."""
+    """Count and log, on every process, the failures of any process: all have the same count."""
     own = {(due[place].name, layer): failure for (place, layer), failure in here.failures.items()}
     for (name, layer), told in {pair: told for o in outcomes for pair, told in o.failed.items()}.items():
         failures.record(f"{name}, layer {layer}", own.get((name, layer)) or _elsewhere(told))
@@ -145,7 +140,7 @@ def _record(
 
 
 def _in_need(plan: Plan, due: list[Observer]) -> set[str]:
-    """Layers of observers that can do nothing without a gradient."""
+    """Layers of observers that need a gradient."""
     needing = [observer for observer in due if observer.needs_gradient and not observer.takes_nonfinite]
     return {layer.name for observer in needing for layer in plan.layers[observer.name]}
 
@@ -157,7 +152,7 @@ def _observe(plan: Plan, due: list[Observer], gradients: bool) -> Observed:
 
 
 def _without_gradients(due: list[Observer], failures: Failures) -> list[Observer]:
-    """Observers that can do without gradients, where those of this check are not whole on every process."""
+    """Observers that can do without gradients, if those of this check are incomplete on some process."""
     return [observer for observer in due if not observer.needs_gradient or _drops_gradients(observer, failures)]
 
 

@@ -1,4 +1,4 @@
-"""Time that checks take: seconds each, share of training time, and when the next one may come."""
+"""Time that checks take: seconds each, share of training time, and wait before the next one."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Stopwatch:
         self._began = self._ended = time.perf_counter()
 
     def start_of_training(self) -> None:
-        """Training time counts from here."""
+        """Start counting training time."""
         self._ended = time.perf_counter()
 
     def begin(self) -> None:
-        """A check begins."""
+        """Start the time of a check."""
         self._began = time.perf_counter()
 
     def end(self) -> None:
-        """The check is over: ``seconds`` and ``overhead`` are those of this check."""
+        """End the time of a check: ``seconds`` and ``overhead`` are those of this check."""
         now = time.perf_counter()
         trained = self._began - self._ended
         self.seconds, self._ended = now - self._began, now

@@ -1,1 +1,1 @@
-"""What several callbacks share, and the larger parts of single ones."""
+"""Parts that several callbacks share, and the larger parts of single ones."""

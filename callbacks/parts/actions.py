@@ -22,7 +22,7 @@ _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging
 
 @dataclass(frozen=True)
 class Occasion:
-    """What actions are told: the alerts that are new, all there have been, the run's name, and its folder."""
+    """Input of an action: the new alerts, all alerts so far, the run's name, and its folder."""
 
     trainer: pl.Trainer
     new: list[Alert]
@@ -41,19 +41,19 @@ class AlertError(RuntimeError):
 
 
 class Action(ABC):
-    """Does one thing about alerts."""
+    """One thing that is done about alerts."""
 
     @abstractmethod
     def run(self, occasion: Occasion) -> None:
         """Act on the new alerts (at least one) of the severities that have this action; called on every process."""
 
     def close(self) -> None:
-        """Let go of what the run needed."""
+        """Release what the run needed."""
         return
 
 
 class Log(Action):
-    """Logs the alert, at the level of its severity."""
+    """Log the alert, at the level of its severity."""
 
     def run(self, occasion: Occasion) -> None:
         for alert in occasion.told:
@@ -61,7 +61,7 @@ class Log(Action):
 
 
 class TensorBoard(Action):
-    """``alert/<rule>`` of 1 at the alert's step, in every logger, and a table of all alerts where it is TensorBoard."""
+    """Write ``alert/<rule>`` of 1 at the alert's step to every logger, and a table of all alerts to TensorBoard."""
 
     def run(self, occasion: Occasion) -> None:
         if not occasion.told:
@@ -75,7 +75,7 @@ class TensorBoard(Action):
 
 
 class Jsonl(Action):
-    """Appends to ``alerts.jsonl`` beside the run."""
+    """Append to ``alerts.jsonl`` beside the run."""
 
     def __init__(self, path: str | Path | None = None) -> None:
         self._path = text_or_none("path", str(path) if isinstance(path, Path) else path, "the path of a file")
@@ -90,7 +90,7 @@ class Jsonl(Action):
 
 
 class Call(Action):
-    """Calls ``function(alert)`` on the main process."""
+    """Call ``function(alert)`` on the main process."""
 
     def __init__(self, function: Callable[[Alert], Any]) -> None:
         self._function = function
@@ -105,7 +105,7 @@ def _report(sentence: str) -> None:
 
 
 class Webhook(Action):
-    """Posts the alert as JSON in the background; see :class:`~convscope.loggers.WebhookSink`."""
+    """Post the alert as JSON in the background; see :class:`~convscope.loggers.WebhookSink`."""
 
     def __init__(self, **arguments: Any) -> None:
         self._sink = WebhookSink(**arguments, report=_report)
@@ -121,7 +121,7 @@ class Webhook(Action):
 
 
 class SaveCheckpoint(Action):
-    """Saves ``alerts/<rule>-epoch=…-step=….ckpt`` beside the run."""
+    """Save ``alerts/<rule>-epoch=…-step=….ckpt`` beside the run."""
 
     def run(self, occasion: Occasion) -> None:
         first = occasion.new[0]
@@ -135,20 +135,20 @@ class SaveCheckpoint(Action):
 
 
 class Stop(Action):
-    """Asks the trainer to stop, as EarlyStopping does: ``min_epochs`` and ``min_steps`` are kept."""
+    """Ask the trainer to stop, as EarlyStopping does: ``min_epochs`` and ``min_steps`` are kept."""
 
     def run(self, occasion: Occasion) -> None:
         occasion.trainer.should_stop = True
 
 
 class Raise(Action):
-    """Raises :class:`AlertError` on every process."""
+    """Raise :class:`AlertError` on every process."""
 
     def run(self, occasion: Occasion) -> None:
         raise AlertError("; ".join(f"[{alert.severity}] {alert.rule}: {alert.text}" for alert in occasion.new))
 
 
-# In the order in which they act: what tells comes before what ends the run.
+# In the order in which they act: actions that report come before those that end the run.
 ACTIONS: dict[str, type[Action]] = {
     "log": Log,
     "tensorboard": TensorBoard,
@@ -201,7 +201,7 @@ def _named(name: str, arguments: Any) -> Action:
     if not isinstance(name, str) or name not in ACTIONS:
         raise ValueError(f"actions=[{_named_only(name)}]: give one of {', '.join(map(repr, ACTIONS))}, or a callable")
     if not isinstance(arguments, Mapping):
-        raise ValueError(f"action {name!r}: {_named_only(arguments)} are no arguments; give a mapping of their names")
+        raise ValueError(f"action {name!r}: {_named_only(arguments)} are not arguments; give a mapping of their names")
     try:
         return ACTIONS[name](**arguments)
     except TypeError as error:
@@ -209,5 +209,5 @@ def _named(name: str, arguments: Any) -> Action:
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
-    """Where the run keeps its files: the first logger's folder, else ``default_root_dir``. On every process at once."""
+    """Folder of the run's files: the first logger's, else ``default_root_dir``. Called on every process at once."""
     return Path(trainer.log_dir or trainer.default_root_dir)

@@ -32,7 +32,7 @@ _PARAMETER = ("weight_l1", "weight_l2", "batchnorm")
 
 
 class ImportanceMeasure:
-    """One criterion in one check: fed by the shared pass, it gives each layer's importances.
+    """One criterion in one check: the shared pass feeds it, and it gives each layer's importances.
 
     Args:
         criterion: One of :data:`CRITERIA`.
@@ -45,16 +45,16 @@ class ImportanceMeasure:
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether the pass must have a backward."""
+        """Return whether the pass must have a backward."""
         return self.criterion in _GRADIENT
 
     @property
     def needs_output(self) -> bool:
-        """Whether the model's output must be observed, as the last layer."""
+        """Return whether the model's output must be observed, as the last layer."""
         return self.criterion == "output_correlation"
 
     def suits(self, layer: Layer) -> bool:
-        """Whether the layer has what the criterion looks at."""
+        """Return whether the layer has what the criterion measures."""
         if layer.is_output:
             return self.needs_output
         if self.criterion == "batchnorm":
@@ -62,7 +62,7 @@ class ImportanceMeasure:
         return self.criterion not in _PARAMETER or filter_weights(layer) is not None
 
     def begin(self, layers: Sequence[Layer]) -> None:
-        """Fresh metrics; criteria of parameters are measured at once."""
+        """Make new metrics; criteria of parameters are measured at once."""
         self._pooled = []
         outputs = next((layer.channels for layer in layers if layer.is_output), 0)
         self._metrics.make(
@@ -88,7 +88,7 @@ class ImportanceMeasure:
         """Take in a layer's activations and gradients of one chunk."""
         mine = counted_rows(record.targets)
         activation = record.activation
-        if mine is not None:  # a sample whose label is ignored has no loss, and is not one without importance
+        if mine is not None:  # an ignored sample has no loss; it must not count as importance 0
             activation, gradient = activation[mine], gradient[mine]
         if len(gradient):
             self._metrics.update(record, activation, gradient)
@@ -99,7 +99,7 @@ class ImportanceMeasure:
         return found.double().cpu()
 
     def end(self) -> None:
-        """Let go of the metrics."""
+        """Release the metrics."""
         self._metrics.drop()
         self._pooled = []
 
@@ -138,16 +138,16 @@ class Criteria:
 
     @property
     def need_gradient(self) -> bool:
-        """Whether any of them needs the pass to have a backward."""
+        """Return whether any of them needs the pass to have a backward."""
         return any(measure.needs_gradient for measure in self._measures.values())
 
     def measures(self, layer: Layer, name: str | None = None) -> bool:
-        """Whether one criterion (by default any) can be had of a layer."""
+        """Return whether one criterion (by default any) can be measured on a layer."""
         measures = self._measures.values() if name is None else [self._measures[name]]
         return any(measure.suits(layer) for measure in measures)
 
     def begin(self, layers: Sequence[Layer]) -> None:
-        """Fresh metrics for one check."""
+        """Make new metrics for one check."""
         for name, measure in self._measures.items():
             mine = [layer for layer in layers if measure.suits(layer)]
             self._layers[name] = {layer.name for layer in mine}
@@ -171,6 +171,6 @@ class Criteria:
         return {name: measure.importance(layer) for name, measure in measures if layer.name in self._layers[name]}
 
     def end(self) -> None:
-        """Let go of the metrics."""
+        """Release the metrics."""
         for measure in self._measures.values():
             measure.end()

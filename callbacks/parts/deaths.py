@@ -1,4 +1,4 @@
-"""The register of dead filters: which died when, and which came back."""
+"""The register of dead filters, with the times of their deaths and returns."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Death(NamedTuple):
 
 
 class Deaths:
-    """Per layer a table ``(5, C)`` of whole numbers, so that it does not grow with the length of a run."""
+    """Register with a table ``(5, C)`` of whole numbers per layer: it does not grow with the length of a run."""
 
     def __init__(self) -> None:
         self._tables: dict[str, Tensor] = {}
 
     def died_and_revived(self, layer: str, dead: Tensor) -> tuple[int, int] | None:
-        """How many filters died, and came back, since the last check; None at a layer's first check."""
+        """Number of filters that died, and that came back, since the last check; None at a layer's first check."""
         table = self._tables.get(layer)
         if table is None or table.shape[1] != len(dead):
             return None

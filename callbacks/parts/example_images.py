@@ -13,7 +13,7 @@ from convscope.loggers._canvas import Picture
 
 
 class ExampleImages:
-    """Looks up held-out images by their number in the held-out set.
+    """Held-out images by their number in the held-out set.
 
     Args:
         heldout: The prepared set; only this process's share of it can be looked up.
@@ -29,11 +29,11 @@ class ExampleImages:
 
     @property
     def has_images(self) -> bool:
-        """Whether the inputs are images ``(N, C, H, W)``."""
+        """Return whether the inputs are images ``(N, C, H, W)``."""
         return _image(self._heldout.one(int(self._heldout.index[0]))) is not None
 
     def picture(self, number: int) -> Picture | None:
-        """``(H, W, 3)`` uint8, stretched from the image's own least to its greatest value; None if it is no image.
+        """``(H, W, 3)`` uint8, stretched from the image's own least to its greatest value; None if it is not an image.
 
         How inputs were normalised is not known, so brightness does not compare between pictures.
         """

@@ -1,4 +1,4 @@
-"""Values logged since the last check, out of the metrics that Lightning keeps forever."""
+"""Values logged since the last check, taken from the metrics that Lightning keeps forever."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ LEARNING_RATE = "convscope/learning_rate"
 
 
 class FreshValues:
-    """Takes the values that are new, and under :data:`LEARNING_RATE` the largest learning rate of a step since then.
+    """The values that are new, and under :data:`LEARNING_RATE` the largest learning rate of a step since then.
 
-    ``trainer.callback_metrics`` goes on showing a value that is no longer logged. A value counts as new where its
-    tensor is not the one of the last check: Lightning makes a new one whenever something is logged.
+    ``trainer.callback_metrics`` keeps showing a value that is no longer logged. A value counts as new if its tensor is
+    not the one of the last check: Lightning makes a new one whenever something is logged.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class FreshValues:
         self._rates: list[float] = []
 
     def note_learning_rate(self, trainer: pl.Trainer) -> None:
-        """To be called before steps: at the time of a check a schedule may already have set the next epoch's rate."""
+        """Note the rate before a step: at the time of a check a schedule may already have set the next epoch's rate."""
         rates = [*self._rates, *_learning_rates(trainer)]
         self._rates = [max(rates)] if rates else []
 

@@ -27,28 +27,28 @@ from convscope.metrics import ChannelMean, InterventionOutcome
 from convscope.metrics.functional import OutcomeResult
 
 _BESIDE = 2
-"""Passes a layer beside its filter sets: the network as it is, and one that proves what the passes share."""
+"""Passes per layer beside its filter sets: the network as it is, and one that proves what the passes share."""
 
 
 class InterveningObserver(LayerObserver):
-    """Base of the callbacks that put a baseline in the place of filters and look at what the network then says.
+    """Base of the callbacks that put a baseline in the place of filters and measure the effect on the output.
 
     In the shared pass they measure importance and each filter's mean activation;
-    afterwards each layer's filter sets are run, one forward pass of the held-out set a set, and among them the network
-    as it is: what a set does is the difference between two passes that are alike in all else.
+    afterwards each layer's filter sets are run, one forward pass of the held-out set per filter set, and among them the
+    network as it is: the effect of a set is the difference between two passes that are alike in all else.
 
     Args:
-        criteria: Criteria of importance to measure beside.
+        criteria: Criteria of importance to measure in the shared pass.
         loss: As in :class:`~convscope.FilterImportance`.
         baseline: ``"mean"`` (a filter's mean over the held-out set) or ``"zero"``.
         samples: Run the filter sets on at most so many of the held-out samples, the same ones at every check.
-        max_forwards: At most so many forward passes of those samples a check. What a check will cost is said
-            before training; where it would be more, fewer filters, then fewer layers are looked at.
+        max_forwards: At most so many forward passes of those samples per check. The cost of a check is logged
+            before training; where it would be more, fewer filters, then fewer layers are measured.
         **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
     """
 
     fewest_sets: int
-    """Filter sets a layer without which nothing can be said."""
+    """Fewest filter sets per layer for which there is a result."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class InterveningObserver(LayerObserver):
     def ready(self, plan: Plan) -> None:
         self._plan, self._sample = plan, plan.heldout.sample(self.samples)
         *layers, output = plan.layers[self.name]
-        if not output.is_output:  # no row of outputs a sample, so nothing to see the effect on
+        if not output.is_output:  # no row of outputs per sample, so nothing to see the effect on
             plan.layers[self.name] = []
             return
         kept = spread_over_depth(layers, self.max_forwards // (self.fewest_sets + _BESIDE))
@@ -120,7 +120,7 @@ class InterveningObserver(LayerObserver):
         self._classes = plan.outputs.classes
 
     def _what_it_takes(self, total: int, wanted: int, layers: int, samples: int) -> str:
-        said = f"{self.name} runs up to {total} forward passes of its {samples} held-out samples a check, in {layers} "
+        said = f"{self.name} runs up to {total} forward passes of its {samples} held-out samples per check in {layers} "
         cut = f" (max_forwards={self.max_forwards}; everything would take {wanted})" if total < wanted else ""
         return said + f"layers{cut}"
 

@@ -27,7 +27,7 @@ from convscope.loggers import TensorBoardDashboard
 log = logging.getLogger("convscope")
 
 STATE_VERSION = 1
-"""Of what a checkpoint keeps; state of earlier versions, without a number, is read too."""
+"""Version of the state that a checkpoint keeps; state of earlier versions, without a number, is read too."""
 
 
 class LayerObserver(Callback, ABC):
@@ -47,7 +47,7 @@ class LayerObserver(Callback, ABC):
         observe_at: ``"activation"`` for the output of a unit's norm and activation, ``"conv"`` for the
             convolution's own output.
         max_overhead: Stretch the interval between checks so that they take at most this share of training
-            time, e.g. 0.05; None for no bound.
+            time, for example 0.05; None for no bound.
         on_error: ``"warn"`` logs a failed check once and goes on training; ``"raise"`` lets it through.
         pictures: Draw histograms, heat-maps and learning maps where the logger is TensorBoard.
         name: First part of the tags; needed where two callbacks of one kind observe the same layer.
@@ -92,7 +92,7 @@ class LayerObserver(Callback, ABC):
         self.session: Session | None = None
         self._fingerprint = ""
 
-    # What a subclass says of itself.
+    # Settings that a subclass overrides.
 
     def default_name(self) -> str:
         """First part of the tags where the user gives no name."""
@@ -100,12 +100,12 @@ class LayerObserver(Callback, ABC):
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether the pass must have a backward for this callback."""
+        """Return whether the pass must have a backward for this callback."""
         return False
 
     @property
     def takes_nonfinite(self) -> bool:
-        """Whether the callback is given activations and gradients with NaN or infinite values, and such layers."""
+        """Return whether the callback takes activations and gradients with NaN or infinite values."""
         return False
 
     @property
@@ -115,12 +115,12 @@ class LayerObserver(Callback, ABC):
 
     @property
     def includes_output(self) -> bool:
-        """Whether the model's output is observed as the last layer."""
+        """Return whether the model's output is observed as the last layer."""
         return False
 
     @property
     def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
-        """Whether the model's output means something only as logits (or as the quantities that the targets are).
+        """Return whether the model's output is of use only as logits (or as the quantities that the targets are).
 
         ``"too"`` leaves the output out where it is not known to be such, ``"only"`` the callback.
         """
@@ -128,50 +128,50 @@ class LayerObserver(Callback, ABC):
 
     @property
     def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]:
-        """What the callback reads off the targets alone: nothing, what they seem to be, or classes."""
+        """Kind of targets that the callback reads alone: nothing, the kind that they seem to be, or classes."""
         return "nothing"
 
     @property
     def needs_filters(self) -> bool:
-        """Whether there is nothing to measure where the model's output is the only layer."""
+        """Return whether there is nothing to measure where the model's output is the only layer."""
         return False
 
     def suits(self, layer: Layer) -> bool:
-        """Whether the callback can measure this layer."""
+        """Return whether the callback can measure this layer."""
         return True
 
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
-        """One sentence why this task cannot have what the callback measures, or None where it can.
+        """One sentence why the callback cannot measure this task, None if it can.
 
         Args:
             heldout: The held-out set, with its targets.
             no_loss: Why the task has no loss to take a gradient of, None where it has one.
 
         Raises:
-            ValueError: The held-out set is faulty for this callback, which is fixed before training begins.
+            ValueError: if the held-out set is faulty for this callback, which the user can fix before training.
         """
         return None
 
     def ready(self, plan: Plan) -> None:
-        """Learn which samples and layers a run's checks are made on, for callbacks that need more than activations.
+        """Take in the samples and layers of a run's checks, for callbacks that need more than activations.
 
         Raises:
-            ValueError: An argument of the callback does not fit this plan. Whatever else is raised costs the callback.
+            ValueError: if an argument of the callback does not fit this plan. Any other error disables the callback.
         """
 
     @abstractmethod
     def begin(self, layers: list[Layer], samples: int) -> None:
-        """Make fresh metrics for one check of these layers on ``samples`` held-out samples."""
+        """Make new metrics for one check of these layers on ``samples`` held-out samples."""
 
     @abstractmethod
     def compute(self, layer: Layer) -> LayerResult | None:
         """One layer's numbers once the pass is over, None for nothing. Every process calls it for the same layers."""
 
     def drop_gradients(self) -> bool:
-        """Forget this check's gradients, which could not be had of all samples.
+        """Forget this check's gradients, which could not be computed for all samples.
 
         Returns:
-            Whether there is something to measure all the same.
+            True if there is something to measure without them.
         """
         return False
 
@@ -183,24 +183,24 @@ class LayerObserver(Callback, ABC):
 
     @property
     def intervenes(self) -> bool:
-        """Whether the callback runs the network again after the shared pass, in :meth:`intervene`."""
+        """Return whether the callback runs the network again after the shared pass, in :meth:`intervene`."""
         return False
 
     def intervene(self, layer: Layer) -> None:
-        """Run further forward passes for one layer, as many on every process. Whatever is shared comes first."""
+        """Run further forward passes for one layer, as many on every process. Exchanges of data come first."""
 
     def summarise(self, values: Values) -> dict[str, float]:
         """Summaries over depth of ``values[quantity][layer]``, logged without a layer's name."""
         return {}
 
     def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
-        """Add to the findings what is known only once all callbacks have computed, on all held-out sets."""
+        """Add numbers to the findings that need those of all callbacks, on all held-out sets."""
 
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         """Write pictures and texts of the callback's own, on the main process, before :meth:`end`."""
 
     def end(self) -> None:
-        """Let go of the check's metrics."""
+        """Release the check's metrics."""
 
     # State in checkpoints.
 
@@ -209,7 +209,7 @@ class LayerObserver(Callback, ABC):
         return self._generate_state_key(name=self.name)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: see :meth:`state`. Where that fails, the checkpoint is saved without it."""
+        """State for a checkpoint: see :meth:`state`. Where that fails, the checkpoint is saved without it."""
         try:
             return {"version": STATE_VERSION, **self.state()}
         except Exception as error:
@@ -217,7 +217,7 @@ class LayerObserver(Callback, ABC):
             return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept: see :meth:`restore`. Where that fails, the callback starts over."""
+        """Restore the state from a checkpoint: see :meth:`restore`. Where that fails, the callback starts over."""
         try:
             _check_version(state_dict)
             self.restore(state_dict)
@@ -235,7 +235,7 @@ class LayerObserver(Callback, ABC):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state`."""
+        """Continue from :meth:`state`."""
         self.history.load_state_dict(state["history"])
         self.schedule.load_state_dict(state["schedule"])
         self._fingerprint = state["fingerprint"]
@@ -247,7 +247,7 @@ class LayerObserver(Callback, ABC):
         log.error("convscope: %s: %s (%s: %s)", self.name, what, type(error).__name__, error, exc_info=error)
 
     def restart(self) -> None:
-        """Forget what is known of an earlier run: called where training begins at its first step."""
+        """Forget an earlier run: called where training begins at its first step."""
         self.history = History()
         self.schedule.restart()
         self._fingerprint, self.logged = "", {}
@@ -258,7 +258,7 @@ class LayerObserver(Callback, ABC):
         self.history.append(when, kept)
 
     def same_heldout(self, fingerprint: str) -> bool:
-        """Whether the held-out set is that of the run so far; remembers it."""
+        """Return whether the held-out set is that of the run so far; remember it."""
         known, self._fingerprint = self._fingerprint, fingerprint
         return known in ("", fingerprint)
 
@@ -319,7 +319,7 @@ class LayerObserver(Callback, ABC):
 
 
 def _check_version(state: dict[str, Any]) -> None:
-    """State of an older version is read, with defaults for what it lacks; that of a newer one may mean other things."""
+    """Refuse state of a newer version, whose meaning may differ; older state is read, with defaults for the rest."""
     version = state.get("version", 0)
     if version > STATE_VERSION:
         raise ValueError(f"state of version {version} is of a newer convscope; this one reads up to {STATE_VERSION}")

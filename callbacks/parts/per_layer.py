@@ -28,7 +28,7 @@ class PerLayer(Generic[M]):
         self._metrics: dict[str, M] = {}
 
     def make(self, layers: Iterable[Layer], metric: Callable[[Layer], M]) -> None:
-        """A fresh metric of each layer, in the place of those of the last check."""
+        """Make a new metric per layer, in the place of those of the last check."""
         self._metrics = {layer.name: metric(layer) for layer in layers}
 
     def update(self, record: Record, *values: Any) -> None:
@@ -40,7 +40,7 @@ class PerLayer(Generic[M]):
         return self._metrics[layer.name]
 
     def on(self, layer: Layer, device: torch.device) -> M:
-        """The metric of a layer, its states on a device: those of a model in parts lie where its layer is."""
+        """The metric of a layer, its states on a device: in a model in parts, the device of the layer."""
         return self.of(layer).to(device)
 
     def put(self, layer: Layer, metric: M) -> None:
@@ -52,7 +52,7 @@ class PerLayer(Generic[M]):
         return self._metrics[layer.name].compute()
 
     def drop(self) -> None:
-        """Let go of all metrics."""
+        """Release all metrics."""
         self._metrics = {}
 
     def __contains__(self, layer: Layer) -> bool:

@@ -1,4 +1,4 @@
-"""Prediction of every layer for every held-out sample in one check, and what changed since the last one."""
+"""Prediction of every layer for every held-out sample in one check, and the changes since the last one."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ class PredictionPath:
         return found
 
     def snapshot(self) -> PathSnapshot:
-        """What the next check compares itself with."""
+        """The part that the next check compares itself with."""
         final = self.classes[self.predicted[-1]]
         return PathSnapshot(self.layers, self.numbers, self.of_truth.float(), final, self.depth)
 
     def pick(self, among: list[int], count: int) -> list[int]:
         """``count`` sample numbers from the easiest to the hardest, evenly over the ranks of difficulty.
 
-        Easy is a sample whose class the layers give a high probability, mean over depth.
+        A sample is easy if the layers give its class a high probability, on average over depth.
         """
         ease = self.of_truth.mean(dim=0)
         places = torch.searchsorted(self.numbers, torch.tensor(among))
@@ -78,7 +78,7 @@ class PredictionPath:
 
 
 class PathSnapshot(NamedTuple):
-    """What is kept of a check: ``of_truth`` ``(L, N)``, final classes and decision depths ``(N,)``."""
+    """The part of a check that is kept: ``of_truth`` ``(L, N)``, final classes and decision depths ``(N,)``."""
 
     layers: list[str]
     numbers: Tensor
@@ -87,16 +87,16 @@ class PathSnapshot(NamedTuple):
     depth: Tensor
 
     def comparable(self, other: PathSnapshot) -> bool:
-        """Whether both are of the same layers and samples."""
+        """Return whether both are of the same layers and samples."""
         return self.layers == other.layers and torch.equal(self.numbers, other.numbers)
 
     def change(self, other: PathSnapshot) -> Tensor:
-        """``(N,)`` mean over layers of how far the true class's probability moved, in [0, 1]."""
+        """``(N,)`` mean over layers of the change of the true class's probability, in [0, 1]."""
         return (self.of_truth - other.of_truth).abs().mean(dim=0)
 
 
 def changed_table(path: PredictionPath, before: PathSnapshot, rows: int) -> str:
-    """Markdown table of the samples whose prediction moved most since the check before."""
+    """Markdown table of the samples whose prediction moved most since the previous check."""
     now = path.snapshot()
     change = now.change(before)
     lines = [

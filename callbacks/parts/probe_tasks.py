@@ -1,4 +1,4 @@
-"""Probes by task: the metric, its quantities, and how they are charted."""
+"""Probes by task: the metric, its quantities, and their charts."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PROBES: dict[str, Callable[[], Metric]] = {
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """Quantities are attributes of the metric's result, and logged under their own names.
+    """Quantities of a task's probe: attributes of the metric's result, logged under their own names.
 
     Attributes:
         charts: Each quantity that is logged for a layer, with its chart's title.
-        leading: The quantity that says how good a layer is: mapped, and summarised over depth.
+        leading: The quantity that rates a layer: it is mapped, and summarised over depth.
         map: The learning map of it.
         column: Its title in the printed table.
     """
@@ -50,7 +50,7 @@ class ProbeTask:
         return {self.leading: self.column, "selectivity": "selectivity"}
 
     def scalars(self, result: Any) -> dict[str, float]:
-        """What is logged for one layer."""
+        """The logged numbers of one layer."""
         return {quantity: float(getattr(result, quantity)) for quantity in self.charts}
 
 
@@ -94,7 +94,7 @@ PROBE_TASKS: dict[TaskName, ProbeTask] = {
 
 
 def too_few_for(probe: str, samples: int) -> str | None:
-    """Why a probe of classes cannot be fitted to so few samples: if all others were neighbours, all would be alike."""
+    """Reason why a probe of classes cannot be fitted to so few samples, None if it can."""
     metric = PROBES[probe]()
     if not isinstance(metric, KNNProbe) or samples > metric.k:
         return None
@@ -105,7 +105,7 @@ def too_few_for(probe: str, samples: int) -> str | None:
 
 
 def make_probe(task: TaskName, probe: str, positions: int) -> Metric:
-    """A fresh metric of one layer; ``positions`` a sample are read of masks."""
+    """A new metric of one layer; of masks, ``positions`` per sample are read."""
     if task == "classification":
         return PROBES[probe]()
     if task == "segmentation":

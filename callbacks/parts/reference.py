@@ -36,8 +36,8 @@ def reference_features(reference: Reference, plan: Plan, layers: list[Layer], ra
         raw: Whether convolutions are observed themselves, without norm and activation.
 
     Raises:
-        ValueError: The reference cannot be read, does not fit the network, shares no layer with it, or cannot be run
-            on the held-out set.
+        ValueError: if the reference cannot be read, does not fit the network, shares no layer with it, or cannot be
+            run on the held-out set.
     """
     subject, pairs = _on_all(lambda: _paired(reference, plan, layers, raw))
     chosen = list({layer.id: layer for layer in pairs.values()}.values())
@@ -50,7 +50,7 @@ def reference_features(reference: Reference, plan: Plan, layers: list[Layer], ra
 
 
 class _Collector:
-    """Takes part in a pass, and keeps every layer's pooled features."""
+    """Consumer of a pass that keeps every layer's pooled features."""
 
     needs_gradient = takes_nonfinite = False
 
@@ -65,14 +65,14 @@ class _Collector:
         self.features.update(record, record.pooled, record.index)
 
     def on_gradient(self, record: Record, gradient: Tensor) -> None:
-        """No gradient is asked for."""
+        """Do nothing: no gradient is asked for."""
 
 
 def _collected(subject: Subject, plan: Plan, layers: list[Layer]) -> tuple[_Collector, list[Layer]]:
     """A collector that has seen the held-out set, and the layers that went well on every process.
 
     Raises:
-        Exception: what the network raised here, or ElsewhereError for another process.
+        Exception: the one that the network raised here, or ElsewhereError for another process.
     """
     chunk_size = plan.chunk_size
     while True:
@@ -92,7 +92,7 @@ def _collected(subject: Subject, plan: Plan, layers: list[Layer]) -> tuple[_Coll
 
 
 def _paired(reference: Reference, plan: Plan, layers: list[Layer], raw: bool) -> tuple[Subject, dict[str, Layer]]:
-    """The reference, ready to run, and for each observed layer that it has, which of its layers that is."""
+    """The reference, ready to run, and its layer for each observed layer that it has."""
     subject = _subject(reference, plan, layers)
     trace, _ = trace_layers(subject, plan.heldout)
     its_layers = _by_name(trace, raw)

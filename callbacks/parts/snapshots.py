@@ -34,7 +34,7 @@ class Features:
 
     Args:
         half: ``(N, C')`` float16, as :meth:`of` makes it.
-        debiased: Which estimator compares them.
+        debiased: Compare them with the unbiased estimator.
     """
 
     def __init__(self, half: Tensor, debiased: bool) -> None:
@@ -79,12 +79,12 @@ class LayerSnapshot:
 
     @classmethod
     def of(cls, features: Tensor, correlation: CorrelationResult, debiased: bool) -> LayerSnapshot:
-        """From what the metrics of a check computed."""
+        """Make a snapshot from the results of a check's metrics."""
         matrix, mean, variance = (t.cpu() for t in (correlation.matrix, correlation.mean, correlation.variance))
         return cls(Features.of(features, debiased), matrix.half(), mean.float(), variance.float())
 
     def since(self, previous: LayerSnapshot) -> dict[str, float]:
-        """Everything that compares this check with an earlier one."""
+        """The quantities that compare this check with an earlier one."""
         found = {"cka_previous": self.features.cka(previous.features)}
         if self.mean.shape == previous.mean.shape:
             found["correlation_change"] = float(correlation_change(self.matrix, previous.matrix))
@@ -93,10 +93,10 @@ class LayerSnapshot:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors alone."""
+        """State of tensors alone."""
         return {"features": self.features.half, "matrix": self.matrix, "mean": self.mean, "variance": self.variance}
 
     @classmethod
     def load(cls, state: dict[str, Any], debiased: bool) -> LayerSnapshot:
-        """From a checkpoint."""
+        """Load a snapshot from a checkpoint."""
         return cls(Features(state["features"], debiased), state["matrix"], state["mean"], state["variance"])

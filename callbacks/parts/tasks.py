@@ -1,4 +1,4 @@
-"""Task of the held-out targets (classes, labels, quantities, masks), and how a probe takes them."""
+"""Task of the held-out targets (classes, labels, quantities, masks), and their form for a probe."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ TaskName = Literal["classification", "multilabel", "regression", "segmentation"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
 MOST_CLASSES = 1000
-"""Classes that a probe tells apart at most, the most frequent ones: time and memory grow with their number."""
+"""Most classes that a probe distinguishes, the most frequent ones: time and memory grow with their number."""
 
 
 class NoTaskError(ValueError):
-    """The targets are none that can be probed: one sentence why."""
+    """Targets that cannot be probed; the message is one sentence why."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task and how its targets are read.
+    """A task, with the way its targets are read.
 
     Attributes:
         name: Which task.
@@ -47,7 +47,7 @@ class Task:
     def counted(
         self, raw: torch.Tensor, features: torch.Tensor, index: torch.Tensor
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """Targets, features and numbers of the samples that are probed: their label is not ignored nor left out."""
+        """Targets, features and numbers of the samples that are probed: their label is neither ignored nor left out."""
         targets = self.targets(raw)
         # In a mask single positions are ignored, by the metric.
         ignored = self.ignored and self.name != "segmentation"
@@ -61,16 +61,16 @@ class Task:
         return targets[mine], (features[mine.to(features.device)], index[mine.to(index.device)])
 
     def notes(self, name: str) -> list[str]:
-        """What the callback of this name should say of the classes that it leaves out."""
+        """Messages, for the callback of this name, on the classes that it leaves out."""
         if not self.left_out:
             return []
         told = len(self.classes) - len(self.left_out)
         few, beyond = "have fewer than two held-out samples each", f"are beyond the {MOST_CLASSES:,} most frequent"
         why = few if told < MOST_CLASSES else beyond
-        return [f"{name} tells {told:,} of {len(self.classes):,} classes apart; the others {why}"]
+        return [f"{name} distinguishes {told:,} of {len(self.classes):,} classes; the others {why}"]
 
     def targets(self, raw: torch.Tensor) -> torch.Tensor:
-        """Targets as they come to classes ``(N,)``, labels ``(N, K)``, quantities ``(N, D)`` or masks ``(N, *S)``."""
+        """Convert targets to classes ``(N,)``, labels ``(N, K)``, quantities ``(N, D)`` or masks ``(N, *S)``."""
         if self.argmax:
             raw = raw.argmax(1)
         if self.name == "segmentation":
@@ -81,7 +81,7 @@ class Task:
 
 
 def settle_task(heldout: HeldOut, wanted: TaskName | None = None) -> Task:
-    """The task of a held-out set; every process comes to the same one.
+    """The task of a held-out set, the same on every process.
 
     ==============================================  ================
     one sample's target                             inferred task
@@ -99,15 +99,15 @@ def settle_task(heldout: HeldOut, wanted: TaskName | None = None) -> Task:
         wanted: The task that the user names, None to infer it.
 
     Raises:
-        NoTaskError: These targets cannot be probed, or nearly every sample has a class of its own.
-        ValueError: They could, but are faulty or too few, or are not what ``wanted`` needs.
+        NoTaskError: if these targets cannot be probed, or nearly every sample has a class of its own.
+        ValueError: if they could be probed but are faulty or too few, or do not fit ``wanted``.
     """
     summary = heldout.summary
     if summary is None:
         raise NoTaskError("the held-out batches have no targets to predict")
     if -1 in summary.shape:
         raise NoTaskError(
-            "its targets are of several sizes, which are not probed; give samples of one size, or an adapter that does"
+            "its targets have several sizes, which are not probed; give samples of one size, or an adapter to one size"
         )
     name = wanted or _inferred(summary)
     task = _MAKERS[name](summary)
@@ -124,8 +124,8 @@ def class_task(heldout: HeldOut) -> Task:
     """The task of a held-out set, for callbacks that need classes.
 
     Raises:
-        NoTaskError: The targets are no classes.
-        ValueError: They are, but are faulty or too few.
+        NoTaskError: if the targets are not classes.
+        ValueError: if they are classes, but faulty or too few.
     """
     found = heldout.summary
     if found is not None and found.shares and not (found.one_hot or found.binary):
@@ -146,10 +146,10 @@ _NOUNS = {
     "segmentation": "masks",
 }
 _NEEDS = {
-    "classification": "one class index a sample, or a row with a column for each class",
+    "classification": "one class index per sample, or a row with a column per class",
     "multilabel": "rows (N, K) of 0 and 1",
-    "regression": "one number (N,) or one row of numbers (N, D) a sample",
-    "segmentation": "a class index for each position (N, *S), or one-hot masks (N, K, *S)",
+    "regression": "one number (N,) or one row of numbers (N, D) per sample",
+    "segmentation": "a class index per position (N, *S), or one-hot masks (N, K, *S)",
 }
 
 
@@ -186,7 +186,7 @@ def _inferred_mask(summary: TargetSummary) -> TaskName:
     if _segmentation(summary) is None:
         raise NoTaskError(
             f"its targets (N{_sizes(summary)}) of {summary.dtype} are masks that may overlap, which are not probed; an "
-            "adapter that gives one class index a position makes them a segmentation"
+            "adapter that gives one class index per position makes them a segmentation"
         )
     return "segmentation"
 
@@ -211,7 +211,7 @@ def _regression(summary: TargetSummary) -> Task | None:
 
 def _segmentation(summary: TargetSummary) -> Task | None:
     shape = summary.shape
-    several = summary.floating or summary.dtype == "bool"  # of these a mask a channel is the custom
+    several = summary.floating or summary.dtype == "bool"  # usually these are one mask per channel
     if len(shape) == 0 or (summary.floating and not summary.binary):
         return None
     if len(shape) > 1 and summary.one_hot:
@@ -252,7 +252,7 @@ def _with_enough_samples(task: Task, summary: TargetSummary, samples: int) -> Ta
     """The task without the classes that cannot be probed.
 
     Raises:
-        NoTaskError: Fewer than two classes can be.
+        NoTaskError: if fewer than two classes can be.
     """
     if task.name != "classification":
         return task

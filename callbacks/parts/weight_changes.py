@@ -31,7 +31,7 @@ class WeightChanges:
         self._moved: set[str] = set()
 
     def resume(self, model: nn.Module) -> None:
-        """Take from the restored model what the checkpoint did not hold twice."""
+        """Take from the restored model the weights that the checkpoint did not hold twice."""
         modules = dict(named_modules(model))
         for name in [name for name, weights in self._before.items() if weights is None]:
             found = learning_weights(modules.get(name, modules.get(name.split("@")[0])))
@@ -41,7 +41,7 @@ class WeightChanges:
                 self._before[name] = found[0]
 
     def measure(self, layers: Iterable[Layer]) -> None:
-        """Compare all layers' weights with the last check's. What is found is kept until the next call."""
+        """Compare all layers' weights with the last check's. The results are kept until the next call."""
         self._modules = {layer.name: layer.module for layer in layers}
         read = {
             name: found for name, module in self._modules.items() if (found := learning_weights(module)) is not None
@@ -65,7 +65,7 @@ class WeightChanges:
 
     def scalars(self, layer: str) -> dict[str, float]:
         """``update_ratio`` and ``not_learning`` of one layer, where they are known; closes the layer's check."""
-        # Only here do the new weights replace the old: a layer that fails in a check is compared with the check before.
+        # The new weights replace the old only here: a layer that fails in a check is compared with the one before it.
         if layer in self._now:
             self._before[layer] = self._now.pop(layer)
         self._learned |= self._moved & {layer}

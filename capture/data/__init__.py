@@ -1,1 +1,1 @@
-"""The held-out set: where samples come from, which are chosen, how they are read and kept."""
+"""The held-out set: sources of samples, and their choice, reading and storage."""

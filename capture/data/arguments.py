@@ -1,4 +1,4 @@
-"""Checks of what a user says of a held-out set: the logits, the classes, the ignored label, the adapter."""
+"""Checks of a held-out set's arguments: the logits, the classes, the ignored label, the adapter."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from convscope.capture.data.batches import Adapter, adapt_batch
 from convscope.capture.errors import UserError
 from convscope.capture.outputs.parts import Selector, describe
 
-_LEAST = -(2**63)  # of a label: any int64
+_LEAST = -(2**63)  # least label: any int64
 
 
 def check_logits(logits: Any) -> Selector | Literal[False] | None:
-    """A way to the logits as it was given.
+    """The argument ``logits`` as it was given, if it is valid.
 
     Raises:
         ValueError: if it is neither a name, a place, a callable, False nor None.
@@ -36,7 +36,7 @@ def check_logits(logits: Any) -> Selector | Literal[False] | None:
 
 
 def check_classes(classes: Any) -> int | tuple[int, ...] | None:
-    """Number of classes, or the labels that are classes, sorted.
+    """The argument ``classes``: number of classes, or the labels that are classes, sorted.
 
     Raises:
         ValueError: if it is neither a whole number of at least 2 nor a list of at least two different labels.
@@ -55,10 +55,10 @@ def check_classes(classes: Any) -> int | tuple[int, ...] | None:
 
 
 def check_ignore_index(ignore_index: Any) -> int | None:
-    """The label that counts nowhere.
+    """The argument ``ignore_index``: the label that is not counted.
 
     Raises:
-        ValueError: if it is no whole number.
+        ValueError: if it is not a whole number.
     """
     try:
         return None if ignore_index is None else whole_number("ignore_index", ignore_index, least=_LEAST)
@@ -72,10 +72,10 @@ def adapter_text(adapter: Adapter) -> str:
 
 
 def pair(adapter: Adapter, batch: Any) -> tuple[Any, torch.Tensor | None]:
-    """What an adapter makes of a batch.
+    """Inputs and targets that an adapter makes of a batch.
 
     Raises:
-        ValueError: if that is no pair of inputs and targets.
+        ValueError: if the adapter fails, or returns something other than inputs and targets.
     """
     name = adapter_text(adapter)
     try:
@@ -85,7 +85,7 @@ def pair(adapter: Adapter, batch: Any) -> tuple[Any, torch.Tensor | None]:
             raise
         raise UserError(
             f"{name} failed on a batch ({type(error).__name__}: {error}); give a callable(batch) -> (inputs, targets) "
-            "that takes what the loader yields"
+            "that takes the loader's batches"
         ) from error
     if not isinstance(found, tuple | list) or len(found) != 2:
         what = f"a {type(found).__name__} of {len(found)}" if isinstance(found, tuple | list) else describe(found)
@@ -101,7 +101,7 @@ def pair(adapter: Adapter, batch: Any) -> tuple[Any, torch.Tensor | None]:
                 "targets))"
             )
         raise ValueError(
-            f"{name} returned {describe(targets)} as targets; they must be a tensor (N, ...) with a row for each "
+            f"{name} returned {describe(targets)} as targets; they must be a tensor (N, ...) with a row per "
             "sample, or None"
         )
     if inputs is None:

@@ -16,7 +16,7 @@ _TARGET_NAMES = ("label", "labels", "target", "targets", "y", "class", "classes"
 
 
 def tree_map(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
-    """``function`` of every tensor in nested tuples, named tuples, lists and dicts; the rest is kept."""
+    """Apply ``function`` to every tensor in nested tuples, named tuples, lists and dicts; keep everything else."""
     if isinstance(tree, torch.Tensor):
         return function(tree)
     return _rebuilt(tree, lambda _, value: tree_map(function, value))
@@ -30,13 +30,13 @@ def tree_tensors(tree: Any) -> list[torch.Tensor]:
 
 
 def batch_length(tree: Any) -> int:
-    """Number of samples: the length that most tensors with an axis have, of several the first; 0 for none."""
+    """Number of samples: the most frequent length among tensors with an axis, the first of several; 0 without any."""
     lengths = [len(t) for t in tree_tensors(tree) if t.dim() > 0]
     return max(lengths, key=lengths.count) if lengths else 0
 
 
 def take_rows(tree: Any, part: torch.Tensor | slice, rows: int) -> Any:
-    """Samples ``part`` of a batch of ``rows``: what has no row for each sample (a scalar, anchors) is kept as it is."""
+    """Samples ``part`` of a batch of ``rows``: values without a row per sample (a scalar, anchors) are kept."""
     if isinstance(tree, torch.Tensor):
         return tree[part] if _has_rows(tree, rows) else tree
     if _is_listing(tree, rows):
@@ -55,7 +55,7 @@ def join_rows(trees: list[Any], rows: list[int]) -> Any:
 
 
 def kind_of(tree: Any, rows: int) -> Any:
-    """Equal for batches that can be joined: structure, number formats, sizes, and what is no one sample's own."""
+    """Key that is equal for batches that can be joined: structure, number formats, sizes, and values without rows."""
     if isinstance(tree, torch.Tensor):
         if _has_rows(tree, rows):
             return "rows", tree.dtype, tuple(tree.shape[1:])
@@ -69,7 +69,7 @@ def kind_of(tree: Any, rows: int) -> Any:
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
-    """The tensor's values as they lie in memory."""
+    """Bytes of the tensor's values in memory."""
     plain = tensor.detach().resolve_conj().resolve_neg().to_dense().contiguous()
     return bytes(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
 
@@ -79,7 +79,7 @@ def _has_rows(tensor: torch.Tensor, rows: int) -> bool:
 
 
 def _is_listing(tree: Any, rows: int) -> bool:
-    """A name or a path for each sample: texts are what the default collate function makes no tensor of."""
+    """Return whether this is a name or path per sample: the default collate function leaves texts in a list."""
     listed = isinstance(tree, list | tuple) and not hasattr(tree, "_fields") and len(tree) == rows
     return listed and rows > 0 and all(isinstance(item, str | bytes) for item in tree)
 
@@ -89,7 +89,7 @@ def _item(tree: Any, key: Any) -> Any:
 
 
 def _rebuilt(tree: Any, function: Callable[[Any, Any], Any]) -> Any:
-    """A container of one kind with ``function(key or place, value)`` for each value; anything else as it is."""
+    """A container of the same kind with ``function(key or place, value)`` for each value; anything else as it is."""
     if isinstance(tree, Mapping):
         return {key: function(key, value) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
@@ -100,18 +100,18 @@ def _rebuilt(tree: Any, function: Callable[[Any, Any], Any]) -> Any:
 
 
 def as_it_is(batch: Any) -> Any:
-    """The batch itself: in the place of a step that is not taken."""
+    """Return the batch itself: stands for a step that is not needed."""
     return batch
 
 
 def adapt_batch(batch: Any) -> tuple[Any, torch.Tensor | None]:
     """Split a batch into the model's inputs and the targets.
 
-    Understood are a tensor (no targets); a tuple or list, whose first two items are taken; a dict, named tuple
+    Accepted are a tensor (no targets); a tuple or list, whose first two items are taken; a dict, named tuple
     or dataclass with customary field names (``image``, ``pixel_values``, ``x``, … and ``label``, ``target``, ``y``, …).
 
     Raises:
-        TypeError: The batch is none of these. ``HeldOut(adapter=...)`` takes a function for any other.
+        TypeError: if the batch is none of these. ``HeldOut(adapter=...)`` takes a function for any other.
     """
     if isinstance(batch, torch.Tensor):
         return batch, None
@@ -128,7 +128,7 @@ def adapt_batch(batch: Any) -> tuple[Any, torch.Tensor | None]:
 
 
 def _is_detection(batch: Sequence[Any]) -> bool:
-    """Lists of images and of dicts: images may differ in size, and what the targets are is not known."""
+    """Return whether these are lists of images and of dicts, whose sizes differ and whose targets are unknown."""
     second = batch[1] if len(batch) > 1 else None
     return isinstance(second, list | tuple) and any(isinstance(item, Mapping) for item in second)
 

@@ -14,10 +14,10 @@ from convscope.capture.data.batches import batch_length, join_rows, kind_of, tak
 
 @dataclass(frozen=True)
 class Block:
-    """Some samples that can go through a network together.
+    """Samples that can go through a network together.
 
     Attributes:
-        inputs: Nested tensors with ``n`` rows; what has no row for each sample belongs to all of them.
+        inputs: Nested tensors with ``n`` rows; a tensor without a row per sample belongs to all of them.
         targets: ``(n, ...)``, None where there are none.
         index: ``(n,)`` number of each sample.
     """
@@ -40,7 +40,7 @@ class Block:
 
     @property
     def kind(self) -> Any:
-        """Equal for blocks that can be joined."""
+        """Key that is equal for blocks that can be joined."""
         return kind_of(self.inputs, len(self)), kind_of(self.targets, len(self))
 
 
@@ -48,7 +48,7 @@ def block_of(inputs: Any, targets: Any) -> Block:
     """One adapted batch as a block on the CPU, its samples numbered from 0.
 
     Raises:
-        ValueError: There are not as many targets as inputs.
+        ValueError: if there are not as many targets as inputs.
     """
     rows = batch_length((inputs, targets))
     found = batch_length(inputs)
@@ -62,7 +62,7 @@ def block_of(inputs: Any, targets: Any) -> Block:
 
 
 def joined(blocks: Iterable[Block]) -> list[Block]:
-    """As few blocks as there are kinds, each in the order of its numbers, the one with the first number first."""
+    """One block per kind, each in the order of its numbers, the block with the first number first."""
     kinds: dict[Any, list[Block]] = {}
     for block in blocks:
         if len(block):
@@ -71,7 +71,7 @@ def joined(blocks: Iterable[Block]) -> list[Block]:
 
 
 def passes(lengths: Iterable[int], size: int) -> int:
-    """How many forward passes of at most ``size`` samples blocks of these lengths take."""
+    """Number of forward passes of at most ``size`` samples that blocks of these lengths take."""
     return sum(math.ceil(length / size) for length in lengths)
 
 

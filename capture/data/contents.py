@@ -1,7 +1,7 @@
-"""Put back what reading changes in a data set besides its generators: counters, caches, lists of what was read.
+"""Restore what reading changes in a data set besides its generators: counters, caches, lists of read items.
 
-Where a loader has workers, these are changed in the workers' own copies. Without, the data set that is read is the one
-that training reads.
+If a loader has workers, only the workers' own copies are changed. Without workers, the data set that is read is the
+one that training reads.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ import torch
 from convscope.capture.state.object_graph import ARRAYS, is_library, named_globals, package_of, reachable, slot_names
 
 _MOST_BYTES = 1 << 20
-"""Of an array or tensor that is copied: what is larger is data, not a counter."""
+"""Most bytes of an array or tensor that is copied: a larger one is data, not a counter."""
 
 _ROOM = 1 << 26
-"""Bytes of all copies together."""
+"""Most bytes of all copies together."""
 
 _PASSIVE = {"collections", "types", "functools", "argparse", "builtins", "io", "_io", "array", "random"}
 """Modules of the standard library whose objects no other thread or process changes; queues, locks and pools are not."""
@@ -41,19 +41,19 @@ _ROUTINES = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
 def preserved_contents(*roots: Any) -> Iterator[None]:
     """Put back what is reachable from ``roots``: attributes, containers, small arrays, closures, file positions.
 
-    Only what has changed is written to. Networks that Lightning trains, trainers and their callbacks are not touched.
+    Only objects that changed are written to. Networks that Lightning trains, trainers and callbacks are not touched.
     """
     restore = [put_back for item in _affordable(roots) for put_back in _restorers(item)]
     try:
         yield
     finally:
         for put_back in reversed(restore):
-            with suppress(Exception):  # what cannot be written to has hardly been changed
+            with suppress(Exception):  # an object that cannot be written to has hardly been changed
                 put_back()
 
 
 def _affordable(roots: tuple[Any, ...]) -> Iterator[Any]:
-    """What is reachable, of arrays and tensors only small ones, and of these not too many."""
+    """Reachable objects, with only small arrays and tensors, and not too many of these."""
     room = _ROOM
     for item in reachable(*roots, arrays=True, skip=_is_foreign):
         if isinstance(item, ARRAYS):
@@ -65,7 +65,7 @@ def _affordable(roots: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def iterators(*roots: Any) -> list[str]:
-    """Names of attributes that hold an iterator: a read moves it on, and nothing can move it back."""
+    """Names of attributes that hold an iterator: reading advances it, and nothing can move it back."""
     found = []
     for item in reachable(*roots, skip=_is_foreign):
         for name, value in (vars(item) if hasattr(item, "__dict__") and not isinstance(item, type) else {}).items():
@@ -75,7 +75,7 @@ def iterators(*roots: Any) -> list[str]:
 
 
 def _is_foreign(item: Any) -> bool:
-    """Whether an object is no part of a data set, or has a life of its own."""
+    """Return whether an object is not part of a data set, or is changed by something else at the same time."""
     packages = set(map(package_of, type(item).__mro__))
     if packages & {"lightning", "pytorch_lightning", "convscope"}:
         return not any(kind.__name__ == "LightningDataModule" for kind in type(item).__mro__)
@@ -86,12 +86,12 @@ def _is_foreign(item: Any) -> bool:
 
 
 def _is_shared_value(item: Any) -> bool:
-    """``multiprocessing.Value`` and ``Array``, and the ctypes objects inside them."""
+    """Return whether it is a ``multiprocessing.Value`` or ``Array``, or a ctypes object inside one."""
     return type(item).__module__ in ("multiprocessing.sharedctypes", "ctypes") or isinstance(item, ctypes._SimpleCData)
 
 
 def _restorers(item: Any) -> Iterator[Callable[[], Any]]:
-    """What puts one object back; nothing for what holds nothing."""
+    """Calls that restore one object; none for an object without contents."""
     if isinstance(item, list | deque | bytearray):
         yield partial(_restore_sequence, item, item.copy())
     elif isinstance(item, dict):
@@ -130,7 +130,7 @@ def _of_names(item: Any) -> Iterator[Callable[[], Any]]:
 
 
 def _is_at_work(item: Any) -> bool:
-    """Whether a thread or process of its own changes an object meanwhile."""
+    """Return whether a thread or process of its own may change an object meanwhile."""
     workers = (threading.Thread, multiprocessing.process.BaseProcess, concurrent.futures.Executor)
     return any(isinstance(value, workers) for value in vars(item).values())
 

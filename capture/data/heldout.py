@@ -30,11 +30,11 @@ from convscope.capture.state.isolation import preserved_random_state
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some held-out samples: ``inputs`` and ``targets`` (None where there are none) with ``(n, ...)`` tensors.
+    """Held-out samples of one pass: ``inputs`` and ``targets`` (None where there are none) with ``(n, ...)`` tensors.
 
-    Integer targets are int64, and ignored labels -100, whatever they were in the user's data.
+    Integer targets are int64, and ignored labels -100, whatever the user's data has.
     ``index`` ``(n,)`` is each sample's number in the whole held-out set. A ``padding`` chunk repeats a sample,
-    so that every process runs the same number of forward passes; nothing is to be counted from it.
+    so that every process runs the same number of forward passes; its results must not be counted.
     """
 
     inputs: Any
@@ -47,34 +47,34 @@ class HeldOut:
     """A held-out set, read once and kept in memory on the CPU, the same for the whole run and after a resume.
 
     Args:
-        source: Where samples come from: a ``Dataset``, a ``DataLoader``, a tuple of tensors ``(inputs, targets)``,
+        source: Source of the samples: a ``Dataset``, a ``DataLoader``, a tuple of tensors ``(inputs, targets)``,
             a DataModule with ``heldout_dataloader()``, or any iterable of batches. Default: the trainer's first
-            validation loader. Of a loader those samples are taken that its own sampler yields. A validation loader
+            validation loader. From a loader the samples that its own sampler yields are taken. A validation loader
             whose samples cannot be read one by one (an ``IterableDataset``, an ``__iter__`` of its own) is not
-            consumed: its batches are copied as they flow by in the first validation.
+            consumed: its batches are copied during the first validation.
         size: Number of samples, over all processes. Fewer where the source has fewer.
-        batch_size: Samples a forward pass.
-        stratify: Keep each class's share, where targets are class indices. Otherwise the choice is random.
+        batch_size: Samples per forward pass.
+        stratify: Keep each class's share if targets are class indices. Otherwise the choice is random.
         seed: Fixes the choice of samples and, with each sample's number, all randomness in reading it (augmentation).
-        adapter: ``adapter(batch) -> (inputs, targets)`` for batches that are not understood by themselves
+        adapter: ``adapter(batch) -> (inputs, targets)`` for batches that are not recognised without it
             (tuples, lists, dicts, named tuples and dataclasses are). ``inputs`` may be a tensor, a tuple
             (``model(*inputs)``) or a dict (``model(**inputs)``).
         network: Name of the submodule to run on these inputs, ``"discriminator"``; by default the model itself, or,
             where it has no ``forward``, its only submodule.
-        logits: Which part of what the model returns are its logits: a name (``"logits"``, ``"head.logits"``), a place
+        logits: The part of the model's result that is its logits: a name (``"logits"``, ``"head.logits"``), a place
             (``1``), or a ``callable(output) -> tensor``. ``False`` says that it returns none. By default they are
-            found by what the targets ask for, see :func:`~convscope.capture.outputs.verdict.settle_outputs`.
-        classes: How many classes there are, where some are not held out; or a list of the labels that are classes.
-        ignore_index: Label that is no class and counts nowhere: 255 in many segmentations. -100 is always ignored.
+            found with the help of the targets, see :func:`~convscope.capture.outputs.verdict.settle_outputs`.
+        classes: Number of classes, if some are not held out; or a list of the labels that are classes.
+        ignore_index: Label that is not a class and is not counted: 255 in many segmentations. -100 is always ignored.
 
     Attributes:
         total: Number of samples over all processes.
-        summary: What the targets look like, over all processes.
-        fingerprint: Another one for other samples; the same for any number of processes and workers.
+        summary: Facts about the targets, over all processes.
+        fingerprint: Text that differs for other samples, and is the same for any number of processes and workers.
         notes: Sentences that the user should read: samples that cannot be read, randomness that cannot be seeded.
 
     Raises:
-        ValueError: An argument is out of range; while reading: the source is empty or has NaN or infinite inputs.
+        ValueError: if an argument is out of range; while reading, if the source is empty or has NaN or infinite inputs.
 
     Example:
         >>> import torch
@@ -104,7 +104,7 @@ class HeldOut:
         self.batch_size = whole_number("HeldOut(batch_size", batch_size, "a whole number of samples")
         self.stratify = flag("HeldOut(stratify", stratify)
         self.seed = whole_number("HeldOut(seed", seed, least=0)
-        call, none = "adapter(batch) -> (inputs, targets)", "where batches are understood by themselves"
+        call, none = "adapter(batch) -> (inputs, targets)", "where batches are recognised without one"
         self.adapter: Adapter = callable_or_none("HeldOut(adapter", adapter, call, none) or adapt_batch
         self.network = text_or_none("HeldOut(network", network, "the name of a submodule, such as 'discriminator'")
         self.logits, self.classes = check_logits(logits), check_classes(classes)
@@ -121,12 +121,12 @@ class HeldOut:
         self._blocks: list[Block] = []
         self._lengths: list[list[int]] = []
         self._tapped: list[Block] = []
-        self.few: Any = None  # the samples that forward passes are rehearsed on, once they are chosen
+        self.few: Any = None  # samples for rehearsals of the forward pass, once they are chosen
         self._tapping = False
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Equal where two held-out sets hold the same samples, run alike: as those of a YAML file, each built anew."""
+        """Key that is equal for sets of the same samples, run alike: a YAML file builds each of them separately."""
         said = (id(self.logits) if callable(self.logits) else repr(self.logits), self.classes, self.ignore_index)
         how = (self.size, self.batch_size, self.stratify, self.seed, self.network, *said)
         # Tensors may be in a new tuple each time: suite(heldout=(x, y)) twice means one set.
@@ -136,7 +136,7 @@ class HeldOut:
 
     @property
     def ready(self) -> bool:
-        """Whether the samples have been read."""
+        """Return whether the samples have been read."""
         return self.total > 0
 
     @property
@@ -149,11 +149,11 @@ class HeldOut:
         """Inputs of this process's samples, in the order of ``index``.
 
         Raises:
-            ValueError: The samples are of several sizes, so that there is no one tensor of them.
+            ValueError: if the samples have several sizes, so that there is no single tensor of them.
         """
         if len(self._blocks) > 1:
             raise ValueError(
-                f"held-out samples of {len(self._blocks)} sizes are no one tensor; go through chunks(), or one(number)"
+                f"held-out samples of {len(self._blocks)} sizes do not fit one tensor; use chunks(), or one(number)"
             )
         return self._blocks[0].inputs if self._blocks else None
 
@@ -179,7 +179,7 @@ class HeldOut:
 
     @property
     def tapping(self) -> bool:
-        """Whether batches are still to be copied as they flow by."""
+        """Return whether batches are still to be copied during validation."""
         return self._tapping
 
     def prepare(
@@ -192,11 +192,11 @@ class HeldOut:
         gather: Gather = alone,
         most: int | None = None,
     ) -> None:
-        """Read the samples, this process's share of them, without a trace in any random stream.
+        """Read this process's share of the samples, and leave every random stream as it was.
 
         Args:
             default: Loader to read where no ``source`` was given.
-            transfer: What happens to a batch before the adapter sees it (device and precision).
+            transfer: Function applied to a batch before the adapter sees it (device and precision).
             rank: This process.
             world_size: Number of processes; sample ``i`` goes to process ``i % world_size``.
             gather: Collects one object from every process; every process must call ``prepare``.
@@ -214,7 +214,7 @@ class HeldOut:
             self._agree(lambda: self._read(source, single, lambda batch: self._adapted(transfer(batch))))
 
     def _resolved(self, given: Any) -> tuple[Any, bool]:
-        """What is to be read, and whether by key, on which all processes agree."""
+        """The source to read, and whether to read it by key, on which all processes agree."""
         here: list[Any] = []
 
         def mine() -> bool:
@@ -226,7 +226,7 @@ class HeldOut:
 
     @contextmanager
     def _undisturbed(self, *roots: Any) -> Iterator[None]:
-        """Leaves no trace in random streams, nor in what data sets, samplers and the user's functions keep."""
+        """Leave random streams, and the state of data sets, samplers and the user's functions, as they were."""
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
@@ -236,8 +236,8 @@ class HeldOut:
             yield
 
     def tap(self, batch: Any) -> None:
-        """Copy a batch that flows by; once ``size`` samples have, the held-out set is ready."""
-        if batch is None:  # what a collate function makes of samples that it all drops
+        """Copy a batch of the validation; after ``size`` samples the held-out set is ready."""
+        if batch is None:  # a collate function that drops all its samples may return it
             return
         with self._undisturbed(None, self.adapter):
             self._tapped.append(self._adapted(batch))
@@ -245,7 +245,7 @@ class HeldOut:
             self._tapping = False
 
     def finish_tapping(self) -> None:
-        """Close a tapped set with what has flowed by so far; every process must call it."""
+        """Close a tapped set with the samples copied so far; every process must call it."""
         self._tapping = False
 
         def join() -> Found:
@@ -268,7 +268,7 @@ class HeldOut:
     def chunks(self, batch_size: int | None = None) -> Iterator[Chunk]:
         """This process's samples in chunks; every process gets the same number of chunks.
 
-        The samples of a chunk are of one size, so that there are more chunks where sizes differ.
+        The samples of a chunk have one size, so there are more chunks where sizes differ.
         """
         size = batch_size or self.batch_size
         real = 0
@@ -317,7 +317,7 @@ class HeldOut:
         return read_selected(loader, adapted, wanted, self._processes)
 
     def _agree(self, materialise: Callable[[], Found]) -> None:
-        """Take in what ``materialise`` finds on every process; where it fails on one, it fails on all."""
+        """Store the results of ``materialise`` on every process; where it fails on one, it fails on all."""
 
         def mine() -> tuple[list[int], int, TargetSummary | None, int]:
             found = materialise()
@@ -340,7 +340,7 @@ class HeldOut:
         self._read_labels(merge_summaries(summary for _, _, summary, _ in found))
 
     def _read_labels(self, summary: TargetSummary | None) -> None:
-        """Take in the facts about all targets, and settle in which form everything reads them."""
+        """Store the facts about all targets, and settle the form in which everything reads them."""
         self.labels = LabelForm(self.ignore_index, summary is not None and self.classes in (None, 2) and summary.signs)
         self.summary = summary.with_signs_as_classes() if summary is not None and self.labels.signs else summary
         if self.summary is not None:
@@ -351,7 +351,7 @@ class HeldOut:
         return [block for block in self._blocks if int(block.index[0]) >= 0]
 
 
-_EMPTY = "the held-out set is empty: its source gave no sample; check the data set behind HeldOut(source=...)"
+_EMPTY = "the held-out set is empty: its source gave no samples; check the data set behind HeldOut(source=...)"
 
 
 def _check_finite(block: Block) -> None:
@@ -360,7 +360,7 @@ def _check_finite(block: Block) -> None:
             bad = block.index[(~torch.isfinite(tensor.flatten(1))).any(1)].tolist() if len(tensor) == len(block) else []
             raise ValueError(
                 f"{len(bad)} of {len(tensor)} held-out inputs have NaN or infinite values (samples {bad[:5]}); "
-                "remove or fix them, since every number of every layer would be NaN"
+                "remove or fix them; otherwise every metric would be NaN"
             )
 
 
@@ -378,18 +378,18 @@ def _checksum(block: Block) -> int:
 
 
 HeldOutLike = HeldOut | DataLoader | Dataset | torch.Tensor | Sequence[torch.Tensor] | Iterable | None
-"""What a callback's ``heldout=`` takes."""
+"""Values that a callback's ``heldout=`` takes."""
 
 
 def as_heldout(given: Any, name: str = "heldout") -> HeldOut | None:
-    """What a callback's ``heldout=`` means: a held-out set, or what one is read from; None for the shared one.
+    """The held-out set that a callback's ``heldout=`` gives, or that is read from it; None for the shared one.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: if it is neither.
     """
     if given is None or isinstance(given, HeldOut):
         return given
     try:
         return HeldOut(given)
     except ValueError as error:
-        raise refuse(name, given, f"HeldOut(...), or what one is read from: {ACCEPTED}") from error
+        raise refuse(name, given, f"HeldOut(...), or a source of samples: {ACCEPTED}") from error

@@ -1,4 +1,4 @@
-"""Which samples a loader delivers: the keys that its own sampler yields, in an order that shuffling does not touch."""
+"""Keys of the samples that a loader delivers, from its own sampler, in an order that shuffling does not change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Indices:
     """Keys of a data set, each once, in canonical order.
 
     Attributes:
-        keys: What the data set is asked for; ``range(n)`` where that is every number.
+        keys: Arguments for the data set's ``__getitem__``; ``range(n)`` if they are all numbers below ``n``.
         batch_size: Samples in a batch of the loader.
     """
 
@@ -33,22 +33,22 @@ class Indices:
 
     @property
     def digest(self) -> str:
-        """Equal where two processes found the same keys."""
+        """Text that is equal if two processes found the same keys."""
         if isinstance(self.keys, range):
             return repr(self.keys)
         return hashlib.sha256(repr(list(map(_canonical, self.keys))).encode()).hexdigest()
 
 
 def is_rereadable(loader: DataLoader[Any]) -> bool:
-    """Whether the loader's sampler can be read more than once: one that hands out the same iterator each time cannot.
+    """Return whether the loader's sampler can be read again: one that returns the same iterator each time cannot.
 
-    To be called where random streams are put back.
+    Call it where random streams are restored.
     """
     return all(iter(each) is not iter(each) for each in (_inner(loader), loader.batch_sampler) if each is not None)
 
 
 def loader_indices(loader: DataLoader[Any]) -> Indices:
-    """What this process's loader asks its data set for; to be called where random streams and samplers are put back."""
+    """Keys that this process's loader asks its data set for; call it where random streams and samplers are restored."""
     sampler = _inner(loader)
     whole = _known_range(sampler)
     if whole is not None:
@@ -61,7 +61,7 @@ def loader_indices(loader: DataLoader[Any]) -> Indices:
 
 
 def union(found: list[Indices]) -> Indices:
-    """What several processes' loaders ask for together."""
+    """All keys of several processes' loaders."""
     first = found[0]
     if all(other.keys == first.keys for other in found[1:]):
         return first
@@ -69,7 +69,7 @@ def union(found: list[Indices]) -> Indices:
 
 
 def _inner(loader: DataLoader[Any]) -> Any:
-    """The sampler that decides: inside a plain batch sampler, and inside what divides samples among processes."""
+    """The sampler that decides: inside a plain batch sampler, and inside a sampler that splits among processes."""
     sampler: Any = loader.batch_sampler
     if type(sampler) is BatchSampler or sampler is None:
         sampler = loader.sampler if sampler is None else sampler.sampler
@@ -79,12 +79,12 @@ def _inner(loader: DataLoader[Any]) -> Any:
 
 
 def _known_range(sampler: Any) -> range | None:
-    """What a sampler of torch's own yields if that is every number: it need not be read, nor its permutation made."""
+    """Keys of a sampler of torch's own that yields every number: it need not be read, nor its permutation made."""
     if type(sampler) is SequentialSampler:
         return range(len(sampler.data_source))
     if type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None:
         return range(len(sampler.data_source))  # type: ignore[arg-type]
-    # Each process has its share; those that drop the last few samples drop others in each epoch.
+    # Each process has its share; a sampler that drops the last few samples drops different ones in each epoch.
     return range(len(sampler.dataset)) if type(sampler) is DistributedSampler else None  # type: ignore[arg-type]
 
 
@@ -112,7 +112,7 @@ def _unique(keys: Iterable[Any]) -> Sequence[Any]:
             by_name[name], stale = key, 0
     try:
         names = sorted(by_name)
-    except TypeError:  # keys of several types: any order will do that all processes come to
+    except TypeError:  # keys of several types: any order will do, if all processes find the same
         names = sorted(by_name, key=lambda name: (type(name).__name__, repr(name)))
     return [by_name[name] for name in names]
 

@@ -1,4 +1,4 @@
-"""Several processes that come to one result: a step is done by all, and where it fails on one, it fails on all."""
+"""Several processes with one result: a step is done by all, and where it fails on one, it fails on all."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 Gather = Callable[[Any], list[Any]]
-"""Collects one object from every process, in the order of their ranks; every process must call it."""
+"""Function that collects one object from every process, in rank order; every process must call it."""
 
 T = TypeVar("T")
 
 
 def alone(value: Any) -> list[Any]:
-    """What ``gather`` is where there is one process."""
+    """The ``gather`` of a single process."""
     return [value]
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all; ``Processes()`` is one alone."""
+    """This process among all; ``Processes()`` is a single one."""
 
     rank: int = 0
     size: int = 1
     gather: Gather = alone  # no lambda: a held-out set goes to spawned processes
 
     def each(self, make: Callable[[], T]) -> list[T]:
-        """What ``make()`` returns on every process, which is sent around.
+        """Results of ``make()`` on every process, exchanged between all.
 
         Raises:
-            Exception: What ``make`` raises here, or a ValueError with the message of what it raised elsewhere.
+            Exception: the one that ``make`` raises here, or a ValueError with its message from another process.
         """
         failure: Exception | None = None
         value = None

@@ -1,4 +1,4 @@
-"""Read chosen samples as a loader would: with its workers and collate function, each sample's randomness its own."""
+"""Read chosen samples as a loader would, with its workers and collate function, each with randomness of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARCEL = 16  # units that a worker reads at a time: a message costs more than a
 
 @dataclass
 class Delivered:
-    """What became of a unit: its batch, or why there is none."""
+    """Result of reading a unit: its batch, or the reason why there is none."""
 
     unit: Unit
     batch: Any = None
@@ -31,12 +31,12 @@ class Delivered:
 
 
 class Reader:
-    """Reads units of samples; its workers live from the first :meth:`read` to the end of the ``with`` block.
+    """Reader of units of samples; its workers live from the first :meth:`read` to the end of the ``with`` block.
 
     Args:
-        loader: Whose data set, collate function and workers are used. The loader itself is not touched.
-        keys: What the data set is asked for, by place.
-        seed: Seeds the samples, together with each one's place.
+        loader: Loader whose data set, collate function and workers are used. It is not changed itself.
+        keys: Keys of the data set, by place.
+        seed: Seed of the samples' randomness, together with each one's place.
     """
 
     def __init__(self, loader: DataLoader[Any], keys: Any, seed: int) -> None:
@@ -61,13 +61,13 @@ class Reader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         iterator: Any = self._loader._iterator
-        if iterator is not None:  # its workers, which would else live until it is collected
+        if iterator is not None:  # its workers would otherwise live until it is collected
             iterator._shutdown_workers()
             self._loader._iterator = None
         self._units.put_back()
 
     def read(self, units: Iterable[Unit]) -> Iterator[Delivered]:
-        """Each unit's batch, in order; to be exhausted."""
+        """Each unit's batch, in order; must be read to the end."""
         asked = [[(place, self._keys[place]) for place in unit] for unit in units]
         self._parcels.items = [asked[start : start + _PARCEL] for start in range(0, len(asked), _PARCEL)]
         for parcel in self._loader:
@@ -88,14 +88,14 @@ class _Parcels:
 
 
 class _Units(Dataset):
-    """The user's data set as one that is asked for parcels of units."""
+    """The user's data set, read in parcels of units."""
 
     def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any], seed: int) -> None:
         self.dataset, self._collate, self._seed = dataset, collate_fn, seed
-        self._seeds: SampleSeeds | None = None  # generators are looked for where they are used, in the worker
+        self._seeds: SampleSeeds | None = None  # generators are searched where they are used, in the worker
 
     def put_back(self) -> None:
-        """Put the data set's generators back, where this process has read it."""
+        """Restore the data set's generators, if this process has read it."""
         if self._seeds is not None:
             self._seeds.put_back()
 
@@ -119,7 +119,7 @@ class _Units(Dataset):
         fresh = self._seeds is None
         self._seeds = seeds = self._seeds or SampleSeeds(self._seed, self.dataset, self._collate)
         samples = self._samples(unit, seeds)
-        if fresh and seeds.look_again():  # the first read has brought some into being, not yet seeded
+        if fresh and seeds.look_again():  # the first read created some, not yet seeded
             samples = self._samples(unit, seeds)
         try:
             return self._collate(samples)
@@ -154,6 +154,6 @@ class _WorkerStart:
 
     def __call__(self, worker: int) -> None:
         info: Any = get_worker_info()
-        object.__setattr__(info, "dataset", info.dataset.dataset)  # frozen against mistakes, not against need
+        object.__setattr__(info, "dataset", info.dataset.dataset)  # the class is frozen
         if self._function is not None:
             self._function(worker)

@@ -25,16 +25,16 @@ from convscope.capture.errors import UserCodeError, users_code
 Adapted = Callable[[Any], Block]
 
 CANDIDATES = 4
-"""Samples read for their labels, as a multiple of the held-out size, where a data set has no label attribute."""
+"""Samples read for their labels, as a multiple of the held-out size, if a data set has no label attribute."""
 
 _NO_ROW = "made no row of a held-out sample"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which samples: how many over all processes, whether each class keeps its share, and the seed of the choice.
+    """The wanted samples: their number over all processes, stratified or not, and the seed of the choice.
 
-    Samples whose label is ``ignored`` are drawn last. ``maker`` is who makes rows of what a loader delivers.
+    Samples whose label is ``ignored`` are drawn last. ``maker`` names the function that makes rows, for messages.
     """
 
     size: int
@@ -46,7 +46,7 @@ class Wanted:
 
 @dataclass
 class Found:
-    """Samples as they were read, each under its number, and what is to be said about them.
+    """Samples as they were read, each under its number, and notes about them.
 
     A sample with the number -1 only fills an empty share.
     """
@@ -58,7 +58,7 @@ class Found:
 def read_selected(loader: DataLoader[Any], adapted: Adapted, wanted: Wanted, processes: Processes) -> Found:
     """Choose samples among those that the loader delivers, and read this process's share.
 
-    Every process comes to the same choice, whatever share of the samples its own loader has, and whether it shuffles.
+    Every process makes the same choice, whatever share of the samples its own loader has, shuffled or not.
     """
     indices = _agreed(loader, processes)
     if len(indices.keys) == 0:
@@ -95,13 +95,13 @@ def read_all(source: Iterable[Any], adapted: Adapted, size: int, processes: Proc
 
 
 class _Desk:
-    """Turns what the reader delivers into blocks, and keeps account of what could not be."""
+    """Conversion of the reader's batches into blocks, with a record of failures."""
 
     def __init__(self, reader: Reader, adapted: Adapted, seeds: SampleSeeds, maker: str) -> None:
         self._reader, self._adapted, self._seeds, self._maker = reader, adapted, seeds, maker
 
     def blocks(self, units: list[Unit]) -> list[tuple[Unit, Block | Exception]]:
-        """Each unit's samples, or why there are none."""
+        """Each unit's samples, or the reason why there are none."""
         return [(delivered.unit, self._block(delivered)) for delivered in self._reader.read(units)]
 
     def _block(self, delivered: Delivered) -> Block | Exception:
@@ -160,7 +160,7 @@ def _by_known_labels(loader: DataLoader[Any], indices: Indices, size: int, wante
 
 
 def _labels_of(desk: _Desk, candidates: list[int], manner: Manner, processes: Processes) -> dict[int, int] | None:
-    """The class of each candidate that can be read; None where the targets are no classes."""
+    """The class of each candidate that can be read; None if the targets are not classes."""
 
     def mine() -> dict[int, int] | None:
         found: dict[int, int] = {}
@@ -212,7 +212,7 @@ def _fill(desk: _Desk, unit: Unit, blocks: list[Block]) -> None:
 
 
 def _filler(block: Block) -> Block:
-    """A process without a sample still runs one, so that all run as many passes."""
+    """A sample that a process without any runs, so that all run as many passes."""
     return block.take(slice(0, 1)).numbered(torch.tensor([-1]))
 
 
@@ -223,19 +223,19 @@ def _left_out(problems: list[str], units: int) -> list[str]:
 
 
 def _moved_on(loader: DataLoader[Any]) -> list[str]:
-    """What reading changes for good; a loader with workers reads copies of its data set."""
+    """Notes on lasting changes by reading; a loader with workers reads copies of its data set."""
     names = [] if loader.num_workers else iterators(loader.dataset, loader.collate_fn)
     if not names:
         return []
     return [
-        f"the held-out samples' data set keeps an iterator ({', '.join(names[:3])}), which reading them moves on; if "
+        f"the held-out samples' data set keeps an iterator ({', '.join(names[:3])}), which reading them advances; if "
         "training reads the same one, give the validation loader num_workers=1 or more, or a data set of its own"
     ]
 
 
 @contextmanager
 def _batches(source: Iterable[Any]) -> Iterator[Iterator[Any]]:
-    """An iterator over a source; of a loader, over a copy, so that neither its iterator nor its workers stay."""
+    """An iterator over a source; for a loader, over a copy, so that neither its iterator nor its workers stay."""
     if not isinstance(source, DataLoader):
         yield _guarded(iter(source))
         return
@@ -252,7 +252,7 @@ def _batches(source: Iterable[Any]) -> Iterator[Iterator[Any]]:
 
 
 def _guarded(batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches, whose data set and collate function are the user's own code."""
+    """The batches, read with the user's own data set and collate function."""
     while True:
         with users_code("reading a held-out batch"):
             try:

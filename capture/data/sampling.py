@@ -1,4 +1,4 @@
-"""Choice of held-out samples: seeded, and stratified by class where labels can be had."""
+"""Choice of held-out samples: seeded, and stratified by class if labels are known."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def random_order(total: int, seed: int) -> torch.Tensor:
 
 
 EACH = 4
-"""Samples of a class where there are too many classes for each to have two: see docs/metrics/probe-accuracy.md."""
+"""Samples per class if there are too many classes for each to have two: see docs/metrics/probe-accuracy.md."""
 
 
 def random_choice(total: int, size: int, seed: int) -> torch.Tensor:
     """At most ``size`` different numbers below ``total``, in random order, by the seed.
 
-    Of very many numbers no permutation is made: they are drawn until enough differ.
+    For a very large total no permutation is made: numbers are drawn until enough differ.
     """
     if total <= max(_PERMUTED, 4 * size):
         return random_order(total, seed)[:size]
@@ -36,12 +36,12 @@ def random_choice(total: int, size: int, seed: int) -> torch.Tensor:
 
 
 def stratified(labels: torch.Tensor, size: int, seed: int, ignored: int | None = None) -> torch.Tensor:
-    """Positions of ``size`` samples in which each class keeps its share; sorted.
+    """Sorted positions of ``size`` samples in which each class keeps its share.
 
-    The largest-remainder rule gives each class its count; within a class the choice is random, by the seed. Where that
-    would leave most of the samples alone in their class, from which nothing could be learnt about classes, some classes
-    are chosen at random and have ``EACH`` samples. Samples whose label is ignored (-100, or ``ignored``) are no class:
-    they are taken only where there are too few others.
+    The largest-remainder rule gives each class its count; within a class the choice is random, by the seed. If that
+    would leave most of the samples alone in their class, from which nothing can be learnt about classes, some classes
+    are chosen at random and have ``EACH`` samples. Samples whose label is ignored (-100, or ``ignored``) have no class:
+    they are taken only if there are too few others.
     """
     no_class = (labels == IGNORED) | (labels == (IGNORED if ignored is None else ignored))
     if bool(no_class.any()):
@@ -63,7 +63,7 @@ def stratified(labels: torch.Tensor, size: int, seed: int, ignored: int | None =
 
 
 def _some_classes(counts: torch.Tensor, size: int, seed: int) -> torch.Tensor:
-    """``EACH`` samples of a class until there are ``size``: at random, first of those that have so many."""
+    """``EACH`` samples per class until there are ``size``: random classes, those that have so many first."""
     order = random_order(len(counts), seed)
     order = order[counts[order].clamp(max=EACH).argsort(descending=True, stable=True)]
     wanted = counts[order].clamp(max=EACH)
@@ -82,7 +82,7 @@ def _largest_remainder(counts: torch.Tensor, size: int) -> torch.Tensor:
 def known_labels(dataset: Any) -> torch.Tensor | None:
     """Class labels ``(len(dataset),)`` that a data set holds in memory, without reading a sample; None if it has none.
 
-    Found in ``TensorDataset``, in the ``targets`` or ``labels`` attribute that torchvision's data sets have,
+    They are found in ``TensorDataset``, in the ``targets`` or ``labels`` attribute that torchvision's data sets have,
     and through ``Subset`` and ``ConcatDataset``.
     """
     if isinstance(dataset, Subset):
@@ -97,7 +97,7 @@ def known_labels(dataset: Any) -> torch.Tensor | None:
 
 
 def labels_at(labels: torch.Tensor | None, keys: Sequence[Any]) -> torch.Tensor | None:
-    """The labels of these keys; None where they are no numbers of samples."""
+    """The labels of these keys; None if they are not numbers of samples."""
     if labels is None:
         return None
     if isinstance(keys, range) and keys.start == 0 and keys.step == 1:
@@ -111,7 +111,7 @@ def labels_at(labels: torch.Tensor | None, keys: Sequence[Any]) -> torch.Tensor 
 
 
 def class_labels(targets: Any) -> torch.Tensor | None:
-    """``targets`` as a vector of class indices, or None where they are not one (regression, masks, multi-label)."""
+    """``targets`` as a vector of class indices, None if they are something else (regression, masks, multi-label)."""
     try:
         tensor = torch.as_tensor(targets)
     except (TypeError, ValueError, RuntimeError):
@@ -126,6 +126,6 @@ def _label_attribute(dataset: Any) -> torch.Tensor | None:
             labels = class_labels(getattr(dataset, name, None))
             if labels is not None and len(labels) == len(dataset):
                 return labels
-        except Exception:  # a property of the user's that reads what is not there: labels are then read with samples
+        except Exception:  # a property of the user's that fails: labels are then read with the samples
             continue
     return None

@@ -1,4 +1,4 @@
-"""Each sample's randomness is seeded by its number, so that a sample is read the same whoever reads it, and when."""
+"""Seeds of each sample's randomness by its number, so that it is read the same by any process at any time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from convscope.capture.state.generators import find_generators, reseed, restorer
 
 
 class SampleSeeds:
-    """Seeds every random stream for one sample: the global ones, and private ones that are reachable from ``roots``.
+    """Seeds of every random stream for one sample: the global ones, and private ones reachable from ``roots``.
 
-    A generator that comes into being at the first read (``self.rng = default_rng()`` in ``__getitem__``) is not found
-    before; :meth:`look_again` says whether there are any such.
+    A generator that the first read creates (``self.rng = default_rng()`` in ``__getitem__``) is not found before it;
+    :meth:`look_again` returns whether there are any.
     """
 
     def __init__(self, seed: int, *roots: Any) -> None:
@@ -25,7 +25,7 @@ class SampleSeeds:
         self._restore = [restorer(generator) for generator in self._private]
 
     def sow(self, number: int, purpose: str = "read") -> None:
-        """Seed all streams by the sample's number; what two purposes draw is independent."""
+        """Seed all streams by the sample's number; the draws of two purposes are independent."""
         digest = hashlib.sha256(f"{self._seed}/{number}/{purpose}".encode()).digest()
         value = int.from_bytes(digest[:8], "little") >> 1
         random.seed(value)
@@ -37,12 +37,12 @@ class SampleSeeds:
             reseed(generator, value)
 
     def put_back(self) -> None:
-        """Put the private generators back to where they were when they were found."""
+        """Restore the private generators to the state in which they were found."""
         for put_back in self._restore:
             put_back()
 
     def look_again(self) -> bool:
-        """Look for generators anew; True if there are more than before."""
+        """Search generators again; return True if there are more than before."""
         known = set(map(id, self._private))
         fresh = [generator for generator in find_generators(*self._roots) if id(generator) not in known]
         self._private += fresh

@@ -1,4 +1,4 @@
-"""Where held-out samples come from: what can be given, and whether its samples can be read one by one."""
+"""Sources of held-out samples: accepted kinds, and whether their samples can be read one by one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def resolve(source: Any) -> Any:
     """A data set, or an iterable of batches.
 
     Raises:
-        ValueError: There is no source, or it is nothing that has samples.
+        ValueError: if there is no source, or it has no samples.
     """
     if source is None:
         raise ValueError("HeldOut has no source: there is no validation loader; pass HeldOut(source=...)")
@@ -45,10 +45,10 @@ def resolve(source: Any) -> Any:
 
 
 def check_source(source: Any) -> None:
-    """Refuse what samples cannot be read from.
+    """Refuse a source from which samples cannot be read.
 
     Raises:
-        ValueError: It is nothing that has samples.
+        ValueError: if it has no samples.
     """
     readable = isinstance(source, Iterable) or _has_items(source) or hasattr(source, "heldout_dataloader")
     if isinstance(source, str | bytes | Mapping | type) or not readable:
@@ -60,7 +60,7 @@ def check_source(source: Any) -> None:
 
 
 def _is_combined(source: Any) -> bool:
-    """Whether this is Lightning's CombinedLoader, of whichever of its two packages."""
+    """Return whether this is Lightning's CombinedLoader, from either of its two packages."""
     return hasattr(source, "iterables") and hasattr(source, "_mode")
 
 
@@ -79,10 +79,10 @@ class _Combined:
 
 
 def by_key(source: Any, is_loader: bool) -> bool:
-    """Whether single samples can be read by their key; to be called where random streams are put back.
+    """Return whether single samples can be read by their key; call it where random streams are restored.
 
-    What takes a loader's place delivers batches, whatever else it can do; and a loader with an ``__iter__`` of its own
-    may deliver anything, so that only what it delivers is known to be right.
+    An object in a loader's place delivers batches, whatever else it can do; a loader with an ``__iter__`` of its own
+    may deliver anything, so only its own batches are known to be right.
     """
     if isinstance(source, DataLoader):
         plain = type(source).__iter__ is DataLoader.__iter__ and type(source)._get_iterator is DataLoader._get_iterator
@@ -92,13 +92,13 @@ def by_key(source: Any, is_loader: bool) -> bool:
 
 
 def _is_dataset(source: Any) -> bool:
-    """Whether an object is a data set of single samples: torch's own kind, or one that acts like it."""
+    """Return whether an object is a data set of single samples: torch's own kind, or one that acts like it."""
     if not _has_items(source) or isinstance(source, IterableDataset):
         return False
     if isinstance(source, Dataset) or not isinstance(source, Iterable):
         return True
     items: Any = source
-    return len(items) > 0 and _is_sample(items[0])  # and no list of batches
+    return len(items) > 0 and _is_sample(items[0])  # and not a list of batches
 
 
 def _has_items(source: Any) -> bool:
@@ -106,12 +106,12 @@ def _has_items(source: Any) -> bool:
 
 
 def _is_sample(item: Any) -> bool:
-    """Whether an item is a sample with its label, and no batch: the label is one number."""
+    """Return whether an item is a sample with its label, not a batch: the label is one number."""
     values = item.values() if isinstance(item, Mapping) else item if isinstance(item, tuple | list) else ()
     numbers = (int, float, np.number)
     return any(isinstance(v, numbers) or (isinstance(v, torch.Tensor) and v.dim() == 0) for v in values)
 
 
 def keeps_samples(source: Any) -> bool:
-    """Whether this is read by us sample by sample; a loader of another kind goes on from where it is."""
+    """Return whether this is read sample by sample; a loader of another kind continues from where it is."""
     return isinstance(source, DataLoader) or _has_items(source) or hasattr(source, "heldout_dataloader")

@@ -10,17 +10,17 @@ from functools import reduce
 import torch
 
 IGNORED = -100
-"""The label that counts nowhere, whatever it was in the user's data: the field's custom."""
-_AT_ONCE = 64  # samples looked at together: masks of a whole held-out set may be gigabytes
+"""The label that is not counted, by the field's custom, whatever the user's data has."""
+_AT_ONCE = 64  # samples summarised together: masks of a whole held-out set may be gigabytes
 _MOST_CLASSES = 1 << 16
 
 
 @dataclass(frozen=True)
 class LabelForm:
-    """How a user's targets become the ones that callbacks see: int64, ignored labels -100, signs as 0 and 1.
+    """Conversion of a user's targets to those that callbacks see: int64, ignored labels -100, signs as 0 and 1.
 
     Attributes:
-        ignore_index: The user's label that is to be ignored; None where there is none but -100.
+        ignore_index: The user's label that is to be ignored; None if that is only -100.
         signs: Labels are -1 and 1, the two classes of a hinge loss.
     """
 
@@ -36,11 +36,11 @@ class LabelForm:
         return torch.where(targets == -1, 0, targets) if self.signs else targets
 
     def restored(self, targets: torch.Tensor, ignored: int | None = None) -> torch.Tensor:
-        """Canonical targets as the user's own loss knows them, a copy, into which it may write.
+        """A copy of canonical targets in the form that the user's own loss expects; it may write to it.
 
         Args:
             targets: The canonical ones.
-            ignored: The label that this loss ignores, None where it does not say.
+            ignored: The label that this loss ignores, None if it names none.
         """
         if self.signs:
             targets = torch.where(targets == 0, -1, targets)
@@ -50,21 +50,21 @@ class LabelForm:
 
 @dataclass(frozen=True)
 class TargetSummary:
-    """Facts about targets ``(N, *shape)``, the same on every process. Ignored labels (-100) are left out of them.
+    """Facts about targets ``(N, *shape)``, the same on every process. Ignored labels (-100) are left out.
 
     Attributes:
         shape: Shape of one sample's target; -1 where samples differ in size (masks of images of several sizes).
         dtype: Its number format, as text.
-        floating: Whether it is one of real numbers.
+        floating: True for real numbers.
         low: Least value of each column for shapes ``()`` and ``(K,)``, otherwise one value over all.
         high: Greatest value, likewise.
         binary: Every value is 0 or 1.
         one_hot: Along the first axis of ``shape`` there is exactly one 1, and otherwise 0.
         shares: Rows ``(K,)`` are not negative and sum to one.
-        classes: Values that occur, sorted, where they are whole numbers; of floats only 0 and 1, or one a sample.
+        classes: Values that occur, sorted, if they are whole numbers; floats only if 0 and 1, or one per sample.
         ignored: Some label is ignored.
-        counts: How many samples have each class: of ``classes`` where a target is one value, of each column (as a
-            sample's largest) where it is a row; empty for masks.
+        counts: Number of samples per class: of ``classes`` if a target is one value, per column (as a
+            sample's largest) if it is a row; empty for masks.
     """
 
     shape: tuple[int, ...]
@@ -81,19 +81,19 @@ class TargetSummary:
 
     @property
     def single(self) -> bool:
-        """One value a sample."""
+        """Return whether there is one value per sample."""
         return self.shape in ((), (1,))
 
     @property
     def signs(self) -> bool:
-        """Every value is -1 or 1, and both occur."""
+        """Return whether every value is -1 or 1, and both occur."""
         return self.classes == (-1, 1)
 
     def check_classes(self, stated: int | tuple[int, ...] | None) -> None:
-        """Compare with what the user says of the classes.
+        """Compare with the classes that the user states.
 
         Raises:
-            ValueError: A label is none of them.
+            ValueError: if a label is none of them.
         """
         allowed = range(stated) if isinstance(stated, int) else stated
         wrong = [] if allowed is None else [label for label in self.classes if label not in allowed]
@@ -105,12 +105,12 @@ class TargetSummary:
             )
 
     def with_signs_as_classes(self) -> TargetSummary:
-        """The facts once -1 and 1 are read as classes 0 and 1."""
+        """The facts with -1 and 1 read as classes 0 and 1."""
         return replace(self, low=tuple(max(v, 0.0) for v in self.low), binary=True, classes=(0, 1))
 
 
 def counted_rows(targets: torch.Tensor | None) -> torch.Tensor | None:
-    """Which samples ``(n,)`` have a label that counts, None where all have."""
+    """Mask ``(n,)`` of samples with a label that counts, None if all have one."""
     if targets is None or targets.is_floating_point():
         return None
     counted = (targets != IGNORED).reshape(len(targets), -1).any(1)
@@ -135,7 +135,7 @@ def _merged(a: TargetSummary, b: TargetSummary) -> TargetSummary:
             "fix the data set or the adapter"
         )
     whole = not a.floating or (a.binary and b.binary) or bool(a.classes and b.classes)
-    if len(a.low) != len(b.low):  # rows of several lengths have no columns
+    if len(a.low) != len(b.low):  # rows of different lengths have no common columns
         a, b = _over_all(a), _over_all(b)
     classes = tuple(sorted({*a.classes, *b.classes})) if whole else ()
     return TargetSummary(
@@ -177,7 +177,7 @@ def _greatest(a: float, b: float) -> float:
 def _summary(raw: torch.Tensor, form: LabelForm) -> TargetSummary:
     targets = form.canonical(raw)
     shape, floating = tuple(targets.shape[1:]), targets.is_floating_point()
-    # A -100.0 among quantities is a quantity, unless the user has named a label that is to be ignored.
+    # A -100.0 among quantities is a quantity, unless the user named a label to ignore.
     may_be = not floating or form.ignore_index is not None
     ignored = (targets == IGNORED) if may_be else None
     apart = None if ignored is None or not bool(ignored.any()) else ignored
@@ -203,7 +203,7 @@ def _summary(raw: torch.Tensor, form: LabelForm) -> TargetSummary:
 
 
 def _counts(targets: torch.Tensor, counted: torch.Tensor, classes: tuple[int, ...]) -> tuple[int, ...]:
-    """How many samples have each class, see :class:`TargetSummary`."""
+    """Number of samples per class, see :class:`TargetSummary`."""
     if targets.dim() > 2:
         return ()
     if targets.dim() == 2 and targets.shape[1] > 1:

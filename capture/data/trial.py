@@ -1,4 +1,4 @@
-"""Try on a few samples how they can be collated: each alone, or only in batches of the loader's own size."""
+"""Trial of how a few samples can be collated: each alone, or only in batches of the loader's own size."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from convscope.capture.data.reader import Unit
 Read = Callable[[list[Unit]], list[tuple[Unit, Block | Exception]]]
 
 _TRIED = 4
-_MOST_TRIED = 64  # where the first few cannot be read
+_MOST_TRIED = 64  # if the first few cannot be read
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How samples are read.
+    """Manner in which samples are read.
 
     Attributes:
         together: Samples that are collated together; 1 wherever a batch is no more than its samples.
-        rows: Rows that come of a sample: more than 1 for crops or tiles.
-        notes: What the trial has shown that the user should know.
+        rows: Rows per sample: more than 1 for crops or tiles.
+        notes: Sentences that the user should read.
     """
 
     together: int = 1
@@ -38,7 +38,7 @@ class Manner:
         return Manner(max(manner.together for manner in found), max(manner.rows for manner in found), notes)
 
     def units(self, places: list[int]) -> list[Unit]:
-        """These samples as they are to be collated. A last batch that is not full would not be as the others are."""
+        """These samples in units to collate. A last batch that is not full is left out, since it would differ."""
         whole = len(places) - len(places) % self.together if len(places) >= self.together else len(places)
         return [tuple(places[start : start + self.together]) for start in range(0, whole, self.together)]
 
@@ -46,12 +46,12 @@ class Manner:
 def try_out(read: Read, order: list[int], batch_size: int) -> Manner:
     """Find the manner of reading; every process tries the same samples.
 
-    Each sample alone is best: what it reads as then depends on no neighbour, and it is known which row is whose. Not so
-    where a collate function needs whole batches, or makes a sample's values depend on the others in its batch; such
-    batches are put together in a fixed order.
+    Each sample alone is best: its values then depend on no neighbour, and each row's sample is known. Where a collate
+    function needs whole batches, or makes a sample's values depend on the others in its batch, batches are put
+    together in a fixed order.
 
     Raises:
-        Exception: No sample can be read either way.
+        Exception: if no sample can be read either way.
     """
     for start in range(0, min(len(order), _MOST_TRIED), _TRIED):
         alone = read([(place,) for place in order[start : start + _TRIED]])
@@ -74,7 +74,7 @@ def try_out(read: Read, order: list[int], batch_size: int) -> Manner:
 
 _NOT_REPEATABLE = (
     "reading a held-out sample twice gives different values, although all random streams were seeded by its number: it "
-    "depends on what was read before, or on randomness from elsewhere, so that other runs and other processes read it "
+    "depends on earlier reads, or on randomness from elsewhere, so other runs and other processes read it "
     "differently; draw from torch's, NumPy's or Python's streams, and keep no count of reads"
 )
 
@@ -87,16 +87,16 @@ def _only_together(read: Read, order: list[int], size: int, alone: list[tuple[Un
 
 
 def _is_no_more_than(batch: Block | Exception, samples: list[Block]) -> bool:
-    """Whether two samples collated together are what each is alone, in any order, or differ in padding only."""
+    """Return whether samples collated together are what each is alone, in any order, or differ in padding only."""
     if isinstance(batch, Exception):
-        return True  # of samples that do not fit into one batch
+        return True  # samples that do not fit into one batch
     if len(batch) != sum(len(sample) for sample in samples):
         return False
     return all(_contains(batch, sample) for sample in samples)
 
 
 def _contains(batch: Block, sample: Block) -> bool:
-    """Whether each row of ``sample`` is one of ``batch``'s."""
+    """Return whether each row of ``sample`` is one of ``batch``'s."""
     found = torch.ones(len(sample), len(batch), dtype=torch.bool)
     ours, theirs = _tensors(sample), _tensors(batch)
     if len(ours) != len(theirs):
@@ -114,7 +114,7 @@ def _tensors(block: Block) -> list[torch.Tensor]:
 
 
 def _equal_rows(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """``(len(a), len(b))`` where rows are the same up to rounding."""
+    """Mask ``(len(a), len(b))`` of rows that are equal up to rounding."""
     exact = not (a.is_floating_point() or a.is_complex())
     same = torch.eq if exact else lambda x, y: torch.isclose(x, y, rtol=1e-3, atol=1e-5, equal_nan=True)
     return torch.stack([same(row.expand_as(b), b).reshape(len(b), -1).all(1) for row in a])

@@ -1,4 +1,4 @@
-"""Bounds of the activation function that ends a unit, and whether it rectifies."""
+"""Bounds of the activation function that ends a unit, and the rectifiers among these functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from convscope.capture.network.trace import Layer
 
 _RECTIFIERS = {"relu", "relu6", "gelu", "silu", "swish", "mish", "hardswish", "elu", "selu", "celu"}
 _SELU_LEAST = -1.7580993408473766
-# Bounds of those that have no parameter which could move them.
+# Bounds of the functions without a parameter that could move them.
 _FIXED_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "sigmoid": (0.0, 1.0),
     "hardsigmoid": (0.0, 1.0),
@@ -18,15 +18,15 @@ _FIXED_BOUNDS: dict[str, tuple[float | None, float | None]] = {
 
 
 def is_rectified(layer: Layer) -> bool:
-    """Whether the layer is observed after a rectifier: a function for which a negative input means "off"."""
+    """Return whether the layer is observed after a rectifier: a function for which a negative input means "off"."""
     return _function(layer) in _RECTIFIERS
 
 
 def bounds_of(layer: Layer) -> tuple[float | None, float | None]:
-    """Least and greatest value that the layer's activation function can give, None for no bound, or none known.
+    """Least and greatest value that the layer's activation function can give, None for no known bound.
 
-    The lower end of ReLU and ReLU6 is no bound here: it means "off". Of functional ``elu``, ``celu`` and ``hardtanh``
-    the parameters cannot be seen, so that no bound is known.
+    The lower end of ReLU and ReLU6 is no bound here: it means "off". The parameters of functional ``elu``, ``celu``
+    and ``hardtanh`` cannot be seen, so no bound is known.
     """
     name, module = _function(layer), layer.activation
     if name in _FIXED_BOUNDS:

@@ -1,7 +1,7 @@
 """Channel axis of every tensor, followed through a forward pass from where it is known.
 
-A shape does not say it: ConvNeXt's blocks hand on (N, C, H, W) and compute in (N, H, W, C), Swin's hand on the latter.
-Convolutions put channels first and linear maps last; views are followed by their strides, the rest keeps the axis.
+A shape does not tell it: ConvNeXt's blocks return (N, C, H, W) and compute in (N, H, W, C), Swin's return the latter.
+Convolutions put channels first and linear maps last; views are followed by strides; other operations keep the axis.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ChannelAxes:
         sources = [(tensor, axis) for tensor in event.inputs if (axis := self.of(tensor)) is not None]
         if not sources:
             return _of_norm(event, output)
-        # The input that looks most like the output: a skip connection rather than a scale of size (N, C, 1, 1).
+        # The input whose shape is most like the output's: a skip connection, not a scale of size (N, C, 1, 1).
         source, axis = max(sources, key=lambda pair: (pair[0].shape == output.shape, pair[0].dim() == output.dim()))
         return _carry(source, axis, output)
 

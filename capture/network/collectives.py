@@ -1,4 +1,4 @@
-"""Detection of forwards that exchange data between processes, and so need as many passes on each."""
+"""Detection of forwards that exchange data between processes, and so need the same number of passes on each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def shards(model: nn.Module) -> bool:
-    """Whether parameters are spread over processes (FSDP, tensor parallelism) and gathered while the model runs."""
+    """Return whether parameters are split over processes (FSDP, tensor parallelism) and gathered in the forward."""
     tensor = sys.modules.get("torch.distributed.tensor")  # not imported: then nothing is such a tensor
     if tensor is not None and any(isinstance(parameter, tensor.DTensor) for parameter in model.parameters()):
         return True

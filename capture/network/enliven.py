@@ -10,8 +10,8 @@ from convscope.capture.network.follower import Event
 def enlivened(event: Event) -> torch.Tensor | None:
     """The output of a convolution, norm, activation or linear map with a trace of each input row in the output's row.
 
-    These leave rows where they are. So what a later operation does with rows shows, however dead the layer is.
-    None where the operation is another, or its output is no such tensor.
+    These operations leave rows where they are. So the effect of a later operation on rows shows, however dead the layer
+    is. None for any other operation or output.
     """
     output = event.output
     if event.kind == "other" and event.key.operation != "linear":

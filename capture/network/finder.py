@@ -1,4 +1,4 @@
-"""Finder of planned layers among the operations of a forward pass; says why a layer is not what was planned."""
+"""Finder of planned layers among the operations of a forward pass, with reasons where a layer differs from the plan."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ UNEVEN = "runs more or less often for some inputs"
 
 
 class Finder:
-    """Finds layers among the events of one forward pass, and says why a layer is not what was planned.
+    """Finder of layers among the events of one forward pass, with reasons where a layer differs from the plan.
 
     Attributes:
-        problems: By layer's ``id``, why it was not found where something like it ran.
+        problems: By layer's ``id``, why it was not found although something like it ran.
         seen: ``id`` of the layers that ran.
     """
 
@@ -34,7 +34,7 @@ class Finder:
         functional = [layer for layer in layers if layer.identity.weights]
         self._weights = Weights(model) if functional else None
         self._computed = any(layer.identity.computed for layer in functional)
-        # Units whose norm or activation is still to come, by the tensor that it must take.
+        # Units that still wait for their norm or activation, by the tensor that it must take.
         self._open: dict[int, tuple[torch.Tensor, list[tuple[Layer, int]]]] = {}
 
     def at(self, event: Event) -> list[Layer]:
@@ -54,7 +54,7 @@ class Finder:
             self._open[id(tensor)] = tensor, waiting
 
     def finish(self, calls: Calls) -> None:
-        """The pass is over: a layer whose operation ran more or less often than planned may be another one."""
+        """End the pass: a layer whose operation ran more or less often than planned may be another one."""
         self._open.clear()
         for layer in self._layers:
             owner, operation, _ = layer.identity.head

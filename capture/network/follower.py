@@ -3,7 +3,7 @@
 Module hooks alone miss functional activations (``F.relu``); a ``TorchFunctionMode`` alone cannot name what it
 sees. Both together give each operation a key that stays the same from pass to pass: the module it ran in,
 which operation it was, and its call number. The trace and the observed pass use this one
-follower, so that what was planned on one sample is found again in every chunk.
+follower, so that layers planned on one sample are found again in every chunk.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MODULE = "forward"
 
 
 class EventKey(NamedTuple):
-    """Which operation of a forward pass: the n-th ``operation`` that ran directly in module ``owner``."""
+    """Key of an operation of a forward pass: the n-th ``operation`` that ran directly in module ``owner``."""
 
     owner: str
     operation: str
@@ -40,7 +40,7 @@ class EventKey(NamedTuple):
 
 
 CallPath = tuple[tuple[str, int], ...]
-"""The modules that an operation ran in, from the outermost on, each with which of its calls that was."""
+"""The modules that an operation ran in, from the outermost on, each with its call number."""
 
 
 class Event(NamedTuple):
@@ -55,11 +55,11 @@ class Event(NamedTuple):
 
 
 OnEvent = Callable[[Event], Any]
-"""Called after each operation; a value other than None takes the place of the operation's output."""
+"""Function called after each operation; a result other than None replaces the operation's output."""
 
 
 class Calls(Counter[tuple[str, str]]):
-    """How often each ``(owner, operation)`` has run.
+    """Number of calls of each ``(owner, operation)``.
 
     Attributes:
         transformed: Modules that ran inside a transform of functorch, out of sight.
@@ -72,10 +72,10 @@ class Calls(Counter[tuple[str, str]]):
 
 @contextmanager
 def follow(model: nn.Module, on_event: OnEvent) -> Iterator[Calls]:
-    """Within the block, call ``on_event`` for every operation of ``model``. Nothing is left on the model after it.
+    """Call ``on_event`` for every operation of ``model`` within the block. Nothing stays on the model after it.
 
     Yields:
-        How often each operation has run so far.
+        Number of calls of each operation so far.
     """
     follower = _Follower(on_event)
     handles: list[Any] = []
@@ -90,7 +90,7 @@ def follow(model: nn.Module, on_event: OnEvent) -> Iterator[Calls]:
 
 
 class _Frame(NamedTuple):
-    """A module that is running, and whether it hides its inside."""
+    """A running module, with a flag if its inside is hidden."""
 
     name: str
     hidden: bool
@@ -117,7 +117,7 @@ class _Follower(TorchFunctionMode):
         def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             while self._stack and self._stack.pop().name != name:  # a child's frame that an exception left behind
                 pass
-            # Of a forward that raised there is no output; inside a transform tensors are not of the whole batch.
+            # A forward that raised has no output; inside a transform tensors do not hold the whole batch.
             if self._hidden or output is None:
                 return None
             if in_transform():
@@ -152,7 +152,7 @@ class _Follower(TorchFunctionMode):
     ) -> Any:
         self.calls[owner, operation] += 1
         key = EventKey(owner, operation, self.calls[owner, operation])
-        self._reporting = True  # what on_event computes is no part of the pass
+        self._reporting = True  # computations of on_event are not part of the pass
         try:
             return self._on_event(Event(key, kind, module, list(tensors_in(inputs)), output, self._path))
         finally:
@@ -175,5 +175,5 @@ _level: Callable[[], Any] = getattr(_functorch, "maybe_current_level", lambda: N
 
 
 def in_transform() -> bool:
-    """Whether a transform of functorch is running (``torch.vmap``): its tensors have no rows, storage or hooks."""
+    """Return whether a functorch transform is running (``torch.vmap``): its tensors have no rows, storage or hooks."""
     return _level() is not None

@@ -1,8 +1,8 @@
-"""Identity of a layer: what ran. By this it is found again in every chunk, never by its name or number alone.
+"""Identity of a layer: the operations that ran. It is found again by them in every chunk, not only by its name.
 
-A network that calls its modules more or less often, depending on what it sees, would put another operation's
-activation under a layer's name. So the whole way into the network is compared, and norms and activations are followed
-from tensor to tensor.
+A network that calls its modules more or less often, depending on its input, would put another operation's activation
+under a layer's name. So the whole path of modules is compared, and norms and activations are followed from tensor to
+tensor.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Identity:
 
     Attributes:
         head: The first operation of the layer.
-        path: The modules that it ran in, each with which of its calls that was.
-        calls: How often that operation ran in the whole pass.
+        path: The modules that it ran in, each with its call number.
+        calls: Number of times that the operation ran in the whole pass.
         links: The operations that follow it in its unit, see :func:`link`.
         weights: Names of the parameters that a functional operation's weights are, or are computed from.
-        computed: Whether they are computed in the forward pass.
+        computed: True if they are computed in the forward pass.
         input_sizes: Sizes of one sample's tensors when it was planned; inputs of other sizes give other activations.
     """
 
@@ -43,18 +43,18 @@ class Identity:
 
 
 def link(key: EventKey, module: nn.Module | None) -> str:
-    """A norm or activation as a part of a unit: which module, or which function."""
+    """Name of a norm or activation as a part of a unit: its module, or its function."""
     return key.operation if module is None else f"{key.owner} (module)"
 
 
 class Weights:
-    """Which tensors are parameters or buffers of a model, or computed from them alone."""
+    """Tensors that are parameters or buffers of a model, or computed from them alone."""
 
     def __init__(self, model: nn.Module) -> None:
         named = [*model.named_parameters(), *model.named_buffers()]
         self._names: dict[int, frozenset[str]] = {id(tensor): frozenset([name]) for name, tensor in named}
         self._own = set(self._names)
-        self._kept: list[torch.Tensor] = []  # so that identities stay unique
+        self._kept: list[torch.Tensor] = []  # kept alive, so that identities stay unique
 
     def follow(self, event: Event) -> None:
         """Take note of a result that an operation computed from weights alone."""
@@ -66,7 +66,7 @@ class Weights:
                     self._kept.append(tensor)
 
     def of(self, inputs: Iterable[torch.Tensor]) -> tuple[tuple[str, ...], bool]:
-        """Names of the parameters among an operation's inputs, and whether some are computed."""
+        """Names of the parameters among an operation's inputs, and True if some are computed."""
         found = [tensor for tensor in inputs if id(tensor) in self._names]
         names = frozenset().union(*(self._names[id(tensor)] for tensor in found))
         return tuple(sorted(names)), any(id(tensor) not in self._own for tensor in found)

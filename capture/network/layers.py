@@ -1,4 +1,4 @@
-"""Choose which layers to observe: by glob, regular expression, module type, callable or exact name."""
+"""Choice of the layers to observe: by glob, regular expression, module type, callable or exact name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from convscope.capture.network.names import unique
 from convscope.capture.network.trace import Layer, LayerId, Trace
 
 LayerEntry = str | re.Pattern[str] | type | Callable[[str, nn.Module], bool]
-# What YAML holds is named first: otherwise LightningCLI cannot write a list of names back into the config it saves.
+# Types that YAML has come first: otherwise LightningCLI cannot write a list of names back into the config it saves.
 LayerSpec = str | Sequence[str] | LayerEntry | Sequence[LayerEntry] | None
 
 
@@ -44,7 +44,7 @@ def select_layers(trace: Trace, spec: LayerSpec = None, *, raw: bool = False) ->
 
 
 def _apart(layers: list[Layer]) -> list[Layer]:
-    """Names that differ: a functional convolution is called like its module, which may have been chosen too."""
+    """Give layers different names: a functional convolution has its module's, which may have been chosen too."""
     found: list[Layer] = []
     for layer in layers:
         name = unique(layer.name, {other.name for other in found})
@@ -66,7 +66,7 @@ def as_entries(spec: LayerSpec) -> list[LayerEntry]:
     """A layer specification as a list of entries, each checked as far as it can be without a network.
 
     Raises:
-        ValueError: if there is no entry, or one that no layer could ever be chosen by.
+        ValueError: if there is no entry, or one that could never choose a layer.
     """
     if spec is None:
         return []
@@ -92,11 +92,11 @@ def _check_entry(entry: Any) -> None:
         )
     if isinstance(entry, type) and not issubclass(entry, nn.Module):
         raise ValueError(
-            f"layers: {entry.__name__} is no module class; give a subclass of torch.nn.Module such as torch.nn.Conv2d, "
+            f"layers: {entry.__name__} is not a module class; give a subclass of torch.nn.Module, as torch.nn.Conv2d, "
             f"or lambda name, module: isinstance(module, {entry.__name__})"
         )
     if isinstance(entry, re.Pattern) and isinstance(entry.pattern, bytes):
-        raise ValueError(f"layers: {entry!r} looks for bytes, and names are text; compile it from a str")
+        raise ValueError(f"layers: {entry!r} is a pattern of bytes, but names are text; compile it from a str")
     if isinstance(entry, str):
         _check_pattern(entry)
 
@@ -108,7 +108,7 @@ def _check_pattern(entry: str) -> None:
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(
             f"layers: {entry!r} is not a regular expression ({error}); give 're:' and one that re.compile takes, with "
-            "a backslash before a bracket, parenthesis or dot that is meant as it is, or a glob without 're:'"
+            "a backslash before a literal bracket, parenthesis or dot, or a glob without 're:'"
         ) from error
 
 

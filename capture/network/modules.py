@@ -80,7 +80,7 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
     ``net._orig_mod.conv1`` becomes ``net.conv1``; ``module`` is left out only directly under a ``DataParallel`` or
     ``DistributedDataParallel``, and the others only under a wrapper, since a user's own attribute may be called so.
-    Only a wrapper and what it wraps share a name.
+    Only a wrapper and the module that it wraps share a name.
     """
     yield from _walk(model, "", "", set(), {})
 
@@ -93,7 +93,7 @@ def followed_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def is_scripted(module: nn.Module) -> bool:
-    """Whether a module runs in TorchScript, out of Python's sight."""
+    """Return whether a module runs in TorchScript, which Python cannot see into."""
     return isinstance(module, torch.jit.ScriptModule)
 
 
@@ -114,7 +114,7 @@ def _walk(
 
 
 def _is_hidden(module: nn.Module, part: str) -> bool:
-    """Whether a child is what a wrapper wraps. A wrapper has no other children, or is torch's or Lightning's own."""
+    """Return whether a wrapper wraps this child. A wrapper has no other children, or is torch's or Lightning's own."""
     if part == "module":
         return isinstance(module, _PARALLEL)
     home = type(module).__module__.split(".")[0]

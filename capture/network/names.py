@@ -1,4 +1,4 @@
-"""Names of layers: what ``named_modules()`` says, made different where two operations would share one."""
+"""Names of layers: those of ``named_modules()``, made different where two operations would share one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from convscope.capture.network.follower import Event
 
 
 def layer_names(heads: Iterable[Event]) -> list[str]:
-    """A name for each first operation of a layer, no two alike.
+    """Names of layers' first operations, all different.
 
-    A module has its own name, a functional convolution that of the module it runs in, or at the top its own. From the
-    second call on ``@`` and the call's number follow. Where a module runs different functional convolutions, each
+    A module has its own name, a functional convolution that of the module it runs in, or at the top level its own. From
+    the second call on, ``@`` and the call's number follow. Where a module runs different functional convolutions, each
     adds its own name: ``block.conv1d``, ``block.conv2d``, ``block.conv2d@2``. A user's own name is never changed.
     """
     heads = list(heads)
@@ -25,7 +25,7 @@ def layer_names(heads: Iterable[Event]) -> list[str]:
 
 
 def unique(name: str, taken: Iterable[str]) -> str:
-    """``name``, or where that is taken, the first of ``name@2``, ``name@3``, … that is not."""
+    """``name`` itself, or if that is taken, the first of ``name@2``, ``name@3``, … that is not."""
     others, number, found = set(taken), 1, name
     while found in others:
         number += 1
@@ -34,7 +34,7 @@ def unique(name: str, taken: Iterable[str]) -> str:
 
 
 def _is_real(head: Event) -> bool:
-    """Whether the name is one of the user's: a module's first call."""
+    """Return whether the name is one of the user's: a module's first call."""
     return head.module is not None and head.key.call == 1
 
 

@@ -13,7 +13,7 @@ from convscope.capture.network.samples import Samples
 from convscope.capture.network.trace import OUTPUT_KEY, Trace
 
 UNTOLD = (
-    "gives rows of which it cannot be told whose they are, since the network reorders or mixes the samples "
+    "gives rows whose samples cannot be determined, since the network reorders or mixes the samples "
     "(with HeldOut(batch_size=1) it can)"
 )
 NOT_ALL = (
@@ -22,9 +22,9 @@ NOT_ALL = (
 )
 SOMETIMES = "runs for some inputs only"
 VARIES = "changes its size with the batch or the input"
-_DEPENDS = 0.02  # share of the spread between samples by which company may change a sample's rows
+_DEPENDS = 0.02  # share of the spread between samples by which the rest of the batch may change a sample's rows
 
-# Operations that leave rows where they are, as long as there are as many as before.
+# Operations that leave rows where they are, if their number stays the same.
 _IN_PLACE = {
     "linear", "dropout", "add", "sub", "__rsub", "mul", "div", "__rdiv", "pad", "bernoulli",
     "interpolate", "flatten", "view", "reshape",
@@ -47,7 +47,7 @@ def _orders(samples: int) -> tuple[tuple[int, ...], ...]:
 
 
 class Ownership:
-    """Runs the same samples in several orders and settles the row order of every operation of a trace."""
+    """Row order of every operation of a trace, determined by running the same samples in several orders."""
 
     def __init__(self, network: Network, few: Samples, most: int, found: Trace, alone: Seen) -> None:
         self._network, self._few, self._most, self._found, self._alone = network, few, most, found, alone
@@ -59,7 +59,7 @@ class Ownership:
         together, moved = self._passes()
         evidence = self._weighed(together, moved)
         self._inherit(evidence)
-        # A second round of passes, with dead layers brought to life, is paid for only where rows did not tell.
+        # A second round of passes, with a signal in dead layers, is run only where rows gave no evidence.
         if any(evidence[key].verdict == "silent" for key in self._candidates() if key in evidence):
             self._enliven(evidence)
             self._inherit(evidence)
@@ -67,7 +67,7 @@ class Ownership:
             self._inherit_random(evidence, together)
         self._settle(evidence)
         for key in self._candidates():
-            if key not in self._alone:  # a sparse or nested tensor, of which rows cannot be compared
+            if key not in self._alone:  # a sparse or nested tensor, whose rows cannot be compared
                 self._found.problems[key] = UNTOLD
         self._note_company(together)
 
@@ -99,7 +99,7 @@ class Ownership:
         return weighed
 
     def _uneven(self, alone: Rows, others: Sequence[Rows | None]) -> str | None:
-        """Why an operation does not treat all samples alike."""
+        """Reason why an operation does not treat all samples alike, None if it does."""
         if any(rows is None for rows in others):
             return SOMETIMES
         if any(rows is not None and rows.shape[1:] != alone.shape[1:] for rows in others):
@@ -110,12 +110,12 @@ class Ownership:
         return None if even and told else NOT_ALL
 
     def _candidates(self) -> list[EventKey]:
-        """What may be observed: the operations of units and every module."""
+        """Operations that may be observed: those of units and every module."""
         steps = [step.key for step in self._found.steps if step.kind != "other" or step.module is not None]
         return [*steps, *(step.key for step in self._found.containers), OUTPUT_KEY]
 
     def _inherit(self, evidence: dict[EventKey, RowEvidence], verdict: str = "silent") -> None:
-        """Rows that give no evidence are in the order of those they were computed from, if rows were not moved."""
+        """Give rows without evidence the order of those they were computed from, if rows were not moved."""
         steps, noise = self._found.steps, set[int]()
         for place, step in enumerate(steps):
             if step.key.operation in _NOISE or (step.sources and noise.issuperset(step.sources)):
@@ -142,7 +142,7 @@ class Ownership:
         except torch.OutOfMemoryError:
             raise
         except Exception:
-            return  # some network cannot take such values: what is not told stays so
+            return  # some networks cannot take such values: rows without evidence stay so
         for key in [key for key, found in evidence.items() if found.verdict == "silent"]:
             alone = self._alone[key]
             if self._uneven(alone, [together.get(key), *(seen.get(key) for seen in moved)]) is None:
@@ -151,14 +151,14 @@ class Ownership:
                 evidence[key] = weigh(together[key].signature, others, repeats, alone.precision)
 
     def _inherit_random(self, evidence: dict[EventKey, RowEvidence], together: Seen) -> None:
-        """Random operations (dropout that stays on) cannot be compared, but rarely move a row."""
+        """Give random operations the order of their input: they cannot be compared, but rarely move a row."""
         for key in [key for key, found in evidence.items() if found.verdict == "mixed"]:
             if self._draws(key, together):
                 evidence[key] = RowEvidence("random")
         self._inherit(evidence, "random")
 
     def _draws(self, key: EventKey, together: Seen) -> bool:
-        """Whether another seed changes the result of an operation."""
+        """Return whether another seed changes the result of an operation."""
         if self._again is None:
             self._again = self._seen(range(len(self._orders[0])), seed=1)
         return key not in self._again or differ(self._again[key], together[key])
@@ -181,17 +181,17 @@ class Ownership:
                 continue
             if self._depends(order, self._alone[step.key], together[step.key]) and not self._draws(step.key, together):
                 self._found.notes.append(
-                    f"{step.key.owner or step.key.operation} gives a sample other values in other company, as "
+                    f"{step.key.owner or step.key.operation} gives a sample other values in another batch, as "
                     "BatchNorm without running statistics does: numbers from there on depend on "
-                    "HeldOut(batch_size=...) and on the number of processes; keep both as they are when you compare"
+                    "HeldOut(batch_size=...) and on the number of processes; keep both the same when you compare"
                 )
                 return
 
     def _depends(self, order: RowOrder, alone: Rows, together: Rows) -> bool:
         rows = order.fold(together.signature)
         few = order.fold(alone.signature)
-        # The same sample alone and in company, against how far two samples lie apart: rounding and small kernels'
-        # choices stay far below that.
+        # The difference between a sample alone and in a batch, compared with that between two samples: rounding and
+        # the choice of kernels stay far below it.
         both = min(len(few), len(rows))  # a network that needs many samples may have been traced on more of them
         apart = float((rows[:both] - few[:both]).double().square().mean().sqrt())
         spread = float((rows[0] - rows[1]).double().square().mean().sqrt())

@@ -1,4 +1,4 @@
-"""One rehearsed pass: what every operation returned, summarised in few numbers."""
+"""One rehearsed pass: the result of every operation, summarised in few numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Seen = dict[EventKey, Rows]
 
 
 class PassWatch:
-    """Records the result of every operation of a pass; ``alive`` first adds a signal to dead layers."""
+    """Recorder of the result of every operation of a pass; ``alive`` first adds a signal to dead layers."""
 
     def __init__(self, alive: bool = False) -> None:
         self._alive, self._seen = alive, Seen()
@@ -49,7 +49,7 @@ class PassWatch:
 
 
 class Network(NamedTuple):
-    """A network, how to run it (``inputs -> logits``), and the seed of what it draws."""
+    """A network, the function that runs it (``inputs -> logits``), and the seed of its random numbers."""
 
     module: nn.Module
     run: Callable[[Any], torch.Tensor]
@@ -64,7 +64,7 @@ class Network(NamedTuple):
 
 
 def differ(one: Rows, other: Rows) -> bool:
-    """Whether two passes differ by more than rounding."""
+    """Return whether two passes differ by more than rounding."""
     if one.shape != other.shape or not one.signature.numel():
         return one.shape != other.shape
     return float((one.signature - other.signature).abs().max()) > noise_of(one.signature, one.precision)

@@ -1,4 +1,4 @@
-"""Layers that travel between processes: modules by their names, to be found again in each process's own network."""
+"""Layers to send between processes: modules by their names, found again in each process's own network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from convscope.capture.network.trace import Layer
 
 
 class _Named(NamedTuple):
-    """Stands for the submodule of that name."""
+    """Placeholder of the submodule of that name."""
 
     module: str
 
@@ -38,7 +38,7 @@ def unpacked(sent: list[dict[str, Any]], model: nn.Module) -> list[Layer]:
 
 
 def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
-    """``change`` of every value in nested tuples, lists and dataclasses."""
+    """Apply ``change`` to every value in nested tuples, lists and dataclasses."""
     changed = change(value)
     if changed is not value or isinstance(value, _Named):
         return changed

@@ -1,4 +1,4 @@
-"""Rehearsal of a forward pass on a few samples: which layers run, and which sample each row belongs to."""
+"""Rehearsal of a forward pass on a few samples: the layers that run, and the sample of each row."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def rehearse(
     """Trace the first held-out sample, and determine from it and two others how rows belong to samples.
 
     A network that refuses one sample is traced on two, or four. Every process must call it; all run the same samples,
-    so that all come to the same end.
+    so that all have the same result.
 
     Args:
         module: The network.
         run: ``inputs -> logits``.
         heldout: The prepared held-out set.
-        samples: What to run in the place of the set's own.
+        samples: Samples to run instead of the set's own.
 
     Returns:
         The trace, and the logits of one sample.
@@ -60,8 +60,8 @@ def rehearse(
 
 
 def _first(network: Network, few: Samples, most: int) -> tuple[Trace, torch.Tensor, Seen]:
-    # One sample first, as it shows best what belongs to a sample; 2 and 4 for networks that need even batches; the
-    # user's own batch size last, at which it is known to run.
+    # One sample first, since all rows are then that sample's; 2 and 4 for networks that need even batches; the user's
+    # own batch size last, at which it is known to run.
     sizes = dict.fromkeys(size for size in (1, 2, 4, most) if size <= most)
     failure: Exception | None = None
     for size in sizes:
@@ -70,7 +70,7 @@ def _first(network: Network, few: Samples, most: int) -> tuple[Trace, torch.Tens
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            # The first failure is reported: it is of the plainest input, later ones may come from its size.
+            # The first failure is reported: its input is the plainest, later failures may come from the batch size.
             failure = failure or error
     raise failure or AssertionError("no size was tried")
 
@@ -89,7 +89,7 @@ def _traced(network: Network, inputs: Any, samples: int) -> tuple[Trace, torch.T
 
 
 def sizes_of(inputs: Any) -> Sizes:
-    """Sizes of each of a batch's tensors, without the batch axis."""
+    """Sizes of a batch's tensors, without the batch axis."""
     return tuple(tuple(tensor.shape[1:]) for tensor in tree_tensors(inputs))
 
 
@@ -99,11 +99,11 @@ def _transformed(found: Trace) -> list[str]:
     names = [name for name, part in found.calls.transformed.items() if module_kind(part) == "conv" and name not in seen]
     if not names:
         return []
-    return [f"{', '.join(names)} run inside torch.vmap or the like, where no rows are seen; they are not observed"]
+    return [f"{', '.join(names)} run inside torch.vmap or the like, where rows cannot be seen; they are not observed"]
 
 
 def _rows_of_its_own(alone: Seen, others: list[Seen]) -> list[str]:
-    """A sentence about rows that no sample changes, beside such as a sample does: memory rows, a prompt image."""
+    """A sentence about rows that no sample changes beside rows that samples change: memory rows, a prompt image."""
     for key, rows in alone.items():
         again = [other[key] for other in others if key in other and other[key].shape == rows.shape]
         change = [(found.signature - rows.signature).abs().amax(1) for found in again if rows.signature.numel()]
@@ -114,7 +114,7 @@ def _rows_of_its_own(alone: Seen, others: list[Seen]) -> list[str]:
             where = key.owner or key.operation
             return [
                 f"{where} gives {int(still.sum())} of {len(still)} rows alike for every sample; if they are rows of "
-                "the network's own, numbers from there on count them as the sample's: name layers before that"
+                "the network's own, metrics from there on count them as the sample's: name layers before that"
             ]
     return []
 

@@ -1,7 +1,7 @@
-"""Order of a tensor's rows: how they belong to the samples of a batch, inferred from what the network computes.
+"""Order of a tensor's rows: their samples in the batch, inferred from the values that the network computes.
 
-A network may fold views, frames or tiles into the batch, and no shape says in which order. So the same few samples are
-run in three orders: the rows of a layer must move as the samples do, under exactly one way of dividing them.
+A network may fold views, frames or tiles into the batch, and no shape tells in which order. So the same few samples are
+run in three orders: the rows of a layer must move as the samples do, in exactly one division of the rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 Moved = Sequence[tuple[Sequence[int], torch.Tensor]]
 
 _COLUMNS, _FEWEST, _NUMBERS = 512, 8, 2**19
-# A division is told from another where it explains the rows this many times better.
+# A division is chosen over another if it explains the rows this many times better.
 _CLEARLY = 4.0
 
 
@@ -33,7 +33,7 @@ class RowOrder:
 
     @property
     def repeats(self) -> int:
-        """Rows of one sample."""
+        """Number of rows of one sample."""
         return self.outer * self.inner
 
     def fold(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -47,7 +47,7 @@ class RowOrder:
         return apart.movedim(0, 1).reshape(-1, *tensor.shape[2:])
 
     def moved(self, order: Sequence[int]) -> torch.Tensor:
-        """Which row comes where when the samples are brought into another order."""
+        """Row numbers after the samples are put into another order."""
         samples = len(order)
         rows = torch.arange(samples * self.repeats).view(self.outer, samples, self.inner)
         return rows[:, list(order)].flatten()
@@ -61,7 +61,7 @@ def divisions(repeats: int) -> Iterator[RowOrder]:
 
 
 def signature(tensor: torch.Tensor) -> torch.Tensor:
-    """``(rows, columns)`` on the CPU: enough of each row to recognise it, however large it is."""
+    """Signatures ``(rows, columns)`` on the CPU: enough of each row to recognise it, however large it is."""
     rows = tensor.detach()
     rows = rows.flatten(1) if rows.dim() > 1 else rows[:, None]  # unlike a reshape, also where there are no rows
     if rows.is_complex():
@@ -74,10 +74,10 @@ def signature(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class RowEvidence(NamedTuple):
-    """How one operation's rows moved when the samples changed places: one ``verdict``, and the order if it is known.
+    """Evidence from one operation's rows when the samples changed places: a ``verdict``, and the order if known.
 
-    ``"silent"`` are rows that are equal, as those of a dead layer; ``"mixed"`` are rows that no division explains,
-    ``"random"`` those of them that another seed changes.
+    ``"silent"`` rows are equal, as those of a dead layer; ``"mixed"`` rows fit no division; ``"random"`` rows fit no
+    division and change with the seed.
     """
 
     verdict: Literal["told", "silent", "mixed", "random"]
@@ -94,10 +94,10 @@ def weigh(base: torch.Tensor, moved: Moved, repeats: int, precision: float) -> R
         precision: Relative size of a rounding error in the network's own precision.
     """
     if not all(bool(torch.isfinite(found).all()) for found in (base, *(found for _, found in moved))):
-        return RowEvidence("silent")  # nothing can be compared: as good as dead
+        return RowEvidence("silent")  # nothing can be compared, as in a dead layer
     errors = {order: _error(base, moved, order) for order in divisions(repeats)}
     best = min(errors, key=lambda order: errors[order])
-    unmoved = _error(base, moved, None)  # as if rows did not belong to samples at all
+    unmoved = _error(base, moved, None)  # error if rows do not belong to samples at all
     least = min([error for order, error in errors.items() if order != best] + [unmoved])
     if errors[best] * _CLEARLY < least:
         return RowEvidence("told", best)
@@ -110,7 +110,7 @@ def noise_of(rows: torch.Tensor, precision: float) -> float:
 
 
 def _error(base: torch.Tensor, moved: Moved, order: RowOrder | None) -> float:
-    """Root mean square of what a division leaves unexplained."""
+    """Root mean square of the part of the rows that a division does not explain."""
     total = 0.0
     for samples, found in moved:
         expected = base if order is None else base[order.moved(samples)]

@@ -16,11 +16,11 @@ _WANTED = 4
 
 @dataclass(frozen=True)
 class Samples:
-    """A few samples, each as a batch of one.
+    """Samples for a rehearsal, each as a batch of one.
 
     Attributes:
-        inputs: What the network takes, of each sample.
-        own: Which of the tensors in it have a row for each sample; the others belong to all of them.
+        inputs: The network's inputs for each sample.
+        own: True for tensors in it with a row per sample; the others belong to all samples.
     """
 
     inputs: list[Any]
@@ -38,10 +38,10 @@ class Samples:
 def distinct_samples(heldout: HeldOut, wanted: int = _WANTED) -> Samples:
     """``wanted`` held-out samples of one size, no two equal, the same on every process.
 
-    They are chosen once for a prepared set; that first time every process must call it.
+    They are chosen once per prepared set; every process must call it that first time.
 
-    The first is the set's first. Where all are equal (blank images), or of different sizes, copies of the first with
-    noise on them take the missing places.
+    The first is the set's first. If there are not enough different samples of one size (blank images), copies of the
+    first with added noise fill the missing places.
     """
     if heldout.few is None:
         heldout.few = heldout.from_main(_chosen(heldout, wanted))
@@ -64,7 +64,7 @@ def _chosen(heldout: HeldOut, wanted: int) -> Samples:
 def _own(one: Any, two: Any) -> tuple[bool, ...]:
     """The tensors that grow with the number of samples."""
     pairs = list(zip(tree_tensors(one), tree_tensors(two), strict=True))
-    alone = all(a.shape[:1] == b.shape[:1] for a, b in pairs)  # the second chunk is of one sample too
+    alone = all(a.shape[:1] == b.shape[:1] for a, b in pairs)  # the second chunk has one sample too
     return tuple(a.dim() > 0 and len(a) == 1 and (alone or len(b) != 1) for a, b in pairs)
 
 

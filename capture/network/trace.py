@@ -1,4 +1,4 @@
-"""Find the layers of a network from one traced pass: conv units, in the order in which they run."""
+"""Trace of one forward pass, and the layers in it: conv units, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from convscope.capture.network.names import layer_names, unique
 from convscope.capture.network.rows import RowOrder
 
 OUTPUT = "output"
-"""Name of the last layer, what the model returns, unless a layer of the user's has it."""
+"""Name of the last layer, the model's output, unless a layer of the user's has it."""
 
 OUTPUT_KEY = EventKey("", OUTPUT, 0)
 
@@ -30,20 +30,20 @@ class Layer:
     """A place in the network where activations are observed.
 
     Attributes:
-        name: What ``named_modules()`` says, without wrapper prefixes. A module that runs more than once in a
+        name: Name in ``named_modules()``, without wrapper prefixes. A module that runs more than once in a
             forward pass gives one layer per call: ``conv``, ``conv@2``, ``conv@3``.
         kind: Class name of the module, or the function's name for a functional convolution.
-        parts: The operations of the unit, e.g. ``("Conv2d", "BatchNorm2d", "ReLU")``.
+        parts: The operations of the unit, such as ``("Conv2d", "BatchNorm2d", "ReLU")``.
         channels: Number of channels (filters) ``C``.
         spatial: The activation's other sizes, ``(H, W)`` for images, ``()`` for vectors.
         channel_dim: Axis of the channels in the tensor that the network computes.
         key: Operation after which the layer is observed.
         order: Position of that operation in the traced pass.
-        rows: How the tensor's rows belong to the samples. More than one of a sample where the network folds another
+        rows: Order of the tensor's rows. A sample has more than one if the network folds another
             axis into the batch (frames, windows, views); that axis is then the first of ``spatial``.
-        identity: What ran, by which the layer is found again.
-        problem: Why the layer cannot be measured, ``""`` where it can; "layer <name> <problem>" is a sentence.
-        is_output: Whether this is what the model returns.
+        identity: The operations by which the layer is found again.
+        problem: Reason why the layer cannot be measured, ``""`` if it can; "layer <name> <problem>" is a sentence.
+        is_output: True if this is the model's output.
         module: Module that holds the filters, None for a functional convolution and for the output.
         norm: Normalisation of the unit, if it has one and it is a module.
         activation: Activation function of the unit, if it has one and it is a module.
@@ -74,7 +74,7 @@ class Layer:
 
     @property
     def is_unit(self) -> bool:
-        """Whether this is a conv unit, and so has filters."""
+        """Return whether this is a conv unit, and so has filters."""
         return self.parts[0].lower().startswith("conv") or isinstance(self.module, nn.modules.conv._ConvNd)
 
     @property
@@ -98,7 +98,7 @@ class Layer:
         Args:
             tensor: As the network computed it.
             samples: Number of samples in the chunk.
-            same_size: Whether the inputs are of the same size as the traced ones.
+            same_size: True if the inputs have the same size as the traced ones.
         """
         if tensor.dim() <= self.channel_dim and not self.is_output:
             return "has another number of axes for some inputs"
@@ -145,10 +145,10 @@ class Trace:
     """Operations in the order they ran. ``units()`` gives conv units, ``modules()`` modules that returned a tensor.
 
     Attributes:
-        samples: How many were run together.
-        rows: How each operation's rows belong to the samples, where that has been told.
+        samples: Number of samples that were run together.
+        rows: Row order by operation, where it is known.
         problems: Operations after which nothing can be measured, and why; the output is :data:`OUTPUT_KEY`.
-        notes: Sentences on what cannot be seen, or not as it should be.
+        notes: Sentences on layers that cannot be seen, or not correctly.
         hidden: Some layers run where they cannot be seen, in TorchScript or ``torch.vmap``.
         input_sizes: Sizes of one sample's tensors.
     """
@@ -213,7 +213,7 @@ class Trace:
 
         Args:
             logits: Of one sample, ``(1, K, *S)``.
-            taken: Names of the layers that are observed beside.
+            taken: Names of the other observed layers.
         """
         names = set(taken)
         name = unique(OUTPUT if OUTPUT not in names else f"{OUTPUT}@model", names)
@@ -229,7 +229,7 @@ class Trace:
         head, end = chain[0], chain[-1]
         rows, *shape = end.output.shape
         channels = shape.pop(end.channel_dim - 1)
-        # A unit's norm and activation leave rows where they are, and may be counted otherwise in another pass.
+        # A unit's norm and activation leave rows where they are, and may be counted differently in another pass.
         order = self.rows.get(head.key, RowOrder(inner=max(1, rows // self.samples)))
         links = tuple(link(step.key, step.module) for step in chain[1:])
         calls = self.calls[head.key.owner, head.key.operation] or 1
@@ -269,7 +269,7 @@ class Trace:
 
 
 def _version(tensor: torch.Tensor) -> int:
-    """How often the tensor was written to; torch does not count it for those made under inference mode."""
+    """Number of writes to the tensor; torch does not count them for tensors made under inference mode."""
     return -1 if tensor.is_inference() else tensor._version
 
 
@@ -280,7 +280,7 @@ def _likely_axis(output: torch.Tensor) -> int:
 
 def _not_real(tensor: torch.Tensor) -> str:
     kind = str(tensor.dtype).removeprefix("torch.")
-    return "" if tensor.is_floating_point() else f"has values of type {kind}, of which nothing is defined"
+    return "" if tensor.is_floating_point() else f"has values of type {kind}, for which no metric is defined"
 
 
 def output_layer(logits: torch.Tensor, rows: RowOrder | None = None) -> Layer:
@@ -304,6 +304,6 @@ def output_layer(logits: torch.Tensor, rows: RowOrder | None = None) -> Layer:
 
 
 def without_problems(layers: Collection[Layer]) -> tuple[list[Layer], list[str]]:
-    """The layers that can be measured, and one sentence for each of the others."""
+    """The layers that can be measured, and one sentence per other layer."""
     said = [f"layer {layer.name} {layer.problem}; it is not measured" for layer in layers if layer.problem]
     return [layer for layer in layers if not layer.problem], said

@@ -27,10 +27,10 @@ def norm_scale(layer: Layer) -> torch.Tensor | None:
 
 
 def learning_weights(module: nn.Module | None) -> tuple[torch.Tensor, bool] | None:
-    """A flat float32 copy on the CPU of all that a module learns except biases, and whether it requires grad.
+    """A flat float32 copy on the CPU of a module's parameters except biases, and True if one of them requires grad.
 
     Parametrised weights are taken as the optimizer sees them: computing the weight itself would change the state of
-    a spectral norm. None where there are none, or this process holds none of them.
+    a spectral norm. None if there are none, or this process holds none of them.
     """
     if module is None:
         return None

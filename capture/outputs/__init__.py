@@ -1,1 +1,1 @@
-"""Outputs of a network: which part is the logits, what the targets are, and which loss fits."""
+"""Outputs of a network: the part that is the logits, the kind of targets, and the loss that fits."""

@@ -1,6 +1,6 @@
-"""The chosen output of a model: part of what it returns, meaning of the numbers, and form of the targets.
+"""The chosen output of a model: part of its result, meaning of the numbers, and form of the targets.
 
-Settled once for a run, by :func:`~convscope.capture.outputs.verdict.settle_outputs`, and used by everything that
+It is settled once per run, by :func:`~convscope.capture.outputs.verdict.settle_outputs`, and used by everything that
 reads logits.
 """
 
@@ -26,18 +26,18 @@ class Outputs:
     """The verdict on a model's output; plain values except a user's function, so that processes can exchange it.
 
     Attributes:
-        path: Where the output is in what the model returns, None where a user's function finds it or there is none.
-        returned: Shape of one sample's output as the model returns it, None where there is no row for each sample.
-        shape: ``(K, *S)`` of one sample's output as everything sees it, None likewise.
-        task: What the outputs are for, None where that is not known.
+        path: Place of the output in the model's result, None if a user's function finds it or there is none.
+        returned: Shape of one sample's output as the model returns it, None if there is no row per sample.
+        shape: ``(K, *S)`` of one sample's output as callbacks see it, None likewise.
+        task: Task of the outputs, None if it is not known.
         form: Logits (or log-probabilities, which are logits too), or probabilities.
-        labels: How a target names its class.
+        labels: Form in which a target names its class.
         last: The model returns the classes on the last axis.
-        why_not: Why they are not known to be logits, a sentence; None where they are, or are quantities.
-        unclear: Why it is not known which part of what the model returns is its output, a sentence.
-        mistake: What the user must put right before anything is inferred from outputs and targets, a sentence.
-        about: What the mistake is about besides, as in :class:`~convscope.capture.outputs.fit.Fit`.
-        notes: What is assumed, sentences.
+        why_not: Why they are not known to be logits, a sentence; None if they are, or are quantities.
+        unclear: Why it is not known which part of the model's result is its output, a sentence.
+        mistake: The error that the user must fix before anything is inferred from outputs and targets, a sentence.
+        about: Subject of the mistake, as in :class:`~convscope.capture.outputs.fit.Fit`.
+        notes: Assumptions, as sentences.
         selector: The user's function, if one finds the output.
     """
 
@@ -57,19 +57,19 @@ class Outputs:
 
     @property
     def classes(self) -> int:
-        """Classes that the outputs tell apart, one per sample; 0 where they do not."""
+        """Number of classes that the outputs distinguish, with one per sample; 0 if they do not."""
         known = self.task in ("classes", "binary") and not self.why_not and not self.mistake
         if not known or self.shape is None or len(self.shape) > 1:
             return 0
         return max(self.shape[0], 2)
 
     def take(self, output: Any) -> torch.Tensor:
-        """The output ``(n, K, *S)`` of ``n`` samples; ``(n, 0)`` where the model returns none.
+        """The output ``(n, K, *S)`` of ``n`` samples; ``(n, 0)`` if the model returns none.
 
         An axis that ``.squeeze()`` has removed, because there was one sample or one logit, is put back.
 
         Raises:
-            ValueError: if what the model returned is not of the settled shape.
+            ValueError: if the result does not have the settled shape.
         """
         if self.returned is None or self.shape is None:
             return torch.empty(1, 0)
@@ -83,7 +83,7 @@ class Outputs:
         return tensor if len(axes) == len(self.shape) else tensor.flatten(1)
 
     def restored(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Outputs ``(n, K, *S)`` with the axes that the model returns, as a user's own loss knows them."""
+        """Outputs ``(n, K, *S)`` with the axes that the model returns, as a user's own loss expects them."""
         if self.returned is None or self.shape is None:
             return outputs
         if self.last:
@@ -110,8 +110,8 @@ class Outputs:
 
         Args:
             summary: The targets.
-            classes: What the user says of the classes.
-            task_is_known: The user has said that they are classes.
+            classes: The classes that the user states.
+            task_is_known: True if the user states that the targets are classes.
         """
         if self.mistake and (self.about == "label" or (self.about == "task" and not task_is_known)):
             return self.mistake
@@ -126,10 +126,10 @@ class Outputs:
 
 
 def _with_samples(found: Any, returned: Shape) -> torch.Tensor:
-    """What the model returned with its first axis for the samples, which ``.squeeze()`` takes from a single one."""
+    """The model's result with a first axis for the samples, which ``.squeeze()`` removes for a single one."""
     if isinstance(found, torch.Tensor):
         if found.dim() == len(returned) + 1 and (found.shape[1:] == returned or len(returned) > 1):
-            return found  # of images of another size the maps may have another size, too
+            return found  # maps of images of another size may have another size, too
         if found.dim() <= len(returned) and found.numel() % prod(returned) == 0:
             return found.reshape(-1, *returned)
     raise ValueError(

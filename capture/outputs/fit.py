@@ -1,4 +1,4 @@
-"""Fit of outputs and held-out targets: whether a shape can be logits (or quantities), and if not, why."""
+"""Fit of outputs and held-out targets: a shape that can be logits (or quantities), or the reason why it cannot."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Shape = tuple[int, ...]
 About = Literal["label", "task"] | None
 _RARE = 1e-3
 _FEW = 20  # classes; more than these, all occurring, may as well be ages
-_NO_CHANCE = 8  # labels between the others and the last from which on a gap says something
+_NO_CHANCE = 8  # least gap, in labels, between the last label and the others that is not due to chance
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How outputs and targets go together.
+    """Result of comparing outputs with targets.
 
     Attributes:
         shape: ``(K, *S)`` of a sample's output, once axes are in order.
-        task: What the outputs are, None where they do not fit.
-        labels: How a target names its class.
+        task: Task of the outputs, None if they do not fit.
+        labels: Form in which a target names its class.
         last: The classes are the output's last axis and not its second.
-        exact: As many outputs as the targets ask for, so that hardly anything else can be meant.
+        exact: The number of outputs is the one that the targets need, so hardly anything else can be meant.
         why_not: Why they do not fit, a sentence.
-        unclear: Why it is not known whether this part of what the model returns is the output, a sentence.
-        mistake: What is wrong with the targets if these are the outputs for them, a sentence.
-        about: Whether the mistake is one label that may be no class, or that the task may be another; None where it
-            is only between targets and outputs, and who reads targets alone need not care.
-        note: What is assumed, a sentence.
+        unclear: Why it is not known whether this part of the model's result is the output, a sentence.
+        mistake: The error in the targets if these are the outputs for them, a sentence.
+        about: Subject of the mistake: one label that may not be a class, or a task that may be another; None if it
+            is only between targets and outputs, so that it does not matter to callbacks that read targets alone.
+        note: Assumption, a sentence.
     """
 
     shape: Shape
@@ -53,10 +53,10 @@ def fit_to_targets(shape: Shape, summary: TargetSummary, classes: Classes, trust
     """Compare the shape of a sample's output with the targets.
 
     Args:
-        shape: Of one sample's output, as the model returns it.
+        shape: Shape of one sample's output, as the model returns it.
         summary: The targets.
-        classes: What the user says of the classes.
-        trusted: The user says that these are the logits, so they may be more than classes occur.
+        classes: The classes that the user states.
+        trusted: The user says that these are the logits, so there may be more of them than classes that occur.
     """
     flat = _flat(shape)
     if summary.single:
@@ -75,19 +75,19 @@ def fit_to_targets(shape: Shape, summary: TargetSummary, classes: Classes, trust
 def doubtful_label(classes: tuple[int, ...]) -> str | None:
     """Question about a label that is far from all others or negative; None if there is none.
 
-    After ``0 … 20`` a 255 is no class like the others; a few of a thousand classes say nothing of the kind.
+    After ``0 … 20`` a 255 is hardly a class; of a few labels out of a thousand classes nothing can be concluded.
     """
     doubtful = classes[0] if classes[0] < 0 else classes[-1]
     if classes[0] >= 0 and not _gap_before_last(classes):
         return None
     return (
-        f"held-out labels are {_listed(classes)}, of which {doubtful} may be no class; {ask_to_ignore(doubtful)}, and "
-        f"if it is one, HeldOut(classes={_list_text(classes)})"
+        f"held-out labels are {_listed(classes)}, of which {doubtful} may not be a class; {ask_to_ignore(doubtful)}, "
+        f"and if it is one, HeldOut(classes={_list_text(classes)})"
     )
 
 
 def _gap_before_last(classes: tuple[int, ...]) -> bool:
-    """Whether the gap between the last label and the others is too large for chance."""
+    """Return whether the gap between the last label and the others is too large for chance."""
     if len(classes) < 2:
         return False
     *rest, top = classes
@@ -113,9 +113,9 @@ def outside(classes: tuple[int, ...], count: int) -> str | None:
 
 
 def _of_other_classes(classes: tuple[int, ...], count: int) -> str | None:
-    """A sentence where so many labels lie outside ``[0, count)`` that the outputs are an embedding, else None.
+    """A sentence if so many labels lie outside ``[0, count)`` that the outputs are an embedding, else None.
 
-    Labels that only begin elsewhere than at 0 would fit, and are a mistake.
+    Labels that would fit if they began at 0 are a mistake instead.
     """
     wrong = [label for label in classes if not 0 <= label < count]
     shifted = len(classes) > 0 and classes[-1] - classes[0] < count
@@ -123,13 +123,13 @@ def _of_other_classes(classes: tuple[int, ...], count: int) -> str | None:
         return None
     return (
         f"held-out labels lie in [{classes[0]}, {classes[-1]}], {len(wrong)} of {len(classes)} beyond the model's "
-        f"{count} outputs, so these are no logits of them, and the loss is unknown; name the logits with "
+        f"{count} outputs, so these are not logits of them, and the loss is unknown; name the logits with "
         "HeldOut(logits=...), or pass loss="
     )
 
 
 def ask_to_ignore(label: int) -> str:
-    """Question about a label that is no class."""
+    """Question about a label that is not a class."""
     return f"if {label} marks what is to be ignored, pass HeldOut(ignore_index={label})"
 
 
@@ -139,7 +139,7 @@ def _fit_one_value(flat: Shape, summary: TargetSummary, classes: Classes, truste
         return Fit(
             flat,
             why_not=f"the model's output has shape {text_of(flat)}, where the targets are one value per sample, so it "
-            "is no logits; name them with HeldOut(logits=...)",
+            "is not logits; name them with HeldOut(logits=...)",
         )
     count = flat[0]
     if summary.floating and not summary.binary:
@@ -175,37 +175,37 @@ def _fit_classes(flat: Shape, found: tuple[int, ...], classes: Classes, trusted:
         return Fit(flat, "classes", mistake=wrong)
     if isinstance(classes, int) and count != classes:
         return Fit(flat, why_not=f"the model has {count} outputs where HeldOut(classes={classes}) says {classes}")
-    # Labels 0 to the largest: as many outputs as that, or as the user says, can hardly mean anything else.
+    # As many outputs as labels from 0 to the largest, or as the user says, can hardly mean anything else.
     span = max(found, default=0) + 1
     if count in (span, classes) or (count == 2 and span == 1):
         note = f"the model's output {text_of(flat)} is taken for logits of the classes 0 to {count - 1}"
         return Fit(flat, "classes", exact=True, note=note)
     if trusted or (isinstance(classes, tuple) and count > classes[-1]):
         return Fit(flat, "classes")
-    # Few held-out samples of many classes leave some out by chance; far more outputs than that are something else.
+    # Few held-out samples of many classes miss some by chance; far more outputs than that are something else.
     if _by_chance(len(found), span, count - span):
         note = f"the model's output {text_of(flat)} is taken for logits, though only {len(found)} classes are held out"
         return Fit(flat, "classes", note=note)
     return Fit(
         flat,
-        why_not=f"the model has {count} outputs where the targets have {len(found)} classes, so they may be no logits, "
-        f"and its loss is unknown; say HeldOut(classes={count}) if they are logits of which some classes are not held "
-        "out, HeldOut(logits=...) if they are another part of what the model returns, or else pass loss=",
+        why_not=f"the model has {count} outputs where the targets have {len(found)} classes, so its output may not be "
+        f"logits, and its loss is unknown; say HeldOut(classes={count}) if some classes are not held "
+        "out, HeldOut(logits=...) if the logits are another part of the model's result, or else pass loss=",
     )
 
 
 def _by_chance(seen: int, span: int, missing: int) -> bool:
-    """Whether so many classes in a row may be missing where ``seen`` of ``span`` occur."""
+    """Return whether so many classes in a row may be missing by chance if ``seen`` of ``span`` occur."""
     return bool((1 - seen / span) ** missing >= _RARE)
 
 
 def _about(found: tuple[int, ...], count: int) -> About:
-    """Question about labels that do not fit: about one, whether to ignore it; about several, what the task is."""
+    """Subject of a question about labels that do not fit: one label to ignore, or with several the task."""
     return "label" if sum(not 0 <= label < count for label in found) == 1 else "task"
 
 
 def _few_classes(found: tuple[int, ...]) -> bool:
-    """Whether labels are few enough to be classes by themselves, as for a discriminator's inputs."""
+    """Return whether labels are few enough to be classes on their own, as for a discriminator's inputs."""
     return found == tuple(range(len(found))) and len(found) <= _FEW
 
 
@@ -221,7 +221,7 @@ def _one_output(found: tuple[int, ...]) -> str | None:
             f"{found[1]}).long()))"
         )
     return (
-        f"held-out labels are {_listed(found)}, but the model has one output, which tells the classes 0 and 1 apart; "
+        f"held-out labels are {_listed(found)}, but the model has one output, which distinguishes the classes 0 and 1; "
         "if the targets are quantities, give them as floats: HeldOut(adapter=lambda batch: (batch[0], "
         f"batch[1].float())){ignore}"
     )
@@ -230,7 +230,7 @@ def _one_output(found: tuple[int, ...]) -> str | None:
 def _fit_mask(shape: Shape, summary: TargetSummary, classes: Classes) -> Fit:
     """Targets of one class (or several labels) per position."""
     wanted = summary.shape
-    # Channels of 0 and 1 of which several may be 1 at a position are labels; integers may as well be class indices.
+    # Channels of 0 and 1, several of which may be 1 at a position, are labels; integers may also be class indices.
     overlapping = summary.binary and len(wanted) > 1 and wanted[0] > 1 and not summary.one_hot
     if overlapping and shape == wanted and (summary.floating or len(wanted) > 2):
         return Fit(shape, "labels", "values", exact=True)
@@ -242,7 +242,7 @@ def _fit_mask(shape: Shape, summary: TargetSummary, classes: Classes) -> Fit:
         if not set(summary.classes) <= {0, 1}:
             return Fit(whole, mistake=_quantities(summary), about=_about(summary.classes, 2))
         return Fit(whole, "binary", exact=True)
-    # Classes on the second axis are torch's custom, so they win where both axes would fit.
+    # Classes on the second axis are torch's custom, so they win if both axes would fit.
     second, last = _alike(shape[1:], places), _alike(shape[:-1], places)
     last = last and not second
     if not (second or last):
@@ -266,7 +266,7 @@ def _fit_other_places(shape: Shape, places: Shape, summary: TargetSummary) -> Fi
             mistake=outside(summary.classes, shape[0]) if one_is_wrong else None,
             about="label",
             why_not=f"the model's output {text_of(shape)} and the targets {text_of(summary.shape)} differ in size; "
-            "bring the logits to the targets' size with HeldOut(logits=callable), e.g. a function that returns "
+            "bring the logits to the targets' size with HeldOut(logits=callable), for example a function that returns "
             f"torch.nn.functional.interpolate(output, {places})",
         )
     return _misfit(shape, summary)
@@ -276,7 +276,7 @@ def _quantities(summary: TargetSummary) -> str:
     wrong = [label for label in summary.classes if label not in (0, 1)]
     said = (
         f"held-out targets {text_of(summary.shape)} of {summary.dtype} are {_listed(summary.classes)}, but the model "
-        "has one output a position, which tells the classes 0 and 1 apart; "
+        "has one output per position, which distinguishes the classes 0 and 1; "
     )
     if len(wrong) == 1:
         return f"{said}{ask_to_ignore(wrong[0])}, else fix the masks with HeldOut(adapter=...)"
@@ -296,17 +296,17 @@ def _misfit(shape: Shape, summary: TargetSummary) -> Fit:
 
 
 def _alike(shape: Shape, places: Shape) -> bool:
-    """Whether sizes agree; -1 stands for sizes that differ from sample to sample."""
+    """Return whether sizes agree; -1 stands for sizes that differ from sample to sample."""
     return len(shape) == len(places) and all(b in (a, -1) for a, b in zip(shape, places, strict=True))
 
 
 def _flat(shape: Shape) -> Shape:
-    """Without axes of size one; never without any axis."""
+    """Remove axes of size one, but never the last remaining axis."""
     return tuple(size for size in shape if size != 1) or (1,)
 
 
 def text_of(shape: Shape) -> str:
-    """``(N, 3, 8, 8)`` for a sample's shape."""
+    """Text of a sample's shape with the batch axis: ``(N, 3, 8, 8)``."""
     return f"(N{''.join(f', {size}' for size in shape) or ','})"
 
 

@@ -24,15 +24,15 @@ _OF_LOGITS_MODULES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.
 
 
 def inferred_loss(outputs: Outputs) -> Loss | None:
-    """A loss summed over samples for settled outputs, None where it is not known. Ignored labels count nothing.
+    """A loss summed over samples for settled outputs, None if it is not known. Ignored labels are not counted.
 
     ==========================================  =================================================
     outputs and targets                         loss
     ==========================================  =================================================
-    a logit for each class, class indices       cross-entropy (of probabilities, if the outputs are such)
-    a logit for each class, one-hot or shares   cross-entropy
+    a logit per class, class indices            cross-entropy (of probabilities, if the outputs are such)
+    a logit per class, one-hot or shares        cross-entropy
     one logit, 0 and 1                          binary cross-entropy with logits (or of a probability)
-    a logit for each label, of which several    binary cross-entropy with logits (or of probabilities)
+    a logit per label, several may hold         binary cross-entropy with logits (or of probabilities)
     quantities                                  squared error
     ==========================================  =================================================
     """
@@ -46,16 +46,16 @@ def inferred_loss(outputs: Outputs) -> Loss | None:
 def own_loss(loss: Loss, form: LabelForm, ignored: bool, device: torch.device, verdict: Outputs = _AS_IT_IS) -> Loss:
     """A user's loss as a sum over samples, so that each sample's gradient is its own.
 
-    Losses of ``torch.nn`` that average are asked for single values, which are averaged over each sample. Of any other
-    loss, values ``(N,)`` are added up, and a scalar is taken as the mean over samples unless it says
+    Losses of ``torch.nn`` that average give single values instead, which are averaged over each sample. For any other
+    loss, values ``(N,)`` are added up, and a scalar is taken as the mean over samples unless the loss has
     ``reduction="sum"``.
 
     Args:
-        loss: The user's.
-        form: How targets came to be what they are here; the loss gets them as the user's data has them.
-        ignored: Some held-out labels are ignored: samples without any other label are kept from the loss.
-        device: Where it will be computed; a loss with weights elsewhere is copied there.
-        verdict: How outputs came to be what they are here; the loss gets them as the model returns them.
+        loss: The user's loss.
+        form: Conversion of the targets; the loss gets them as the user's data has them.
+        ignored: Some held-out labels are ignored: the loss does not get samples without any other label.
+        device: Device on which it will be computed; a loss with weights elsewhere is copied there.
+        verdict: Conversion of the outputs; the loss gets them as the model returns them.
     """
     placed = _placed(loss, device)
     single, marked = _of_single_values(placed), _ignored_by(placed)
@@ -73,7 +73,7 @@ def own_loss(loss: Loss, form: LabelForm, ignored: bool, device: torch.device, v
 
 
 def is_of_logits(loss: Loss | None) -> bool:
-    """Whether a user's loss is one of ``torch.nn`` that takes logits, so that the outputs must be such."""
+    """Return whether a user's loss is one of ``torch.nn`` that takes logits, so that the outputs must be such."""
     inner = loss.func if isinstance(loss, functools.partial) else loss
     if isinstance(inner, nn.Module):
         return isinstance(inner, _OF_LOGITS_MODULES)
@@ -94,11 +94,11 @@ def try_loss(
     Args:
         loss: As the user gave it.
         total: The same as a sum over samples, from :func:`own_loss`.
-        form: How targets came to be what they are here.
+        form: Conversion of the targets.
         outputs: ``(n, K, *S)`` of the model.
         targets: ``(n, ...)``.
         precision: Context in which losses are computed.
-        verdict: How outputs came to be what they are here.
+        verdict: Conversion of the outputs.
 
     Raises:
         ValueError: if it fails, or gives nothing that has a gradient.
@@ -128,7 +128,7 @@ def try_loss(
 
 
 def _problem(value: Any, outputs: torch.Tensor, targets: torch.Tensor) -> str | None:
-    """The problem with what a loss returned for settled outputs and targets, None if there is none."""
+    """The problem with a loss's result for settled outputs and targets, None if there is none."""
     if not isinstance(value, torch.Tensor):
         return f"returned a {type(value).__name__} and not a tensor"
     if value.dim() > 0 and value.numel() > 1 and not _of_samples(value, outputs, targets):
@@ -141,7 +141,7 @@ def _problem(value: Any, outputs: torch.Tensor, targets: torch.Tensor) -> str | 
 
 
 def _of_samples(value: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> bool:
-    """Whether values are one a sample, an output, a position or a target, and not all samples' with all others'."""
+    """Return whether values are one per sample, output, position or target, and not one per pair of samples."""
     if len(value) != len(outputs):
         return False
     of_outputs = outputs[0].numel(), outputs[0, 0].numel()
@@ -149,7 +149,7 @@ def _of_samples(value: torch.Tensor, outputs: torch.Tensor, targets: torch.Tenso
 
 
 def _summed(value: torch.Tensor, loss: Loss, samples: int, single: bool) -> torch.Tensor:
-    if single:  # one value an element: as much a sample as the mean over elements would give
+    if single:  # one value per element: a sample weighs as much as in the mean over elements
         return value.sum() * (samples / max(value.numel(), 1))
     if value.numel() == 1 and value.dim() < 2:
         mean = _reduction(loss) != "sum" and not (value.dim() == 1 and samples == 1)
@@ -172,7 +172,7 @@ def _of_single_values(loss: Loss) -> Loss:
 
 
 def _splits(name: str) -> bool:
-    """Whether a loss is the mean of its values for single elements; CTC and the divergence's batch mean are not."""
+    """Return whether a loss is the mean of single elements' values; CTC and the divergence's batch mean are not."""
     return name.lower().replace("_", "") not in ("ctcloss", "kldivloss", "kldiv")
 
 
@@ -194,7 +194,7 @@ def _ignored_by(loss: Loss) -> int | None:
 
 
 def _placed(loss: Loss, device: torch.device) -> Loss:
-    """The loss itself, or where it has weights on another device a copy of it on this one."""
+    """The loss itself, or if it has weights on another device a copy on this one."""
     if isinstance(loss, nn.Module):
         tensors = [*loss.parameters(), *loss.buffers()]
         if any(tensor.device != device for tensor in tensors):
@@ -215,7 +215,7 @@ def _cross_entropy(verdict: Outputs, outputs: torch.Tensor, targets: torch.Tenso
     if verdict.labels == "shares":
         return F.cross_entropy(logits, targets.to(logits.dtype), reduction="sum")
     classes = targets.argmax(1) if verdict.labels == "one-hot" else targets
-    # As rows, a row per position: of maps a GPU has no deterministic kernel.
+    # As rows, one per position: a GPU has no deterministic kernel for maps.
     rows, truth = logits.movedim(1, -1).flatten(0, -2), classes.long().flatten()
     of_probabilities = verdict.form == "probabilities"  # they sum to one already
     loss = F.nll_loss if of_probabilities else F.cross_entropy

@@ -1,4 +1,4 @@
-"""The parts of what a model returns: its tensors in tuples, dicts and objects, each with the path that leads to it."""
+"""The parts of a model's result: its tensors in tuples, dicts and objects, each with the path that leads to it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 PartPath = tuple[Any, ...]
 """Keys, attributes and places on the way to a part; empty for the output itself."""
 Selector = str | int | Callable[[Any], Any]
-"""How a user names a part: ``"logits"``, ``"head.logits"``, ``1``, or a function of the output."""
+"""A user's name of a part: ``"logits"``, ``"head.logits"``, ``1``, or a function of the output."""
 _DEEPEST = 4
 
 
 def tensor_parts(output: Any) -> dict[PartPath, torch.Tensor]:
-    """Every tensor of an output by its path, in order; one that comes twice is taken once."""
+    """Every tensor of an output by its path, in order; a tensor that comes twice is taken once."""
     found: dict[PartPath, torch.Tensor] = {}
     for path, tensor in _walk(output, ()):
         if not any(tensor is known for known in found.values()):
@@ -123,7 +123,7 @@ def _has(output: Any, key: str) -> bool:
 
 
 def logits_of(output: Any) -> torch.Tensor:
-    """The logits in what a model returned, where nothing more is known: ``logits``, ``out`` or the first tensor.
+    """The logits in a model's result if nothing more is known: ``logits``, ``out`` or the first tensor.
 
     Raises:
         TypeError: if there is no floating-point tensor in ``output``.

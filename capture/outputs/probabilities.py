@@ -12,12 +12,12 @@ _CARRIED = (
     "Expand", "Clone", "ToCopy", "Cat", "Stack", "Mean", "AvgPool", "AdaptiveAvgPool", "Split", "Unbind", "Unsafe",
     "AsStrided", "Contiguous", "Detach", "Upsample",
 )  # fmt: skip
-"""Operations that leave values between 0 and 1 where they are, so that what came before them decides."""
+"""Operations that leave values between 0 and 1 where they are, so that the operation before them decides."""
 _SIGMOIDS = ("Sigmoid", "Hardsigmoid", "Clamp", "Reciprocal", "Softmax", "ExpBackward")
 
 
 def rows_are_probabilities(rows: torch.Tensor) -> bool:
-    """Whether ``(n, K, *S)`` are not negative and sum to one over K, within their precision."""
+    """Return whether ``(n, K, *S)`` are not negative and sum to one over K, within their precision."""
     full = rows.detach().float()
     return bool((full >= 0).all()) and bool(((full.sum(1) - 1).abs() <= tolerance(rows)).all())
 
@@ -28,7 +28,7 @@ def tolerance(rows: torch.Tensor) -> float:
 
 
 def ends_in_sigmoid(outputs: torch.Tensor) -> bool | None:
-    """Whether the operation that made ``outputs`` is one that gives values in [0, 1]; None where there is no graph."""
+    """Return whether the operation that made ``outputs`` gives values in [0, 1]; None if there is no graph."""
     waiting: list[Any] = [outputs.grad_fn]
     if outputs.grad_fn is None:
         return None

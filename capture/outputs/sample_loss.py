@@ -7,18 +7,18 @@ import torch
 from convscope.capture.outputs.loss import Loss
 
 _TOLERANCE = 1e-3
-"""Share of the loss by which a sum in another order may differ, in the half precision of a user's own loss too."""
+"""Share of the loss by which a sum in another order may differ, also in the half precision of a user's own loss."""
 
 
 class NotASumError(ValueError):
-    """The loss of some samples together is not the sum of their single losses, so no sample has a loss of its own."""
+    """Raised if the loss of samples together is not the sum of their single losses: no sample has a loss of its own."""
 
 
 def sample_losses(loss: Loss, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """``(n,)`` losses of ``n`` samples: what the loss gives for each sample alone.
+    """Losses ``(n,)`` of ``n`` samples: the loss of each sample alone.
 
-    They are computed side by side where that is what single calls give: the first sample is called alone, and the sum
-    is compared with the loss of all samples together. Otherwise every sample is called alone.
+    They are computed side by side if that agrees with single calls: the first sample is also computed alone, and the
+    sum is compared with the loss of all samples together. Otherwise every sample is computed alone.
 
     Args:
         loss: Summed over samples, as :class:`~convscope.capture.observation.Subject` has it.
@@ -35,8 +35,8 @@ def require_sum(loss: Loss, logits: torch.Tensor, targets: torch.Tensor, losses:
     """Check that the loss of some samples together is the sum of their single ``losses``.
 
     Raises:
-        NotASumError: if it is not. A mean that is weighted by class, or over labelled positions, is none; nor is a
-            loss that compares samples.
+        NotASumError: if it is not. A mean that is weighted by class, or over labelled positions, is not a sum;
+            neither is a loss that compares samples.
     """
     whole = loss(logits, targets)
     if not _close(losses.sum(), whole, losses):
@@ -54,7 +54,7 @@ def _side_by_side(loss: Loss, logits: torch.Tensor, targets: torch.Tensor) -> to
 
     try:
         losses: torch.Tensor = torch.func.vmap(one)(logits, targets)
-    except Exception:  # a user's loss may do what cannot be vectorised: branch on values, draw, call NumPy
+    except Exception:  # some losses cannot be vectorised: they branch on values, draw numbers, call NumPy
         return None
     return losses.float() if losses.shape == logits.shape[:1] else None
 
@@ -65,6 +65,6 @@ def _alone(loss: Loss, logits: torch.Tensor, targets: torch.Tensor) -> torch.Ten
 
 
 def _close(found: torch.Tensor, expected: torch.Tensor, losses: torch.Tensor) -> bool:
-    """Equal up to rounding, compared with the size of the single losses, which may cancel; NaN is as good as NaN."""
+    """Return whether losses are equal up to rounding of the single losses, which may cancel; NaN equals NaN."""
     bound = _TOLERANCE * float(losses.nan_to_num().abs().sum()) + 1e-6
     return torch.allclose(found.float(), expected.float(), rtol=0, atol=bound, equal_nan=True)

@@ -22,7 +22,7 @@ _TRIED = 8  # samples: enough to see a batch axis and what values look like, che
 
 @dataclass(frozen=True)
 class _Tried:
-    """A few held-out samples and what the network returned for the first of them, and for all."""
+    """A few held-out samples, and the network's results for the first of them and for all."""
 
     chunk: Chunk
     returned: list[Any]
@@ -30,9 +30,9 @@ class _Tried:
 
 
 def settle(subject: Subject, heldout: HeldOut, loss: Loss | None = None) -> Outputs:
-    """Decide which part of what the network returns is its output, and set the subject's ``outputs`` and ``loss``.
+    """Decide which part of the network's result is its output, and set the subject's ``outputs`` and ``loss``.
 
-    Every process must call it, and comes to the verdict of the first one. The network is left as it was.
+    Every process must call it, and gets the verdict of the first one. The network is left as it was.
 
     Args:
         subject: The network.
@@ -41,7 +41,7 @@ def settle(subject: Subject, heldout: HeldOut, loss: Loss | None = None) -> Outp
 
     Raises:
         ValueError: if the user names logits that are not there, or a loss that cannot be used.
-        Exception: if the network's own forward raises it; as ``RuntimeError`` if it would read as a user's mistake.
+        Exception: if the network's own forward raises it; as ``RuntimeError`` if it could look like a user's mistake.
     """
     tried: list[_Tried] = []
 
@@ -63,7 +63,7 @@ def settle(subject: Subject, heldout: HeldOut, loss: Loss | None = None) -> Outp
 
 
 def _agreed(heldout: HeldOut, decide: Callable[[], Outputs]) -> Outputs:
-    """The first process's verdict, with this process's copy of the user's function; one failure is raised on all."""
+    """The first process's verdict, with this process's copy of the user's function; a failure is raised on all."""
     found: Outputs | None = None
     failure: Exception | None = None
     try:
@@ -87,7 +87,7 @@ def _agreed(heldout: HeldOut, decide: Callable[[], Outputs]) -> Outputs:
 
 
 def _try_samples(subject: Subject, heldout: HeldOut) -> _Tried:
-    """Run one sample and a few; a network may accept no single sample, or only one at a time."""
+    """Run one sample, then a few; a network may accept no single sample, or only one at a time."""
     few = next(heldout.chunks(min(_TRIED, max(2, heldout.batch_size))))
     chunks = {len(chunk.index): chunk for chunk in (next(heldout.chunks(1)), few)}
     returned: dict[int, Any] = {}
@@ -98,7 +98,7 @@ def _try_samples(subject: Subject, heldout: HeldOut) -> _Tried:
                 returned[count] = subject.returned(chunk.inputs)
             except Exception as error:
                 failure = error
-    if isinstance(failure, (ValueError, TypeError)) and not returned:  # its own, and nothing that the user told us
+    if isinstance(failure, (ValueError, TypeError)) and not returned:  # the network's own failure
         raise RuntimeError(f"the network failed on held-out samples ({type(failure).__name__}: {failure})") from failure
     if failure is not None and not returned:
         raise failure
@@ -117,7 +117,7 @@ def _verdict(subject: Subject, heldout: HeldOut, tried: _Tried, loss: Loss | Non
 
 
 def _with_graph(subject: Subject, heldout: HeldOut, inputs: Any) -> Any:
-    """What the network returns with its graph, also where its parameters are frozen; None where it fails so."""
+    """The network's result with its graph, even if its parameters are frozen; None if that fails."""
 
     def tracked(tensor: torch.Tensor) -> torch.Tensor:
         # The copy lets the network write into its input.
@@ -128,12 +128,12 @@ def _with_graph(subject: Subject, heldout: HeldOut, inputs: Any) -> Any:
             return subject.returned(tree_map(tracked, inputs))
     except torch.OutOfMemoryError:
         raise
-    except Exception:  # a tensor of inference mode, a backbone that refuses: then values alone have to tell
+    except Exception:  # a tensor of inference mode, a backbone that refuses: then only values can tell
         return None
 
 
 def _try_loss(subject: Subject, heldout: HeldOut, tried: _Tried, loss: Loss, total: Loss) -> Outputs:
-    """Compute the user's loss on those of the samples that have a label which counts."""
+    """Compute the user's loss on the samples with a label that counts."""
     verdict = subject.outputs or Outputs()
     with isolated(subject.module, seed=heldout.seed, gradients=False), subject.precision():
         outputs = verdict.take(tried.returned[-1])
@@ -142,7 +142,7 @@ def _try_loss(subject: Subject, heldout: HeldOut, tried: _Tried, loss: Loss, tot
         return verdict
     if (mine := counted_rows(targets)) is not None:
         outputs, targets = outputs[mine], targets[mine]
-    if len(targets) and bool(torch.isfinite(outputs).all()):  # of a network that is gone no loss can be judged
+    if len(targets) and bool(torch.isfinite(outputs).all()):  # with NaN outputs no loss can be judged
         with isolated(subject.module, seed=heldout.seed, gradients=True):  # a loss may be a network, and draw numbers
             try_loss(loss, total, heldout.labels, outputs, targets, subject.precision, verdict)
     return verdict

@@ -1,4 +1,4 @@
-"""The verdict on what a model returned for a few samples: which part is its output, and what it is for."""
+"""The verdict on a model's result for a few samples: the part that is its output, and its task."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from convscope.capture.outputs.probabilities import ends_in_sigmoid, rows_are_pr
 
 @dataclass(frozen=True)
 class Stated:
-    """What the user stated about the output: :class:`~convscope.capture.HeldOut`'s ``logits`` and ``classes``.
+    """Statements of the user about the output: :class:`~convscope.capture.HeldOut`'s ``logits`` and ``classes``.
 
     Attributes:
-        logits: Which part are the logits, False for none of it, None where the user does not say.
-        classes: How many classes there are, or which labels are classes.
-        trusted: The user's loss is one of logits.
+        logits: The part that is the logits, False for none, None if the user does not say.
+        classes: Number of classes, or the labels that are classes.
+        trusted: The user's loss takes logits.
     """
 
     logits: Selector | Literal[False] | None = None
@@ -36,10 +36,10 @@ class Runs:
     """Outputs of a model for some held-out samples.
 
     Attributes:
-        outputs: For one sample, and for several, as far as there are.
-        counts: How many samples each.
-        inputs: Shape of a sample's first input, to know a reconstruction by.
-        with_graph: Gives the output for several samples with its graph, None where there is no way to have it.
+        outputs: Outputs for one sample and for several, as far as there are any.
+        counts: Number of samples in each.
+        inputs: Shape of a sample's first input, to recognise a reconstruction.
+        with_graph: Function that returns the output for several samples with its graph, None if it has none.
     """
 
     outputs: Sequence[Any]
@@ -49,19 +49,19 @@ class Runs:
 
 
 def settle_outputs(runs: Runs, summary: TargetSummary | None, stated: Stated = Stated()) -> Outputs:
-    """Decide which part of what the model returned is its output, and what it is for.
+    """Decide which part of the model's result is its output, and its task.
 
     Raises:
         ValueError: if the user names a part that is not there, or that cannot be the logits for these targets.
     """
-    if stated.logits is not None and stated.logits is not False:  # 0 is a place, False is none
+    if stated.logits is not None and stated.logits is not False:  # 0 is a place, False means none
         return _settled_by_user(runs, summary, stated)
     rows = _rows_of(runs)
     if not rows:
         return Outputs(path=None, why_not=_no_rows(runs))
     shapes = {path: _sample_shape(tensors, runs.counts) or () for path, tensors in rows.items()}
     chosen, fit, note = _chosen(shapes, rows, summary, stated)
-    ids = _class_ids(runs) if fit.task == "binary" and fit.mistake else None  # what else is there is a score
+    ids = _class_ids(runs) if fit.task == "binary" and fit.mistake else None  # otherwise it is a score
     if fit.task in ("classes", "binary", "labels"):
         ids = ids or _float_ids(rows[chosen], lambda: _graph_at(runs.with_graph, chosen))
     if ids:
@@ -105,7 +105,7 @@ def _settled_by_user(runs: Runs, summary: TargetSummary | None, stated: Stated) 
 
 
 def _graph_of(with_graph: Callable[[], Any] | None, selector: Selector) -> Callable[[], Any]:
-    """The part that a user names with its graph, None where there is no way to have it."""
+    """The part that a user names with its graph, None if it has none."""
 
     def graph() -> Any:
         output = None if with_graph is None else with_graph()
@@ -115,7 +115,7 @@ def _graph_of(with_graph: Callable[[], Any] | None, selector: Selector) -> Calla
 
 
 def _detaches(whole: Callable[[], Any] | None, part: Callable[[], Any]) -> bool:
-    """Whether a part has no graph where what the model returns has one."""
+    """Return whether a part has no graph although the model's result has one."""
     found = part()
     cut = isinstance(found, torch.Tensor) and not found.requires_grad
     return cut and whole is not None and any(t.requires_grad for t in tensor_parts(whole()).values())
@@ -123,7 +123,7 @@ def _detaches(whole: Callable[[], Any] | None, part: Callable[[], Any]) -> bool:
 
 @dataclass(frozen=True)
 class _Selects:
-    """A user's way to the logits, as a function."""
+    """A user's selector of the logits, as a function."""
 
     selector: Selector
 
@@ -132,7 +132,7 @@ class _Selects:
 
 
 def _rows_of(runs: Runs) -> dict[PartPath, list[torch.Tensor]]:
-    """Floating-point parts with one row for each sample, whatever the number of samples."""
+    """Floating-point parts with one row per sample, whatever the number of samples."""
     parts = [tensor_parts(output) for output in runs.outputs]
     common = [path for path in parts[-1] if all(path in found for found in parts)]
     listed = {path: [found[path] for found in parts] for path in common if parts[-1][path].is_floating_point()}
@@ -140,9 +140,9 @@ def _rows_of(runs: Runs) -> dict[PartPath, list[torch.Tensor]]:
 
 
 def _sample_shape(tensors: Sequence[Any], counts: Sequence[int]) -> Shape | None:
-    """Shape of one sample's part, None where rows are not samples."""
+    """Shape of one sample's part, None if rows are not samples."""
     last, count = tensors[-1], counts[-1]
-    if count == 1:  # nothing to compare with: what has no axis for the samples has been squeezed
+    if count == 1:  # nothing to compare with: a tensor without an axis for the samples was squeezed
         if last.dim() < 2:
             return tuple(last.shape) if last.numel() > 1 else ()
         return tuple(last.shape[1:]) if len(last) == 1 else None
@@ -153,7 +153,7 @@ def _sample_shape(tensors: Sequence[Any], counts: Sequence[int]) -> Shape | None
 
 
 def _is_one_of(alone: torch.Tensor, shape: Shape) -> bool:
-    """Whether this is one sample's part of that shape, maybe squeezed; maps may have another size."""
+    """Return whether this is one sample's part of that shape, maybe squeezed; maps may have another size."""
     of_other_size = alone.dim() == len(shape) + 1 > 2 and len(alone) == 1 and alone.shape[1] == shape[0]
     return alone.numel() == prod(shape) or of_other_size
 
@@ -164,7 +164,7 @@ def _chosen(
     summary: TargetSummary | None,
     stated: Stated,
 ) -> tuple[PartPath, Fit, str | None]:
-    """The part that is the output, how it fits, and what is assumed in choosing it."""
+    """The part that is the output, its fit, and the assumption made in choosing it."""
     named = [path for path in shapes if _is_named_logits(path)]
     if named:
         return named[0], _fit(shapes[named[0]], summary, stated, trusted=True), None
@@ -178,7 +178,7 @@ def _chosen(
         return ("out",), fits["out",], None
     exact = [path for path, fit in fits.items() if fit.exact and not fit.mistake]
     if len(exact) == 1 or (exact and _say_the_same([rows[path] for path in exact])):
-        text = f"of what the model returns, {path_text(exact[0])} {text_of(shapes[exact[0]])} is taken for its output"
+        text = f"of the model's result, {path_text(exact[0])} {text_of(shapes[exact[0]])} is taken for its output"
         return exact[0], fits[exact[0]], f"{text}; HeldOut(logits=...) names another"
     if len(exact) > 1:
         return first, Fit(fits[first].shape, why_not=_several(exact), unclear=_several(exact)), None
@@ -186,7 +186,7 @@ def _chosen(
 
 
 def _say_the_same(parts: list[list[torch.Tensor]]) -> bool:
-    """Whether all parts give the same probabilities, as logits and their softmax do."""
+    """Return whether all parts give the same probabilities, as logits and their softmax do."""
     if any(tensors[-1].dim() < 2 for tensors in parts):
         return False
     last = [tensors[-1].detach().float() for tensors in parts]
@@ -229,7 +229,7 @@ def _graph_at(with_graph: Callable[[], Any] | None, path: PartPath) -> Any:
 def _with_form(
     verdict: Outputs, tensors: Sequence[torch.Tensor], with_graph: Callable[[], Any] | None, trusted: bool
 ) -> Outputs:
-    """The verdict with what the values say: probabilities, or rows of length one, which are an embedding's."""
+    """The verdict after a look at the values: probabilities, or rows of length one, which are an embedding's."""
     plain = replace(verdict, selector=None, path=())
     outputs = [plain.take(tensor) for tensor in tensors]
     if verdict.task == "classes":
@@ -238,7 +238,7 @@ def _with_form(
         if not trusted and all(_have_length_one(rows) for rows in outputs):
             return replace(verdict, task=None, why_not=_EMBEDDING, notes=())
     between = all(bool(((rows >= 0) & (rows <= 1)).all()) for rows in outputs)
-    zero = not any(bool(rows.any()) for rows in outputs)  # as a head gives at first that begins with zeros
+    zero = not any(bool(rows.any()) for rows in outputs)  # as from a head whose weights begin at zero
     if not between or zero or (trusted and verdict.task == "classes"):
         return verdict
     tensor = _graph_at(with_graph, verdict.path or ())
@@ -246,8 +246,8 @@ def _with_form(
 
 
 def _between_0_and_1(verdict: Outputs, of_sigmoid: bool | None, trusted: bool) -> Outputs:
-    """The verdict on outputs that lie there; ``of_sigmoid`` where it is known which operation made them."""
-    if of_sigmoid and verdict.task == "classes":  # a softmax of them is not what the model says
+    """The verdict on outputs in [0, 1]; ``of_sigmoid`` is None if the operation that made them is not known."""
+    if of_sigmoid and verdict.task == "classes":  # a softmax of them is not what the model predicts
         return replace(verdict, task=None, why_not=_SIGMOIDS, notes=())
     if of_sigmoid:
         return replace(verdict, form="probabilities")
@@ -268,16 +268,16 @@ _DETACHED = (
     "measured; select the logits without .detach()"
 )
 _EMBEDDING = (
-    "the rows of the model's output all have length one, so they are an embedding and no logits; name the logits with "
+    "the rows of the model's output all have length one, so they are an embedding, not logits; name the logits with "
     "HeldOut(logits=...), or pass loss="
 )
 _SIGMOID = (
-    "the model's outputs lie in [0, 1], and whether they are logits or probabilities cannot be told; say which with "
-    "HeldOut(logits=callable), e.g. torch.logit for probabilities"
+    "the model's outputs lie in [0, 1], and whether they are logits or probabilities is not known; say which with "
+    "HeldOut(logits=callable), for example torch.logit for probabilities"
 )
 
 _SIGMOIDS = (
-    "the model's outputs lie in [0, 1], as a sigmoid or the like gives them, so they are no logits of classes; say "
+    "the model's outputs lie in [0, 1], as those of a sigmoid do, so they are not logits of classes; say "
     "HeldOut(logits=torch.logit) if they are probabilities, or pass loss="
 )
 
@@ -290,14 +290,14 @@ def _have_length_one(rows: torch.Tensor) -> bool:
 def _of_inputs(fit: Fit, returned: Shape, inputs: Shape) -> str | None:
     if fit.why_not and len(returned) > 1 and returned == inputs:
         return (
-            f"the model's output {text_of(returned)} has the shape of its input, so it is a reconstruction and no "
+            f"the model's output {text_of(returned)} has the shape of its input, so it is a reconstruction, not "
             "logits; name the logits with HeldOut(logits=...), or pass loss="
         )
     return fit.why_not
 
 
 def _no_rows(runs: Runs) -> str:
-    """Reason why nothing that the model returns can be its output."""
+    """Reason why no part of the model's result can be its output."""
     output, count = runs.outputs[-1], runs.counts[-1]
     is_float = any(tensor.is_floating_point() for tensor in tensor_parts(output).values())
     ids = None if is_float else _class_ids(runs)
@@ -308,7 +308,7 @@ def _no_rows(runs: Runs) -> str:
 
 
 def _class_ids(runs: Runs) -> str | None:
-    """The sentence about a model that returns whole numbers for its samples, None where it does not."""
+    """The sentence about a model that returns whole numbers for its samples, None if it does not."""
     count = runs.counts[-1]
     whole = [t for t in tensor_parts(runs.outputs[-1]).values() if not (t.is_floating_point() or t.is_complex())]
     found = next((t for t in whole if t.numel() == count == 1 or (t.dim() > 0 and len(t) == count)), None)
@@ -318,7 +318,7 @@ def _class_ids(runs: Runs) -> str | None:
 
 
 def _float_ids(tensors: Sequence[torch.Tensor], graph: Callable[[], Any]) -> str | None:
-    """The same of class indices, or one-hot rows, given as floats: whole numbers without a graph."""
+    """The same sentence for class indices, or one-hot rows, given as floats: whole numbers without a graph."""
     if not all(bool((rows == rows.round()).all()) for rows in tensors):
         return None
     found = graph()
@@ -342,7 +342,7 @@ def _is_named_logits(path: PartPath) -> bool:
 def _several(paths: list[PartPath]) -> str:
     listed = " and ".join(path_text(path) for path in paths)
     return (
-        f"the model returns several tensors that could be its logits ({listed}); until you say which, e.g. with "
+        f"the model returns several tensors that could be its logits ({listed}); until you say which, for example with "
         f"HeldOut(logits={_literal(paths[0])}), its output is the first tensor that it returns, and nothing is taken "
         "for logits"
     )

@@ -2,7 +2,7 @@
 
 A seed of the global streams does not reach a ``torch.Generator``, a ``numpy.random.Generator`` or a ``random.Random``
 that lives in an attribute. Two objects may share one (``random_split`` with a generator, then a sampler with the same),
-so that a draw for a check would move the training's own stream.
+so a draw for a check would advance the training's own stream.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from convscope.capture.state.object_graph import reachable
 
 @contextmanager
 def preserved_generators(*roots: Any, seed: int | None = None) -> Iterator[None]:
-    """Put back, at the end of the block, the state of every random generator that is reachable from ``roots``.
+    """Restore, at the end of the block, the state of every random generator that is reachable from ``roots``.
 
-    With ``seed`` they begin the block at that seed, and not wherever training has moved them.
+    With ``seed`` they begin the block at that seed, whatever their state in training.
     """
     generators = find_generators(*roots)
     restore = [restorer(generator) for generator in generators]
@@ -51,7 +51,7 @@ def _is_generator(item: Any) -> bool:
 
 
 def restorer(generator: Any) -> Callable[[], Any]:
-    """A call that puts a random generator back into its present state."""
+    """A call that restores a random generator's present state."""
     if isinstance(generator, torch.Generator):
         state = generator.get_state()
         return partial(generator.set_state, state)
@@ -67,7 +67,7 @@ def restorer(generator: Any) -> Callable[[], Any]:
 
 
 def _spawning(bits: np.random.BitGenerator) -> Callable[[], Any]:
-    """A call that puts back how many children a bit generator's seed has had."""
+    """A call that restores the number of children that a bit generator's seed has had."""
     seeds = getattr(bits, "seed_seq", None)
     return restorer(seeds) if isinstance(seeds, np.random.SeedSequence) else lambda: None
 
@@ -78,7 +78,7 @@ def _put_back_bits(bits: np.random.BitGenerator, state: Any, spawning: Callable[
 
 
 def reseed(generator: Any, seed: int) -> None:
-    """Seed a private generator of any kind; a seed sequence stays what it is."""
+    """Seed a private generator of any kind; a seed sequence is kept."""
     if isinstance(generator, np.random.SeedSequence):
         return
     if isinstance(generator, torch.Generator):

@@ -1,4 +1,4 @@
-"""Isolation of a check: everything that it may touch is restored bit for bit, however it ends."""
+"""Isolation of a check: everything that it may change is restored bit for bit, however it ends."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def isolated(model: nn.Module, *, seed: int, gradients: bool) -> Iterator[None]:
 
 @contextmanager
 def preserved_random_state(seed: int) -> Iterator[None]:
-    """Seed every random stream inside the block and put all of them back after it."""
+    """Seed every random stream inside the block and restore all of them after it."""
     python, legacy = random.getstate(), np.random.get_state()
     torch_state, devices = torch.get_rng_state(), _device_random_states()
     try:

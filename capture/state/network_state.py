@@ -1,10 +1,11 @@
 """Snapshot of everything that a forward can change in a network, restored in place afterwards.
 
 The walk starts at every module and goes through attributes, containers, users' own objects, hooks and their closures.
-Each object is put back itself, never replaced by a copy, so that whatever is shared stays shared. What cannot be put
-back (tensors of inference mode, of training's own graph, iterators, caches, writers) has a stand-in during the block.
+Each object is restored itself, never replaced by a copy, so that shared objects stay shared. Objects that cannot be
+restored (tensors of inference mode, of training's own graph, iterators, caches, writers) have a stand-in during the
+block.
 
-Out of reach: globals of a Python module, closures of methods, and whatever lives outside the process.
+Out of reach: globals of a Python module, closures of methods, and everything outside the process.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ from convscope.capture.state.tensor_state import Bits, TensorState, dense_parts
 log = logging.getLogger("convscope")
 
 MOST_OBJECTS = 50_000
-"""Containers and objects looked at in one snapshot, modules not counted."""
+"""Most containers and objects in one snapshot, modules not counted."""
 
 
 @contextmanager
 def preserved_state(model: nn.Module) -> Iterator[None]:
-    """Put back, at the end of the block, all that a forward of ``model`` can change in it, however the block ends.
+    """Restore, at the end of the block, everything that a forward of ``model`` can change in it, however it ends.
 
     Costs one copy of the model's parameters, buffers, gradients and other tensors while the block runs.
     """
@@ -71,7 +72,7 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
 
 
 def _reshard(model: nn.Module) -> list[Any]:
-    """FSDP2's modules, with their parameters divided: the whole ones come and go in a forward and own no bits."""
+    """FSDP2's modules, their parameters split again: the whole ones exist only during a forward and own no bits."""
     modules: list[Any] = [module for module in model.modules() if hasattr(module, "_get_fsdp_state")]
     for module in modules:
         module.reshard()
@@ -79,7 +80,7 @@ def _reshard(model: nn.Module) -> list[Any]:
 
 
 class NetworkSnapshot:
-    """The state of a model, and how to put it back."""
+    """The state of a model, with the way to restore it."""
 
     def __init__(self, model: nn.Module) -> None:
         self._undo: list[tuple[Callable[[], Any], Any]] = []
@@ -98,8 +99,8 @@ class NetworkSnapshot:
             place()
 
     def restore(self) -> None:
-        """Restore everything; a failure is logged, and the rest is restored all the same."""
-        # Undone in the reverse order. Versions come last, since each write before them raises one.
+        """Restore everything; a failure is logged, and everything else is still restored."""
+        # Restored in reverse order. Versions come last, since each write before them raises one.
         for action, item in reversed(self._undo):
             _attempt(action, item)
         for state in self._tensors:
@@ -114,15 +115,15 @@ class NetworkSnapshot:
         if is_managed_elsewhere(model):
             modules = [module._buffers for module in modules]
             say_once(
-                f"the parameters of {type(model).__name__} are divided and gathered by FullyShardedDataParallel or "
-                "DeepSpeed, so of all that its forward may change only buffers are put back after a check; with "
+                f"the parameters of {type(model).__name__} are split and gathered by FullyShardedDataParallel or "
+                "DeepSpeed, so only buffers are put back after a check if its forward changes its state; with "
                 "fully_shard (FSDP2) everything is"
             )
         hooks = [value for name, value in vars(nn.modules.module).items() if name.startswith("_global_")]
         own = [vars(module) for module in modules if isinstance(module, nn.Module)]
         registered = [values.get(name) for values in own for name in ("_parameters", "_buffers", "_modules")]
         tensors = [tensor for values in registered for tensor in (values or {}).values()]
-        for item in [*modules, *own, *registered, *tensors, *hooks]:  # before anything that could use up the bound
+        for item in [*modules, *own, *registered, *tensors, *hooks]:  # before objects that could use up the bound
             self._visit(item)
         most = len(self._seen) + MOST_OBJECTS
         while self._queue:
@@ -163,7 +164,7 @@ class NetworkSnapshot:
     def _later(self, children: Any) -> None:
         self._queue.extend(can_change(children, MOST_OBJECTS))
 
-    # Containers: each is emptied and filled again only if it changed.
+    # Containers: each is emptied and refilled only if it changed.
 
     def _dict(self, item: dict[Any, Any]) -> None:
         base: Any = OrderedDict if isinstance(item, OrderedDict) else dict
@@ -205,7 +206,7 @@ class NetworkSnapshot:
     def _mapping(self, item: types.MappingProxyType[Any, Any]) -> None:
         self._later(item.values())
 
-    # Functions: those that hooks and attributes hold, with their closures, and those of classes, without.
+    # Functions: those that hooks and attributes hold, with their closures, and those of classes, without closures.
 
     def _method(self, item: types.MethodType) -> None:
         self._queue.extend((item.__self__, item.__func__))
@@ -260,7 +261,7 @@ class NetworkSnapshot:
                 self._class(owner)
 
     def _script(self, item: Any) -> None:
-        """Attributes of a TorchScript module, which gives tensors themselves and everything else as copies."""
+        """Save attributes of a TorchScript module, which returns tensors themselves and everything else as copies."""
         declared = item._concrete_type.get_attributes() if hasattr(item, "_concrete_type") else ()
         names = {*declared, *(name for name, _ in item.named_buffers(recurse=False))} - {"training"}
         for name in sorted(names):
@@ -312,7 +313,7 @@ _KEEPERS: tuple[tuple[Any, Callable[[NetworkSnapshot, Any], None]], ...] = (
 
 
 def _outliving(function: types.FunctionType) -> list[Any]:
-    """What a function keeps from call to call beside its closure: mutable defaults, attributes of its own."""
+    """State that a function keeps between calls beside its closure: mutable defaults, attributes of its own."""
     return [*(function.__defaults__ or ()), function.__kwdefaults__, vars(function)]
 
 

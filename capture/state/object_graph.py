@@ -1,4 +1,4 @@
-"""Walk through what an object holds: attributes, containers, closures, and what the user's own code names."""
+"""Walk through the objects that an object holds: attributes, containers, closures, names in the user's own code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 MOST = 10_000
-"""Objects looked at: what lies deeper is data."""
+"""Most objects visited: deeper ones are data."""
 
 _BREADTH = 100
 
@@ -30,8 +30,8 @@ def reachable(*roots: Any, arrays: bool = False, skip: Callable[[Any], bool] = l
     """Every object that is reachable from ``roots``, nearest first, each once.
 
     Args:
-        arrays: Whether tensors and arrays are among them.
-        skip: For which objects neither they nor what they hold is wanted.
+        arrays: Include tensors and arrays.
+        skip: Predicate of objects to leave out, together with everything that they hold.
     """
     queue, seen, kept = deque(roots), set[int](), list[Any]()
     while queue and len(seen) < MOST:
@@ -41,20 +41,20 @@ def reachable(*roots: Any, arrays: bool = False, skip: Callable[[Any], bool] = l
         if id(item) in seen or (isinstance(item, type) and is_library(item)) or skip(item):
             continue
         seen.add(id(item))
-        kept.append(item)  # so that no identity is used twice
+        kept.append(item)  # kept alive, so that no identity is used twice
         yield item
         queue.extend(_parts(item))
 
 
 def is_library(item: Any) -> bool:
-    """Whether a class or function belongs to Python or to a known library, and so keeps nothing of the user's."""
+    """Return whether a class or function belongs to Python or a known library, so it keeps no state of the user's."""
     package = package_of(item)
     return package in _LIBRARIES or (package in sys.stdlib_module_names and package != "__main__")
 
 
 def package_of(item: Any) -> str:
     """The top-level package in which a class or function is defined."""
-    module = getattr(item, "__module__", None)  # of some compiled classes it is a descriptor
+    module = getattr(item, "__module__", None)  # in some compiled classes it is a descriptor
     return module.partition(".")[0] if isinstance(module, str) else ""
 
 
@@ -71,7 +71,7 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def _parts(item: Any) -> Iterator[Any]:
-    """Objects that an object holds, up to a limit: a list of a million paths holds nothing that matters here."""
+    """Objects that an object holds, up to a limit: the rest of a list of a million paths does not matter here."""
     if isinstance(item, Mapping):
         yield from list(item.values())[:_BREADTH]
     elif isinstance(item, list | tuple | set | frozenset | deque):
@@ -104,7 +104,7 @@ def _attributes(item: Any) -> Iterator[Any]:
 
 
 def slot_names(item: Any) -> Iterator[str]:
-    """Attributes of the user's objects that are in ``__slots__``."""
+    """Names of attributes in ``__slots__`` of the user's objects."""
     for kind in () if isinstance(item, type) else type(item).__mro__:
         slots = () if is_library(kind) else kind.__dict__.get("__slots__", ())
         yield from (name for name in ((slots,) if isinstance(slots, str) else slots) if not name.startswith("__"))

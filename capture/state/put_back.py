@@ -1,4 +1,4 @@
-"""Restoring of containers and objects in place, by kind; what did not change is not written."""
+"""Restoring of containers and objects in place, by kind; unchanged ones are not written."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from convscope.capture.state.reach import EMPTY, cell_content, variable_value
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two names are of one object."""
+    """Return whether two names are of one object."""
     return one is other
 
 
 def put_back_dict(base: Any, item: Any, saved: dict[Any, Any]) -> None:
-    """Keys, values and their order."""
+    """Restore keys, values and their order."""
     if len(item) == len(saved) and all(map(same, base.values(item), saved.values())) and all(map(same, item, saved)):
         return
     for key in [key for key in base.keys(item) if key not in saved]:
@@ -35,7 +35,7 @@ def put_back_dict(base: Any, item: Any, saved: dict[Any, Any]) -> None:
 
 
 def put_back_deque(item: deque[Any], saved: list[Any]) -> None:
-    """Items, without a change of the greatest length."""
+    """Restore items, and keep the maximum length."""
     if len(item) != len(saved) or not all(map(same, item, saved)):
         deque.clear(item)
         deque.extend(item, saved)
@@ -49,19 +49,19 @@ def put_back_set(item: set[Any], saved: set[Any]) -> None:
 
 
 def put_back_bytes(item: Any, saved: Any) -> None:
-    """Contents of a bytearray or array."""
+    """Restore contents of a bytearray or array."""
     if bytes(item) != bytes(saved):
         item[:] = saved
 
 
 def put_back_shared(item: Any, saved: bytes) -> None:
-    """A ctypes value's memory."""
+    """Restore a ctypes value's memory."""
     if bytes(item) != saved:
         ctypes.memmove(ctypes.addressof(item), saved, len(saved))
 
 
 def put_back_array(item: Any, saved: Any) -> None:
-    """A NumPy array's shape and bits."""
+    """Restore a NumPy array's shape and bits."""
     if item.shape != saved.shape:
         item.resize(saved.shape, refcheck=False)
     if item.dtype.hasobject or item.tobytes() != saved.tobytes():
@@ -69,7 +69,7 @@ def put_back_array(item: Any, saved: Any) -> None:
 
 
 def put_back_cell(cell: types.CellType, content: Any) -> None:
-    """What a closure's variable holds, or that it holds nothing."""
+    """Restore a closure's variable, or leave it empty if it was."""
     if content is not EMPTY and cell_content(cell) is not content:
         cell.cell_contents = content
     elif content is EMPTY and cell_content(cell) is not EMPTY:
@@ -77,7 +77,7 @@ def put_back_cell(cell: types.CellType, content: Any) -> None:
 
 
 def put_back_variable(variable: contextvars.ContextVar[Any], value: Any) -> None:
-    """What a context variable holds in this context, where none can be made empty again."""
+    """Restore a context variable in this context, where it cannot be made empty again."""
     if variable_value(variable) is value:
         return
     if value is EMPTY:
@@ -86,7 +86,7 @@ def put_back_variable(variable: contextvars.ContextVar[Any], value: Any) -> None
 
 
 def put_back_slot(write: Callable[[Any], None], delete: Callable[[], None], value: Any) -> None:
-    """What a slot holds, or that it is empty."""
+    """Restore a slot, or leave it empty if it was."""
     if value is not EMPTY:
         write(value)
         return
@@ -95,20 +95,20 @@ def put_back_slot(write: Callable[[Any], None], delete: Callable[[], None], valu
 
 
 def put_back_script(script: Any, name: str, value: Any) -> None:
-    """An attribute of a TorchScript module."""
+    """Restore an attribute of a TorchScript module."""
     now = script.getattr(name)
     if now is not value and (isinstance(value, torch.Tensor) or now != value):
         script.setattr(name, value)
 
 
 def put_back_class(item: Any, kind: type) -> None:
-    """An object's own class: a lazy module becomes a plain one."""
+    """Restore an object's own class: a lazy module becomes a plain one in its first forward."""
     if type(item) is not kind:
         item.__class__ = kind
 
 
 def put_back_class_values(owner: type, saved: dict[str, Any]) -> None:
-    """What a class itself holds."""
+    """Restore attributes of a class itself."""
     now = dict(vars(owner))
     for name in now:
         if name not in saved and not name.startswith("__"):

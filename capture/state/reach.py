@@ -1,4 +1,4 @@
-"""Reach of a snapshot: what belongs to a network's state, and what is not walked into."""
+"""Reach of a snapshot: the objects that belong to a network's state, and those that are not walked into."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ATOMS = frozenset(
 _WRITERS = frozenset(("wandb", "mlflow", "comet_ml", "neptune", "aim", "clearml", "tensorboard", "tensorboardX"))
 _LIGHTNING = frozenset(("lightning", "pytorch_lightning", "lightning_fabric"))
 _LIBRARIES = _LIGHTNING | _WRITERS | sys.stdlib_module_names | {"torch", "torchmetrics", "numpy", "convscope"}
-# Of these, plain Python objects that hold state; the rest of them holds locks, files, threads or other programs' state.
+# Plain Python objects with state in these packages; others there hold locks, files, threads or foreign state.
 _STANDARD = frozenset(
     ("builtins", "abc", "typing", "collections", "types", "argparse", "dataclasses", "functools", "queue", "weakref",
      "_weakrefset", "numbers", "contextlib", "_thread")
@@ -35,7 +35,7 @@ _OF_TORCH = ("torch.nn", "torch.ao", "torch.quasirandom", "torch.distributions")
 
 
 CACHE = functools._lru_cache_wrapper
-"""What ``functools.lru_cache`` and ``cache`` make of a function: what it has seen cannot be read."""
+"""Type of functions wrapped by ``functools.lru_cache`` and ``cache``, whose contents cannot be read."""
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ def _cached(function: Callable[[type], T]) -> Callable[[type], T]:
 
 @_cached
 def is_state(kind: type) -> bool:
-    """Whether an object of this type may hold a network's state.
+    """Return whether an object of this type may hold a network's state.
 
     A Trainer, its parts, loggers, data sets, loaders, optimizers, threads, files and torch's own machinery do not; a
     user's own object does, and so does a user's own callback that a hook belongs to.
@@ -69,13 +69,13 @@ def _is_plain(kind: type) -> bool:
 
 
 def is_users_own(kind: type | types.FunctionType) -> bool:
-    """Whether a class or function comes from the user, or from a library of networks, rather than from below."""
+    """Return whether a class or function comes from the user or a library of networks, not from torch or Python."""
     return _root(kind) not in _LIBRARIES
 
 
 @_cached
 def is_writer(kind: type) -> bool:
-    """Whether objects of this type send values out of the process: a SummaryWriter, an experiment, a logger."""
+    """Return whether objects of this type send values out of the process: a SummaryWriter, an experiment, a logger."""
     return any(
         _root(c) in _WRITERS
         or c.__module__.startswith("torch.utils.tensorboard")
@@ -89,39 +89,39 @@ def _root(kind: type | types.FunctionType) -> str:
 
 
 def is_generator(item: Any) -> bool:
-    """Whether it is a random generator, or what seeds one."""
+    """Return whether it is a random generator, or a seed sequence."""
     numpys = np.random.Generator | np.random.BitGenerator | np.random.RandomState | np.random.SeedSequence
     return isinstance(item, torch.Generator | random.Random | numpys)
 
 
 def is_iterator(item: Any) -> bool:
-    """Whether it is an iterator, not of a user's class: its position can be kept by a copy only, if at all."""
+    """Return whether it is an iterator, not of a user's class: only a copy can keep its position, if at all."""
     return hasattr(type(item), "__next__") and not is_state(type(item))
 
 
 @_cached
 def may_need_stand_in(kind: type) -> bool:
-    """Whether some objects of this type cannot be written to and restored, or are immutable and hold such objects."""
+    """Return whether some objects of this type cannot be restored in place, or are immutable and hold such objects."""
     iterates = hasattr(kind, "__next__") and not is_state(kind)
     return iterates or issubclass(kind, torch.Tensor | tuple | CACHE) or is_writer(kind)
 
 
 def is_managed_elsewhere(model: nn.Module) -> bool:
-    """Whether parameters are managed by another library: FullyShardedDataParallel or DeepSpeed."""
+    """Return whether parameters are managed by another library: FullyShardedDataParallel or DeepSpeed."""
     kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", ())
     sharded = any(isinstance(module, kind) for module in model.modules())
     return sharded or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 def can_change(values: Collection[Any], most: int) -> list[Any]:
-    """The first ``most`` values that are no atoms. A list of a million numbers costs one look at its types."""
+    """The first ``most`` values that can change. For a list of a million numbers only its types are read."""
     if set(map(type, values)) <= ATOMS:
         return []
     return list(islice((value for value in values if type(value) not in ATOMS), most))
 
 
 def slots_of(item: Any) -> list[tuple[Callable[..., None], Callable[..., None], Any]]:
-    """Each slot's setter and deleter, and its value; a sentinel where it is empty."""
+    """Each slot's setter, deleter and value; a sentinel if it is empty."""
     members = _members(type(item))
     return [
         (functools.partial(m.__set__, item), functools.partial(m.__delete__, item), _slot(m, item)) for m in members
@@ -139,7 +139,7 @@ def _members(kind: type) -> list[types.MemberDescriptorType]:
 
 
 EMPTY = object()
-"""What an empty slot or cell holds."""
+"""Content of an empty slot or cell."""
 
 
 def _slot(member: types.MemberDescriptorType, item: Any) -> Any:
@@ -158,7 +158,7 @@ def cell_content(cell: types.CellType) -> Any:
 
 
 def variable_value(variable: contextvars.ContextVar[Any]) -> Any:
-    """Value of a context variable here."""
+    """Value of a context variable in this context."""
     try:
         return variable.get()
     except LookupError:

@@ -63,12 +63,12 @@ SETTINGS: list[tuple[Get, Set]] = [
     *_autocast("mps"),
     *(_attribute(owner, name) for owner, names in _BACKENDS for name in names),
 ]
-"""How each setting is read and written."""
+"""Getter and setter of each setting."""
 
 
 @contextmanager
 def preserved_settings() -> Iterator[None]:
-    """Put back, at the end of the block, every setting in :data:`SETTINGS` that has changed in it."""
+    """Restore, at the end of the block, every setting in :data:`SETTINGS` that has changed in it."""
     saved = [(read, write, value) for read, write in SETTINGS if (value := _read(read)) is not _UNREADABLE]
     try:
         yield

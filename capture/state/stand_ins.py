@@ -18,7 +18,7 @@ log = logging.getLogger("convscope")
 
 
 class StandIns:
-    """One stand-in for each object that needs one, wherever it is found."""
+    """One stand-in per object that needs one, wherever it is found."""
 
     def __init__(self) -> None:
         self._made_for: dict[int, tuple[Any, Any]] = {}
@@ -50,7 +50,7 @@ class StandIns:
 
 
 class Silent:
-    """Stands in for a writer: every attribute is a call that does nothing."""
+    """Stand-in for a writer: every attribute is a call that does nothing."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -77,11 +77,11 @@ def _copied(iterator: Any) -> Any:
 
 
 def named(item: Any) -> str:
-    """How a message names an object."""
+    """Name of an object for messages."""
     return item if isinstance(item, str) else f"an object of type {type(item).__name__}"
 
 
 @lru_cache(maxsize=1000)
 def say_once(sentence: str) -> None:
-    """Log a warning about what a snapshot cannot do, once for each sentence."""
+    """Log a warning about a limit of a snapshot, once per sentence."""
     log.warning("convscope: %s", sentence)

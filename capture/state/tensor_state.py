@@ -1,8 +1,8 @@
-"""State of a tensor: bits, geometry, gradient, flags and hooks, saved and restored unnoticed by autograd.
+"""State of a tensor: bits, geometry, gradient, flags and hooks, saved and restored without autograd noticing.
 
-Bits are kept as the bytes of storages, once for all tensors that share one, so that views and tied weights stay what
-they are. They are compared and written through a tensor of our own, with a version counter of its own: where nothing
-changed nothing is written, and what training has saved for a backward stays valid.
+Bits are kept as the bytes of storages, once for all tensors that share one, so that views and tied weights are kept.
+They are compared and written through a separate tensor with its own version counter: unchanged bits are not written,
+and tensors that training has saved for a backward stay valid.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PARTS: dict[torch.layout, tuple[str, ...]] = {
 
 
 def dense_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The dense tensors that hold a tensor's bits: of a sharded one its shard, of a sparse one indices and values."""
+    """The dense tensors that hold a tensor's bits: its shard if sharded, its indices and values if sparse."""
     if is_traceable_wrapper_subclass(tensor):
         for name in tensor.__tensor_flatten__()[0]:
             yield from dense_parts(getattr(tensor, name))
@@ -36,7 +36,7 @@ def dense_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 class Bits:
-    """A copy of a storage's bytes, or of the part of it that one tensor looks at.
+    """A copy of a storage's bytes, or of the part of it that one tensor views.
 
     Args:
         tensor: A dense tensor; a small view of a large storage keeps its own part only.
@@ -48,12 +48,12 @@ class Bits:
         self._live = _window(tensor, self.storage)
         try:
             self._saved = self._live.clone()
-        except torch.OutOfMemoryError:  # of the device: main memory is slower, but there is more of it
+        except torch.OutOfMemoryError:  # on the device: main memory is slower, but larger
             self._saved = self._live.cpu()
 
     @staticmethod
     def key(tensor: torch.Tensor) -> tuple[Any, ...]:
-        """The same for tensors of which one copy is enough."""
+        """Key that is equal for tensors that need only one copy."""
         storage = tensor.untyped_storage()
         return (storage._cdata, *(_place(tensor) if _is_small_part(tensor, storage) else ()))
 
@@ -99,7 +99,7 @@ class TensorState:
         self._geometry = _geometry(tensor)
 
     def restore(self) -> None:
-        """Put back type, geometry, flags, gradient and hooks; bits and version follow."""
+        """Restore type, geometry, flags, gradient and hooks; bits and version follow."""
         tensor = self.tensor
         if type(tensor) is not self._kind:  # an uninitialised parameter becomes a plain one
             tensor.__class__ = self._kind
@@ -123,7 +123,7 @@ class TensorState:
                 setattr(tensor, name, hooks)
 
     def restore_version(self) -> None:
-        """Set the version counter back: the bits are those of that version."""
+        """Restore the version counter: the bits are those of that version."""
         if self._version is not None and self.tensor._version != self._version:
             tensors: Any = (self.tensor,)
             torch._C._autograd._unsafe_set_version_counter(tensors, (self._version,))  # type: ignore[attr-defined]
@@ -142,7 +142,7 @@ def _geometry(tensor: torch.Tensor) -> Any:
 
 
 def needs_stand_in(value: Any) -> bool:
-    """Whether a tensor cannot be written to and put back: one of inference mode, or of training's own graph."""
+    """Return whether a tensor cannot be restored: one of inference mode, or of training's own graph."""
     return isinstance(value, torch.Tensor) and (value.is_inference() or value.grad_fn is not None)
 
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def refuse(name: str, value: Any, accepted: str) -> ValueError:
-    """The error of an argument that is not accepted; ``name`` may be ``"HeldOut(size"``, closed by the wording."""
+    """The error of an invalid argument; a parenthesis in ``name`` (``"HeldOut(size"``) is closed in the message."""
     close = ")" if "(" in name else ""
     return ValueError(f"{name}={_shown(value)}{close}: give {accepted}")
 
@@ -23,7 +23,7 @@ def refuse(name: str, value: Any, accepted: str) -> ValueError:
 def whole_number(
     name: str, value: Any, accepted: str = "a whole number", *, least: int = 1, most: int | None = None
 ) -> int:
-    """An integer of at least ``least``, and at most ``most`` where that is given.
+    """An integer of at least ``least``, and at most ``most`` if that is given.
 
     Raises:
         ValueError: if it is something else; for ``1e4`` the message suggests ``10000``.
@@ -53,12 +53,7 @@ def whole_number_or_none(
     Raises:
         ValueError: if it is neither.
     """
-    if value is None:
-        return None
-    try:
-        return whole_number(name, value, accepted, least=least)
-    except ValueError as error:
-        raise ValueError(f"{error}, or None for {none}") from None
+    return _or_none(value, f"for {none}", lambda: whole_number(name, value, accepted, least=least))
 
 
 def number(
@@ -110,12 +105,7 @@ def share_or_none(name: str, value: Any, none: str, accepted: str = "a share") -
     Raises:
         ValueError: if it is neither.
     """
-    if value is None:
-        return None
-    try:
-        return share(name, value, accepted)
-    except ValueError as error:
-        raise ValueError(f"{error}, or None for {none}") from None
+    return _or_none(value, f"for {none}", lambda: share(name, value, accepted))
 
 
 def one_of(name: str, value: T, accepted: Collection[Any]) -> T:
@@ -133,18 +123,13 @@ def one_of(name: str, value: T, accepted: Collection[Any]) -> T:
     raise refuse(name, value, f"one of {', '.join(map(repr, accepted))}")
 
 
-def one_of_or_none(name: str, value: T, accepted: Collection[Any], none: str) -> T:
+def one_of_or_none(name: str, value: T | None, accepted: Collection[Any], none: str) -> T | None:
     """One of a few values, or None, which means ``none`` (``"to infer it"``).
 
     Raises:
         ValueError: if it is neither.
     """
-    if value is None:
-        return value
-    try:
-        return one_of(name, value, accepted)
-    except ValueError as error:
-        raise ValueError(f"{error}, or None {none}") from None
+    return _or_none(value, none, lambda: one_of(name, value, accepted))
 
 
 def different(name: str, values: Any, accepted: str, *, least: int = 1) -> tuple[Any, ...]:
@@ -171,7 +156,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def callable_or_none(name: str, value: Callable[..., T] | None, call: str, none: str) -> Callable[..., T] | None:
-    """A function that is called as ``call`` says (``"loss(outputs, targets)"``), or None, which means ``none``.
+    """A function, called as in ``call`` (``"loss(outputs, targets)"``), or None, which means ``none``.
 
     Raises:
         ValueError: if it cannot be called.
@@ -203,6 +188,14 @@ def tag_or_none(name: str, value: Any, example: str) -> str | None:
     raise refuse(name, value, f"a word without blanks and slashes, such as {example!r}, or None")
 
 
+def _or_none(value: Any, none: str, check: Callable[[], T]) -> T | None:
+    """None as it is, any other value checked; an error also offers None, with its meaning."""
+    try:
+        return None if value is None else check()
+    except ValueError as error:
+        raise ValueError(f"{error}, or None {none}") from None
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
@@ -212,11 +205,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _meant(value: Any, least: int) -> str:
-    """What ``1e4`` was meant to be."""
+    """Suggestion of the whole number that a float such as ``1e4`` means."""
     return f" (such as {int(value)})" if isinstance(value, float) and value.is_integer() and value >= least else ""
 
 
 def _shown(value: Any) -> str:
-    """The value as it was written; a tensor, a data set or an object without a text of its own by its type."""
+    """The value as it was written; for a tensor, a data set or an object without a text of its own, the type."""
     shown = repr(value)
     return shown if len(shown) <= 80 and "\n" not in shown and " at 0x" not in shown else f"<{type(value).__name__}>"

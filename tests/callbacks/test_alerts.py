@@ -364,7 +364,7 @@ def test_alerts_after_the_last_checkpoint_are_not_written_twice(fit: Any, tmp_pa
         ({"actions": {"bad": ["log"]}}, "actions=['bad']: give lists for some of the severities 'info', 'warning'"),
         ({"actions": "log"}, "actions='log': give a list such as ['log', 'jsonl']"),
         ({"actions": {"warning": {"webhook": {"url": "secret"}}}}, "actions=<dict>: give a list"),
-        ({"actions": [{"jsonl": "a.jsonl"}]}, "'jsonl': 'a.jsonl' are no arguments; give a mapping"),
+        ({"actions": [{"jsonl": "a.jsonl"}]}, "'jsonl': 'a.jsonl' are not arguments; give a mapping"),
         ({"actions": [{"jsonl": {"path": ""}}]}, "path='': give the path of a file"),
         ({"actions": [{"webhook": {}}]}, "url"),
         ({"actions": [{"jsonl": {"folder": "x"}}]}, "folder"),

@@ -260,7 +260,7 @@ OBSERVERS.remove(convscope.LayerObserver)
         ({"pictures": 1}, "pictures=1: give True or False"),
         ({"name": ""}, "name='': give a word without blanks and slashes, such as "),
         ({"name": "a/b"}, "name='a/b': give a word without blanks and slashes, such as "),
-        ({"heldout": 7}, "heldout=7: give HeldOut(...), or what one is read from: a Dataset"),
+        ({"heldout": 7}, "heldout=7: give HeldOut(...), or a source of samples: a Dataset"),
         ({"layers": 7}, "cannot select by 7"),
     ],
     ids=str,

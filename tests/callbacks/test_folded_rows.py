@@ -113,7 +113,7 @@ def test_outputs_in_another_order_have_no_loss_and_are_no_layer(fit: Fit, caplog
     tags = run.events.Tags()["scalars"]
     assert not [tag for tag in tags if tag.startswith("importance") or tag.endswith("/output")]
     assert "probe/accuracy/net.conv1" in tags
-    assert "the model's output gives rows of which it cannot be told whose they are" in caplog.text
+    assert "the model's output gives rows whose samples cannot be determined" in caplog.text
     assert caplog.text.count("so it is not observed as a layer") == 1
     assert "importance is skipped" in caplog.text
 

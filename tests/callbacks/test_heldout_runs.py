@@ -206,7 +206,7 @@ def test_what_cannot_be_put_back_is_said_before_training(tmp_path: Path) -> None
         def __getitem__(self, i: int) -> Any:
             return self.pictures[i] + next(self.shifts), self.labels[i]
 
-    with pytest.warns(UserWarning, match=r"keeps an iterator \(Endless.shifts\), which reading them moves on"):
+    with pytest.warns(UserWarning, match=r"keeps an iterator \(Endless.shifts\), which reading them advances"):
         train(few(), tmp_path, make=small, data=lambda: halves(Endless()), max_epochs=1)
 
 
@@ -241,7 +241,7 @@ def test_heldout_takes_what_a_held_out_set_is_read_from(name: str, tmp_path: Pat
     "make", [convscope.LayerProbe, convscope.AblationOracle, lambda heldout: convscope.suite(heldout=heldout)]
 )
 def test_anything_else_is_refused(value: Any, make: Any) -> None:
-    with pytest.raises(ValueError, match=r"heldout=.*: give HeldOut\(...\), or what one is read from: a Dataset"):
+    with pytest.raises(ValueError, match=r"heldout=.*: give HeldOut\(...\), or a source of samples: a Dataset"):
         make(heldout=value)
 
 

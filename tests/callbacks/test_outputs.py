@@ -208,7 +208,7 @@ NO_LOGITS: dict[str, tuple[Callable[..., Any], str]] = {
     "squeezed ids": (lambda e, z, x: z.argmax(1).squeeze().int(), "returns class indices of int32"),
     "float ids": (lambda e, z, x: z.argmax(1).float(), "returns class indices of float32"),
     "one-hot ids": (lambda e, z, x: F.one_hot(z.argmax(1), 3).float(), "returns class indices of float32"),
-    "sigmoids": (lambda e, z, x: z.sigmoid(), "as a sigmoid or the like gives them, so they are no logits of classes"),
+    "sigmoids": (lambda e, z, x: z.sigmoid(), "as those of a sigmoid do, so they are not logits of classes"),
     "ids and score": (lambda e, z, x: {"label": z.argmax(1), "score": z.softmax(1).amax(1)}, "class indices of int64"),
     "nothing": (lambda e, z, x: None, "the model returns None"),
 }
@@ -427,7 +427,7 @@ def test_whole_numbers_are_quantities_where_the_user_says_so(fit: Fit) -> None:
     ]
     run = fit(callbacks, Module(Net(plain, 1)), max_epochs=1)
     assert {"probe/r2/net.first", "importance/gini/net.first"} <= set(run.events.Tags()["scalars"])
-    with pytest.raises(MisconfigurationException, match="one output, which tells the classes 0 and 1 apart"):
+    with pytest.raises(MisconfigurationException, match="one output, which distinguishes the classes 0 and 1"):
         fit([convscope.LayerProbe(heldout=heldout)], Module(Net(plain, 1)))
 
 

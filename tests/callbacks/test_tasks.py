@@ -1,4 +1,4 @@
-"""Every task that a user may train for: what is logged, held against scikit-learn, and what is skipped and why."""
+"""Every task that a user may train for: what is logged, compared with scikit-learn, and what is skipped and why."""
 
 from __future__ import annotations
 
@@ -385,7 +385,7 @@ def test_detection_without_an_adapter_says_what_to_pass(fit: Any) -> None:
             r"task='multilabel' does not fit held-out targets of shape \(N,\) and int64: it ne",
         ),
         ({"task": "classification"}, SIZE, r"task='classification' does not fit .* float32: it needs one class index"),
-        ({"task": "segmentation"}, Y, r"task='segmentation' does not fit .* it needs a class index for each position"),
+        ({"task": "segmentation"}, Y, r"task='segmentation' does not fit .* it needs a class index per position"),
         ({"task": "regression"}, MASKS, r"task='regression' does not fit .*\(N, 8, 8\)"),
         ({}, torch.full((30,), 2.5), r"the 30 held-out samples all have one target"),
         ({}, SIZE.index_fill(0, torch.tensor([3]), torch.nan), r"held-out targets have NaN or infinite values"),

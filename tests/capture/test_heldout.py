@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from convscope.capture import HeldOut
+from tests.support.heldout import Stream, numbered, numbers, prepared
 from tests.support.processes import gather, in_processes
 
-IMAGES = torch.arange(40.0).reshape(40, 1, 1, 1).expand(40, 1, 2, 2).clone()
+IMAGES, _ = numbered(40)
 LABELS = torch.tensor([0] * 24 + [1] * 12 + [2] * 4)
 
 
@@ -28,21 +29,6 @@ class Augmented(Dataset):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         noise = torch.rand(()) + random.random() + float(np.random.rand())
         return IMAGES[i] + 100 * noise, int(LABELS[i])
-
-
-class Stream(IterableDataset):
-    def __iter__(self) -> Any:
-        yield from zip(IMAGES, LABELS, strict=True)
-
-
-def prepared(source: Any, **arguments: Any) -> HeldOut:
-    heldout = HeldOut(source, **arguments)
-    heldout.prepare()
-    return heldout
-
-
-def numbers(heldout: HeldOut) -> list[int]:
-    return heldout.inputs[:, 0, 0, 0].int().tolist()
 
 
 SOURCES = {
@@ -87,7 +73,7 @@ def test_reading_leaves_every_random_stream_alone_and_is_repeatable() -> None:
 
 
 def test_an_iterable_given_as_source_is_read_from_its_beginning() -> None:
-    heldout = prepared(DataLoader(Stream(), batch_size=16), size=20)
+    heldout = prepared(DataLoader(Stream(IMAGES, LABELS), batch_size=16), size=20)
     assert numbers(heldout) == list(range(20))
     assert numbers(prepared([(IMAGES[:15], LABELS[:15])] * 2, size=20)) == [*range(15), *range(5)]
 

@@ -96,7 +96,7 @@ def test_the_logits_are_found(make: Any, path: Any) -> None:
         (
             rows(16),
             THREE,
-            r"16 outputs where the targets have 3 classes, so they may be .*HeldOut\(classes=16",
+            r"16 outputs where the targets have 3 classes, so its output may not be logits, .*HeldOut\(classes=16",
         ),
         (rows(4), torch.tensor([45, 9967, 45, 310, 310, 2]), r"3 of 4 beyond the model's 4 outputs"),
         (rows(3), torch.arange(N), r"3 of 6 beyond the model's 3 outputs.*HeldOut\(logits="),
@@ -266,7 +266,7 @@ def test_an_output_that_changes_its_shape_is_named() -> None:
             r"\[0, 3\], but the model has 3 outputs.*ignore_index=3",
         ),
         (rows(1, 4, 4), (torch.arange(N * 16).view(N, 4, 4) % 2) * 255, "are 0, 255, .*ignore_index=255"),
-        (rows(4, 4), torch.arange(N * 16).view(N, 4, 4), "one output a position.*give them as floats"),
+        (rows(4, 4), torch.arange(N * 16).view(N, 4, 4), "one output per position.*give them as floats"),
     ],
     ids=[
         "ages",
@@ -351,7 +351,7 @@ def test_sigmoids_of_classes_are_no_logits() -> None:
     made = settled(sigmoids)
     assert made.task is None
     assert made.notes == ()
-    assert "as a sigmoid or the like gives them" in (made.why_not or "")
+    assert "as those of a sigmoid do" in (made.why_not or "")
     assert settled(sigmoids, logits=torch.logit).why_not is None
     assert settled(sigmoids, trusted=True).why_not is None  # as it is trained
     logits = settled(lambda: small * weight.square().mean() / weight.square().mean().detach())

@@ -165,7 +165,7 @@ class Complex(Parts):
 
 def test_complex_convolutions_are_left_out() -> None:
     keeper, report, _ = run(Complex())
-    assert report.unmatched == {"conv2": "has values of type complex64, of which nothing is defined"}
+    assert report.unmatched == {"conv2": "has values of type complex64, for which no metric is defined"}
     assert set(keeper.products) == {"conv1", "conv3", "output"}
 
 
@@ -215,6 +215,6 @@ def test_what_cannot_be_looked_into_is_passed_over(make: type[Parts], seen: list
     said = {
         Scripted: ["conv2, idle run in TorchScript, which hides what is inside; layers there are not observed"],
         Traced: ["conv2 run in TorchScript, which hides what is inside; layers there are not observed"],
-        Mapped: ["conv2 run inside torch.vmap or the like, where no rows are seen; they are not observed"],
+        Mapped: ["conv2 run inside torch.vmap or the like, where rows cannot be seen; they are not observed"],
     }
     assert found.notes == said.get(make, [])

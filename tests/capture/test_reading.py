@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import (
     DataLoader,
     Dataset,
-    IterableDataset,
     Subset,
     TensorDataset,
     default_collate,
@@ -23,21 +22,11 @@ from torch.utils.data import (
 )
 
 from convscope.capture import HeldOut
+from tests.support.heldout import Stream, numbered, numbers, prepared
 from tests.support.processes import gather, in_processes
 
-IMAGES = torch.arange(40.0).reshape(40, 1, 1, 1).expand(40, 1, 2, 2).clone()
-LABELS = torch.arange(40) % 4
+IMAGES, LABELS = numbered(40)
 RNG = np.random.default_rng(7)
-
-
-def prepared(source: Any, **arguments: Any) -> HeldOut:
-    heldout = HeldOut(source, **arguments)
-    heldout.prepare()
-    return heldout
-
-
-def numbers(heldout: HeldOut) -> list[int]:
-    return [int(chunk.inputs.flatten()[0]) for chunk in heldout.chunks(1) if not chunk.padding]
 
 
 class Noisy(Dataset):
@@ -311,16 +300,13 @@ def test_no_worker_and_no_thread_stays(context: str) -> None:
         TensorDataset(IMAGES, LABELS), 8, num_workers=2, persistent_workers=True, multiprocessing_context=context
     )
     prepared(loader, size=20)
-    stream = DataLoader(Stream(), 8, num_workers=2, persistent_workers=True, multiprocessing_context="fork")
+    stream = DataLoader(
+        Stream(IMAGES, LABELS), 8, num_workers=2, persistent_workers=True, multiprocessing_context="fork"
+    )
     prepared(stream, size=20)
     assert loader._iterator is stream._iterator is None
     assert multiprocessing.active_children() == []
     assert threading.active_count() == threads
-
-
-class Stream(IterableDataset):
-    def __iter__(self) -> Any:
-        yield from zip(IMAGES, LABELS, strict=True)
 
 
 # Samples of several sizes.

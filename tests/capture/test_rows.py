@@ -20,7 +20,7 @@ from tests.support.folding import FOLDS, Body, Folding, K, Mixing, blockwise, fl
 
 N = 5
 UNTOLD = (
-    "gives rows of which it cannot be told whose they are, since the network reorders or mixes the samples "
+    "gives rows whose samples cannot be determined, since the network reorders or mixes the samples "
     "(with HeldOut(batch_size=1) it can)"
 )
 
@@ -269,7 +269,7 @@ def test_what_depends_on_the_other_samples_is_measured_and_said(mix: str) -> Non
     found = traced(Mixing(COMPANY[mix]), torch.randn(N, 3, 4, 4))
     assert [layer.problem for layer in select_layers(found)] == ["", ""]
     assert len(found.notes) == 1
-    assert "gives a sample other values in other company" in found.notes[0]
+    assert "gives a sample other values in another batch" in found.notes[0]
     assert "HeldOut(batch_size=...)" in found.notes[0]
 
 

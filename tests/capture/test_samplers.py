@@ -23,11 +23,11 @@ from torch.utils.data import (
 
 from convscope.capture import HeldOut
 from convscope.capture.errors import UserCodeError
+from tests.support.heldout import numbered, numbers, prepared
 from tests.support.processes import gather, in_processes
 
 VALIDATION = list(range(60, 100))
-IMAGES = torch.arange(100.0).reshape(100, 1, 1, 1).expand(100, 1, 2, 2).clone()
-LABELS = torch.arange(100) % 4
+IMAGES, LABELS = numbered(100)
 DATA = TensorDataset(IMAGES, LABELS)
 
 
@@ -85,17 +85,6 @@ LOADERS: dict[str, Callable[[Any], DataLoader]] = {
     "endless": lambda data: DataLoader(data, batch_sampler=Forever(BatchSampler(VALIDATION, 8, False))),
     "endless keys": lambda data: DataLoader(data, 8, sampler=Forever(SubsetRandomSampler(VALIDATION))),
 }
-
-
-def prepared(source: Any, **arguments: Any) -> HeldOut:
-    heldout = HeldOut(source, **arguments)
-    heldout.prepare()
-    return heldout
-
-
-def numbers(heldout: HeldOut) -> list[int]:
-    """Which samples of the data set, in held-out order."""
-    return [int(chunk.inputs.flatten()[0]) for chunk in heldout.chunks(1) if not chunk.padding]
 
 
 @pytest.mark.parametrize("name", LOADERS)

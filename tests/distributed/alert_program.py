@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-
 from convscope.callbacks.alerts import DriftAlert
 from tests.callbacks.conftest import Classifier, loaders
+from tests.support.trainers import quiet_trainer
 
 RULE = {"name": "high", "when": [{"metric": "mine", "detector": {"kind": "threshold", "limit": 0.5}}]}
 
@@ -29,18 +28,7 @@ def main(folder: Path, mode: str) -> None:
     if mode == "failing":
         (folder / "alerts").write_text("a file where the checkpoint's folder should be")
     alert = DriftAlert([RULE], actions)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp",
-        max_epochs=4,
-        logger=False,
-        default_root_dir=folder,
-        callbacks=[alert],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    trainer = quiet_trainer(folder, devices=2, strategy="ddp", max_epochs=4, callbacks=[alert])
     trainer.fit(Disagreeing(), *loaders())
     result = {"alerts": [a.as_dict() for a in alert.alerts], "called": called, "epochs": trainer.current_epoch}
     (folder / f"{mode}-{trainer.global_rank}.json").write_text(json.dumps(result))

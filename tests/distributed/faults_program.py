@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 import convscope
 from tests.callbacks.conftest import Classifier, loaders
 from tests.networks import Plain, images
+from tests.support.trainers import quiet_trainer
 
 HOOKS = ("suits", "skips", "ready", "begin", "on_activation", "on_gradient", "compute", "intervene", "summarise",
          "conclude", "remember", "end", "drop_gradients", "restart", "needs_gradient", "intervenes")  # fmt: skip
@@ -149,18 +150,8 @@ def setup(mode: str) -> tuple[list[Any], nn.Module]:
 def fit(folder: Path, mode: str) -> None:
     L.seed_everything(0, workers=True, verbose=False)
     callbacks, net = setup(mode)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp_find_unused_parameters_true",
-        max_epochs=2,
-        logger=False,
-        callbacks=callbacks,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-    )
+    strategy = "ddp_find_unused_parameters_true"
+    trainer = quiet_trainer(folder, devices=2, strategy=strategy, max_epochs=2, callbacks=callbacks)
     result: dict[str, Any] = {"error": None}
     try:
         trainer.fit(Classifier(net, lr=0.0), *loaders())

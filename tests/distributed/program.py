@@ -19,6 +19,7 @@ import convscope
 from tests.callbacks.conftest import Classifier, loaders
 from tests.callbacks.test_tasks import MASKS, Segmenter, Task, X, both
 from tests.networks import TinyResNet, images
+from tests.support.trainers import quiet_trainer
 
 MEANS = X.mean((2, 3))
 
@@ -103,16 +104,13 @@ def main(folder: Path, devices: int, mode: str) -> None:
         callbacks = [FailsOnRankOne(heldout=heldout), convscope.LayerProbe(heldout=heldout)]
     if mode == "stopping":
         callbacks.append(EarlyStopping("probe/accuracy/output", mode="max", patience=0, min_delta=2.0))
-    trainer = L.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        folder,
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
         max_epochs=3,
         logger=TensorBoardLogger(folder, name="run"),
         callbacks=callbacks,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
     )
     trainer.fit(module, *data)
     result = {

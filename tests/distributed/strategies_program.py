@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 import convscope
 from tests.callbacks.conftest import Classifier, loaders
+from tests.support.trainers import quiet_trainer
 
 
 class Sharded(Classifier):
@@ -77,16 +78,14 @@ def main(folder: Path, strategy: str, devices: int, mode: str) -> None:
     callbacks = [Report(folder / f"{strategy}-{devices}-{mode}")]
     if mode != "alone":
         callbacks = [*observers(), ModelCheckpoint(folder / strategy, save_last=True), *callbacks]
-    trainer = L.Trainer(
+    trainer = quiet_trainer(
+        folder,
         accelerator=accelerator or "cpu",
         devices=devices,
         strategy=sharded if chosen.endswith("_parallel") else chosen,
         max_epochs=2,
         logger=TensorBoardLogger(folder, name=f"{strategy}-{mode}"),
-        default_root_dir=folder,
         callbacks=callbacks,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         enable_checkpointing=mode != "alone",
     )
     trainer.fit(module, *loaders())

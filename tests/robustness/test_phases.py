@@ -324,7 +324,7 @@ class OneLayer(nn.Module):
 
 @pytest.mark.parametrize("network", [OneDimensional, Patches, OneLayer])
 @pytest.mark.parametrize("layers", [None, "*"])
-def test_a_member_of_a_suite_without_anything_to_measure_rests(
+def test_a_member_of_a_suite_without_anything_to_measure_is_inactive(
     network: Any, layers: Any, tmp_path: Path, caplog: Any
 ) -> None:
     with caplog.at_level("INFO"):
@@ -336,10 +336,10 @@ def test_a_member_of_a_suite_without_anything_to_measure_rests(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_a_member_that_rests_says_why(tmp_path: Path, caplog: Any) -> None:
+def test_an_inactive_member_says_why(tmp_path: Path, caplog: Any) -> None:
     with caplog.at_level("INFO"):
         train(convscope.suite("full"), tmp_path, make=lambda: Classifier(OneDimensional()))
-    said = "filter_pictures rests: it can measure none of the chosen layers: net.first, net.second"
+    said = "filter_pictures is inactive: it can measure none of the chosen layers: net.first, net.second"
     assert sum(said in message for message in caplog.messages) == 1
 
 
