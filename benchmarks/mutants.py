@@ -92,11 +92,14 @@ class Scratch:
             if name.count(".") == 1:
                 (self.package / name.split(".")[1]).symlink_to(self.root / path)
         self._sound: dict[str, bool] = {}
+        self.left_out: list[str] = []
+        """Tests that fail on the unchanged code too, so that their failure means nothing."""
 
     def test(self, tests: list[str]) -> tuple[str, str]:
         """Run tests until one fails: ``killed``, ``survived`` or ``timeout``, and what pytest said last."""
         with tempfile.TemporaryFile("w+") as output:
-            status = self._forked([*PYTEST, "-m", QUICK, "--hypothesis-seed=0", *tests], output.fileno())
+            skipped = [f"--deselect={name}" for name in self.left_out]
+            status = self._forked([*PYTEST, "-m", QUICK, "--hypothesis-seed=0", *skipped, *tests], output.fileno())
             output.seek(0)
             lines = output.read().splitlines()
         said = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1] if lines else "")
@@ -130,32 +133,37 @@ class Scratch:
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # for the processes that tests start
 
     def judge(self, mutant: Mutant, tests: list[str]) -> dict[str, Any]:
-        """Apply a mutant, run its tests, and put the file back.
-
-        Raises:
-            RuntimeError: if the test that fails does so without the mutant, too.
-        """
+        """Apply a mutant, run its tests, and put the file back."""
         path = self.root / mutant.file
         source, began = path.read_bytes(), time.perf_counter()
-        path.write_bytes(mutant.applied(source))
-        try:
-            outcome, said = self.test(tests)
-        finally:
-            path.write_bytes(source)
+        while True:
+            path.write_bytes(mutant.applied(source))
+            try:
+                outcome, said = self.test(tests)
+            finally:
+                path.write_bytes(source)
+            if outcome != "killed" or self._sound_killer(said, tests):
+                break
         took = round(time.perf_counter() - began, 1)
-        if outcome == "killed":
-            self._check_sound(said, tests)
         found = {"outcome": outcome, "said": said, "seconds": took, "diff": mutant.diff(source), "files": len(tests)}
         return {"key": mutant.key, **asdict(mutant), **found}
 
-    def _check_sound(self, said: str, tests: list[str]) -> None:
-        """Run what killed a mutant on the unchanged code, once: else its failure means nothing."""
-        # Where no test is named pytest itself broke down, as it does when tests/conftest.py cannot be imported.
-        name = said.split(" ")[1].split("[")[0] if said.startswith(("FAILED", "ERROR")) else tests[0]
+    def _sound_killer(self, said: str, tests: list[str]) -> bool:
+        """Return whether what killed a mutant passes on the unchanged code; a test that does not is left out later.
+
+        Raises:
+            RuntimeError: if pytest itself breaks down without a mutant.
+        """
+        named = said.startswith(("FAILED", "ERROR"))
+        name = said.split(" ")[1].split("[")[0] if named else tests[0]
         if name not in self._sound:
             self._sound[name] = self.test([name])[0] == "survived"
+        if not self._sound[name] and not named:
+            raise RuntimeError(f"{name} cannot be run without a mutant either: {said}")
         if not self._sound[name]:
-            raise RuntimeError(f"{name} fails without a mutant; no kill would mean anything")
+            self.left_out.append(name)
+            print(f"{name} fails without a mutant too and is left out", flush=True)
+        return self._sound[name]
 
 
 def _status(child: int, seconds: float) -> int | None:
