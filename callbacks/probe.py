@@ -84,7 +84,7 @@ class LayerProbe(LayerObserver):
             if isinstance(pooling, str) and pooling in ("mean", "max")
             else whole_number("pooling", pooling, "'mean', 'max', or a whole grid size")
         )
-        self.task = one_of_or_none("task", task, TASKS, "to infer it")
+        self.task: TaskName | None = one_of_or_none("task", task, TASKS, "to infer it")
         _check_together(self.task, self.probe, self.pooling)
         self.max_positions = whole_number("max_positions", max_positions, "a whole number of positions")
         super().__init__(**arguments)
