@@ -198,6 +198,7 @@ A = torch.ones(4, 2, 3)
         (lambda: OutputCorrelation(0, 2), "num_channels=0: give a whole number, at least 1"),
         (lambda: OutputCorrelation(2, 2).update(torch.ones(4, 3), torch.ones(4, 2)), "features must have shape (N, 2"),
         (lambda: OutputCorrelation(2, 2).update(torch.ones(4, 2), torch.ones(4, 3)), "outputs must have shape (N, 2"),
+        (lambda: OutputCorrelation(2, 2).update(torch.ones(4, 2), torch.ones(3, 2)), "floating point of shape (4, K)"),
         (lambda: output_correlation(torch.ones(4, 2), torch.ones(3, 2)), "outputs must be floating point of shape (4"),
         (lambda: output_correlation(torch.ones(4, 2), torch.ones(4, 2).long()), "outputs must be floating point"),
         (lambda: output_correlation(A, torch.ones(4, 2)), "features must have shape (N, C), got (4, 2, 3)"),

@@ -105,21 +105,27 @@ def test_calibration_error_is_that_of_torchmetrics(bins: int) -> None:
     torch.testing.assert_close(calibration_error(log_p, y, bins), oracle(log_p.exp(), y), atol=1e-5, rtol=1e-5)
 
 
-def test_decision_depth_and_lost_and_found_are_those_of_a_loop() -> None:
-    said = torch.randint(0, 3, (6, 200), generator=torch.Generator().manual_seed(3))
+@pytest.mark.parametrize("layers", [3, 5, 6, 9])
+def test_decision_depth_and_lost_and_found_are_those_of_a_loop(layers: int) -> None:
+    said = torch.randint(0, 3, (layers, 200), generator=torch.Generator().manual_seed(3))
     truth = torch.randint(0, 3, (200,), generator=torch.Generator().manual_seed(4))
-    expected, lost, late = [], 0, 0
+    expected, lost, late, half = [], 0, 0, (layers - 1) // 2  # half of the layers before the output
     for i in range(200):
-        depth = 5
-        while depth > 0 and said[depth - 1, i] == said[5, i]:
+        depth = layers - 1
+        while depth > 0 and said[depth - 1, i] == said[-1, i]:
             depth -= 1
         expected.append(depth)
-        early = int((said[:2, i] == truth[i]).sum()) >= 1  # half of the two layers in the first half of five
-        lost += early and said[5, i] != truth[i]
-        late += not early and said[5, i] == truth[i]
+        early = int((said[:half, i] == truth[i]).sum()) >= half / 2
+        lost += early and said[-1, i] != truth[i]
+        late += not early and said[-1, i] == truth[i]
     assert decision_depth(said).tolist() == expected
     found = lost_and_found(said == truth)
     assert [float(f) for f in found] == pytest.approx([float(lost) / 200, float(late) / 200])
+
+
+def test_the_read_out_is_calibrated_on_five_parts() -> None:
+    s, y = scores(1.0, 0)
+    torch.testing.assert_close(calibrated_readout(s, y), calibrated_readout(s, y, folds=5), atol=0, rtol=0)
 
 
 def test_entropy_and_gain() -> None:
