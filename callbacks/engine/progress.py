@@ -85,7 +85,8 @@ class Progress:
         if self._line is None:
             return
         if self._total is None:
-            self._line.show(f"convscope, {self._what}, {self._done:,.0f} so far", 0.0, 1.0)
+            so_far = f", {self._done:,.0f} so far" if self._done else ""
+            self._line.show(f"convscope, {self._what}{so_far}", 0.0, 1)
         else:
             self._line.show(f"convscope, {self._what}", min(self._done, self._total), self._total)
 
@@ -117,7 +118,7 @@ class _TqdmLine:
             # Without counts, which may be parts of a step.
             layout = "{desc}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
             self._bar = Tqdm(
-                desc=what, total=total, leave=False, dynamic_ncols=True, file=sys.stdout, bar_format=layout
+                desc=f"{what}: ", total=total, leave=False, dynamic_ncols=True, file=sys.stdout, bar_format=layout
             )
         elif self._bar.desc != f"{what}: " or self._bar.total != total:
             self._bar.set_description(what, refresh=False)

@@ -62,6 +62,12 @@ class Schedule:
             self._last_epoch, due = moment.epoch, False
         return due
 
+    def first_epoch(self, begins: int) -> int | None:
+        """The epoch at whose end a run that begins with ``begins`` has its first check; None if it has an earlier one."""
+        if self.every_n_train_steps or (self.on_start and not self._begun) or not self.every_n_epochs:
+            return None
+        return max(begins, self._last_epoch + self.every_n_epochs)
+
     @property
     def is_needed(self) -> bool:
         """Whether a monitored value may come of another check: all that there are come of the first or the second."""

@@ -119,6 +119,8 @@ class Session:
                 self._read(group.heldout, trainer, pl_module)
                 if group.heldout.ready and not lazy:
                     self._plan(group, trainer, pl_module)
+        for observer in (observer for plan in self._plans for observer in plan.observers):
+            self._note_if_never_due(trainer, observer)
         self._say_answers(self._plans)
         self._refuse_if_idle()
 
@@ -127,6 +129,15 @@ class Session:
         """The user waits for this block, and sees its progress and, above it, what it has to say."""
         with above_the_bar(trainer), self.progress.waiting(trainer):
             yield
+
+    def _note_if_never_due(self, trainer: pl.Trainer, observer: Observer) -> None:
+        epochs, plan = trainer.max_epochs, next(plan for plan in self._plans if observer in plan.observers)
+        first = observer.schedule.first_epoch(trainer.current_epoch)
+        if self._missing(observer) is None and epochs is not None and first is not None and 0 < epochs <= first:
+            plan.answers.setdefault(observer.name, []).append(
+                f"makes no check in this run, which ends after {epochs} epochs: its first would come at the end of "
+                f"epoch {first} (every_n_epochs={observer.schedule.every_n_epochs})"
+            )
 
     def _say_answers(self, plans: Sequence[Plan]) -> None:
         for sentence in shared_answers(plans):
@@ -180,14 +191,13 @@ class Session:
 
     def _plan(self, group: _Group, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         heldout = group.heldout
+        self.progress.phase("following the network", None)
         subject = together(lambda: bridge.subject(trainer, pl_module, heldout.network))
         plan = make_plan(subject, heldout, group.observers, self._failures)
         for message in plan.messages:
             self._notices.say(message)
         _check_tags([*self._plans, plan])
-        for observer in plan.observers:
-            with self._failures.guard(f"the start of {observer.name}"):
-                self._compare_heldout(observer, heldout)
+        self._compare_heldout(plan.observers, heldout)
         group.plan = plan
 
     def _refuse_if_idle(self) -> None:
@@ -198,13 +208,19 @@ class Session:
         if idle and not any(group.may_measure for group in self._groups) and len(idle) == len(self.observers):
             raise MisconfigurationException("; ".join(dict.fromkeys(idle)))
 
-    def _compare_heldout(self, observer: Observer, heldout: HeldOut) -> None:
-        if not observer.same_heldout(heldout.fingerprint):
+    def _compare_heldout(self, observers: list[Observer], heldout: HeldOut) -> None:
+        changed = []
+        for observer in observers:
+            with self._failures.guard(f"the start of {observer.name}"):
+                if not observer.same_heldout(heldout.fingerprint):
+                    changed.append(observer.name)
+        if changed:
             self._heldout_changed = True
-            self._notices.warn(
-                f"the held-out set of {observer.name!r} is not the one that this run began with; "
-                "its curves before and after this point are not comparable"
-            )
+            with self._failures.guard("a note on the held-out set"):  # where warnings are errors
+                self._notices.warn(
+                    f"the held-out set of {', '.join(changed)} is not the one that this run began with; "
+                    "curves before and after this point are not comparable"
+                )
 
     def tap(self, batch: Any) -> None:
         """Copy a validation batch into the held-out sets that cannot be read ahead."""

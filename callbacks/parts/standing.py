@@ -38,16 +38,17 @@ def settle_beside(trainer: pl.Trainer, callback: Any) -> None:
         MisconfigurationException: if the user gives more than one.
     """
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    kind = type(callback).__name__
     alike = [one for one in callbacks if isinstance(one, _root(callback))]
     own = [one for one in alike if not one.by_default]
     if len(own) > 1:
-        raise MisconfigurationException(f"Trainer(callbacks=...) has {len(own)} callbacks {kind}; give one")
+        raise MisconfigurationException(
+            f"Trainer(callbacks=...) has {len(own)} callbacks {type(own[0]).__name__}; give one"
+        )
     superfluous = [one for one in alike if one.by_default][0 if own else 1 :]
     if superfluous:
         _replace(trainer, [one for one in callbacks if not any(one is other for other in superfluous)])
     if superfluous and own:
-        rank_zero_info(f"convscope: your own {kind} takes the place of the suite's")
+        rank_zero_info(f"convscope: your own {type(own[0]).__name__} takes the place of the suite's")
 
 
 def place_after(trainer: pl.Trainer, callback: Any, watched: type) -> None:
