@@ -72,8 +72,9 @@ def suite(
                   removal curves and ablation, and pictures of filters
     ============  ===========================================================================================
 
-    A :class:`~convscope.DriftAlert` or :class:`~convscope.LayerTable` of your own in the same list takes the place of
-    the suite's.
+    A callback of your own in the same list takes the place of the suite's of its class and name:
+    ``[*suite(), RepresentationDrift(reference=...)]``. So does a :class:`~convscope.DriftAlert` or a
+    :class:`~convscope.LayerTable`.
 
     Args:
         name: Which suite.
@@ -84,7 +85,8 @@ def suite(
             rule fires. For rules and actions of your own add a ``DriftAlert``.
         **arguments: Given to every callback that measures: ``layers``, ``every_n_epochs``, ``max_layers``,
             ``max_overhead``, … as in :class:`~convscope.LayerObserver`. What only some of them take (``probe``,
-            ``criterion``, …) is refused: add such a callback to the list.
+            ``criterion``, …) is refused: add such a callback to the list, under a ``name`` if it is to stand beside
+            the suite's own.
 
     Raises:
         ValueError: if there is no such suite, or an argument is out of range or not taken by every callback.
@@ -103,10 +105,10 @@ def suite(
     observers = [kind(**{"heldout": shared, **own, **arguments}) for kind, own in _SUITES[name]]
     table = [] if name == "light" else [LayerTable()]
     # Behind what they read from, the alert last: what it says belongs under the numbers that it says it of.
-    beside: list[DriftAlert | LayerTable] = [*table, *_alert(alerts)]
-    for callback in beside:
+    callbacks: list[LayerObserver | LayerTable | DriftAlert] = [*observers, *table, *_alert(alerts)]
+    for callback in callbacks:
         callback.by_default = True
-    return [*observers, *beside]
+    return list(callbacks)
 
 
 def _alert(alerts: Any) -> list[DriftAlert]:

@@ -88,6 +88,11 @@ class Session:
     def _plans(self) -> list[Plan]:
         return [group.plan for group in self._groups if group.plan is not None and not group.resting]
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What the parts of the last check took: passes, solving, drawing and writing, logging."""
+        return dict(self._stopwatch.parts)
+
     # Before training: what the user gave wrongly is raised here, when nothing can be lost.
 
     def prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

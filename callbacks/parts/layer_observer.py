@@ -17,7 +17,7 @@ from convscope.callbacks.engine.hierarchies import Callback
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.engine.schedule import Schedule
 from convscope.callbacks.engine.session import Session
-from convscope.callbacks.parts.standing import refuse_twice
+from convscope.callbacks.parts.standing import settle_observers
 from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
 from convscope.capture.network.layers import LayerSpec, as_entries
 from convscope.capture.network.trace import Layer
@@ -64,6 +64,8 @@ class LayerObserver(Callback, ABC):
     """Quantities that get a learning map."""
     columns: ClassVar[dict[str, str]] = {}
     """Quantities that the printed table shows: ``{quantity: column title}``."""
+    by_default = False
+    """Whether a suite brought it: then it leaves its place to one of its class and name that the user gives."""
 
     def __init__(
         self,
@@ -267,9 +269,11 @@ class LayerObserver(Callback, ABC):
     # Lightning's hooks. The first observer of the trainer acts for all.
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
         observers = [callback for callback in trainer.callbacks if isinstance(callback, LayerObserver)]  # type: ignore[attr-defined]
-        if stage == "fit" and observers[0] is self and self.session is None:
-            refuse_twice(observers)
+        observers = settle_observers(trainer, observers)
+        if observers[0] is self:
             session = Session(observers)
             for observer in observers:
                 observer.session = session

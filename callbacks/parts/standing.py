@@ -11,24 +11,35 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from convscope.callbacks.engine.hierarchies import MisconfigurationException
 
 
-def refuse_twice(observers: Sequence[Any]) -> None:
-    """Refuse observers that would log the same.
+def settle_observers(trainer: pl.Trainer, observers: list[Any]) -> list[Any]:
+    """Who observes: of two of one class and name the user's own, where the other is a suite's, which is taken out.
 
     Raises:
-        MisconfigurationException: if an observer, or two of one class and name, are there more than once.
+        MisconfigurationException: if an observer, or two of one class and name, are there more than once all the same.
     """
-    labels = [f"{type(observer).__name__} {observer.name!r}" for observer in observers]
+    kept = observers
+    for one in [observer for observer in observers if observer.by_default]:
+        own = [other for other in observers if _label(other) == _label(one) and not other.by_default]
+        if own:
+            kept = [observer for observer in kept if observer is not one]
+            _take_out(trainer, [one], own[0])
+    _refuse_twice(kept)
+    return kept
+
+
+def _refuse_twice(observers: list[Any]) -> None:
+    labels = [_label(observer) for observer in observers]
     twice = list(dict.fromkeys(label for label in labels if labels.count(label) > 1))
-    if not twice:
-        return
-    raise MisconfigurationException(
-        f"Trainer(callbacks=...) has more than one of {', '.join(twice)}: give a suite once, and to a second callback "
-        f"of a kind a name of its own, e.g. {twice[0].split()[0]}(name='{_name_of(observers, twice[0])}_2')"
-    )
+    if twice:
+        kind, name = twice[0]
+        raise MisconfigurationException(
+            f"Trainer(callbacks=...) has more than one of {', '.join(f'{kind} {name!r}' for kind, name in twice)}: "
+            f"give a suite once, and to a second callback of a kind a name of its own, e.g. {kind}(name='{name}_2')"
+        )
 
 
-def _name_of(observers: Sequence[Any], label: str) -> str:
-    return next(str(observer.name) for observer in observers if label.endswith(repr(observer.name)))
+def _label(observer: Any) -> tuple[str, str]:
+    return type(observer).__name__, observer.name
 
 
 def settle_beside(trainer: pl.Trainer, callback: Any) -> None:
@@ -46,9 +57,14 @@ def settle_beside(trainer: pl.Trainer, callback: Any) -> None:
         )
     superfluous = [one for one in alike if one.by_default][0 if own else 1 :]
     if superfluous:
-        _replace(trainer, [one for one in callbacks if not any(one is other for other in superfluous)])
-    if superfluous and own:
-        rank_zero_info(f"convscope: your own {type(own[0]).__name__} takes the place of the suite's")
+        _take_out(trainer, superfluous, own[0] if own else None)
+
+
+def _take_out(trainer: pl.Trainer, superfluous: Sequence[Any], own: Any) -> None:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    _replace(trainer, [one for one in callbacks if not any(one is other for other in superfluous)])
+    if own is not None:
+        rank_zero_info(f"convscope: your own {type(own).__name__} takes the place of the suite's")
 
 
 def place_after(trainer: pl.Trainer, callback: Any, watched: type) -> None:
