@@ -159,9 +159,11 @@ class Bill(L.Callback):
             return
         observer = next(one for one in trainer.callbacks if isinstance(one, convscope.LayerObserver))
         parts = observer.session.seconds if observer.session is not None else {}
-        began = time.perf_counter()
-        self._bare()
-        self.rows.append({**parts, "in all": sum(parts.values()), "bare": time.perf_counter() - began})
+        with torch.inference_mode(False), torch.enable_grad():
+            began = time.perf_counter()
+            self._bare()
+            bare = time.perf_counter() - began
+        self.rows.append({**parts, "in all": sum(parts.values()), "bare": bare})
 
 
 PARTS = ("passes", "solving", "drawing", "logging", "in all")
