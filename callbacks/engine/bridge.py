@@ -108,7 +108,8 @@ def network_name(module: pl.LightningModule, named: Iterable[str | None]) -> str
     found = next(iter(chosen)) if len(chosen) == 1 else module
     parts = [_unwrapped(part) for part in _parts(found).values()] if found is module else []
     own = [part for part in parts if not type(part).__module__.startswith("torch.nn.")]
-    return type(own[0] if len(parts) == len(own) == 1 else found).__name__
+    named_by = own[0] if len(parts) == len(own) == 1 else found
+    return str(getattr(named_by, "original_name", type(named_by).__name__))  # the first: of TorchScript
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -12,14 +12,15 @@ from convscope.callbacks.engine.hierarchies import MisconfigurationException
 
 
 def settle_observers(trainer: pl.Trainer, observers: list[Any]) -> list[Any]:
-    """Who observes: of two of one class and name the user's own, where the other is a suite's, which is taken out.
+    """Who observes: in the place of a suite's observer the user's own of the same class, or a subclass, and name.
 
     Raises:
         MisconfigurationException: if an observer, or two of one class and name, are there more than once all the same.
     """
     kept = observers
     for one in [observer for observer in observers if observer.by_default]:
-        own = [other for other in observers if _label(other) == _label(one) and not other.by_default]
+        own = [other for other in observers if isinstance(other, type(one)) and not other.by_default]
+        own = [other for other in own if other.name == one.name]
         if own:
             kept = [observer for observer in kept if observer is not one]
             _take_out(trainer, [one], own[0])

@@ -105,6 +105,25 @@ def test_a_table_of_ones_own_is_the_only_one(fit: Any, capsys: Any) -> None:
     assert capsys.readouterr().out.count("before training\n") == 1
 
 
+def test_an_observer_of_ones_own_takes_the_place_of_the_suites_of_its_name(fit: Any, caplog: Any) -> None:
+    class Mine(convscope.LayerProbe):
+        """A subclass is one too."""
+
+    drift = convscope.RepresentationDrift(reference=TinyResNet(4, classes=3))
+    with caplog.at_level("INFO"):
+        run = fit([Mine(layers="net.conv1"), *convscope.suite(pictures=False), drift], max_epochs=1)
+    assert [c for c in run.trainer.callbacks if isinstance(c, convscope.RepresentationDrift)] == [drift]
+    assert len([c for c in run.trainer.callbacks if isinstance(c, convscope.LayerProbe)]) == 1
+    tags = run.trainer.callback_metrics
+    assert [tag for tag in tags if tag.startswith("probe/accuracy/")] == [
+        "probe/accuracy/net.conv1",
+        "probe/accuracy/output",
+    ]
+    assert "drift/cka_reference/net.conv1" in tags
+    assert "gini" in " ".join(tags)  # the others of the suite are there
+    assert len(said(caplog, "takes the place of the suite's")) == 2
+
+
 def test_two_alerts_of_ones_own_are_refused(fit: Any) -> None:
     with pytest.raises(MisconfigurationException, match="has 2 callbacks DriftAlert; give one"):
         fit([*convscope.suite("light"), DriftAlert(), DriftAlert()])
