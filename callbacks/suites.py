@@ -7,6 +7,8 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning.pytorch as pl
+
 from convscope._arguments import one_of, refuse
 from convscope.alerts.rules import Rule
 from convscope.callbacks.ablation import AblationOracle
@@ -14,7 +16,6 @@ from convscope.callbacks.alerts import DriftAlert
 from convscope.callbacks.class_filters import ClassFilters
 from convscope.callbacks.correlation import FilterCorrelation
 from convscope.callbacks.drift import RepresentationDrift
-from convscope.callbacks.engine.hierarchies import Callback
 from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
@@ -60,7 +61,7 @@ _SUITES: dict[str, list[tuple[type[LayerObserver], dict[str, Any]]]] = {
 
 def suite(
     name: SuiteName = "standard", heldout: HeldOutLike = None, *, alerts: Alerts = True, **arguments: Any
-) -> list[Callback]:
+) -> list[pl.Callback]:
     """A list of callbacks that share one held-out set and one pass, with alerts on what they measure.
 
     ============  ===========================================================================================

@@ -162,9 +162,9 @@ class _RichLine:
     """A Rich bar of our own, in the user's columns and colours, where Lightning's is not on the screen yet."""
 
     def __init__(self, bar: Any, trainer: pl.Trainer) -> None:
-        from rich.progress import Progress as RichProgress
+        from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress  # there where Rich is installed
 
-        self._progress = RichProgress(*bar.configure_columns(trainer), transient=True)
+        self._progress = CustomProgress(*bar.configure_columns(trainer), transient=True)
         self._task = self._progress.add_task("", total=1)
         self._progress.start()
 

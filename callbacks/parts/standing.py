@@ -50,7 +50,7 @@ def settle_beside(trainer: pl.Trainer, callback: Any) -> None:
         MisconfigurationException: if the user gives more than one.
     """
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    alike = [one for one in callbacks if isinstance(one, _root(callback))]
+    alike: list[Any] = [one for one in callbacks if isinstance(one, _root(callback))]
     own = [one for one in alike if not one.by_default]
     if len(own) > 1:
         raise MisconfigurationException(
@@ -84,6 +84,6 @@ def _replace(trainer: pl.Trainer, callbacks: list[Any]) -> None:
     trainer.callbacks = callbacks  # type: ignore[attr-defined]
 
 
-def _root(callback: Any) -> type:
+def _root(callback: Any) -> type[Any]:
     """The class that says of itself that a run has one: a subclass of the user's is its like."""
     return next(kind for kind in reversed(type(callback).__mro__) if "by_default" in vars(kind))
