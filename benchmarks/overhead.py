@@ -40,16 +40,20 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def check(network: torch.nn.Module, heldout: HeldOut, observers: list) -> Callable[[], None]:
+def check(network: torch.nn.Module, heldout: HeldOut, callbacks: list) -> Callable[[], None]:
     """One full check: the pass and every value, as a session makes it; logging and pictures left out."""
+    observers = [callback for callback in callbacks if isinstance(callback, convscope.LayerObserver)]
     plan = make_plan(Subject(network, network, device()), heldout, observers)
     failures = Failures(raising=True)
+    seen: set[str] = set()
 
     def action() -> None:
         usable = run_pass(plan, observers, failures, gather_objects)
         for observer in observers:
             found = [observer.compute(layer) for layer in usable[observer.name]]
-            assert all(result is None or result.scalars for result in found)
+            first = observer.name not in seen  # a first check of drift has nothing to compare with
+            assert all(result is None or result.scalars or first for result in found)
+            seen.add(observer.name)
             observer.end()
 
     return action
@@ -84,8 +88,9 @@ def compare_check(samples: int, repeats: int) -> None:
     """The check of a whole suite against bare training, and its forward-only part against a bare forward."""
     _compare(
         {
-            "check: probe, importance, correlation": lambda: convscope.suite("standard"),
-            "check: probe, correlation": lambda: convscope.suite("light"),
+            "check: standard suite": lambda: convscope.suite("standard"),
+            "check: probe, importance, correlation": lambda: convscope.suite("standard")[:3],
+            "check: light suite (probe, correlation)": lambda: convscope.suite("light"),
         },
         samples,
         repeats,
@@ -99,6 +104,8 @@ def compare_callbacks(samples: int, repeats: int) -> None:
             "check: probe": lambda: [convscope.LayerProbe()],
             "check: correlation": lambda: [convscope.FilterCorrelation()],
             "check: importance": lambda: [convscope.FilterImportance()],
+            "check: drift": lambda: [convscope.RepresentationDrift()],
+            "check: health": lambda: [convscope.FilterHealth()],
         },
         samples,
         repeats,
@@ -141,6 +148,74 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+class Bill(L.Callback):
+    """What each check cost, part by part, beside a bare training forward and backward over as many images, in turn."""
+
+    def __init__(self, bare: Callable[[], None]) -> None:
+        self._bare = bare
+        self.rows: list[dict[str, float]] = []
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        observer = next(one for one in trainer.callbacks if isinstance(one, convscope.LayerObserver))
+        parts = observer.session.seconds if observer.session is not None else {}
+        with torch.inference_mode(False), torch.enable_grad():
+            began = time.perf_counter()
+            self._bare()
+            bare = time.perf_counter() - began
+        self.rows.append({**parts, "in all": sum(parts.values()), "bare": bare})
+
+
+PARTS = ("passes", "solving", "drawing", "logging", "in all")
+
+
+def compare_paid(samples: int, repeats: int) -> None:
+    """Checks as the user pays for them, in a fit with TensorBoard: passes, solving, drawing and writing, logging."""
+    images, labels, origin = cifar10(samples, "train")
+    suites = {
+        "standard suite": lambda: convscope.suite("standard"),
+        "standard suite, no pictures": lambda: convscope.suite("standard", pictures=False),
+        "light suite": lambda: convscope.suite("light"),
+        **{
+            f"{kind.__name__} alone": lambda kind=kind: [kind()]
+            for kind in map(type, convscope.suite("standard", alerts=False)[:-1])
+        },
+    }
+    print(f"\n### A check as it is paid for, {samples} images ({origin}), ResNet-18, 20 conv layers\n")
+    print("Medians, as multiples of a bare training forward and backward over the same images.\n")
+    print("| what | passes | solving | drawing, writing | logging | in all |\n|---|---|---|---|---|---|")
+    for name, make in suites.items():
+        bare = bare_training(ResNet18().to(device()), images, labels)
+        bare()
+        rows = _paid(make(), images, labels, repeats, bare)
+        shares = [median([row.get(part, 0.0) / row["bare"] for row in rows]) for part in PARTS]
+        print(f"| {name} | {' | '.join(f'{share:.2f}' for share in shares)} |", flush=True)
+
+
+def _paid(
+    callbacks: list, images: torch.Tensor, labels: torch.Tensor, checks: int, bare: Callable[[], None]
+) -> list[dict[str, float]]:
+    """The parts of each of ``checks`` checks after the first two, in which memory and processes are made ready."""
+    bill = Bill(bare)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = L.Trainer(
+            max_epochs=checks + 1,
+            limit_train_batches=1,
+            limit_val_batches=1,
+            accelerator="auto",
+            callbacks=[*callbacks, bill],
+            logger=TensorBoardLogger(folder),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        loader = DataLoader(TensorDataset(images, labels), CHUNK)
+        trainer.fit(Classifier(), loader, loader)
+    return bill.rows[1:]
 
 
 def compare_epoch(train_size: int) -> None:
@@ -211,7 +286,7 @@ def _peak() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--only", choices=("check", "callbacks", "probes", "memory", "epoch"), help="one part of the benchmark"
+        "--only", choices=("check", "callbacks", "paid", "probes", "memory", "epoch"), help="one part of the benchmark"
     )
     parser.add_argument("--samples", type=int, default=1024, help="held-out images of a check (default 1024)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that are counted (default 5)")
@@ -226,6 +301,7 @@ def main() -> None:
     parts: dict[str, Callable[[], None]] = {
         "check": lambda: compare_check(options.samples, options.repeats),
         "callbacks": lambda: compare_callbacks(options.samples, options.repeats),
+        "paid": lambda: compare_paid(options.samples, options.repeats),
         "probes": lambda: compare_probes(options.samples),
         "memory": lambda: measure_memory([1024, 4096]),
         "epoch": lambda: compare_epoch(options.train_size),

@@ -41,9 +41,10 @@ class AblationOracle(InterveningObserver):
         loss: As in :class:`~convscope.FilterImportance`.
         baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
         samples: Run the filter sets on at most so many held-out samples, drawn once. Importance is measured on all.
-        max_forwards: At most so many forward passes of those samples per check; a filter takes one, a layer
-            two more. Where all would take more, fewer filters per layer are ablated, then fewer layers.
-        **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
+        max_forwards: At most so many forward passes of those samples a check; a filter takes one, a layer
+            two more. Where all would take more, fewer filters a layer are ablated, then fewer layers.
+        **arguments: See :class:`~convscope.LayerObserver`. By default ``every_n_epochs`` is 5 and ``on_start`` False:
+            of an untrained network the numbers mean little, and they are the longest wait of a run.
 
     Logged for each layer, in units of the loss:
         ``ablation/top/<layer>``, ``ablation/bottom/<layer>``, ``ablation/random/<layer>`` (mean rise of the loss

@@ -6,7 +6,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -14,8 +14,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from convscope._arguments import refuse
 from convscope.alerts.rules import SEVERITIES, Rule, default_rules, load_rules
 from convscope.alerts.watch import Alert, Watch
-from convscope.callbacks.engine.bridge import fitting, has_validation, moment
-from convscope.callbacks.engine.hierarchies import Callback, MisconfigurationException
+from convscope.callbacks.engine.bridge import fitting, has_validation, may_stand_twice, moment
+from convscope.callbacks.engine.console import above_the_bar
+from convscope.callbacks.engine.hierarchies import Callback
 from convscope.callbacks.parts.actions import (
     Action,
     ActionSpec,
@@ -26,6 +27,7 @@ from convscope.callbacks.parts.actions import (
 )
 from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.standing import place_after, settle_beside
 
 log = logging.getLogger("convscope")
 
@@ -72,6 +74,10 @@ class DriftAlert(Callback):
         (True, [])
     """
 
+    gives_alerts: ClassVar[bool] = True
+    by_default = False
+    """Whether a suite brought it: then it leaves its place to one that the user gives."""
+
     def __init__(
         self,
         rules: str | Sequence[Rule | dict[str, Any]] | None = None,
@@ -87,20 +93,23 @@ class DriftAlert(Callback):
 
     # Lightning's hooks.
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not has_validation(trainer):
-            _check_order(trainer, self)
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            settle_beside(trainer, self)
+            place_after(trainer, self, LayerObserver)  # without a validation loop both act in the same hook
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         self._fresh.note_learning_rate(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if fitting(trainer):
-            self._check(trainer, "validation")
+            with above_the_bar(trainer):
+                self._check(trainer, "validation")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not has_validation(trainer):
-            self._check(trainer, "train")
+            with above_the_bar(trainer):
+                self._check(trainer, "train")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")  # which Lightning leaves out then; alerts may still be on their way
@@ -166,6 +175,7 @@ class DriftAlert(Callback):
 
     # State in checkpoints.
 
+    @may_stand_twice
     def state_dict(self) -> dict[str, Any]:
         return {
             "run": self._run,
@@ -199,13 +209,3 @@ def _by_severity(actions: Any) -> dict[str, list[Action]]:
 
 def _name(action: Action) -> str:
     return f"the action {type(action).__name__}"
-
-
-def _check_order(trainer: pl.Trainer, alert: DriftAlert) -> None:
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    later = [type(c).__name__ for c in callbacks[callbacks.index(alert) :] if isinstance(c, LayerObserver)]
-    if later:
-        raise MisconfigurationException(
-            f"without a validation loop DriftAlert must come after what it watches, but {', '.join(later)} come later "
-            "in Trainer(callbacks=…); put DriftAlert last"
-        )

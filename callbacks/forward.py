@@ -36,9 +36,10 @@ class ForwardFromLayer(InterveningObserver):
         loss: As in :class:`~convscope.FilterImportance`.
         baseline: What takes a filter's place: ``"mean"``, its mean activation over the held-out set, or ``"zero"``.
         samples: Run the filter sets on at most so many held-out samples, drawn once. Importance is measured on all.
-        max_forwards: At most so many forward passes of those samples per check; where all layers would take more,
-            fewer are measured, evenly over depth. A layer takes ``3 · len(shares) + 3``.
-        **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
+        max_forwards: At most so many forward passes of those samples a check; where all layers would take more,
+            fewer are looked at, evenly over depth. A layer takes ``3 · len(shares) + 3``.
+        **arguments: See :class:`~convscope.LayerObserver`. By default ``every_n_epochs`` is 5 and ``on_start`` False:
+            of an untrained network the numbers mean little, and they are the longest wait of a run.
 
     Logged for each layer, from accuracy for classes, else from the share of the loss that is kept (see
     docs/metrics/forward-from-layer.md), 0 to 1:

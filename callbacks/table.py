@@ -8,9 +8,11 @@ import sys
 import lightning.pytorch as pl
 
 from convscope.callbacks.engine.bridge import fitting, has_validation
+from convscope.callbacks.engine.console import say
 from convscope.callbacks.engine.hierarchies import Callback
 from convscope.callbacks.engine.session import Session
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.standing import place_after, settle_beside
 from convscope.loggers import layer_table
 from convscope.loggers.terminal import encoding_of
 
@@ -25,9 +27,17 @@ class LayerTable(Callback):
     that is gone costs the table, not the training.
     """
 
+    by_default = False
+    """Whether a suite brought it: then it leaves its place to one that the user gives."""
+
     def __init__(self) -> None:
         self._printed = -1
         self._failed = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            settle_beside(trainer, self)
+            place_after(trainer, self, LayerObserver)  # without a validation loop both act in the same hook
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._print(trainer, "before training")
@@ -46,7 +56,7 @@ class LayerTable(Callback):
             if session is None or session.checks == self._printed or not session.latest:
                 return
             self._printed = session.checks
-            trainer.print(layer_table(_rows(session), title, encoding_of(sys.stdout)))
+            say(trainer, layer_table(_rows(session), title, encoding_of(sys.stdout)))
         except Exception as error:  # a closed pipe or terminal, or a program that put its own stream in the place of it
             self._report(error)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -24,7 +23,7 @@ def command_line(doc: str | None, epochs: int, epochs_help: str = "epochs to tra
 
 
 def watched_trainer(
-    name: str, epochs: int, heldout: convscope.HeldOut, logdir: Path, **drift: Any
+    name: str, epochs: int, heldout: convscope.HeldOut, logdir: Path, *callbacks: L.Callback
 ) -> tuple[L.Trainer, convscope.DriftAlert]:
     """A trainer with everything that the default rules look at, and its alerts.
 
@@ -33,7 +32,7 @@ def watched_trainer(
         epochs: To train.
         heldout: Shared by all callbacks.
         logdir: Folder of the runs.
-        **drift: Arguments of RepresentationDrift.
+        *callbacks: Of the recipe's own; one of a kind that the suite has takes the place of the suite's.
     """
     alert = convscope.DriftAlert()
     trainer = L.Trainer(
@@ -41,12 +40,7 @@ def watched_trainer(
         accelerator="cpu",
         logger=TensorBoardLogger(logdir, name=name),
         log_every_n_steps=5,
-        callbacks=[
-            *convscope.suite("standard", heldout=heldout),
-            convscope.RepresentationDrift(heldout=heldout, **drift),
-            convscope.FilterHealth(heldout=heldout),
-            alert,
-        ],
+        callbacks=[*convscope.suite("standard", heldout=heldout, alerts=False), *callbacks, alert],
     )
     return trainer, alert
 

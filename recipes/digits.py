@@ -78,7 +78,7 @@ def main() -> None:
         max_epochs=options.epochs,
         logger=TensorBoardLogger(options.logdir, name="digits"),
         log_every_n_steps=5,
-        callbacks=[*convscope.suite(options.suite), convscope.LayerTable()],
+        callbacks=convscope.suite(options.suite),
     )
     trainer.fit(DigitsCNN(), *digits_loaders())
     where_to_look(trainer)

@@ -35,9 +35,10 @@ def train(epochs: int, learning_rate: float, logdir: Path) -> tuple[L.Trainer, c
     before = L.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False)
     before.fit(model, task(everything[0], old, True), task(everything[1], old, False))
 
-    # Only the old task's samples say what was forgotten of it.
-    heldout = convscope.HeldOut(task(everything[1], old, False).dataset, size=200)
-    trainer, alert = watched_trainer("forgetting", epochs, heldout, logdir, reference=copy.deepcopy(model))
+    # Only the old task's samples say what was forgotten of it; that the network has ten classes they cannot say.
+    heldout = convscope.HeldOut(task(everything[1], old, False).dataset, size=200, classes=10)
+    drift = convscope.RepresentationDrift(heldout=heldout, reference=copy.deepcopy(model))
+    trainer, alert = watched_trainer("forgetting", epochs, heldout, logdir, drift)
     trainer.fit(model, task(everything[0], new, True), task(everything[1], new, False))
     return trainer, alert
 

@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -25,6 +25,8 @@ from convscope.capture.state.generators import preserved_generators
 from convscope.capture.state.isolation import preserved_random_state
 from convscope.loggers import summary_writer
 from convscope.metrics._base import announce_sync
+
+T = TypeVar("T")
 
 
 def fitting(trainer: pl.Trainer) -> bool:
@@ -98,6 +100,26 @@ def _submodule(module: nn.Module, name: str) -> nn.Module:
 
 def _parts(module: nn.Module) -> dict[str, nn.Module]:
     return {name: child for name, child in module.named_children() if next(child.parameters(), None) is not None}
+
+
+def network_name(module: pl.LightningModule, named: Iterable[str | None]) -> str:
+    """What a user calls the network: its class, or that of its only part with parameters where the user wrote that."""
+    chosen = {_unwrapped(module if name is None else _submodule(module, name)) for name in named}
+    found = next(iter(chosen)) if len(chosen) == 1 else module
+    parts = [_unwrapped(part) for part in _parts(found).values()] if found is module else []
+    own = [part for part in parts if not type(part).__module__.startswith("torch.nn.")]
+    named_by = own[0] if len(parts) == len(own) == 1 else found
+    return str(getattr(named_by, "original_name", type(named_by).__name__))  # the first: of TorchScript
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    return getattr(module, "_orig_mod", module)  # compiled
+
+
+def gives_alerts(trainer: pl.Trainer) -> bool:
+    """Whether a callback of the trainer judges what is logged."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(getattr(callback, "gives_alerts", False) for callback in callbacks)
 
 
 def transfer(trainer: pl.Trainer) -> Callable[[Any], Any]:
@@ -202,6 +224,16 @@ def require_whole_networks(trainer: pl.Trainer) -> None:
             f"convscope cannot observe tensor parallelism yet: {trainer.world_size} processes run {replicas} networks, "
             "and held-out samples are divided among processes; use tensor_parallel_size=1"
         )
+
+
+def may_stand_twice(state_dict: T) -> T:
+    """Decorator of a callback's ``state_dict``: two callbacks of one key are left to us to refuse.
+
+    Lightning refuses them while the Trainer is made, in words that name neither, unless ``state_dict`` is its own; what
+    a function wraps counts for that. Were it not to, its own refusal would come back.
+    """
+    state_dict.__wrapped__ = pl.Callback.state_dict  # type: ignore[attr-defined]
+    return state_dict
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.lockstep import together
 from convscope.callbacks.engine.observer import Observer, Plan
+from convscope.callbacks.engine.progress import Progress
 from convscope.capture.data.processes import Gather
 from convscope.capture.network.trace import Layer
 
@@ -16,7 +17,9 @@ Pair = tuple[str, str]  # names of an observer and of a layer
 Usable = dict[str, list[Layer]]
 
 
-def run_interventions(plan: Plan, due: list[Observer], usable: Usable, failures: Failures, gather: Gather) -> Usable:
+def run_interventions(
+    plan: Plan, due: list[Observer], usable: Usable, failures: Failures, gather: Gather, progress: Progress
+) -> Usable:
     """Let observers intervene in their usable layers; a layer that fails on one process is left out on all.
 
     Out of device memory, every process halves its chunk and the layers concerned are run again.
@@ -30,7 +33,7 @@ def run_interventions(plan: Plan, due: list[Observer], usable: Usable, failures:
     todo = {observer.name: usable[observer.name] for observer in intervening}
     failed: set[Pair] = set()
     while any(todo.values()):
-        starved, broken = _agreed(_attempt(intervening, todo), plan, failures, gather)
+        starved, broken = _agreed(_attempt(intervening, todo, progress), plan, failures, gather)
         failed |= broken
         todo = _only(todo, starved.__contains__)
         if starved:
@@ -39,14 +42,16 @@ def run_interventions(plan: Plan, due: list[Observer], usable: Usable, failures:
     return _only(usable, lambda pair: pair not in failed)
 
 
-def _attempt(intervening: list[Observer], todo: Usable) -> dict[Pair, Exception]:
+def _attempt(intervening: list[Observer], todo: Usable, progress: Progress) -> dict[Pair, Exception]:
     errors: dict[Pair, Exception] = {}
     for observer in intervening:
-        for layer in todo[observer.name]:
+        progress.phase(observer.name, len(todo[observer.name]))
+        for place, layer in enumerate(todo[observer.name], 1):
             try:
                 together(lambda o=observer, layer=layer: o.intervene(layer))  # type: ignore[misc]
             except Exception as error:
                 errors[observer.name, layer.name] = error
+            progress.reach(place)  # parts of a layer are told by who intervenes, if at all
     return errors
 
 

@@ -133,8 +133,9 @@ def needs_of(observer: Observer) -> tuple[Any, ...]:
 class Plan:
     """One held-out set's part of a check. ``layers`` maps an observer's name to its layers, in depth order.
 
-    ``idle`` gives, per observer that is inactive for lack of layers, the reason; ``hidden`` is True if layers run
-    where they cannot be seen, in TorchScript or ``torch.vmap``.
+    ``answers`` are sentences without their subject, by observer's name; ``available`` the names of all layers that
+    could be observed if ``max_layers`` allowed. ``idle`` says of each observer that rests for want of layers why it
+    does; ``hidden`` that layers run where they cannot be seen, in TorchScript or ``torch.vmap``.
     """
 
     subject: Subject
@@ -142,6 +143,8 @@ class Plan:
     observers: list[Observer] = field(default_factory=list)
     layers: dict[str, list[Layer]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    available: set[str] = field(default_factory=set)
     idle: list[str] = field(default_factory=list)
     chunk_size: int = 0
     hidden: bool = False

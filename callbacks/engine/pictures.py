@@ -10,6 +10,7 @@ from convscope.callbacks.engine.bridge import fast_dev_run, tensorboard_writers
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings, Moment
 from convscope.callbacks.engine.observer import Observer
+from convscope.callbacks.engine.progress import Progress
 from convscope.loggers import (
     TensorBoardDashboard,
     correlation_heatmap,
@@ -35,7 +36,9 @@ class Pictures:
         self._charts: dict[str, dict[str, list[str]]] = {}
         self._said: set[str] = set()
 
-    def draw(self, trainer: pl.Trainer, found: list[tuple[Observer, Findings]], when: Moment) -> None:
+    def draw(
+        self, trainer: pl.Trainer, found: list[tuple[Observer, Findings]], when: Moment, progress: Progress
+    ) -> None:
         """Draw one check's pictures, on the main process, to every TensorBoard logger."""
         found = [(observer, findings) for observer, findings in found if findings.layers]
         if not trainer.is_global_zero or fast_dev_run(trainer) or not found:
@@ -50,9 +53,11 @@ class Pictures:
                 self._charts[observer.name] = _charts(observer, findings)
         for writer in writers:
             with self._failures.guard("drawing pictures"):
-                self._draw_all(writer, found, when)
+                self._draw_all(writer, found, when, progress)
 
-    def _draw_all(self, writer: SummaryWriter, found: list[tuple[Observer, Findings]], when: Moment) -> None:
+    def _draw_all(
+        self, writer: SummaryWriter, found: list[tuple[Observer, Findings]], when: Moment, progress: Progress
+    ) -> None:
         dashboard = self._dashboards.setdefault(writer, TensorBoardDashboard(writer))
         if dashboard.free_space < SPARE:
             self._say_once(
@@ -65,6 +70,7 @@ class Pictures:
             with self._failures.guard(f"drawing pictures of {observer.name}"):
                 if observer.pictures:
                     self._draw(dashboard, observer, findings, when)
+            progress.advance()
 
     def _draw(self, dashboard: TensorBoardDashboard, observer: Observer, findings: Findings, when: Moment) -> None:
         for layer, result in findings.layers.items():

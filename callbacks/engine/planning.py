@@ -111,7 +111,7 @@ class _Draft:
         except IdleError as error:
             if self.selected.get(observer.name, [True]):  # layers that cannot be measured are no one's mistake
                 self.plan.idle.append(str(error))
-            self.plan.messages.append(f"{observer.name} is inactive: {error}")
+            self.plan.answers.setdefault(observer.name, []).append(f"rests: {error}")
         except Exception as error:
             if is_mistake(error):
                 raise
@@ -128,7 +128,7 @@ class _Draft:
         plan = self.plan
         reason = _no_logits(observer, plan) or observer.skips(plan.heldout, self.no_loss)
         if reason is not None:
-            plan.messages.append(f"{observer.name} is skipped: {reason}")
+            plan.answers.setdefault(observer.name, []).append(f"is skipped: {reason}")
             return
         plan.layers[observer.name] = _choose(plan, self.selected[observer.name], observer, self.output)
         plan.observers.append(observer)
@@ -180,9 +180,10 @@ def _choose(plan: Plan, chosen: list[Layer], observer: Observer, output: Layer |
     suitable = _suitable(plan, [*chosen, *last], observer)
     chosen = [layer for layer in suitable if layer is not output]
     kept = spread_over_depth(chosen, observer.max_layers)
+    plan.available |= {layer.name for layer in chosen}
     if len(kept) < len(chosen):
-        plan.messages.append(
-            f"{observer.name} observes {len(kept)} of {len(chosen)} layers, evenly over depth (max_layers="
+        plan.answers.setdefault(observer.name, []).append(
+            f"observes {len(kept)} of {len(chosen)} layers, evenly over depth (max_layers="
             f"{observer.max_layers}): {', '.join(layer.name for layer in kept)}"
         )
     return [*kept, *(layer for layer in suitable if layer is output)]
@@ -211,7 +212,9 @@ def _suitable(plan: Plan, chosen: list[Layer], observer: Observer) -> list[Layer
     if not suitable or (observer.needs_filters and not filters):
         raise IdleError(_why_none(others))
     if others:
-        plan.messages.append(f"{observer.name} leaves out layers that it cannot measure: {', '.join(others)}")
+        plan.answers.setdefault(observer.name, []).append(
+            f"leaves out layers that it cannot measure: {', '.join(others)}"
+        )
     return suitable
 
 

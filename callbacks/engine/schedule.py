@@ -62,6 +62,12 @@ class Schedule:
             self._last_epoch, due = moment.epoch, False
         return due
 
+    def first_epoch(self, begins: int) -> int | None:
+        """The epoch at whose end a run that begins with ``begins`` has its first check; None if that is earlier."""
+        if self.every_n_train_steps or (self.on_start and not self._begun) or not self.every_n_epochs:
+            return None
+        return max(begins, self._last_epoch + self.every_n_epochs)
+
     @property
     def is_needed(self) -> bool:
         """Return whether another check may give a monitored value: every value comes from the first or second check."""

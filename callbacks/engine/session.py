@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from convscope.callbacks.engine import bridge
+from convscope.callbacks.engine.console import above_the_bar
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings, Moment
 from convscope.callbacks.engine.hierarchies import MisconfigurationException
 from convscope.callbacks.engine.lockstep import is_mistake, together
+from convscope.callbacks.engine.notices import Notices, shared_answers, watching
 from convscope.callbacks.engine.observer import Observer, Plan
 from convscope.callbacks.engine.pictures import Pictures
 from convscope.callbacks.engine.planning import make_plan
+from convscope.callbacks.engine.progress import Progress
 from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.callbacks.engine.stopwatch import Stopwatch
 from convscope.capture.data.heldout import HeldOut
@@ -56,12 +58,15 @@ class Session:
         observers: The trainer's observers; the first acts for all.
         latest: The newest findings of each observer, by its name.
         checks: Number of checks made in this fit.
+        progress: Where whatever takes long tells how far it has come.
     """
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self.observers = list(observers)
         self.latest: dict[str, Findings] = {}
         self.checks = 0
+        self.progress = Progress()
+        self._notices = Notices()
         self._failures = Failures(raising=any(o.on_error == "raise" for o in observers))
         self._stopwatch = Stopwatch(
             min((o.max_overhead for o in observers if o.max_overhead is not None), default=None)
@@ -71,7 +76,7 @@ class Session:
         self._tags: set[str] = set()
         self._monitored: dict[str, str] = {}
         self._seen: dict[str, torch.Tensor] = {}
-        self._said_swapped = False
+        self._said_swapped = self._said_watching = self._said_waits = False
         shared = HeldOut()
         groups: dict[tuple[Any, ...], _Group] = {}
         for observer in observers:
@@ -83,7 +88,12 @@ class Session:
     def _plans(self) -> list[Plan]:
         return [group.plan for group in self._groups if group.plan is not None and not group.resting]
 
-    # Before training: invalid arguments are raised here, when nothing can be lost.
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What the parts of the last check took: passes, solving, drawing and writing, logging."""
+        return dict(self._stopwatch.parts)
+
+    # Before training: what the user gave wrongly is raised here, when nothing can be lost.
 
     def prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the held-out sets and plan the layers.
@@ -91,6 +101,11 @@ class Session:
         Raises:
             MisconfigurationException: if a held-out set, a layer entry or an argument does not fit this model.
         """
+        with self._attended(trainer):
+            self._prepare(trainer, pl_module)
+        self._stopwatch.start_of_training()
+
+    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step == 0:
             for observer in self.observers:
                 with self._failures.guard(f"the start of {observer.name}"):
@@ -100,8 +115,8 @@ class Session:
         self._serve_monitors(trainer)
         lazy = bridge.uninitialised(pl_module)
         if lazy:
-            rank_zero_info(
-                f"convscope: {', '.join(lazy)} are created by the first forward pass, in training; "
+            self._notices.say(
+                f"{', '.join(lazy)} are created in the first forward pass, which is left to training; "
                 "checks begin after that"
             )
         for group in self._groups:
@@ -109,8 +124,29 @@ class Session:
                 self._read(group.heldout, trainer, pl_module)
                 if group.heldout.ready and not lazy:
                     self._plan(group, trainer, pl_module)
+        for observer in (observer for plan in self._plans for observer in plan.observers):
+            self._note_if_never_due(trainer, observer)
+        self._say_answers(self._plans)
         self._refuse_if_idle()
-        self._stopwatch.start_of_training()
+
+    @contextmanager
+    def _attended(self, trainer: pl.Trainer) -> Iterator[None]:
+        """The user waits for this block, and sees its progress and, above it, what it has to say."""
+        with above_the_bar(trainer), self.progress.waiting(trainer):
+            yield
+
+    def _note_if_never_due(self, trainer: pl.Trainer, observer: Observer) -> None:
+        epochs, plan = trainer.max_epochs, next(plan for plan in self._plans if observer in plan.observers)
+        first = observer.schedule.first_epoch(trainer.current_epoch)
+        if self._missing(observer) is None and epochs is not None and first is not None and 0 < epochs <= first:
+            plan.answers.setdefault(observer.name, []).append(
+                f"makes no check in this run, which ends after {epochs} epochs: its first would come at the end of "
+                f"epoch {first} (every_n_epochs={observer.schedule.every_n_epochs})"
+            )
+
+    def _say_answers(self, plans: Sequence[Plan]) -> None:
+        for sentence in shared_answers(plans):
+            self._notices.say(sentence)
 
     @contextmanager
     def _resting_if_it_fails(self, group: _Group, *, refusing: bool) -> Iterator[None]:
@@ -124,11 +160,14 @@ class Session:
 
     def _read(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         default = together(lambda: self._default_loader(heldout, trainer, pl_module))
+        self.progress.phase("reading held-out batches", None)
         together(
             lambda: or_mistake(
                 lambda: heldout.prepare(
                     default,
-                    transfer=_as_users("moving a held-out batch to the device", bridge.transfer(trainer)),
+                    transfer=self._counted(
+                        _as_users("moving a held-out batch to the device", bridge.transfer(trainer))
+                    ),
                     rank=trainer.global_rank,
                     world_size=trainer.world_size,
                     gather=bridge.gather_objects,
@@ -140,7 +179,14 @@ class Session:
         )
         for note in heldout.notes:
             with self._failures.guard("a note on the held-out set"):  # where warnings are errors
-                rank_zero_warn(f"convscope: {note}")
+                self._notices.warn(note)
+
+    def _counted(self, transfer: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def counted(batch: Any) -> Any:
+            self.progress.advance()
+            return transfer(batch)
+
+        return counted
 
     def _default_loader(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
         if heldout.source is not None:
@@ -150,14 +196,13 @@ class Session:
 
     def _plan(self, group: _Group, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         heldout = group.heldout
+        self.progress.phase("following the network", None)
         subject = together(lambda: bridge.subject(trainer, pl_module, heldout.network))
         plan = make_plan(subject, heldout, group.observers, self._failures)
         for message in plan.messages:
-            rank_zero_info(f"convscope: {message}")
+            self._notices.say(message)
         _check_tags([*self._plans, plan])
-        for observer in plan.observers:
-            with self._failures.guard(f"the start of {observer.name}"):
-                self._compare_heldout(observer, heldout)
+        self._compare_heldout(plan.observers, heldout)
         group.plan = plan
 
     def _refuse_if_idle(self) -> None:
@@ -168,13 +213,19 @@ class Session:
         if idle and not any(group.may_measure for group in self._groups) and len(idle) == len(self.observers):
             raise MisconfigurationException("; ".join(dict.fromkeys(idle)))
 
-    def _compare_heldout(self, observer: Observer, heldout: HeldOut) -> None:
-        if not observer.same_heldout(heldout.fingerprint):
+    def _compare_heldout(self, observers: list[Observer], heldout: HeldOut) -> None:
+        changed = []
+        for observer in observers:
+            with self._failures.guard(f"the start of {observer.name}"):
+                if not observer.same_heldout(heldout.fingerprint):
+                    changed.append(observer.name)
+        if changed:
             self._heldout_changed = True
-            rank_zero_warn(
-                f"convscope: the held-out set of {observer.name!r} is not the one that this run began with; "
-                "its curves before and after this point are not comparable"
-            )
+            with self._failures.guard("a note on the held-out set"):  # where warnings are errors
+                self._notices.warn(
+                    f"the held-out set of {', '.join(changed)} is not the one that this run began with; "
+                    "curves before and after this point are not comparable"
+                )
 
     def tap(self, batch: Any) -> None:
         """Copy a validation batch into the held-out sets that cannot be read ahead."""
@@ -187,25 +238,50 @@ class Session:
 
     def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
         """Make the check of every observer that is due: one pass, values, pictures, then scalars."""
-        if when.at_epoch_end:
-            self._plan_late(trainer, pl_module, when)
+        if when.at_epoch_end and any(group.plan is None and not group.resting for group in self._groups):
+            with self._attended(trainer):
+                self._plan_late(trainer, pl_module, when)
         due = self._due(trainer, when)
-        if not due or (not any(observer.schedule.is_needed for observer in due) and self._must_wait(trainer)):
+        if not due:
             return
-        self._stopwatch.begin()
+        with self._attended(trainer):
+            if any(observer.schedule.is_needed for observer in due) or not self._must_wait(trainer):
+                self._make_check(trainer, pl_module, when, due)
+                self._say_watching(trainer, pl_module)
+
+    def _make_check(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment, due: list[Observer]
+    ) -> None:
+        watch = self._stopwatch
+        watch.begin()
         with self._as_in_a_check(trainer, when.trigger):
             found = [one for plan in self._plans for one in self._observe(plan, due)]
             with self._failures.guard("remembering weights"):
                 self._remember_weights(trainer, pl_module, when)
-        self._conclude(found, when)
-        self._pictures.draw(trainer, found, when)
-        self._stopwatch.end()
+        with watch.part("solving"):
+            self._conclude(found, when)
+        with watch.part("drawing"):
+            self.progress.phase("pictures", len(found))
+            self._pictures.draw(trainer, found, when, self.progress)
+        watch.end()
         self.checks += 1
         for observer in due:
             observer.schedule.done(when, trainer.global_step)
             with self._failures.guard(f"the end of a check of {observer.name}"):
                 observer.end()
-        self._log(trainer, pl_module, found, when)
+        with watch.part("logging"):
+            self._log(trainer, pl_module, found, when)
+
+    def _say_watching(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Once a fit, after the first check of all held-out sets, so that what is said is true of the whole run."""
+        planned = all(group.plan is not None or group.resting for group in self._groups)
+        if self._said_watching or not planned:
+            return
+        self._said_watching = True
+        with self._failures.guard("saying what is watched"):
+            network = bridge.network_name(pl_module, [plan.heldout.network for plan in self._plans])
+            seconds = sum(self._stopwatch.parts.values())
+            self._notices.say(watching(self._plans, network, seconds, bridge.gives_alerts(trainer)))
 
     def _due(self, trainer: pl.Trainer, when: Moment) -> list[Observer]:
         active = [observer for plan in self._plans for observer in plan.observers]
@@ -231,13 +307,18 @@ class Session:
                     if not group.heldout.ready:
                         together(group.heldout.finish_tapping)
                     self._plan(group, trainer, pl_module)
+                if group.plan is not None:
+                    self._say_answers([group.plan])
 
     def _observe(self, plan: Plan, due: list[Observer]) -> Results:
         mine = [observer for observer in plan.observers if observer in due]
         found: Results = []
         with self._failures.guard("a check"):
-            usable = run_pass(plan, mine, self._failures, bridge.gather_objects) if mine else {}
-            found = [(observer, self._compute(observer, usable[observer.name])) for observer in mine]
+            with self._stopwatch.part("passes"):
+                usable = run_pass(plan, mine, self._failures, bridge.gather_objects, self.progress) if mine else {}
+            self.progress.phase("solving", sum(map(len, usable.values())))
+            with self._stopwatch.part("solving"):
+                found = [(observer, self._compute(observer, usable[observer.name])) for observer in mine]
         return found
 
     def _compute(self, observer: Observer, layers: list[Any]) -> Findings:
@@ -247,6 +328,7 @@ class Session:
                 result = together(lambda layer=layer: observer.compute(layer))  # type: ignore[misc]
                 if result is not None:
                     findings.layers[layer.name] = result
+            self.progress.advance()
         with self._failures.guard(f"the summary of {observer.name}"):
             findings.summary = together(lambda: observer.summarise(findings.values))
         return findings
@@ -284,8 +366,8 @@ class Session:
         for observer in self.observers:
             key = self._missing(observer)
             if key is not None and not observer.schedule.on_start:
-                rank_zero_info(
-                    f"convscope: {self._monitored[key]} monitors {key!r}, so {observer.name} makes a check at the "
+                self._notices.say(
+                    f"{self._monitored[key]} monitors {key!r}, so {observer.name} makes a check at the "
                     "start although on_start=False"
                 )
 
@@ -321,10 +403,10 @@ class Session:
 
     def _say_swapped(self) -> None:
         self._said_swapped = True
-        rank_zero_warn(
-            "convscope: training goes on with other weights than were measured after validation, so something changes "
-            "them around a validation (a callback of averaged weights?): checks after validation measure the weights "
-            "that it puts in place, checks at the start and at steps the weights in training"
+        self._notices.warn(
+            "training goes on with other weights than were measured after validation, so something changes "
+            "them around a validation (a callback of averaged weights?): checks after validation are of what it puts "
+            "in place, checks at the start and at steps of the weights in training"
         )
 
     def _must_wait(self, trainer: pl.Trainer) -> bool:
@@ -332,10 +414,12 @@ class Session:
         if self._stopwatch.max_overhead is None:
             return False
         wait = trainer.strategy.broadcast(self._stopwatch.wait())
-        if wait > 0:
-            rank_zero_info(
-                f"convscope: the last check took {self._stopwatch.seconds:.2f} s; to keep checks under max_overhead="
-                f"{self._stopwatch.max_overhead}, the next one waits for {wait:.1f} s more of training"
+        if wait > 0 and not self._said_waits:
+            self._said_waits = True
+            self._notices.say(
+                f"the last check took {self._stopwatch.seconds:.2f} s; to keep checks under max_overhead="
+                f"{self._stopwatch.max_overhead}, the next one waits for {wait:.1f} s more of training, and so will "
+                "others"
             )
         return bool(wait > 0)
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
+from convscope.callbacks.engine import bridge
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.interventions import run_interventions
 from convscope.callbacks.engine.lockstep import ElsewhereError, together
 from convscope.callbacks.engine.observer import Observer, Plan, needs_of
+from convscope.callbacks.engine.progress import Progress
 from convscope.capture.data.processes import Gather
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Consumer, LayerFaults, Observed, Record, observe
@@ -29,8 +31,8 @@ class _Outcome(LayerFaults):
 class _Bound:
     """An observer as the pass sees it: a consumer of its own layers."""
 
-    def __init__(self, observer: Observer, layers: list[Layer], gradients: bool) -> None:
-        self.observer = observer
+    def __init__(self, observer: Observer, layers: list[Layer], gradients: bool, progress: Progress) -> None:
+        self.observer, self._progress = observer, progress
         self.needs_gradient = gradients and observer.needs_gradient
         self.takes_nonfinite = observer.takes_nonfinite
         self._layers = {layer.id for layer in layers}
@@ -39,14 +41,17 @@ class _Bound:
         return layer.id in self._layers
 
     def on_activation(self, record: Record) -> None:
+        self._progress.advance()
         self.observer.on_activation(record)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
         self.observer.on_gradient(record, gradient)
 
 
-def run_pass(plan: Plan, due: list[Observer], failures: Failures, gather: Gather) -> dict[str, list[Layer]]:
-    """Run one pass for all observers that are due; return, by observer's name, the layers usable on every process.
+def run_pass(
+    plan: Plan, due: list[Observer], failures: Failures, gather: Gather, progress: Progress | None = None
+) -> dict[str, list[Layer]]:
+    """One pass for all observers that are due. Returns, by observer's name, the layers that went well everywhere.
 
     Out of device memory, every process halves its chunk and the pass begins again. A forward that fails with gradients
     is run again without them, so that metrics that need none are still measured.
@@ -54,10 +59,10 @@ def run_pass(plan: Plan, due: list[Observer], failures: Failures, gather: Gather
     Raises:
         Exception: if the network's forward failed on some process.
     """
-    gradients, without = True, None
+    gradients, without, progress = True, None, progress or Progress()
     while True:
         begun = _begin(plan, due, failures)
-        here, error = _attempt(plan, begun, gradients)
+        here, error = _attempt(plan, begun, gradients, progress)
         outcomes: list[_Outcome] = gather(_outcome(begun, here, error))
         if any(o.out_of_memory for o in outcomes) and plan.chunk_size > 1:
             error = None  # its traceback holds what the failed attempt had in memory
@@ -74,7 +79,7 @@ def run_pass(plan: Plan, due: list[Observer], failures: Failures, gather: Gather
     _record(plan, begun, here, outcomes, without, failures)
     if without is not None or any(outcome.loss_error is not None for outcome in outcomes):
         begun = _without_gradients(begun, failures)
-    usable = run_interventions(plan, begun, _usable(plan, begun, outcomes), failures, gather)
+    usable = run_interventions(plan, begun, _usable(plan, begun, outcomes), failures, gather, progress)
     return {observer.name: [] for observer in due} | usable
 
 
@@ -95,9 +100,9 @@ def _begin_one(plan: Plan, observer: Observer) -> None:
     needs_of(observer)  # the pass reads them for all observers together
 
 
-def _attempt(plan: Plan, due: list[Observer], gradients: bool) -> tuple[Observed, Exception | None]:
+def _attempt(plan: Plan, due: list[Observer], gradients: bool, progress: Progress) -> tuple[Observed, Exception | None]:
     try:
-        return _observe(plan, due, gradients), None
+        return _observe(plan, due, gradients, progress), None
     except Exception as error:
         return Observed(), error
 
@@ -145,8 +150,11 @@ def _in_need(plan: Plan, due: list[Observer]) -> set[str]:
     return {layer.name for observer in needing for layer in plan.layers[observer.name]}
 
 
-def _observe(plan: Plan, due: list[Observer], gradients: bool) -> Observed:
-    consumers: list[Consumer] = [_Bound(observer, plan.layers[observer.name], gradients) for observer in due]
+def _observe(plan: Plan, due: list[Observer], gradients: bool, progress: Progress) -> Observed:
+    chosen = [plan.layers[observer.name] for observer in due]
+    consumers: list[Consumer] = [_Bound(*each, gradients, progress) for each in zip(due, chosen, strict=True)]
+    chunks = -(-plan.heldout.total // (bridge.processes() * plan.chunk_size))
+    progress.phase("held-out pass", chunks * sum(map(len, chosen)))
     layers = {layer.id: layer for observer in due for layer in plan.layers[observer.name]}
     return observe(plan.subject, plan.heldout, list(layers.values()), consumers, chunk_size=plan.chunk_size)
 

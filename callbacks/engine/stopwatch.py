@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Stopwatch:
@@ -10,12 +12,18 @@ class Stopwatch:
 
     Args:
         max_overhead: Share of training time that checks may take, None for no bound.
+
+    Attributes:
+        seconds: What the last check took, without the logging of its scalars: this is one of them.
+        overhead: ``seconds`` as a share of the training time before.
+        parts: What the parts of the last check took, the logging too: their sum is what the user waited.
     """
 
     def __init__(self, max_overhead: float | None) -> None:
         self.max_overhead = max_overhead
         self.seconds: float | None = None
         self.overhead: float | None = None
+        self.parts: dict[str, float] = {}
         self._began = self._ended = time.perf_counter()
 
     def start_of_training(self) -> None:
@@ -23,8 +31,17 @@ class Stopwatch:
         self._ended = time.perf_counter()
 
     def begin(self) -> None:
-        """Start the time of a check."""
-        self._began = time.perf_counter()
+        """A check begins."""
+        self._began, self.parts = time.perf_counter(), {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the block's time under ``name``."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.parts[name] = self.parts.get(name, 0.0) + time.perf_counter() - began
 
     def end(self) -> None:
         """End the time of a check: ``seconds`` and ``overhead`` are those of this check."""

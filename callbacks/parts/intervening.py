@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from convscope._arguments import callable_or_none, one_of, whole_number
+from convscope.callbacks.engine.bridge import processes
 from convscope.callbacks.engine.findings import LayerResult
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.criteria import Criteria, Criterion
@@ -42,9 +43,12 @@ class InterveningObserver(LayerObserver):
         loss: As in :class:`~convscope.FilterImportance`.
         baseline: ``"mean"`` (a filter's mean over the held-out set) or ``"zero"``.
         samples: Run the filter sets on at most so many of the held-out samples, the same ones at every check.
-        max_forwards: At most so many forward passes of those samples per check. The cost of a check is logged
-            before training; where it would be more, fewer filters, then fewer layers are measured.
-        **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
+        max_forwards: At most so many forward passes of those samples a check. What a check will cost is said
+            before training; where it would be more, fewer filters, then fewer layers are looked at.
+        every_n_epochs: As in :class:`~convscope.LayerObserver`.
+        on_start: Intervene before training too, in a network that knows nothing yet: the longest wait of a run, for
+            numbers that mean little. Where a value of the callback is monitored, it is done all the same.
+        **arguments: See there.
     """
 
     fewest_sets: int
@@ -59,6 +63,7 @@ class InterveningObserver(LayerObserver):
         max_forwards: int,
         *,
         every_n_epochs: int = 5,
+        on_start: bool = False,
         **arguments: Any,
     ) -> None:
         self._criteria = Criteria(criteria)
@@ -67,7 +72,7 @@ class InterveningObserver(LayerObserver):
         self.samples = whole_number("samples", samples, "a whole number of held-out samples", least=2)
         fewest = self.fewest_sets + _BESIDE  # of one layer
         self.max_forwards = whole_number("max_forwards", max_forwards, least=fewest)
-        super().__init__(every_n_epochs=every_n_epochs, **arguments)
+        super().__init__(every_n_epochs=every_n_epochs, on_start=on_start, **arguments)
         self._plan: Plan | None = None
         self._sample: HeldOut | None = None
         self._means = PerLayer[ChannelMean]()
@@ -148,10 +153,17 @@ class InterveningObserver(LayerObserver):
         outcome = InterventionOutcome(len(keep), max(self._classes, 1)).to(subject.device)
         run = Intervention(subject, layer, torch.zeros_like(mean) if self.baseline == "zero" else mean, seed)
         with isolated(subject.module, seed=seed, gradients=False):
+            chunks = -(-self._sample.total // (processes() * self._plan.chunk_size))
             for chunk, first, logits in run.run(self._sample, keep, self._plan.chunk_size):
+                self._tell_progress(len(keep) * chunks)
                 if not chunk.padding and chunk.targets is not None:
                     self._add(outcome, logits, chunk.targets.to(logits.device), first)
         self._outcomes.put(layer, outcome)
+
+    def _tell_progress(self, passes: int) -> None:
+        """One forward pass more, of a layer's ``passes``."""
+        if self.session is not None:
+            self.session.progress.advance(1 / passes)
 
     def compute(self, layer: Layer) -> LayerResult | None:
         if layer.is_output:

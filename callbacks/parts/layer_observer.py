@@ -11,12 +11,13 @@ import lightning.pytorch as pl
 import torch
 
 from convscope._arguments import flag, one_of, share_or_none, tag_or_none, whole_number_or_none
-from convscope.callbacks.engine.bridge import fitting, has_validation, moment
+from convscope.callbacks.engine.bridge import fitting, has_validation, may_stand_twice, moment
 from convscope.callbacks.engine.findings import Findings, History, LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.engine.hierarchies import Callback
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.engine.schedule import Schedule
 from convscope.callbacks.engine.session import Session
+from convscope.callbacks.parts.standing import settle_observers
 from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
 from convscope.capture.network.layers import LayerSpec, as_entries
 from convscope.capture.network.trace import Layer
@@ -63,6 +64,8 @@ class LayerObserver(Callback, ABC):
     """Quantities that get a learning map."""
     columns: ClassVar[dict[str, str]] = {}
     """Quantities that the printed table shows: ``{quantity: column title}``."""
+    by_default = False
+    """Whether a suite brought it: then it leaves its place to one of its class and name that the user gives."""
 
     def __init__(
         self,
@@ -208,6 +211,7 @@ class LayerObserver(Callback, ABC):
     def state_key(self) -> str:
         return self._generate_state_key(name=self.name)
 
+    @may_stand_twice
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint: see :meth:`state`. Where that fails, the checkpoint is saved without it."""
         try:
@@ -265,8 +269,11 @@ class LayerObserver(Callback, ABC):
     # Lightning's hooks. The first observer of the trainer acts for all.
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
         observers = [callback for callback in trainer.callbacks if isinstance(callback, LayerObserver)]  # type: ignore[attr-defined]
-        if stage == "fit" and observers[0] is self:
+        observers = settle_observers(trainer, observers)
+        if observers[0] is self:
             session = Session(observers)
             for observer in observers:
                 observer.session = session

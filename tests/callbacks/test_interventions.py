@@ -123,7 +123,7 @@ def test_the_budget_holds_and_the_cost_is_said(
 ) -> None:
     module = Classifier(TinyResNet(8, classes=3))
     samples = watch(module.net.fc, lambda m, args, out: None if m.training else len(out))
-    callback = kind(heldout=held_out(), max_forwards=budget, every_n_epochs=0, on_error="raise")  # one check, at start
+    callback = kind(heldout=held_out(), max_forwards=budget, every_n_epochs=0, on_start=True, on_error="raise")  # once
     with caplog.at_level(logging.INFO):
         fit([callback], module=module, max_epochs=1, limit_val_batches=0)
     forwards = (sum(samples) - 1 - 45) / 45  # without the traced sample and the shared pass
@@ -159,7 +159,7 @@ def test_a_layer_that_fails_costs_that_layer_alone(fit: Fit) -> None:
                 raise RuntimeError("boom")
             return super().choose(layer, importance, most)
 
-    run = fit([Spoilt(heldout=held_out(), layers=["net.conv1", LAYER], ends=1, random=3)])
+    run = fit([Spoilt(heldout=held_out(), layers=["net.conv1", LAYER], ends=1, random=3, every_n_epochs=1)])
     tags = run.events.Tags()["scalars"]
     assert f"ablation/top/{LAYER}" in tags
     assert "ablation/top/net.conv1" not in tags

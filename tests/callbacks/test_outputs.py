@@ -403,7 +403,7 @@ def test_what_is_said_of_the_outputs_tells_two_heldout_sets_apart() -> None:
 
 
 def test_the_default_loaders_data_is_understood_as_before(fit: Fit) -> None:
-    run = fit(convscope.suite("full"), data=loaders(), max_epochs=1)
+    run = fit(convscope.suite("full", on_start=True), data=loaders(), max_epochs=1)
     assert run.curve("convscope/errors")[-1][1] == 0
 
 

@@ -90,7 +90,7 @@ def test_state_of_a_newer_version_is_not_read(fit: Any, tmp_path: Path, caplog: 
 def test_another_heldout_set_after_the_resume_is_said(fit: Any, tmp_path: Path) -> None:
     checkpointed(fit, tmp_path, 1)
     other = {"heldout": convscope.HeldOut(images(30, seed=9))}
-    with pytest.warns(UserWarning, match="'probe' is not the one that this run began with"):
+    with pytest.warns(UserWarning, match="held-out set of probe, .* is not the one that this run began with"):
         checkpointed(fit, tmp_path, 2, suite=other, module=Classifier(), ckpt_path=tmp_path / "last.ckpt")
 
 

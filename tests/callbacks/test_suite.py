@@ -33,8 +33,12 @@ SUMMARIES = {"probe/chance", "probe/depth", "probe/best_layer", "probe/monotonic
 OWN = {"convscope/seconds", "convscope/overhead", "convscope/errors", "convscope/heldout_changed"}
 
 
+def three() -> list[Any]:
+    return [convscope.LayerProbe(), convscope.FilterImportance(), convscope.FilterCorrelation()]
+
+
 def test_every_documented_tag_is_written_and_no_other(fit: Any) -> None:
-    run = fit(convscope.suite("standard"))
+    run = fit(three())
     expected = {
         f"{family}/{quantity}/{layer}"
         for family, (quantities, layers) in PER_LAYER.items()
@@ -90,15 +94,15 @@ def test_one_forward_and_one_backward_however_many_are_due(fit: Any) -> None:
             super().end()
 
     heldout = convscope.HeldOut(size=30, batch_size=10)
-    suite = [c for c in convscope.suite("full", heldout=heldout)[1:] if not c.intervenes]
-    callbacks = [Counted(heldout=heldout), *suite]
+    observers = [c for c in convscope.suite("full", heldout=heldout)[1:] if isinstance(c, LayerObserver)]
+    callbacks = [Counted(heldout=heldout), *(observer for observer in observers if not observer.intervenes)]
     fit(callbacks, module=module, num_sanity_val_steps=0, max_epochs=1)
     first = forwards[seen[0] : seen[1]]
     assert first == [10, 10, 10]
 
 
 def test_the_layout_is_one_event_with_layers_in_depth_order(fit: Any) -> None:
-    run = fit(convscope.suite("standard"))
+    run = fit(three())
     (event,) = run.events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
@@ -156,20 +160,10 @@ def test_validate_and_test_alone_observe_nothing(fit: Any) -> None:
     assert len(run.trainer.callbacks[0].history.rows) == before
 
 
-def test_suites() -> None:
-    assert {type(c) for c in convscope.suite("light")} == {convscope.LayerProbe, convscope.FilterCorrelation}
-    full = convscope.suite("full", every_n_epochs=3, max_layers=None)
-    assert len({callback.name for callback in full}) == len(full)
-    assert all(c.max_layers is None and c.schedule.every_n_epochs == 3 for c in full if isinstance(c, LayerObserver))
-    assert len({id(c.heldout) for c in full if isinstance(c, LayerObserver)}) == 1
-    with pytest.raises(ValueError, match=r"^name='big': give one of 'light', 'standard', 'full'$"):
-        convscope.suite("big")
-
-
 def test_two_callbacks_that_would_share_tags_are_refused(fit: Any) -> None:
     with pytest.raises(MisconfigurationException, match=r"both log under 'probe' \(LayerProbe and.*name='probe_2'"):
         fit([convscope.LayerProbe(), convscope.FilterCorrelation(name="probe")])
-    with pytest.raises(RuntimeError, match="more than one stateful callback of type `LayerProbe`"):  # Lightning's own
+    with pytest.raises(MisconfigurationException, match=r"more than one of LayerProbe 'probe': .*name='probe_2'"):
         fit([convscope.LayerProbe(), convscope.LayerProbe(layers="net.conv1")])
     run = fit([convscope.LayerProbe(), convscope.LayerProbe(layers="net.conv1", pooling=2, name="grid")])
     assert {"probe/accuracy/net.conv1", "grid/accuracy/net.conv1"} <= set(run.events.Tags()["scalars"])

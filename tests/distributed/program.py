@@ -90,7 +90,7 @@ def main(folder: Path, devices: int, mode: str) -> None:
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.momentum = 0.0  # each process sees other training batches
     heldout = convscope.HeldOut(size=29, batch_size=4)  # uneven shares
-    callbacks: list[Any] = list(convscope.suite("full", heldout=heldout, on_error="warn"))
+    callbacks: list[Any] = list(convscope.suite("full", heldout=heldout, on_error="warn", on_start=True))
     if mode == "plain":
         callbacks.append(
             convscope.RepresentationDrift(heldout=heldout, reference=TinyResNet(4, classes=3), name="reference")
