@@ -120,7 +120,7 @@ class AblationOracle(InterveningObserver):
             chosen = self._chosen[name]
             order = chosen.importance[self.rank_by].argsort(descending=True, stable=True)
             labels = [str(int(number)) for number in chosen.filters[order]]
-            title = f"{name}, epoch {when.epoch}\nfilters by {self.rank_by}, top first"
+            title = f"{name}, {when.label}\nfilters by {self.rank_by}, top first"
             picture = class_table(rises[order].numpy(), labels, title, "loss rise")
             dashboard.image(f"{self.name}/classes/{name}", picture, when.step)
 

@@ -98,7 +98,7 @@ class ClassFilters(LayerObserver):
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         for name, (matrix, best) in self._found.items():
             rows = _most_serving(best)
-            title = f"{name}, epoch {when.epoch}\nfilters that serve a class best"
+            title = f"{name}, {when.label}\nfilters that serve a class best"
             labels = [str(int(number)) for number in rows]
             picture = class_table(matrix[rows].numpy(), labels, title, "ρ with the output", limit=1.0)
             dashboard.image(f"{self.name}/matrix/{name}", picture, when.step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from convscope._arguments import share, whole_number_or_none
 from convscope.callbacks.engine.findings import LayerResult, MapSpec
@@ -41,11 +41,18 @@ class FilterCorrelation(LayerObserver):
         "constant_filters": "constant filters",
     }
     maps: ClassVar[dict[str, MapSpec]] = {"effective_rank_ratio": MapSpec("Effective rank", "rank / filters", 0.0, 1.0)}
-    columns: ClassVar[dict[str, str]] = {
-        "mean_abs": "mean |ρ|",
-        "effective_rank": "eff. rank",
-        "constant_filters": "constant",
-    }
+    columns: ClassVar[dict[str, str]] = {"mean_abs": "mean |ρ|", "effective_rank": "eff. rank"}
+    # Other forms of the effective rank, and counts that stay at zero in most layers of most runs.
+    details: ClassVar[frozenset[str]] = frozenset(
+        {
+            "redundant_share",
+            "effective_rank",
+            "participation_ratio",
+            "participation_ratio_ratio",
+            "constant_filters",
+        }
+    )
+    overview: ClassVar[dict[str, Literal["highest", "lowest", "mean"]]] = {"effective_rank_ratio": "mean"}
 
     def __init__(
         self, *, redundant_threshold: float = 0.9, max_observations: int | None = 16384, **arguments: Any

@@ -114,7 +114,7 @@ class FilterPictures(LayerObserver):
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         for name, chosen in self._rows.items():
             rows = [self._row(name, number, note) for number, note in chosen]
-            picture = example_grid(rows, f"{name}, epoch {when.epoch}")
+            picture = example_grid(rows, f"{name}, {when.label}")
             dashboard.image(f"{self.name}/{name}", picture, when.step)
 
     def end(self) -> None:

@@ -1,8 +1,11 @@
 """Shared parts of heat-maps: shrinking, cells, title, colour bar, legend and ticks."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from convscope.loggers._canvas import (
+    TEXT_SIZE,
     TITLE_SIZE,
     Floats,
     Page,
@@ -11,6 +14,7 @@ from convscope.loggers._canvas import (
     missing_swatch,
     stretch,
     stripe,
+    text_width,
 )
 from convscope.loggers.names import shorten_middle
 
@@ -49,25 +53,61 @@ def colour_cells(values: Floats, height: int, width: int, palette: str, low: flo
 
 
 def draw_title(page: Page, title: str) -> None:
-    fitting = (page.pixels.shape[1] - 8) // 8
+    """Lines of text, each cut in the middle where it is too long."""
     for number, line in enumerate(title.split("\n")):
-        page.text(shorten_middle(line, fitting), 4, 4 + 16 * number, down="top", size=TITLE_SIZE)
+        text = shorten_to(line, page.pixels.shape[1] - 8, TITLE_SIZE)
+        page.text(text, 4, 4 + 16 * number, down="top", size=TITLE_SIZE)
+
+
+def shorten_to(text: str, pixels: int, size: float = TEXT_SIZE) -> str:
+    """``text`` cut in the middle, so that it takes at most so many pixels."""
+    limit = max(3, len(text))
+    while text_width([shorten_middle(text, limit)], size) > pixels and limit > 3:
+        limit = max(3, min(limit - 1, limit * pixels // text_width([shorten_middle(text, limit)], size)))
+    return shorten_middle(text, max(3, limit))
+
+
+def stretch_ramp(palette: str, height: int, width: int = BAR_WIDTH) -> Picture:
+    """A colour bar, bright above."""
+    return stretch(colour(np.linspace(1.0, 0.0, height)[:, None], palette, 0.0, 1.0), height, width)
 
 
 def draw_colour_bar(
-    page: Page, palette: str, limits: tuple[float, float], label: str, left: int, top: int, height: int, steps: int
+    page: Page,
+    palette: str,
+    limits: tuple[float, float],
+    label: str,
+    left: int,
+    top: int,
+    height: int,
+    steps: int,
+    ends: tuple[str, str] = ("", ""),
 ) -> None:
+    """A colour bar with ticks, its label upwards at the page's edge, and names of its lower and upper end."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = limits
-    ramp = np.linspace(high, low, height)[:, None]
-    page.area(stretch(colour(ramp, palette, low, high), height, BAR_WIDTH), left, top)
+    page.area(stretch_ramp(palette, height), left, top)
+    for name, y, down in ((ends[0], top + height + 3, "top"), (ends[1], top - 3, "bottom")):
+        page.text(name, left + BAR_WIDTH / 2, y, across="middle", down=down)  # type: ignore[arg-type]
     marks = np.asarray(MaxNLocator(steps).tick_values(low, high), dtype=np.float64)
-    marks = marks[(marks >= low) & (marks <= high)]
+    apart = (high - low) * 12 / height  # where two numbers would touch
+    inside = marks[(marks >= low) & (marks <= high)]
+    if any(ends):  # then the ends are told exactly
+        inside = np.array([low, *(mark for mark in inside if low + apart < mark < high - apart), high])
+    marks = inside
     places = [top + round((high - mark) / (high - low) * (height - 1)) for mark in marks]
-    page.ticks_right(places, [f"{mark:.4g}" for mark in marks], left + BAR_WIDTH)
-    fitting = max(8, (height + 40) // 7)
-    page.text(shorten_middle(label, fitting), page.pixels.shape[1] - 2, top + height / 2, across="right", upwards=True)
+    page.ticks_right(places, [_mark(mark, marks) for mark in marks], left + BAR_WIDTH)
+    text = shorten_to(label, height + 30)
+    page.text(text, page.pixels.shape[1] - 2, top + height / 2, across="right", upwards=True)
+
+
+def _mark(value: float, marks: Floats) -> str:
+    """A tick's number, with the digits that tell it from the next one, four at most."""
+    gap = float(np.diff(marks).min()) if len(marks) > 1 else abs(value)
+    digits = clamp(int(np.ceil(-np.log10(gap))) + 1 if gap > 0 else 3, 0, 3)
+    size = max(abs(marks[0]), abs(marks[-1]))
+    return f"{value:.4g}" if size >= 1000 or 0 < size < 1e-2 else f"{value:.{digits}f}".rstrip("0").rstrip(".") or "0"
 
 
 def draw_legend(page: Page, label: str, left: int) -> None:
@@ -87,6 +127,21 @@ def tick_stride(columns: int, width: int, characters: int) -> int:
     while columns > fitting * 5 * decade:
         decade *= 10
     return next(factor * decade for factor in (1, 2, 5) if columns <= fitting * factor * decade)
+
+
+def time_ticks(page: Page, x: Sequence[float | str], left: int, top: int, width: int) -> None:
+    """Labels of checks below a map: as many as fit, at round epochs where a check before training comes first."""
+    count = len(x)
+    texts = [value if isinstance(value, str) else _number(value) for value in x]
+    stride = tick_stride(count, width, max(map(len, texts)))
+    first = 1 if stride > 1 and isinstance(x[0], str) else 0
+    shown = [0, *range(first + stride, count, stride)] if first else list(range(0, count, stride))
+    middles = middles_of(count, width, left)
+    page.ticks_below([middles[place] for place in shown], [texts[place] for place in shown], top)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def clamp(value: int, least: int, most: int) -> int:

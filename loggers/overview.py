@@ -1,0 +1,119 @@
+"""Overview picture: all learning maps of a run in one, on one time axis, with the alerts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from convscope.loggers._canvas import CARD, Floats, Page, text_width
+from convscope.loggers._canvas import Picture as Picture
+from convscope.loggers._heatmap import clamp, colour_cells, middles_of, shorten_to, shrink, stretch_ramp, time_ticks
+from convscope.loggers.names import short_labels
+from convscope.loggers.scale import Scale
+
+RIGHT = 56  # colour bar and its two numbers
+HEAD, GAP = 20, 24
+NAME_LIMIT = 14
+SEVERITIES = {"critical": (190, 20, 30), "warning": (235, 140, 0)}
+_OTHER = (120, 120, 120)
+
+
+class Marker(NamedTuple):
+    """An alert on the time axis: the check's column, and the severity."""
+
+    column: int
+    severity: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One learning map: ``values`` ``(L, T)``, and the column of the overview of each of its T checks."""
+
+    title: str
+    values: Floats
+    columns: Sequence[int]
+    layers: Sequence[str]
+    scale: Scale
+
+
+def overview_picture(
+    panels: Sequence[Panel], x: Sequence[float | str], x_label: str, markers: Sequence[Marker] = ()
+) -> Picture:
+    """Draw learning maps one below another, layers in depth order, the input on top; triangles are alerts.
+
+    Args:
+        panels: at least one map.
+        x: labels of the columns.
+        x_label: what they count.
+        markers: alerts; of one column the most severe is drawn.
+
+    Returns:
+        ``(H, 350, 3)`` uint8.
+
+    Raises:
+        ValueError: if there is no map.
+        ImportError: if matplotlib is missing.
+
+    >>> panel = Panel("Probe accuracy", np.array([[0.2, 0.4]]), [0, 1], ["conv1"], Scale(0.1, 0.4))
+    >>> overview_picture([panel], ["–", 0], "epoch").shape[1]
+    350
+    """
+    if not panels:
+        raise ValueError("give at least one learning map")
+    names = [short_labels(panel.layers, NAME_LIMIT) for panel in panels]
+    ends = [label for labels in names for label in (labels if _row(len(labels)) >= 12 else (labels[0], labels[-1]))]
+    left = text_width(ends) + 8
+    width = CARD - left - RIGHT
+    heights = [_row(len(panel.layers)) * len(panel.layers) for panel in panels]
+    top = 22
+    page = Page(CARD, top + sum(heights) + len(panels) * HEAD + (len(panels) - 1) * 6 + 52)
+    page.text("Learning maps, input layer on top", 4, 3, down="top", size=10.0)
+    for panel, labels, height in zip(panels, names, heights, strict=True):
+        top += HEAD
+        page.text(shorten_to(panel.title, CARD - left - 4), left, top - 3, down="bottom")
+        _panel(page, panel, labels, (left, top, width, height), len(x))
+        top += height + 6
+    bottom = top - 6
+    _alerts(page, markers, left, bottom, width, len(x))
+    time_ticks(page, x, left, bottom + 8, width)
+    page.text(x_label, left + width / 2, bottom + 30, across="middle", down="top")
+    return page.pixels
+
+
+def _row(layers: int) -> int:
+    return clamp(132 // layers, 3, 14)
+
+
+def _panel(page: Page, panel: Panel, labels: list[str], box: tuple[int, int, int, int], columns: int) -> None:
+    left, top, width, height = box
+    scale, table = panel.scale, np.full((len(panel.layers), columns), np.nan)
+    table[:, list(panel.columns)] = panel.values
+    page.area(colour_cells(shrink(table, height, width), height, width, "viridis", scale.low, scale.high), left, top)
+    rows = middles_of(len(labels), height, top)
+    shown = range(len(labels)) if _row(len(labels)) >= 12 else sorted({0, len(labels) - 1})
+    for place in shown:
+        page.text(labels[place], left - 4, rows[place], across="right")
+    bar = left + width + 6
+    page.area(stretch_ramp("viridis", height, 8), bar, top)
+    for value, at in ((scale.high, top + 5), (scale.low, top + height - 5)):
+        page.text(f"{value:.2g}", bar + 12, at)
+
+
+def _alerts(page: Page, markers: Sequence[Marker], left: int, bottom: int, width: int, columns: int) -> None:
+    """A triangle under the column of each alert, the most severe last, so that it lies on top."""
+    rank = list(SEVERITIES)
+    known = [marker for marker in markers if marker.severity in SEVERITIES]
+    for marker in sorted(known, key=lambda m: -rank.index(m.severity)):
+        middle = middles_of(columns, width, left)[marker.column]
+        for row in range(8):
+            half = row // 2
+            page.pixels[bottom + 2 + row, max(0, middle - half) : middle + half + 1] = SEVERITIES[marker.severity]
+    start, y = 4, page.pixels.shape[0] - 10
+    for severity in [name for name in SEVERITIES if any(m.severity == name for m in known)]:
+        for row in range(8):
+            page.pixels[y - 4 + row, start + 4 - row // 2 : start + 5 + row // 2] = SEVERITIES[severity]
+        page.text(f"{severity} alert", start + 12, y)
+        start += 30 + text_width([f"{severity} alert"])
