@@ -121,7 +121,8 @@ class AblationOracle(InterveningObserver):
             order = chosen.importance[self.rank_by].argsort(descending=True, stable=True)
             labels = [str(int(number)) for number in chosen.filters[order]]
             title = f"{name}, {when.label}\nfilters by {self.rank_by}, top first"
-            picture = class_table(rises[order].numpy(), labels, title, "loss rise")
+            names = [self._class_label(number) for number in range(rises.shape[1])]
+            picture = class_table(rises[order].numpy(), labels, title, "loss rise", classes=names)
             dashboard.image(f"{self.name}/classes/{name}", picture, when.step)
 
     def end(self) -> None:

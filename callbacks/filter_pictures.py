@@ -27,7 +27,7 @@ class FilterPictures(LayerObserver):
     """Held-out images that excite a layer's most important and most redundant filters most.
 
     One picture a layer, ``filter_pictures/<layer>``: a row a filter, the region where its activation is at least half
-    of its peak left bright. The most important filters come first, then the most redundant: those with the highest
+    of its peak in colour. The most important filters come first, then the most redundant: those with the highest
     ``|ρ|`` with another filter of the layer. With several processes the images are the main one's. Logs no scalars.
 
     Args:
@@ -114,7 +114,8 @@ class FilterPictures(LayerObserver):
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         for name, chosen in self._rows.items():
             rows = [self._row(name, number, note) for number, note in chosen]
-            picture = example_grid(rows, f"{name}, {when.label}")
+            title = f"{name}, {when.label}\ntop by {self.criterion}, then most redundant"
+            picture = example_grid(rows, title)
             dashboard.image(f"{self.name}/{name}", picture, when.step)
 
     def end(self) -> None:
@@ -124,7 +125,7 @@ class FilterPictures(LayerObserver):
 
     def _choose(self, importance: torch.Tensor, matrix: torch.Tensor) -> list[tuple[int, str]]:
         top = importance.argsort(descending=True, stable=True)[: self.filters].tolist()
-        chosen = [(number, f"importance no. {place}") for place, number in enumerate(top, 1)]
+        chosen = [(number, f"rank {place} of {len(importance)}") for place, number in enumerate(top, 1)]
         strength, partner = matrix.abs().max(dim=1)
         for number in strength.argsort(descending=True, stable=True)[: self.filters].tolist():
             if strength[number] > 0:

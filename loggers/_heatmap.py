@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from convscope.loggers._canvas import (
+    INK,
     TEXT_SIZE,
+    TICK,
     TITLE_SIZE,
     Floats,
     Page,
@@ -21,6 +23,7 @@ from convscope.loggers.names import shorten_middle
 HEATMAP_SIDE = 240
 MAP_ROW = 14
 BAR_WIDTH = 12
+MOST_BELOW = 84  # pixels of a class's name
 
 
 def shrink(values: Floats, rows: int, columns: int) -> Floats:
@@ -81,19 +84,20 @@ def draw_colour_bar(
     top: int,
     height: int,
     steps: int,
-    ends: tuple[str, str] = ("", ""),
+    ends: tuple[str, str] | None = None,
 ) -> None:
-    """A colour bar with ticks, its label upwards at the page's edge, and names of its lower and upper end."""
+    """A colour bar with ticks, its label upwards at the page's edge; ``ends`` names both ends, which get ticks then."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = limits
     page.area(stretch_ramp(palette, height), left, top)
-    for name, y, down in ((ends[0], top + height + 3, "top"), (ends[1], top - 3, "bottom")):
+    below, above = ends or ("", "")
+    for name, y, down in ((below, top + height + 3, "top"), (above, top - 3, "bottom")):
         page.text(name, left + BAR_WIDTH / 2, y, across="middle", down=down)  # type: ignore[arg-type]
     marks = np.asarray(MaxNLocator(steps).tick_values(low, high), dtype=np.float64)
     apart = (high - low) * 12 / height  # where two numbers would touch
     inside = marks[(marks >= low) & (marks <= high)]
-    if any(ends):  # then the ends are told exactly
+    if ends is not None:
         inside = np.array([low, *(mark for mark in inside if low + apart < mark < high - apart), high])
     marks = inside
     places = [top + round((high - mark) / (high - low) * (height - 1)) for mark in marks]
@@ -127,6 +131,31 @@ def tick_stride(columns: int, width: int, characters: int) -> int:
     while columns > fitting * 5 * decade:
         decade *= 10
     return next(factor * decade for factor in (1, 2, 5) if columns <= fitting * factor * decade)
+
+
+def draw_columns(page: Page, names: Sequence[str], left: int, top: int, width: int) -> None:
+    """Names of columns below a map: numbers as they are, words upwards; as many as fit."""
+    count = len(names)
+    if _are_words(names, width):
+        stride = -(-count * 13 // width)
+        for place in middles_of(count, width, left)[::stride]:
+            page.pixels[top : top + TICK, place] = INK
+        for place, name in list(zip(middles_of(count, width, left), names, strict=True))[::stride]:
+            text = shorten_to(name, MOST_BELOW)
+            page.text(text, place + 0.5, top + TICK + 2, across="middle", down="top", upwards=True)
+        return
+    stride = tick_stride(count, width, max(map(len, names)))
+    page.ticks_below(middles_of(count, width, left)[::stride], list(names)[::stride], top)
+
+
+def column_height(names: Sequence[str], width: int) -> int:
+    """Pixels that :func:`draw_columns` takes."""
+    return TICK + 6 + min(MOST_BELOW, text_width(list(names))) if _are_words(names, width) else 20
+
+
+def _are_words(names: Sequence[str], width: int) -> bool:
+    """Whether names are written upwards: not numbers, nor so short that they fit side by side."""
+    return tick_stride(len(names), width, max(map(len, names))) > 1 and not all(name.isdigit() for name in names)
 
 
 def time_ticks(page: Page, x: Sequence[float | str], left: int, top: int, width: int) -> None:

@@ -8,17 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convscope.loggers._canvas import CARD, Floats, Page, text_width
-from convscope.loggers._canvas import Picture as Picture
+from convscope.loggers._canvas import CARD, Floats, Page, Picture, text_width
 from convscope.loggers._heatmap import clamp, colour_cells, middles_of, shorten_to, shrink, stretch_ramp, time_ticks
 from convscope.loggers.names import short_labels
 from convscope.loggers.scale import Scale
 
 RIGHT = 56  # colour bar and its two numbers
-HEAD, GAP = 20, 24
-NAME_LIMIT = 14
+HEAD = 22  # title of a panel, and the triangles of the one above
+NAME_LIMIT = 16
 SEVERITIES = {"critical": (190, 20, 30), "warning": (235, 140, 0)}
-_OTHER = (120, 120, 120)
 
 
 class Marker(NamedTuple):
@@ -73,11 +71,12 @@ def overview_picture(
     page.text("Learning maps, input layer on top", 4, 3, down="top", size=10.0)
     for panel, labels, height in zip(panels, names, heights, strict=True):
         top += HEAD
-        page.text(shorten_to(panel.title, CARD - left - 4), left, top - 3, down="bottom")
+        page.text(shorten_to(panel.title, CARD - 8), 4, top - 3, down="bottom")
         _panel(page, panel, labels, (left, top, width, height), len(x))
+        _alerts(page, markers, left, top + height, width, len(x))
         top += height + 6
     bottom = top - 6
-    _alerts(page, markers, left, bottom, width, len(x))
+    _legend(page, markers)
     time_ticks(page, x, left, bottom + 8, width)
     page.text(x_label, left + width / 2, bottom + 30, across="middle", down="top")
     return page.pixels
@@ -111,8 +110,11 @@ def _alerts(page: Page, markers: Sequence[Marker], left: int, bottom: int, width
         for row in range(8):
             half = row // 2
             page.pixels[bottom + 2 + row, max(0, middle - half) : middle + half + 1] = SEVERITIES[marker.severity]
+
+
+def _legend(page: Page, markers: Sequence[Marker]) -> None:
     start, y = 4, page.pixels.shape[0] - 10
-    for severity in [name for name in SEVERITIES if any(m.severity == name for m in known)]:
+    for severity in [name for name in SEVERITIES if any(m.severity == name for m in markers)]:
         for row in range(8):
             page.pixels[y - 4 + row, start + 4 - row // 2 : start + 5 + row // 2] = SEVERITIES[severity]
         page.text(f"{severity} alert", start + 12, y)

@@ -34,7 +34,7 @@ class Task:
         left_out: Classes that are not probed: a sample that is the only one of its class cannot be predicted from
             others, and at most a thousand classes are told apart.
         samples: How many samples have a class that is probed, for classification.
-        balanced: The largest class has at most a tenth more samples than the smallest.
+        balanced: The largest class has at most half more samples than the smallest.
     """
 
     name: TaskName
@@ -119,7 +119,7 @@ def settle_task(heldout: HeldOut, wanted: TaskName | None = None) -> Task:
             f"{_NEEDS[name]}; leave task= out to infer it, or fix the targets with HeldOut(adapter=...)"
         )
     _check_enough(task, summary, heldout.total)
-    even = bool(summary.counts) and max(summary.counts) <= 1.1 * min(summary.counts)
+    even = bool(summary.counts) and max(summary.counts) <= 1.5 * min(summary.counts)
     return _with_enough_samples(replace(task, ignored=summary.ignored, balanced=even), summary, heldout.total)
 
 
