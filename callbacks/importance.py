@@ -62,7 +62,7 @@ class FilterImportance(LayerObserver):
         "turnover": "turnover of the top filters",
     }
     maps: ClassVar[dict[str, MapSpec]] = {
-        "gini": MapSpec("Concentration of importance", "Gini coefficient", 0.0, 1.0)
+        "gini": MapSpec("Gini of importance", "Gini coefficient", 0.0, 1.0)
     }
     columns: ClassVar[dict[str, str]] = {"gini": "gini"}
     # Both say what the Gini coefficient and the rank stability say; the mean depends on the scale of the loss.

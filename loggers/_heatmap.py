@@ -87,26 +87,36 @@ def draw_colour_bar(
     ends: tuple[str, str] | None = None,
 ) -> None:
     """A colour bar with ticks, its label upwards at the page's edge; ``ends`` names both ends, which get ticks then."""
-    from matplotlib.ticker import MaxNLocator
-
     low, high = limits
     page.area(stretch_ramp(palette, height), left, top)
     below, above = ends or ("", "")
     for name, y, down in ((below, top + height + 3, "top"), (above, top - 3, "bottom")):
         page.text(name, left + BAR_WIDTH / 2, y, across="middle", down=down)  # type: ignore[arg-type]
-    marks = np.asarray(MaxNLocator(steps).tick_values(low, high), dtype=np.float64)
-    apart = (high - low) * 12 / height  # where two numbers would touch
-    inside = marks[(marks >= low) & (marks <= high)]
-    if ends is not None:
-        inside = np.array([low, *(mark for mark in inside if low + apart < mark < high - apart), high])
-    marks = inside
+    marks, texts = bar_marks(limits, height, steps, exact=ends is not None)
     places = [top + round((high - mark) / (high - low) * (height - 1)) for mark in marks]
-    page.ticks_right(places, [_mark(mark, marks) for mark in marks], left + BAR_WIDTH)
+    page.ticks_right(places, texts, left + BAR_WIDTH)
     text = shorten_to(label, height + 30)
     page.text(text, page.pixels.shape[1] - 2, top + height / 2, across="right", upwards=True)
 
 
-def _mark(value: float, marks: Floats) -> str:
+def bar_marks(limits: tuple[float, float], height: int, steps: int, exact: bool) -> tuple[list[float], list[str]]:
+    """Values of a colour bar's ticks and their labels; ``exact`` puts one at each end."""
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = limits
+    round_values = np.asarray(MaxNLocator(steps).tick_values(low, high), dtype=np.float64)
+    apart = (high - low) * 18 / height if exact else 0.0  # nearer to an end, two numbers would touch
+    inside = [mark for mark in round_values.tolist() if low + apart <= mark <= high - apart]
+    marks = [low, *inside, high] if exact else inside
+    return marks, [_mark(mark, marks) for mark in marks]
+
+
+def bar_space(texts: list[str]) -> int:
+    """Pixels from a map's right edge to the page's: the colour bar, its ticks' labels, and its own upright label."""
+    return 12 + BAR_WIDTH + TICK + text_width(texts) + 18
+
+
+def _mark(value: float, marks: list[float]) -> str:
     """A tick's number, with the digits that tell it from the next one, four at most."""
     gap = float(np.diff(marks).min()) if len(marks) > 1 else abs(value)
     digits = clamp(int(np.ceil(-np.log10(gap))) + 1 if gap > 0 else 3, 0, 3)

@@ -9,6 +9,8 @@ from convscope.loggers._canvas import CARD, Page, Picture, text_width
 from convscope.loggers._heatmap import (
     HEATMAP_SIDE,
     MAP_ROW,
+    bar_marks,
+    bar_space,
     clamp,
     colour_cells,
     draw_colour_bar,
@@ -78,7 +80,9 @@ def correlation_heatmap(matrix: npt.ArrayLike, title: str) -> Picture:
     order, constant = cluster_order(correlation), _constant(correlation)
     blank = constant[:, None] | constant[None, :]
     shown = np.where(blank, np.nan, correlation)[np.ix_(order, order)]
-    count, left, top, side = len(order), 46, 42, HEATMAP_SIDE
+    count, top = len(order), 42
+    left = 46 + 8 * (len(str(count - 1)) - 2 if count > 100 else 0)
+    side = HEATMAP_SIDE + 46 - left
     page = Page(CARD, top + side + 50)
     draw_title(page, f"{title}\n{_describe(count, int(constant.sum()))}")
     page.area(colour_cells(shrink_signed(shown, HEATMAP_CELLS), side, side, "RdBu_r", -1.0, 1.0), left, top)
@@ -136,7 +140,8 @@ def learning_map(
     low, high = _limits(table, vmin, vmax)
     names = short_labels(layers, NAME_LIMIT)
     left, top = text_width(names) + 24, 40 if any(ends) else 28
-    width, height = CARD - left - 76, clamp(rows * MAP_ROW, 126, 560)
+    height = clamp(rows * MAP_ROW, 126, 560)
+    width = CARD - left - bar_space(bar_marks((low, high), height, 4, exact=True)[1])
     page = Page(CARD, top + height + 62)
     draw_title(page, title)
     shown = shrink(table, height, width)

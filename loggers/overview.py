@@ -13,7 +13,7 @@ from convscope.loggers._heatmap import clamp, colour_cells, middles_of, shorten_
 from convscope.loggers.names import short_labels
 from convscope.loggers.scale import Scale
 
-RIGHT = 56  # colour bar and its two numbers
+RIGHT = 66  # colour bar and its two numbers
 HEAD = 22  # title of a panel, and the triangles of the one above
 NAME_LIMIT = 16
 SEVERITIES = {"critical": (190, 20, 30), "warning": (235, 140, 0)}
@@ -62,12 +62,14 @@ def overview_picture(
     if not panels:
         raise ValueError("give at least one learning map")
     names = [short_labels(panel.layers, NAME_LIMIT) for panel in panels]
-    ends = [label for labels in names for label in (labels if _row(len(labels)) >= 12 else (labels[0], labels[-1]))]
+    most = clamp(1100 // len(panels) - 28, 40, 132)
+    rows = [clamp(most // len(labels), 3, 14) for labels in names]
+    ends = [label for labels, row in zip(names, rows, strict=True) for label in (labels if row >= 12 else _ends(labels))]
     left = text_width(ends) + 8
     width = CARD - left - RIGHT
-    heights = [_row(len(panel.layers)) * len(panel.layers) for panel in panels]
+    heights = [row * len(labels) for row, labels in zip(rows, names, strict=True)]
     top = 22
-    page = Page(CARD, top + sum(heights) + len(panels) * HEAD + (len(panels) - 1) * 6 + 52)
+    page = Page(CARD, top + sum(heights) + len(panels) * HEAD + (len(panels) - 1) * 6 + 52 + 18 * bool(markers))
     page.text("Learning maps, input layer on top", 4, 3, down="top", size=10.0)
     for panel, labels, height in zip(panels, names, heights, strict=True):
         top += HEAD
@@ -82,8 +84,8 @@ def overview_picture(
     return page.pixels
 
 
-def _row(layers: int) -> int:
-    return clamp(132 // layers, 3, 14)
+def _ends(labels: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([labels[0], labels[-1]]))
 
 
 def _panel(page: Page, panel: Panel, labels: list[str], box: tuple[int, int, int, int], columns: int) -> None:
@@ -91,10 +93,12 @@ def _panel(page: Page, panel: Panel, labels: list[str], box: tuple[int, int, int
     scale, table = panel.scale, np.full((len(panel.layers), columns), np.nan)
     table[:, list(panel.columns)] = panel.values
     page.area(colour_cells(shrink(table, height, width), height, width, "viridis", scale.low, scale.high), left, top)
-    rows = middles_of(len(labels), height, top)
-    shown = range(len(labels)) if _row(len(labels)) >= 12 else sorted({0, len(labels) - 1})
-    for place in shown:
-        page.text(labels[place], left - 4, rows[place], across="right")
+    if height >= 12 * len(labels):
+        for label, y in zip(labels, middles_of(len(labels), height, top), strict=True):
+            page.text(label, left - 4, y, across="right")
+    else:
+        for label, y in zip(_ends(labels), (top + 6, top + height - 6), strict=False):
+            page.text(label, left - 4, y, across="right")
     bar = left + width + 6
     page.area(stretch_ramp("viridis", height, 8), bar, top)
     for value, at in ((scale.high, top + 5), (scale.low, top + height - 5)):

@@ -11,7 +11,7 @@ from convscope.loggers._canvas import CARD, INK, Floats, Page, Picture, colour, 
 from convscope.loggers._heatmap import column_height, draw_columns, draw_title
 from convscope.loggers.names import short_labels
 
-IMAGE_SIDE = 96
+IMAGE_SIDE = 72
 ROW = 14
 NAME_LIMIT = 16
 TRUTH = (214, 39, 40)
@@ -65,7 +65,7 @@ def prediction_strip(
         page.pixels[start : start + 6, middle - 2 : middle + 3] = TRUTH
     if classes is not None:
         draw_columns(page, _named(classes, table.shape[1]), left, top + height + 10, width)
-    page.text("class (red: the true one)", left + width / 2, top + height + below, across="middle", down="top")
+    page.text("class (red: the true one)", CARD - 8, top + height + below, across="right", down="top")
     return page.pixels
 
 

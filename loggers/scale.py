@@ -76,7 +76,7 @@ def _wide_enough(
     low: float, high: float, least: float | None, most: float | None, fixed: bool
 ) -> tuple[float, float]:
     bounded = least is not None and most is not None
-    span = LEAST_SPAN * (most - least) if bounded else 1e-3 * max(abs(low), abs(high), 1e-6)  # type: ignore[operator]
+    span = LEAST_SPAN * (most - least) if bounded else 1e-3 * max(abs(low), abs(high)) or 1.0  # type: ignore[operator]
     missing = span - (high - low)
     if missing <= 0:
         return low, high
