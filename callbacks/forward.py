@@ -54,7 +54,9 @@ class ForwardFromLayer(InterveningObserver):
         "without_layer": "accuracy without the layer",
         "area_random": "area under random removal",
     }
-    maps: ClassVar[dict[str, MapSpec]] = {"gap": MapSpec("Gap between removal orders", "area ascending − descending", -1.0, 1.0)}
+    maps: ClassVar[dict[str, MapSpec]] = {
+        "gap": MapSpec("Gap between removal orders", "area ascending − descending", -1.0, 1.0)
+    }
     columns: ClassVar[dict[str, str]] = {"gap": "removal gap"}
     details: ClassVar[frozenset[str]] = frozenset({"area_ascending", "area_descending"})  # the gap is their difference
 

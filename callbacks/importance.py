@@ -61,9 +61,7 @@ class FilterImportance(LayerObserver):
         "rank_stability": "rank stability since the last check",
         "turnover": "turnover of the top filters",
     }
-    maps: ClassVar[dict[str, MapSpec]] = {
-        "gini": MapSpec("Gini of importance", "Gini coefficient", 0.0, 1.0)
-    }
+    maps: ClassVar[dict[str, MapSpec]] = {"gini": MapSpec("Gini of importance", "Gini coefficient", 0.0, 1.0)}
     columns: ClassVar[dict[str, str]] = {"gini": "gini"}
     # Both say what the Gini coefficient and the rank stability say; the mean depends on the scale of the loss.
     details: ClassVar[frozenset[str]] = frozenset({"top_share", "turnover", "mean"})

@@ -80,9 +80,7 @@ def correlation_heatmap(matrix: npt.ArrayLike, title: str) -> Picture:
     order, constant = cluster_order(correlation), _constant(correlation)
     blank = constant[:, None] | constant[None, :]
     shown = np.where(blank, np.nan, correlation)[np.ix_(order, order)]
-    count, top = len(order), 42
-    left = 46 + 8 * (len(str(count - 1)) - 2 if count > 100 else 0)
-    side = HEATMAP_SIDE + 46 - left
+    count, left, top, side = len(order), 46, 42, HEATMAP_SIDE
     page = Page(CARD, top + side + 50)
     draw_title(page, f"{title}\n{_describe(count, int(constant.sum()))}")
     page.area(colour_cells(shrink_signed(shown, HEATMAP_CELLS), side, side, "RdBu_r", -1.0, 1.0), left, top)
@@ -91,7 +89,8 @@ def correlation_heatmap(matrix: npt.ArrayLike, title: str) -> Picture:
     page.ticks_left(middles_of(count, side, top)[thinned], [str(index) for index in order][thinned], left)
     name = "filter (ordered by clustering)"
     page.text(name, left + side / 2, top + side + 6, across="middle", down="top")
-    page.text(name, 2, top + side / 2, upwards=True)
+    if count <= 100:  # numbers of three digits take its place
+        page.text(name, 2, top + side / 2, upwards=True)
     draw_colour_bar(page, "RdBu_r", (-1.0, 1.0), "Pearson correlation ρ", left + side + 12, top, side, steps=2)
     if constant.any():
         draw_legend(page, "constant", left)

@@ -64,7 +64,9 @@ def overview_picture(
     names = [short_labels(panel.layers, NAME_LIMIT) for panel in panels]
     most = clamp(1100 // len(panels) - 28, 40, 132)
     rows = [clamp(most // len(labels), 3, 14) for labels in names]
-    ends = [label for labels, row in zip(names, rows, strict=True) for label in (labels if row >= 12 else _ends(labels))]
+    ends = [
+        label for labels, row in zip(names, rows, strict=True) for label in (labels if row >= 12 else _ends(labels))
+    ]
     left = text_width(ends) + 8
     width = CARD - left - RIGHT
     heights = [row * len(labels) for row, labels in zip(rows, names, strict=True)]

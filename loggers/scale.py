@@ -72,9 +72,7 @@ def _without_outliers(found: npt.NDArray[np.float64]) -> tuple[float, float]:
     return float(kept.min()), float(kept.max())
 
 
-def _wide_enough(
-    low: float, high: float, least: float | None, most: float | None, fixed: bool
-) -> tuple[float, float]:
+def _wide_enough(low: float, high: float, least: float | None, most: float | None, fixed: bool) -> tuple[float, float]:
     bounded = least is not None and most is not None
     span = LEAST_SPAN * (most - least) if bounded else 1e-3 * max(abs(low), abs(high)) or 1.0  # type: ignore[operator]
     missing = span - (high - low)

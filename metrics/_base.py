@@ -105,7 +105,9 @@ class ObservationMetric(Metric):
         if not several:
             return draw_array(parts[0], name, ax, self.plot_axes)
         if parts[0].dim() > 1:
-            raise ValueError(f"{type(self).__name__}.plot draws one matrix at a time, got {len(parts)}; give one result")
+            raise ValueError(
+                f"{type(self).__name__}.plot draws one matrix at a time, got {len(parts)}; give one result"
+            )
         return draw_array(torch.stack(parts, dim=1), name, ax, (self.plot_axes[0], "check"))
 
     def _wrap_compute(self, compute: Callable) -> Callable:

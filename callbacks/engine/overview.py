@@ -10,8 +10,8 @@ from convscope.loggers._canvas import Picture
 from convscope.loggers.overview import Marker, Panel, overview_picture
 from convscope.loggers.scale import scale_of
 
-OVERVIEW = "_overview"
-"""First part of the overview's tags: TensorBoard sorts an underscore before letters, and MLflow takes it."""
+OVERVIEW = "0_overview"
+"""First part of the overview's tags: a digit sorts before all letters, and no logger hides or renames it."""
 
 
 def overview_scalars(found: Iterable[tuple[Observer, Findings]]) -> dict[str, float]:

@@ -110,7 +110,7 @@ class Pictures:
             require_matplotlib()
             picture = Overview(observers).picture(order, alerts) if dashboards else None
             for dashboard in dashboards if picture is not None else []:
-                dashboard.image(f"{OVERVIEW}/learning_maps", picture, step)
+                dashboard.image(f"{OVERVIEW}/all_maps", picture, step)
 
     def _say_once(self, message: str) -> None:
         if message not in self._said:

@@ -278,7 +278,7 @@ class Session:
 
     def _unlogged(self, found: Results) -> set[str]:
         """Tags that loggers do not get: see :attr:`LayerObserver.details`."""
-        tags = {"convscope/heldout_changed"} if not self._heldout_changed else set()
+        tags = {"zz_convscope/heldout_changed"} if not self._heldout_changed else set()
         for observer, findings in found:
             tags |= findings.scalars().keys() - findings.scalars(observer.is_logged).keys()
         return tags
@@ -310,7 +310,11 @@ class Session:
 
     def _missing(self, observer: Observer) -> str | None:
         """A value of the observer that somebody monitors and that it has not given yet."""
-        own = (f"{observer.name}/", "convscope/", f"{OVERVIEW}/") if observer is self.observers[0] else f"{observer.name}/"
+        own = (
+            (f"{observer.name}/", "zz_convscope/", f"{OVERVIEW}/")
+            if observer is self.observers[0]
+            else f"{observer.name}/"
+        )
         return next((key for key in self._monitored if key.startswith(own) and key not in observer.logged), None)
 
     def close(self, trainer: pl.Trainer) -> None:
@@ -361,12 +365,12 @@ class Session:
 
     def _own_scalars(self, when: Moment) -> dict[str, float]:
         own = {
-            "convscope/seconds": self._stopwatch.seconds,
-            "convscope/errors": float(bridge.largest(self._failures.count)),
+            "zz_convscope/seconds": self._stopwatch.seconds,
+            "zz_convscope/errors": float(bridge.largest(self._failures.count)),
         }
-        own["convscope/heldout_changed"] = float(self._heldout_changed)
+        own["zz_convscope/heldout_changed"] = float(self._heldout_changed)
         if when.trigger != "start":
-            own["convscope/overhead"] = self._stopwatch.overhead
+            own["zz_convscope/overhead"] = self._stopwatch.overhead
         return {tag: value for tag, value in own.items() if value is not None}
 
 

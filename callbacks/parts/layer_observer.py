@@ -51,7 +51,7 @@ class LayerObserver(Callback, ABC):
         on_error: ``"warn"`` logs a failed check once and goes on training; ``"raise"`` lets it through.
         pictures: Draw histograms, heat-maps and learning maps where the logger is TensorBoard.
         name: First part of the tags; needed where two callbacks of one kind observe the same layer.
-        log: ``"main"`` gives loggers the curves worth opening, the quantities that are not in :attr:`details`;
+        curves: ``"main"`` gives loggers the curves worth opening, the quantities that are not in :attr:`details`;
             ``"all"`` gives them every quantity. ``callback_metrics``, and with it rules and EarlyStopping, has all.
 
     Raises:
@@ -66,9 +66,9 @@ class LayerObserver(Callback, ABC):
     columns: ClassVar[dict[str, str]] = {}
     """Quantities that the printed table shows: ``{quantity: column title}``."""
     details: ClassVar[frozenset[str]] = frozenset()
-    """Quantities that loggers get with ``log="all"`` only: near copies of others, and counts that are mostly zero."""
+    """Quantities that loggers get with ``curves="all"`` only: near copies of others, and counts that are mostly zero."""
     overview: ClassVar[dict[str, Literal["highest", "lowest", "mean"]]] = {}
-    """Quantities of which the overview has one curve over all layers: ``_overview/<name>_<quantity>_<which>``."""
+    """Quantities of which the overview has one curve over all layers: ``0_overview/<name>_<quantity>_<which>``."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class LayerObserver(Callback, ABC):
         on_error: Literal["warn", "raise"] = "warn",
         pictures: bool = True,
         name: str | None = None,
-        log: Literal["main", "all"] = "main",
+        curves: Literal["main", "all"] = "main",
     ) -> None:
         as_entries(layers)  # refuses what could never choose a layer; kept as it is, for the saved configuration
         self.layers, self.heldout = layers, as_heldout(heldout)
@@ -92,7 +92,7 @@ class LayerObserver(Callback, ABC):
         self.max_overhead = share_or_none("max_overhead", max_overhead, "no bound", "a share of training time")
         self.on_error = one_of("on_error", on_error, ("warn", "raise"))
         self.pictures = flag("pictures", pictures)
-        self.log = one_of("log", log, ("main", "all"))
+        self.curves = one_of("curves", curves, ("main", "all"))
         self.name = tag_or_none("name", name, f"{self.default_name()}_2") or self.default_name()
         self.schedule = Schedule(every_n_epochs, every_n_train_steps, on_start)
         self.history = History()
@@ -117,7 +117,7 @@ class LayerObserver(Callback, ABC):
 
     def is_logged(self, quantity: str) -> bool:
         """Whether loggers get a quantity, or only ``callback_metrics``."""
-        return self.log == "all" or quantity not in self.details
+        return self.curves == "all" or quantity not in self.details
 
     @property
     def needs_gradient(self) -> bool:

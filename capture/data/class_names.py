@@ -24,11 +24,15 @@ def check_class_names(names: Any, classes: int | tuple[int, ...] | None) -> tupl
     found = _texts(names)
     if found is None:
         raise refuse(
-            "HeldOut(class_names", names, "a list of at least two texts, one a class in the order of the labels, or None"
+            "HeldOut(class_names",
+            names,
+            "a list of at least two texts, one a class in the order of the labels, or None",
         )
     count = classes if isinstance(classes, int) or classes is None else len(classes)
     if count not in (None, len(found)):
-        raise ValueError(f"HeldOut(class_names) has {len(found)} names, but classes= says {count}; give a name for each")
+        raise ValueError(
+            f"HeldOut(class_names) has {len(found)} names, but classes= says {count}; give a name for each"
+        )
     return found
 
 

@@ -133,7 +133,12 @@ class HeldOut:
     @property
     def identity(self) -> tuple[Any, ...]:
         """Equal where two held-out sets hold the same samples, run alike: as those of a YAML file, each built anew."""
-        said = (id(self.logits) if callable(self.logits) else repr(self.logits), self.classes, self.ignore_index, self.class_names)
+        said = (
+            id(self.logits) if callable(self.logits) else repr(self.logits),
+            self.classes,
+            self.ignore_index,
+            self.class_names,
+        )
         how = (self.size, self.batch_size, self.stratify, self.seed, self.network, *said)
         # Tensors may be in a new tuple each time: suite(heldout=(x, y)) twice means one set.
         is_several = isinstance(self.source, list | tuple) and len(self.source) < 10

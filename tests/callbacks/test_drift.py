@@ -83,7 +83,7 @@ def test_every_documented_tag_is_written_and_no_other(fit: Any) -> None:
     assert len(values(run, "drift/cka_previous/net.conv1")) == 2
     assert len(values(run, "drift/cka_reference/net.conv1")) == 3
     assert {"drift/map/cka_previous", "drift/map/cka_first"} <= set(run.events.Tags()["images"])
-    assert values(run, "convscope/errors") == [0, 0, 0]
+    assert values(run, "zz_convscope/errors") == [0, 0, 0]
 
 
 def test_values_are_those_computed_by_hand_on_copies_of_the_network(fit: Any) -> None:
@@ -182,7 +182,7 @@ def test_another_heldout_set_after_a_resume_begins_anew(fit: Any, tmp_path: Path
     run = checkpointed(fit, tmp_path, RepresentationDrift(), max_epochs=4, ckpt_path=tmp_path / "last.ckpt", data=data)
     assert len(values(run, "drift/cka_previous/net.conv1")) == 1
     assert len(values(run, "drift/cka_first/net.conv1")) == 1
-    assert values(run, "convscope/errors") == [0, 0]
+    assert values(run, "zz_convscope/errors") == [0, 0]
 
 
 def test_a_new_fit_begins_anew(fit: Any) -> None:
@@ -203,7 +203,7 @@ def test_a_layer_that_dies_reads_as_a_jump_and_never_as_nan(fit: Any) -> None:
     assert values(run, "drift/cka_previous/net.conv2")[1:] == [0]  # a jump; two dead layers cannot be compared
     assert values(run, "drift/cka_first/net.conv2")[1:] == [0, 0, 0]
     assert values(run, "drift/variance_shift/net.conv2")[1:] == [1, 0, 0]
-    assert values(run, "convscope/errors")[-1] == 0
+    assert values(run, "zz_convscope/errors")[-1] == 0
     for tag in run.events.Tags()["scalars"]:
         assert all(math.isfinite(value) for value in values(run, tag)), tag
 
@@ -218,7 +218,7 @@ def saved(path: Path, content: Any) -> Path:
 
 def reference_curve(fit: Any, reference: Any, module: Any = None) -> list[float]:
     run = fit([RepresentationDrift(reference=reference)], module or plain())
-    assert values(run, "convscope/errors")[-1] == 0
+    assert values(run, "zz_convscope/errors")[-1] == 0
     return values(run, "drift/cka_reference/net.conv2")
 
 
@@ -288,7 +288,7 @@ def test_layers_that_the_reference_lacks_are_said_and_left_out(fit: Any, caplog:
 def test_half_precision_and_the_raw_convolution(fit: Any) -> None:
     drift = RepresentationDrift(reference=plain(seed=5).net, observe_at="conv")
     run = fit([drift], plain(), precision="bf16-true")
-    assert values(run, "convscope/errors")[-1] == 0
+    assert values(run, "zz_convscope/errors")[-1] == 0
     assert len(values(run, "drift/cka_reference/net.conv2")) == 3
 
 

@@ -247,7 +247,7 @@ def test_a_layer_that_does_not_reach_the_loss_has_no_gradient(fit: Any) -> None:
     assert "health/gradient_rms/net.side" not in run.events.Tags()["scalars"]
     assert len(values(run, "health/activation_rms/net.side")) == 3
     assert values(run, "health/not_learning/net.side") == [1, 1]
-    assert values(run, "convscope/errors")[-1] == 0
+    assert values(run, "zz_convscope/errors")[-1] == 0
 
 
 def checkpointed(fit: Any, folder: Path, health: FilterHealth, **arguments: Any) -> Any:
@@ -312,5 +312,5 @@ def test_bad_arguments_are_named() -> None:
 
 def test_half_precision(fit: Any) -> None:
     run = fit([FilterHealth()], plain(), data=loaders(), precision="bf16-mixed")
-    assert values(run, "convscope/errors")[-1] == 0
+    assert values(run, "zz_convscope/errors")[-1] == 0
     assert all(value > 0 for value in values(run, "health/gradient_rms/net.conv1"))

@@ -90,7 +90,7 @@ def test_a_terminal_that_is_gone_costs_the_table_and_one_line(
     monkeypatch.setattr(sys, "stdout", Broken(error))
     run = fit(callbacks(), module=small())
     assert run.trainer.current_epoch == 2
-    assert float(run.trainer.callback_metrics["convscope/errors"]) == 0.0
+    assert float(run.trainer.callback_metrics["zz_convscope/errors"]) == 0.0
     assert caplog.text.count("LayerTable could not print") == 1
 
 

@@ -83,7 +83,7 @@ def test_binary_with_one_logit_and_float_targets(fit: Any) -> None:
     truth = (Y > 0).float()
     callbacks = [*convscope.suite("standard"), convscope.LayerPrediction(examples=0)]
     run = fit(callbacks, Task(OneLogit(), F.binary_cross_entropy_with_logits), both(X, truth), max_epochs=1)
-    assert run.curve("convscope/errors")[-1][1] == 0
+    assert run.curve("zz_convscope/errors")[-1][1] == 0
     assert run.curve("probe/chance")[-1][1] == pytest.approx(20 / 30)
     assert "probe/accuracy/output" in tags(run)
     assert "importance/gini/net.inner.conv1" in tags(run)
@@ -361,7 +361,7 @@ def test_detection_through_an_adapter(fit: Any, caplog: Any) -> None:
         heldout = convscope.HeldOut(adapter=present)
         callbacks = [*convscope.suite("standard", heldout=heldout), convscope.LayerPrediction(heldout=heldout)]
         run = fit(callbacks, Detector(), (loader, loader))
-    assert run.curve("convscope/errors")[-1][1] == 0
+    assert run.curve("zz_convscope/errors")[-1][1] == 0
     assert len(run.curve("probe/accuracy/net.layer2.0.conv2")) == 3
     assert "probe/accuracy/output" not in tags(run)
     assert "prediction/true_probability/net.layer2.0.conv2" in tags(run)

@@ -52,7 +52,7 @@ def test_layers_of_any_name_are_observed_drawn_and_written(fit: Any, tmp_path: P
     tags = run.events.Tags()
     layers = {tag.removeprefix("importance/mean/") for tag in tags["scalars"] if tag.startswith("importance/mean/")}
     assert len(layers) == len(HOSTILE)
-    assert float(run.trainer.callback_metrics["convscope/errors"]) == 0.0
+    assert float(run.trainer.callback_metrics["zz_convscope/errors"]) == 0.0
     written = [path for path in tmp_path.parent.rglob("*") if tmp_path not in path.parents and path != tmp_path]
     assert set(written) == before  # nothing beside the run's own folder
     texts = [
