@@ -38,7 +38,7 @@ def scale_of(
     """The range of colours that tells ``values`` apart.
 
     It runs from ``start``, else the least value, to the greatest. Values more than three interquartile ranges beyond
-    the quartiles do not stretch it. It spans at least 5 % of what the quantity can span, so that noise stays one colour.
+    the quartiles do not stretch it. It spans at least 5 % of what the quantity can, so that noise stays one colour.
 
     Args:
         values: any shape; NaN and infinite values do not count.

@@ -66,7 +66,7 @@ class LayerObserver(Callback, ABC):
     columns: ClassVar[dict[str, str]] = {}
     """Quantities that the printed table shows: ``{quantity: column title}``."""
     details: ClassVar[frozenset[str]] = frozenset()
-    """Quantities that loggers get with ``curves="all"`` only: near copies of others, and counts that are mostly zero."""
+    """Quantities that loggers get with ``curves="all"`` only: near copies of others, counts that are mostly zero."""
     overview: ClassVar[dict[str, Literal["highest", "lowest", "mean"]]] = {}
     """Quantities of which the overview has one curve over all layers: ``0_overview/<name>_<quantity>_<which>``."""
 

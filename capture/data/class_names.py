@@ -41,10 +41,12 @@ def names_in(source: Any) -> tuple[str, ...] | None:
 
     Data sets that are joined must agree. Data sets of Hugging Face have their names in ``features``.
 
+    >>> import torch
     >>> from torch.utils.data import Subset, TensorDataset
     >>> class Animals(TensorDataset):
     ...     classes = ["cat", "dog"]
-    >>> names_in(ConcatDataset([Subset(Animals(), []), Animals()]))
+    >>> animals = Animals(torch.zeros(2))
+    >>> names_in(ConcatDataset([Subset(animals, [0]), animals]))
     ('cat', 'dog')
     >>> names_in([1, 2]) is None
     True

@@ -13,7 +13,7 @@ from tests.support.metric_cases import CASES
 from tests.support.metric_laws import draw
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,8 @@ def test_what_is_drawn_is_what_was_computed() -> None:
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("filter", "ActivationImportance")
     given = plt.figure().subplots()
     figure, ax = metric.plot([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0])], ax=given)
-    assert ax is given and figure is given.figure
+    assert ax is given
+    assert figure is given.figure
     assert ax.images[0].get_array().tolist() == [[1.0, 3.0], [2.0, 5.0]]
     assert ax.get_xlabel() == "check"
 
