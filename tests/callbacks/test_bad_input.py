@@ -206,7 +206,7 @@ def test_constant_filters_are_counted(fit: Any) -> None:
         module.net.bn1.weight[0] = 0.0
         module.net.bn1.bias[0] = -1.0
     module.net.bn1.requires_grad_(False)
-    run = fit([convscope.FilterCorrelation()], module=module)
+    run = fit([convscope.FilterCorrelation(curves="all")], module=module)
     assert [value for _, value in run.curve("correlation/constant_filters/net.conv1")] == [1.0, 1.0, 1.0]
     assert all(value == value for tag in run.events.Tags()["scalars"] for _, value in run.curve(tag))
 

@@ -102,7 +102,7 @@ def test_other_shapes_of_classes_are_the_same_classes(fit: Any, shape: str) -> N
     found = []
     for target in (targets, binary.long()):
         torch.manual_seed(0)
-        probe = convscope.LayerProbe(heldout=convscope.HeldOut((X, target)), every_n_epochs=5)
+        probe = convscope.LayerProbe(heldout=convscope.HeldOut((X, target)), every_n_epochs=5, curves="all")
         run = fit([probe], Classifier(), max_epochs=1)
         found.append([run.curve(f"probe/{q}/net.layer1.0.conv2") for q in ("accuracy", "selectivity")])
     assert found[0] == found[1]
@@ -206,7 +206,7 @@ def test_other_shapes_of_masks_are_the_same_masks(fit: Any, shape: str) -> None:
     found = []
     for target in (targets, binary.long()):
         torch.manual_seed(0)
-        probe = convscope.LayerProbe(heldout=convscope.HeldOut((X, target)), every_n_epochs=5)
+        probe = convscope.LayerProbe(heldout=convscope.HeldOut((X, target)), every_n_epochs=5, curves="all")
         run = fit([probe], Task(Segmenter(2), F.cross_entropy), both(X, binary.long()), max_epochs=1)
         found.append(run.curve("probe/miou/net.up"))
     assert found[0] == found[1]

@@ -19,7 +19,7 @@ NAMES = ("ant", "bee", "cow")
 
 
 class Named(TensorDataset):
-    classes = list(NAMES)
+    classes = NAMES
 
 
 class Wrapper:
@@ -70,7 +70,7 @@ def test_other_customs() -> None:
     for classes in (3, "abc", [0, 1], ["one"], None, {"ant": 0, "bee": 1}):
         assert names_in(types.SimpleNamespace(classes=classes)) is None
     other = named()
-    other.classes = ["x", "y", "z"]
+    other.classes = ("x", "y", "z")
     assert names_in(ConcatDataset([named(), other])) is None  # they do not agree
     loop = Wrapper(None)
     loop.dataset = loop
