@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from convscope.callbacks.engine.bridge import fitting, has_validation
 from convscope.callbacks.engine.hierarchies import Callback
@@ -33,23 +34,23 @@ class LayerTable(Callback):
         self._failed = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._print(trainer, pl_module, "before training")
+        self._print(trainer, "before training")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if fitting(trainer):
-            self._print(trainer, pl_module, f"epoch {trainer.current_epoch}")
+            self._print(trainer, f"epoch {trainer.current_epoch}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not has_validation(trainer):
-            self._print(trainer, pl_module, f"epoch {trainer.current_epoch}")
+            self._print(trainer, f"epoch {trainer.current_epoch}")
 
-    def _print(self, trainer: pl.Trainer, pl_module: pl.LightningModule, title: str) -> None:
+    def _print(self, trainer: pl.Trainer, title: str) -> None:
         try:
             session = _session(trainer)
             if session is None or session.checks == self._printed or not session.latest:
                 return
             self._printed = session.checks
-            pl_module.print(layer_table(_rows(session), title, encoding_of(sys.stdout)))
+            _say(trainer, layer_table(_rows(session), title, encoding_of(sys.stdout)))
         except Exception as error:  # a closed pipe or terminal, or a program that put its own stream in the place of it
             self._report(error)
 
@@ -60,6 +61,17 @@ class LayerTable(Callback):
                 "convscope: LayerTable could not print (%s: %s); training goes on, and further failures of it are not "
                 "reported", type(error).__name__, error, exc_info=error,
             )  # fmt: skip
+
+
+def _say(trainer: pl.Trainer, text: str) -> None:
+    """Print above the progress bar, on the main process."""
+    bar = trainer.progress_bar_callback
+    if not trainer.is_global_zero:
+        return
+    if bar is not None and hasattr(bar, "init_train_tqdm") and bar.is_enabled:
+        Tqdm.write(text)  # the bar's own print() says nothing while no bar is open, as before training
+    else:
+        print(text)  # Rich puts it above its bar by itself
 
 
 def _session(trainer: pl.Trainer) -> Session | None:

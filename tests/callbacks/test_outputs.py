@@ -56,7 +56,8 @@ def plain(embedding: torch.Tensor, logits: torch.Tensor, x: torch.Tensor) -> tor
 
 def everything(heldout: convscope.HeldOut, **arguments: Any) -> list[Any]:
     """Every callback that goes by logits or labels."""
-    shared = {"heldout": heldout, "every_n_epochs": 1, "on_start": False, "pictures": False, "on_error": "raise"} | {"curves": "all"}
+    shared: dict[str, Any] = {"heldout": heldout, "every_n_epochs": 1, "on_start": False, "pictures": False}
+    shared |= {"on_error": "raise", "curves": "all"}
     return [
         convscope.LayerProbe(**shared),
         convscope.FilterImportance(**shared, **arguments),
