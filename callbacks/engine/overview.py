@@ -50,14 +50,19 @@ class Overview:
         panels = [panel for observer in self.observers for panel in self._panels(observer, order, list(moments))]
         if not panels:
             return None
-        steps = [step for step, _ in moments]
-        markers = {Marker(_column(steps, step), severity) for step, severity in alerts if step <= steps[-1]}
-        _, x_label = max((observer.history.axis() for observer in self.observers), key=lambda axis: len(axis[0]))
-        return overview_picture(panels, list(moments.values()), x_label, sorted(markers))
+        steps, labels = [step for step, _ in moments], list(moments.values())
+        markers = {Marker(_column(steps, step), severity) for step, severity in alerts}
+        counted = "training step" if self._by_step else "epoch"
+        x_label = f"{counted}  ({BEFORE}: before training)" if BEFORE in labels else counted
+        return overview_picture(panels, labels, x_label, sorted(markers))
+
+    @property
+    def _by_step(self) -> bool:
+        return any(observer.history.axis()[1].startswith("training step") for observer in self.observers)
 
     def _moments(self) -> dict[tuple[int, int], float | str]:
         """Step and epochs trained of every check, with its label."""
-        by_step = any("step" in observer.history.axis()[1] for observer in self.observers)
+        by_step = self._by_step
         found: dict[tuple[int, int], float | str] = {}
         for observer in self.observers:
             history = observer.history
@@ -79,5 +84,5 @@ class Overview:
 
 
 def _column(steps: list[int], step: int) -> int:
-    """The first check at or after an alert's step."""
-    return next(place for place, known in enumerate(steps) if known >= step)
+    """The first check at or after an alert's step, else the last one."""
+    return next((place for place, known in enumerate(steps) if known >= step), len(steps) - 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.tensorboard import SummaryWriter
@@ -106,7 +108,7 @@ class Pictures:
         if not trainer.is_global_zero or fast_dev_run(trainer):
             return
         dashboards = [dashboard for dashboard in self._dashboards.values() if dashboard.free_space >= SPARE]
-        with self._failures.guard("drawing the overview"):
+        with self._failures.guard("drawing the overview"), suppress(ImportError):  # said where maps were to be drawn
             require_matplotlib()
             picture = Overview(observers).picture(order, alerts) if dashboards else None
             for dashboard in dashboards if picture is not None else []:
