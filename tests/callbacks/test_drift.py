@@ -88,7 +88,7 @@ def test_every_documented_tag_is_written_and_no_other(fit: Any) -> None:
 
 def test_values_are_those_computed_by_hand_on_copies_of_the_network(fit: Any) -> None:
     reference = plain(seed=5).net
-    drift = Caught(reference=reference)
+    drift = Caught(reference=reference, curves="all")
     run = fit([drift], plain(), max_epochs=3)
     seen, anchor = [activations(net) for net in drift.networks], activations(reference)
     assert len(seen) == 4
