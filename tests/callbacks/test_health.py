@@ -79,7 +79,7 @@ def test_every_documented_tag_is_written_and_no_other(fit: Any) -> None:
 
 
 def test_values_are_those_of_plain_autograd_on_the_trained_network(fit: Any) -> None:
-    run = fit([Caught()], plain())
+    run = fit([Caught(curves="all")], plain())
     net, (x, y) = run.module.net.eval(), images(30, seed=1)
     first = torch.relu(net.conv1(x))
     second = torch.relu(net.conv2(first))
@@ -93,7 +93,7 @@ def test_values_are_those_of_plain_autograd_on_the_trained_network(fit: Any) -> 
 
 
 def test_update_ratio_is_that_of_the_weights_at_the_checks(fit: Any) -> None:
-    health = Caught()
+    health = Caught(curves="all")
     run = fit([health], plain(), max_epochs=3)
     for layer in LAYERS:
         kept = [weights[layer] for weights in health.weights]
@@ -274,7 +274,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(fit: Any, tmp_path: Pat
 
 
 def test_a_checkpoint_between_checks_keeps_the_weights_of_the_last_one(fit: Any, tmp_path: Path) -> None:
-    first, second = Caught(), Caught()
+    first, second = Caught(curves="all"), Caught(curves="all")
     checkpointed(fit, tmp_path / "part", first, every=6, max_steps=6)
     path = tmp_path / "part" / "last.ckpt"
     before = first.weights[-1]["net.conv2"]
