@@ -6,6 +6,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
@@ -65,7 +66,7 @@ class LayerTable(Callback):
 
 def _say(trainer: pl.Trainer, text: str) -> None:
     """Print above the progress bar, on the main process."""
-    bar = trainer.progress_bar_callback
+    bar: Any = trainer.progress_bar_callback
     if not trainer.is_global_zero:
         return
     if bar is not None and hasattr(bar, "init_train_tqdm") and bar.is_enabled:

@@ -98,9 +98,10 @@ class ObservationMetric(Metric):
         """
         several = isinstance(val, list) or type(val) is tuple
         results = list(val) if several else [self.compute() if val is None else val]
-        parts = [parts_to_draw(result, self.plot_fields) for result in results]
+        parts: list[Any] = [parts_to_draw(result, self.plot_fields) for result in results]
         if isinstance(parts[0], dict) or parts[0].dim() == 0:
-            return self._plot(parts if several else parts[0], ax)  # type: ignore[no-any-return]
+            drawn: tuple[Any, Any] = self._plot(parts if several else parts[0], ax)
+            return drawn
         name = self.plot_fields[0].replace("_", " ") if self.plot_fields else type(self).__name__
         if not several:
             return draw_array(parts[0], name, ax, self.plot_axes)

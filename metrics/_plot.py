@@ -24,7 +24,9 @@ def parts_to_draw(value: Any, fields: Sequence[str]) -> Tensor | dict[str, Tenso
     return single or next(iter(found.values()))
 
 
-def draw_array(values: Tensor, name: str, ax: Any = None, labels: tuple[str, str] = ("filter", "filter")) -> Any:
+def draw_array(
+    values: Tensor, name: str, ax: Any = None, labels: tuple[str, str] = ("filter", "filter")
+) -> tuple[Any, Any]:
     """A vector as bars, a matrix as a heat-map.
 
     Args:

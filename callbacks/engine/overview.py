@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from convscope.callbacks.engine.findings import BEFORE, Findings, MapSpec
 from convscope.callbacks.engine.observer import Observer
@@ -16,13 +16,17 @@ OVERVIEW = "0_overview"
 
 def overview_scalars(found: Iterable[tuple[Observer, Findings]]) -> dict[str, float]:
     """One number over all layers of each quantity that an observer names in ``overview``."""
-    ways = {"highest": max, "lowest": min, "mean": lambda values: sum(values) / len(values)}
+    ways: dict[str, Callable[[Collection[float]], float]] = {"highest": max, "lowest": min, "mean": _mean}
     return {
         f"{OVERVIEW}/{observer.name}_{quantity}_{which}": float(ways[which](values.values()))
         for observer, findings in found
         for quantity, which in observer.overview.items()
         if (values := findings.values.get(quantity))
     }
+
+
+def _mean(values: Collection[float]) -> float:
+    return sum(values) / len(values)
 
 
 def map_title(observer: Observer, spec: MapSpec) -> str:

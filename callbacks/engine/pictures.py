@@ -111,8 +111,9 @@ class Pictures:
         with self._failures.guard("drawing the overview"), suppress(ImportError):  # said where maps were to be drawn
             require_matplotlib()
             picture = Overview(observers).picture(order, alerts) if dashboards else None
-            for dashboard in dashboards if picture is not None else []:
-                dashboard.image(f"{OVERVIEW}/all_maps", picture, step)
+            if picture is not None:
+                for dashboard in dashboards:
+                    dashboard.image(f"{OVERVIEW}/all_maps", picture, step)
 
     def _say_once(self, message: str) -> None:
         if message not in self._said:

@@ -18,12 +18,12 @@ class Pairs(NamedTuple):
 
     Attributes:
         filters: How many filters the layer has.
-        count: How many of their pairs are redundant.
+        redundant: How many of their pairs are redundant.
         listed: The most alike: both numbers and ``ρ``.
     """
 
     filters: int
-    count: int
+    redundant: int
     listed: list[tuple[int, int, float]]
 
 
@@ -35,7 +35,7 @@ def redundant_pairs(matrix: Vector, threshold: float) -> Pairs:
         threshold: in (0, 1).
 
     >>> redundant_pairs(np.array([[1, 0.95, 0.1], [0.95, 1, -0.99], [0.1, -0.99, 1]]), 0.9)
-    Pairs(filters=3, count=2, listed=[(1, 2, -0.99), (0, 1, 0.95)])
+    Pairs(filters=3, redundant=2, listed=[(1, 2, -0.99), (0, 1, 0.95)])
     """
     first, second = np.triu_indices(len(matrix), k=1)
     values = np.nan_to_num(matrix[first, second])
@@ -52,7 +52,8 @@ def redundancy_text(pairs: Mapping[str, Pairs], threshold: float, when: str) -> 
     <BLANKLINE>
     - **conv1**, 1 of 28 pairs: 2 & 5 (ρ −0.97)
     """
-    total, having = sum(one.count for one in pairs.values()), [name for name, one in pairs.items() if one.count]
+    having = [name for name, one in pairs.items() if one.redundant]
+    total = sum(one.redundant for one in pairs.values())
     head = (
         f"Pairs of filters with |ρ| above {threshold:g}, {when}: {total} in {len(having)} of {len(pairs)} layers. "
         "A negative ρ is a filter and its opposite."
@@ -62,6 +63,7 @@ def redundancy_text(pairs: Mapping[str, Pairs], threshold: float, when: str) -> 
 
 def _line(name: str, found: Pairs) -> str:
     listed = ", ".join(f"{a} & {b} (ρ {value:.2f})".replace("-", "−") for a, b, value in found.listed)
-    more = f", and {found.count - len(found.listed)} more" if found.count > len(found.listed) else ""
+    left = found.redundant - len(found.listed)
+    more = f", and {left} more" if left else ""
     of = found.filters * (found.filters - 1) // 2
-    return f"- **{escape_markdown(name)}**, {found.count} of {of} pairs: {listed}{more}"
+    return f"- **{escape_markdown(name)}**, {found.redundant} of {of} pairs: {listed}{more}"
