@@ -133,7 +133,7 @@ class Meter(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note where things stand."""
-        self.seconds.append(float(trainer.callback_metrics["convscope/seconds"]))
+        self.seconds.append(float(trainer.callback_metrics["zz_convscope/seconds"]))
         self.memory.append(resident())
         files = Path(str(trainer.log_dir)).glob("events.*")
         self.written.append(sum(file.stat().st_size for file in files) / 1024)

@@ -121,8 +121,9 @@ class AblationOracle(InterveningObserver):
             chosen = self._chosen[name]
             order = chosen.importance[self.rank_by].argsort(descending=True, stable=True)
             labels = [str(int(number)) for number in chosen.filters[order]]
-            title = f"{name}, epoch {when.epoch}\nfilters by {self.rank_by}, top first"
-            picture = class_table(rises[order].numpy(), labels, title, "loss rise")
+            title = f"{name}, {when.label}\nfilters by {self.rank_by}, top first"
+            names = [self._class_label(number) for number in range(rises.shape[1])]
+            picture = class_table(rises[order].numpy(), labels, title, "loss rise", classes=names)
             dashboard.image(f"{self.name}/classes/{name}", picture, when.step)
 
     def end(self) -> None:

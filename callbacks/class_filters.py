@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from convscope._arguments import whole_number
 from convscope.callbacks.engine.findings import LayerResult, Moment
+from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.loggers import TensorBoardDashboard
+from convscope.loggers import TensorBoardDashboard, escape_markdown
 from convscope.loggers.classes import class_table
 from convscope.metrics import OutputCorrelation
 from convscope.metrics.functional import ServingResult, serving_filters
@@ -52,8 +54,12 @@ class ClassFilters(LayerObserver):
         self.top = whole_number("top", top, "a whole number of filters")
         super().__init__(**arguments)
         self._metrics = PerLayer[OutputCorrelation]()
+        self._class_label: Callable[[int], str] = str
         self._pooled: list[tuple[Layer, torch.Tensor]] = []  # of this chunk, until its output comes
         self._found: dict[str, tuple[torch.Tensor, ServingResult]] = {}
+
+    def ready(self, plan: Plan) -> None:
+        self._class_label = plan.heldout.class_label
 
     @property
     def needs_filters(self) -> bool:
@@ -98,11 +104,12 @@ class ClassFilters(LayerObserver):
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         for name, (matrix, best) in self._found.items():
             rows = _most_serving(best)
-            title = f"{name}, epoch {when.epoch}\nfilters that serve a class best"
+            title = f"{name}, {when.label}\nfilters that serve a class best"
             labels = [str(int(number)) for number in rows]
-            picture = class_table(matrix[rows].numpy(), labels, title, "ρ with the output", limit=1.0)
+            names = [self._class_label(number) for number in range(matrix.shape[1])]
+            picture = class_table(matrix[rows].numpy(), labels, title, "ρ with the output", 1.0, names)
             dashboard.image(f"{self.name}/matrix/{name}", picture, when.step)
-            dashboard.text(f"{self.name}/top/{name}", _table(best), when.step)
+            dashboard.text(f"{self.name}/top/{name}", _table(best, names), when.step)
 
     def end(self) -> None:
         self._metrics.drop()
@@ -115,9 +122,9 @@ def _most_serving(best: ServingResult) -> torch.Tensor:
     return torch.tensor(list(ordered)[:_MOST_ROWS])
 
 
-def _table(best: ServingResult) -> str:
+def _table(best: ServingResult, names: list[str]) -> str:
     lines = ["| class | filters, with their shares |", "| --- | --- |"]
     for number, (filters, shares) in enumerate(zip(best.filters.tolist(), best.shares.tolist(), strict=True)):
         named = [f"{one} ({share:.0%})" for one, share in zip(filters, shares, strict=True) if share > 0]
-        lines.append(f"| {number} | {', '.join(named) or 'none'} |")
+        lines.append(f"| {escape_markdown(names[number])} | {', '.join(named) or 'none'} |")
     return "\n".join(lines[: _MOST_ROWS + 2])

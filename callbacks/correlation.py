@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from convscope._arguments import share, whole_number_or_none
-from convscope.callbacks.engine.findings import LayerResult, MapSpec
+from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import PerLayer, positions_each
+from convscope.callbacks.parts.redundancy import Pairs, redundancy_text, redundant_pairs
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
+from convscope.loggers import TensorBoardDashboard
 from convscope.metrics import ChannelCorrelation
 
 
@@ -31,6 +33,9 @@ class FilterCorrelation(LayerObserver):
         ``correlation/effective_rank/<layer>``, ``correlation/participation_ratio/<layer>``: directions, 1 to C,
         both also as ``…_ratio``, divided by C;
         ``correlation/constant_filters/<layer>``: count of filters that do not vary; they are left out of the rest.
+
+    Pictures: ``correlation/matrix/<layer>``. Text: ``correlation/redundant_pairs``, which filters of each layer say the
+    same, the most alike first.
     """
 
     family = "correlation"
@@ -41,11 +46,18 @@ class FilterCorrelation(LayerObserver):
         "constant_filters": "constant filters",
     }
     maps: ClassVar[dict[str, MapSpec]] = {"effective_rank_ratio": MapSpec("Effective rank", "rank / filters", 0.0, 1.0)}
-    columns: ClassVar[dict[str, str]] = {
-        "mean_abs": "mean |ρ|",
-        "effective_rank": "eff. rank",
-        "constant_filters": "constant",
-    }
+    columns: ClassVar[dict[str, str]] = {"mean_abs": "mean |ρ|", "effective_rank": "eff. rank"}
+    # Other forms of the effective rank, and counts that stay at zero in most layers of most runs.
+    details: ClassVar[frozenset[str]] = frozenset(
+        {
+            "redundant_share",
+            "effective_rank",
+            "participation_ratio",
+            "participation_ratio_ratio",
+            "constant_filters",
+        }
+    )
+    overview: ClassVar[dict[str, Literal["highest", "lowest", "mean"]]] = {"effective_rank_ratio": "mean"}
 
     def __init__(
         self, *, redundant_threshold: float = 0.9, max_observations: int | None = 16384, **arguments: Any
@@ -54,8 +66,10 @@ class FilterCorrelation(LayerObserver):
         self.max_observations = whole_number_or_none("max_observations", max_observations, "all positions")
         super().__init__(**arguments)
         self._metrics = PerLayer[ChannelCorrelation]()
+        self._pairs: dict[str, Pairs] = {}
 
     def begin(self, layers: list[Layer], samples: int) -> None:
+        self._pairs = {}
         most, threshold = positions_each(self.max_observations, samples), self.redundant_threshold
         self._metrics.make(
             layers, lambda layer: ChannelCorrelation(layer.channels, most, redundant_threshold=threshold)
@@ -75,7 +89,15 @@ class FilterCorrelation(LayerObserver):
             "participation_ratio_ratio": float(found.participation_ratio_ratio),
             "constant_filters": int(found.constant),
         }
-        return LayerResult(scalars, matrix=found.matrix.double().cpu().numpy())
+        matrix = found.matrix.double().cpu().numpy()
+        self._pairs[layer.name] = redundant_pairs(matrix, self.redundant_threshold)
+        return LayerResult(scalars, matrix=matrix)
+
+    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+        if self._pairs:
+            text = redundancy_text(self._pairs, self.redundant_threshold, when.label)
+            dashboard.text(f"{self.name}/redundant_pairs", text, when.step)
 
     def end(self) -> None:
         self._metrics.drop()
+        self._pairs = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -67,7 +67,18 @@ class RepresentationDrift(LayerObserver):
         "cka_previous": MapSpec("Similarity to the check before", "linear CKA", 0.0, 1.0),
         "cka_first": MapSpec("Similarity to the first check", "linear CKA", 0.0, 1.0),
     }
-    columns: ClassVar[dict[str, str]] = {"cka_previous": "CKA prev", "cka_first": "CKA first"}
+    columns: ClassVar[dict[str, str]] = {"cka_previous": "CKA prev"}
+    # What rules watch, and copies of what FilterImportance logs.
+    details: ClassVar[frozenset[str]] = frozenset(
+        {
+            "correlation_change",
+            "mean_shift",
+            "variance_shift",
+            "importance_stability_previous",
+            "importance_stability_first",
+        }
+    )
+    overview: ClassVar[dict[str, Literal["highest", "lowest", "mean"]]] = {"cka_previous": "lowest"}
 
     def __init__(
         self,

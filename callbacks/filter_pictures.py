@@ -114,7 +114,8 @@ class FilterPictures(LayerObserver):
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         for name, chosen in self._rows.items():
             rows = [self._row(name, number, note) for number, note in chosen]
-            picture = example_grid(rows, f"{name}, epoch {when.epoch}")
+            title = f"{name}, {when.label}\ntop by {self.criterion}, then most redundant"
+            picture = example_grid(rows, title)
             dashboard.image(f"{self.name}/{name}", picture, when.step)
 
     def end(self) -> None:
@@ -124,7 +125,7 @@ class FilterPictures(LayerObserver):
 
     def _choose(self, importance: torch.Tensor, matrix: torch.Tensor) -> list[tuple[int, str]]:
         top = importance.argsort(descending=True, stable=True)[: self.filters].tolist()
-        chosen = [(number, f"importance no. {place}") for place, number in enumerate(top, 1)]
+        chosen = [(number, f"rank {place} of {len(importance)}") for place, number in enumerate(top, 1)]
         strength, partner = matrix.abs().max(dim=1)
         for number in strength.argsort(descending=True, stable=True)[: self.filters].tolist():
             if strength[number] > 0:

@@ -55,8 +55,11 @@ class ForwardFromLayer(InterveningObserver):
         "without_layer": "accuracy without the layer",
         "area_random": "area under random removal",
     }
-    maps: ClassVar[dict[str, MapSpec]] = {"gap": MapSpec("Gap between removal orders", "area ascending − descending")}
+    maps: ClassVar[dict[str, MapSpec]] = {
+        "gap": MapSpec("Gap between removal orders", "area ascending − descending", -1.0, 1.0)
+    }
     columns: ClassVar[dict[str, str]] = {"gap": "removal gap"}
+    details: ClassVar[frozenset[str]] = frozenset({"area_ascending", "area_descending"})  # the gap is their difference
 
     def __init__(
         self,
@@ -79,6 +82,10 @@ class ForwardFromLayer(InterveningObserver):
 
     def default_name(self) -> str:
         return self.family if self.criterion == "taylor" else f"{self.family}_{self.criterion}"
+
+    @property
+    def variant(self) -> str:
+        return self.criterion if self.name == self.default_name() else self.name
 
     def suits(self, layer: Layer) -> bool:
         return layer.is_output or self._criteria.measures(layer)
@@ -112,7 +119,7 @@ class ForwardFromLayer(InterveningObserver):
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         label = "accuracy" if self._classes else "loss kept"
         for name, curves in self._curves.items():
-            picture = removal_curves([0.0, *self.shares, 1.0], curves, f"{name}, epoch {when.epoch}", label)
+            picture = removal_curves([0.0, *self.shares, 1.0], curves, f"{name}, {when.label}", label)
             dashboard.image(f"{self.name}/removal/{name}", picture, when.step)
 
     def end(self) -> None:

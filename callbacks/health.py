@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -73,6 +73,22 @@ class FilterHealth(LayerObserver):
     }
     maps: ClassVar[dict[str, MapSpec]] = {"dead_filters": MapSpec("Dead filters", "share of filters", 0.0, 1.0)}
     columns: ClassVar[dict[str, str]] = {"dead_filters": "dead", "update_ratio": "Δw/w"}
+    # Rules watch these; in a sound run they are zero throughout, or say again what the logged ones say.
+    details: ClassVar[frozenset[str]] = frozenset(
+        {
+            "constant_filters",
+            "saturated_filters",
+            "activation_ratio",
+            "gradient_ratio",
+            "nonfinite",
+            "nonfinite_gradients",
+            "nonfinite_total",
+            "died",
+            "revived",
+            "not_learning",
+        }
+    )
+    overview: ClassVar[dict[str, Literal["highest", "lowest", "mean"]]] = {"dead_filters": "highest"}
 
     def __init__(self, *, gradients: bool = True, loss: Loss | None = None, **arguments: Any) -> None:
         self.gradients = flag("gradients", gradients)

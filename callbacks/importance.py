@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 
 from convscope._arguments import callable_or_none, share
-from convscope.callbacks.engine.findings import LayerResult, MapSpec
+from convscope.callbacks.engine.findings import LayerResult, MapSpec, Vector
 from convscope.callbacks.parts.criteria import Criterion, ImportanceMeasure
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.capture.data.heldout import HeldOut
@@ -15,6 +16,9 @@ from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.loss import Loss
 from convscope.metrics.functional import gini, rank_stability, top_share, turnover
+
+MOST_SHOWN = 8.0
+"""Times a layer's mean importance that its histogram shows; what is more counts as this."""
 
 
 class FilterImportance(LayerObserver):
@@ -57,10 +61,11 @@ class FilterImportance(LayerObserver):
         "rank_stability": "rank stability since the last check",
         "turnover": "turnover of the top filters",
     }
-    maps: ClassVar[dict[str, MapSpec]] = {
-        "gini": MapSpec("Concentration of filter importance", "Gini coefficient", 0.0, 1.0)
-    }
-    columns: ClassVar[dict[str, str]] = {"gini": "gini", "rank_stability": "rank stab."}
+    maps: ClassVar[dict[str, MapSpec]] = {"gini": MapSpec("Gini of importance", "Gini coefficient", 0.0, 1.0)}
+    columns: ClassVar[dict[str, str]] = {"gini": "gini"}
+    # Both say what the Gini coefficient and the rank stability say; the mean depends on the scale of the loss.
+    details: ClassVar[frozenset[str]] = frozenset({"top_share", "turnover", "mean"})
+    overview: ClassVar[dict[str, Literal["highest", "lowest", "mean"]]] = {"gini": "mean"}
 
     def __init__(
         self, *, criterion: Criterion = "taylor", loss: Loss | None = None, top: float = 0.1, **arguments: Any
@@ -73,6 +78,15 @@ class FilterImportance(LayerObserver):
 
     def default_name(self) -> str:
         return self.family if self.criterion == "taylor" else f"{self.family}_{self.criterion}"
+
+    @property
+    def variant(self) -> str:
+        return self.criterion if self.name == self.default_name() else self.name
+
+    def shown(self, distribution: Vector) -> Vector:
+        """Importances over their layer's mean, at most 8: so no check, as the first, sets the range of all others."""
+        mean = distribution.mean()
+        return np.minimum(distribution / mean, MOST_SHOWN) if mean > 0 else distribution
 
     @property
     def needs_gradient(self) -> bool:

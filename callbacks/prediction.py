@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -95,6 +95,7 @@ class LayerPrediction(LayerObserver):
         self._latest: PathSnapshot | None = None
         self._images: ExampleImages | None = None
         self._chosen: list[int] = []
+        self._class_label: Callable[[int], str] = str
 
     @property
     def includes_output(self) -> bool:
@@ -117,6 +118,7 @@ class LayerPrediction(LayerObserver):
 
     def ready(self, plan: Plan) -> None:
         self._images = ExampleImages(plan.heldout)
+        self._class_label = plan.heldout.class_label
         plan.messages += self._task.notes(self.name)
         self._verdict = plan.outputs
         has_output = any(layer.is_output for layer in plan.layers[self.name])
@@ -175,9 +177,8 @@ class LayerPrediction(LayerObserver):
             return
         dashboard.histogram(f"{self.name}/decision_depths", self._path.depth.numpy(), when.step)
         if self._before is not None and self.changed:
-            dashboard.text(
-                f"{self.name}/changed_most", changed_table(self._path, self._before, self.changed), when.step
-            )
+            table = changed_table(self._path, self._before, self.changed, self._class_label)
+            dashboard.text(f"{self.name}/changed_most", table, when.step)
         if self._images is not None and self.examples:
             self._draw_examples(dashboard, self._path, self._images, when)
 
@@ -244,9 +245,10 @@ class LayerPrediction(LayerObserver):
         for number in self._chosen:
             row = path.place(number)
             truth, said = int(path.truth[row]), int(path.predicted[-1, row])
-            title = f"sample {number}: class {int(path.classes[truth])}, output says {int(path.classes[said])}"
+            names = [self._class_label(label) for label in path.classes.tolist()]
+            title = f"sample {number}, {when.label}\nclass {names[truth]}, output says {names[said]}"
             picture = prediction_strip(
-                images.picture(number), path.log_probability[:, row].exp().numpy(), path.layers, truth, title
+                images.picture(number), path.log_probability[:, row].exp().numpy(), path.layers, truth, title, names
             )
             dashboard.image(f"{self.name}/example/{number}", picture, when.step)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any, ClassVar, Literal
 
@@ -96,6 +97,10 @@ class LayerProbe(LayerObserver):
         return self.family if self.probe == "ridge" else f"{self.family}_{self.probe}"
 
     @property
+    def variant(self) -> str:
+        return self.probe if self.name == self.default_name() else self.name
+
+    @property
     def includes_output(self) -> bool:
         return True
 
@@ -144,6 +149,8 @@ class LayerProbe(LayerObserver):
         reached = torch.tensor(list(values.get(self._measures.leading, {}).values()))
         if len(reached) == 0:
             return {}
+        spec = self._measures.map
+        self.maps = {self._measures.leading: replace(spec, start=self._chance, start_name="chance")}  # type: ignore[misc]
         classes = {"classes": float(self._classes)} if self._task.left_out else {}
         return classes | {
             "chance": self._chance,
@@ -160,6 +167,9 @@ class LayerProbe(LayerObserver):
         measures: ProbeTask = self._measures
         self.charts, self.columns = measures.charts, measures.columns  # type: ignore[misc]
         self.maps = {measures.leading: measures.map}  # type: ignore[misc]
+        self.overview = {measures.leading: "highest"}  # type: ignore[misc]
+        # Where every class has as many samples, balanced accuracy is accuracy.
+        self.details = frozenset({"selectivity"} | ({"balanced_accuracy"} if task.balanced else set()))  # type: ignore[misc]
 
     def _pool(self, record: Record) -> torch.Tensor:
         activation = record.activation

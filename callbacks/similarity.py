@@ -98,7 +98,7 @@ class LayerSimilarity(LayerObserver):
     def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
         if self._matrix is not None:
             kind = "linear CKA, debiased" if self.debiased else "linear CKA"
-            title = f"Similarity of layers, epoch {when.epoch}"
+            title = f"Similarity of layers, {when.label}"
             picture = layer_heatmap(self._matrix.numpy(), list(self._features), title, kind)
             dashboard.image(f"{self.name}/layers", picture, when.step)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
+from collections.abc import Sequence
 
 import lightning.pytorch as pl
 
 from convscope.callbacks.engine.bridge import fitting, has_validation
 from convscope.callbacks.engine.console import say
 from convscope.callbacks.engine.hierarchies import Callback
+from convscope.callbacks.engine.observer import Observer
 from convscope.callbacks.engine.session import Session
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.standing import place_after, settle_beside
@@ -76,11 +79,33 @@ def _session(trainer: pl.Trainer) -> Session | None:
 
 def _rows(session: Session) -> dict[str, dict[str, float | None]]:
     """Layers of all observers in depth order, the model's output last."""
-    columns = [
-        (findings.values.get(quantity, {}), title)
-        for observer in session.observers
-        if (findings := session.latest.get(observer.name)) is not None
-        for quantity, title in observer.columns.items()
-    ]
-    names = session.layer_names()
-    return {name: {title: values.get(name) for values, title in columns} for name in names}
+    measured = [observer for observer in session.observers if observer.name in session.latest]
+    titles = column_titles(measured)
+    columns = {
+        titles[observer.name, quantity]: session.latest[observer.name].values.get(quantity, {})
+        for observer in measured
+        for quantity in observer.columns
+    }
+    return {name: {title: row.get(name) for title, row in columns.items()} for name in session.layer_names()}
+
+
+def column_titles(observers: Sequence[Observer]) -> dict[tuple[str, str], str]:
+    """Column titles by callback and quantity: "gini (taylor)" where a callback has a variant, or shares its title.
+
+    No two are alike, since no two callbacks have the same name.
+    """
+    keys = [(observer, quantity) for observer in observers for quantity in observer.columns]
+    ways = (_plain, lambda o, q: f"{o.columns[q]} ({o.variant})", lambda o, q: f"{o.columns[q]} ({o.name})")
+    found: dict[tuple[str, str], str] = {}
+    for way in ways:
+        titles = {(observer.name, quantity): way(observer, quantity) for observer, quantity in keys}
+        counts = Counter([*titles.values(), *found.values()])
+        found |= {key: title for key, title in titles.items() if counts[title] == 1}
+        keys = [(observer, quantity) for observer, quantity in keys if (observer.name, quantity) not in found]
+    return found | {(o.name, q): f"{o.columns[q]} ({o.name}, {q})" for o, q in keys}
+
+
+def _plain(observer: Observer, quantity: str) -> str:
+    title = observer.columns[quantity]
+    # A criterion is told even where there is one alone: two runs' tables are compared.
+    return title if observer.variant in (observer.family, observer.name) else f"{title} ({observer.variant})"

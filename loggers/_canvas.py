@@ -153,6 +153,6 @@ def missing_swatch() -> Picture:
     return swatch
 
 
-def text_width(labels: list[str]) -> int:
-    """Width in pixels of the widest label at the normal text size."""
-    return max((_glyphs(label, TEXT_SIZE).shape[1] for label in labels), default=0)
+def text_width(labels: list[str], size: float = TEXT_SIZE) -> int:
+    """Pixels that the widest label takes."""
+    return max((_glyphs(label, size).shape[1] for label in labels), default=0)

@@ -13,7 +13,9 @@ from convscope.loggers._heatmap import (
     MAP_ROW,
     clamp,
     colour_cells,
+    column_height,
     draw_colour_bar,
+    draw_columns,
     draw_title,
     middles_of,
     shrink,
@@ -22,11 +24,16 @@ from convscope.loggers._heatmap import (
 )
 from convscope.loggers.names import short_labels
 
-NAME_LIMIT = 12
+NAME_LIMIT = 16
 
 
 def class_table(
-    values: npt.ArrayLike, rows: Sequence[str], title: str, unit: str, limit: float | None = None
+    values: npt.ArrayLike,
+    rows: Sequence[str],
+    title: str,
+    unit: str,
+    limit: float | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Picture:
     """Draw values of either sign, filters (rows) against classes (columns): blue below 0, white at 0, red above.
 
@@ -36,12 +43,13 @@ def class_table(
         title: one or two lines above.
         unit: the colour bar's label.
         limit: the value of the darkest red, and of the darkest blue below 0; the largest size if None.
+        classes: K names, written upwards below their columns; by default columns are numbered.
 
     Returns:
         ``(H, 350, 3)`` uint8.
 
     Raises:
-        ValueError: if ``values`` is empty or does not match ``rows``.
+        ValueError: if ``values`` is empty or does not match ``rows`` or ``classes``.
         ImportError: if matplotlib is missing.
 
     >>> class_table([[0.1, -0.2], [0.0, 0.3]], ["7", "12"], "conv1", "rise of the loss").shape[1]
@@ -52,16 +60,18 @@ def class_table(
     bound = limit if limit is not None else float(finite.max(initial=0.0)) or 1.0
     left, top = text_width(list(rows)) + 26, 42
     width, height = CARD - left - 80, clamp(len(rows) * MAP_ROW, 126, 560)
-    page = Page(CARD, top + height + 44)
+    names = list(map(str, range(table.shape[1]))) if classes is None else list(classes)
+    if len(names) != table.shape[1]:
+        raise ValueError(f"classes must name the {table.shape[1]} columns, got {len(names)} names")
+    below = column_height(names, width)
+    page = Page(CARD, top + height + below + 22)
     draw_title(page, title)
     shown = shrink(table, height, width)
     page.area(colour_cells(shown, height, width, "RdBu_r", -bound, bound), left, top)
     thinned = slice(None, None, -(-len(rows) * 12 // height))
     page.ticks_left(middles_of(len(rows), height, top)[thinned], list(rows)[thinned], left)
-    stride = tick_stride(table.shape[1], width, len(str(table.shape[1])))
-    columns = list(range(table.shape[1]))[::stride]
-    page.ticks_below(middles_of(table.shape[1], width, left)[::stride], [str(c) for c in columns], top + height)
-    page.text("class", left + width / 2, top + height + 20, across="middle", down="top")
+    draw_columns(page, names, left, top + height, width)
+    page.text("class", left + width / 2, top + height + below, across="middle", down="top")
     page.text("filter", 2, top + height / 2, upwards=True)
     draw_colour_bar(page, "RdBu_r", (-bound, bound), unit, left + width + 12, top, height, steps=4)
     return page.pixels

@@ -9,6 +9,8 @@ from convscope.loggers._canvas import CARD, Page, Picture, text_width
 from convscope.loggers._heatmap import (
     HEATMAP_SIDE,
     MAP_ROW,
+    bar_marks,
+    bar_space,
     clamp,
     colour_cells,
     draw_colour_bar,
@@ -17,12 +19,12 @@ from convscope.loggers._heatmap import (
     middles_of,
     shrink,
     shrink_signed,
-    tick_stride,
+    time_ticks,
 )
 from convscope.loggers.names import short_labels
 
 OPTIMAL_ORDER_LIMIT = 128  # above it the optimal leaf order takes longer than the picture
-NUMBERED_FILTERS = 20  # with more, the numbers of neighbours would touch
+NUMBERED_FILTERS = 20  # numbers a picture has: more would touch
 HEATMAP_CELLS = 120  # more would fill the disk faster and show hardly more
 NAME_LIMIT = 17
 
@@ -57,7 +59,8 @@ def correlation_heatmap(matrix: npt.ArrayLike, title: str) -> Picture:
 
     Colours run from −1 (blue) over 0 (white) to 1 (red) in every picture, so that layers and epochs compare.
     Constant filters have no correlation: they are hatched grey, last, and counted in the title. Above 120 filters
-    neighbours share a cell, which shows their mean |ρ| with the prevailing sign.
+    neighbours share a cell, which shows their mean |ρ| with the prevailing sign. Filters' numbers stand on the left, as
+    many as there is space for.
 
     Args:
         matrix: Pearson correlations, (C, C), with zero (or NaN) rows for constant filters.
@@ -81,12 +84,13 @@ def correlation_heatmap(matrix: npt.ArrayLike, title: str) -> Picture:
     page = Page(CARD, top + side + 50)
     draw_title(page, f"{title}\n{_describe(count, int(constant.sum()))}")
     page.area(colour_cells(shrink_signed(shown, HEATMAP_CELLS), side, side, "RdBu_r", -1.0, 1.0), left, top)
-    if count <= NUMBERED_FILTERS:
-        # Rows only: columns are in the same order, and text is most of the drawing time.
-        page.ticks_left(middles_of(count, side, top), [str(index) for index in order], left)
+    # Rows only: columns are in the same order, and text is most of the drawing time.
+    thinned = slice(None, None, -(-count // NUMBERED_FILTERS))
+    page.ticks_left(middles_of(count, side, top)[thinned], [str(index) for index in order][thinned], left)
     name = "filter (ordered by clustering)"
     page.text(name, left + side / 2, top + side + 6, across="middle", down="top")
-    page.text(name, 2, top + side / 2, upwards=True)
+    if count <= 100:  # numbers of three digits take its place
+        page.text(name, 2, top + side / 2, upwards=True)
     draw_colour_bar(page, "RdBu_r", (-1.0, 1.0), "Pearson correlation ρ", left + side + 12, top, side, steps=2)
     if constant.any():
         draw_legend(page, "constant", left)
@@ -96,12 +100,13 @@ def correlation_heatmap(matrix: npt.ArrayLike, title: str) -> Picture:
 def learning_map(
     values: npt.ArrayLike,
     layers: Sequence[str],
-    x: Sequence[float],
+    x: Sequence[float | str],
     title: str,
     unit: str,
     vmin: float | None = None,
     vmax: float | None = None,
     x_label: str = "epoch",
+    ends: tuple[str, str] = ("", ""),
 ) -> Picture:
     """Draw a quantity over layers (rows, input on top) and time (columns, one per check, evenly spaced).
 
@@ -110,12 +115,13 @@ def learning_map(
     Args:
         values: (L, T), L layers by T checks.
         layers: L names in depth order; long ones are shortened in the middle.
-        x: T epochs or steps, the columns' labels.
+        x: T epochs or steps, the columns' labels; a text stands as it is, "–" for a check before training.
         title: what the picture shows.
         unit: the colour bar's label, e.g. "accuracy (0 to 1)".
         vmin: value of the darkest colour; the least finite value if None.
         vmax: value of the brightest colour; the greatest finite value if None.
         x_label: what `x` counts.
+        ends: names of the darkest and the brightest colour, e.g. ("chance", "best").
 
     Returns:
         (H, W, 3) uint8; 350 wide, the height depends on L up to a limit.
@@ -129,23 +135,22 @@ def learning_map(
     3
     """
     table = _as_table(values, layers, x)
-    rows, columns = table.shape
+    rows = len(table)
     low, high = _limits(table, vmin, vmax)
     names = short_labels(layers, NAME_LIMIT)
-    left, top = text_width(names) + 24, 26
-    width, height = CARD - left - 76, clamp(rows * MAP_ROW, 126, 560)
+    left, top = text_width(names) + 24, 40 if any(ends) else 28
+    height = clamp(rows * MAP_ROW, 126, 560)
+    width = CARD - left - bar_space(bar_marks((low, high), height, 4, exact=True)[1])
     page = Page(CARD, top + height + 62)
     draw_title(page, title)
     shown = shrink(table, height, width)
     page.area(colour_cells(shown, height, width, "viridis", low, high), left, top)
-    stride = tick_stride(columns, width, max(len(_number(value)) for value in x))
-    middles = middles_of(columns, width, left)[::stride]
-    page.ticks_below(middles, [_number(value) for value in x[::stride]], top + height)
+    time_ticks(page, x, left, top + height, width)
     thinned = slice(None, None, -(-rows * 12 // height))
     page.ticks_left(middles_of(rows, height, top)[thinned], names[thinned], left)
     page.text(x_label, left + width / 2, top + height + 22, across="middle", down="top")
     page.text("← depth", 2, top + height / 2, upwards=True)
-    draw_colour_bar(page, "viridis", (low, high), unit, left + width + 12, top, height, steps=4)
+    draw_colour_bar(page, "viridis", (low, high), unit, left + width + 12, top, height, 4, ends)
     if not np.isfinite(shown).all():
         draw_legend(page, "not measured", left)
     return page.pixels
@@ -158,7 +163,7 @@ def _as_square(matrix: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return correlation
 
 
-def _as_table(values: npt.ArrayLike, layers: Sequence[str], x: Sequence[float]) -> npt.NDArray[np.float64]:
+def _as_table(values: npt.ArrayLike, layers: Sequence[str], x: Sequence[float | str]) -> npt.NDArray[np.float64]:
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or table.size == 0 or table.shape != (len(layers), len(x)):
         raise ValueError(
@@ -200,7 +205,3 @@ def _limits(table: npt.NDArray[np.float64], vmin: float | None, vmax: float | No
         return low, high
     half = 0.5 * max(abs(low), 1.0) if vmin is None and vmax is None else max(abs(low), 1.0)
     return (low if vmin is not None else high - half), (high if vmax is not None else low + half)
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else f"{value:g}"

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convscope.loggers._canvas import Floats, Page, Picture, stretch
-from convscope.loggers.names import shorten_middle
+from convscope.loggers._canvas import CARD, Floats, Page, Picture, stretch, text_width
+from convscope.loggers._heatmap import clamp, draw_title
 from convscope.loggers.predictions import thumbnail
 
-SIDE = 56
+MOST_SIDE, LEAST_SIDE = 64, 32
 GAP = 4
-LABEL = 100
-EDGE = (255, 140, 0)
-DIMMED = 0.35
-ACTIVE = 0.5  # share of the peak above which a region counts as active
+EDGE = (255, 120, 0)
+FADED, FADED_TO = 0.45, 235  # what is not active keeps this share of its contrast, on a light ground
+ACTIVE = 0.5  # of the peak: what counts as the active region
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,12 @@ class FilterRow:
 def example_grid(rows: Sequence[FilterRow], title: str) -> Picture:
     """Draw one row per filter: its label, then the images that activate it most.
 
-    Regions below half of the map's peak are dimmed, and the others are edged in orange; a map covers its whole image,
-    each of its cells the same size.
+    What lies below half of the map's peak is faded to grey, and the rest is edged in orange; a map is laid over its
+    image as a whole, each of its cells the same size. Labels have a column of their own, as wide as they need.
 
     Args:
         rows: at least one filter, each with at least one example.
-        title: the line above.
+        title: one or two lines above.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -47,31 +46,35 @@ def example_grid(rows: Sequence[FilterRow], title: str) -> Picture:
 
     >>> image, spot = np.zeros((8, 8, 3), dtype=np.uint8), np.eye(4)
     >>> example_grid([FilterRow("12", "important", [(image, spot)])], "conv1").shape
-    (88, 350, 3)
+    (96, 350, 3)
     """
     if not rows or not all(row.examples for row in rows):
         raise ValueError(f"give at least one filter, each with at least one example, got {len(rows)} filters")
-    width = LABEL + max(len(row.examples) for row in rows) * (SIDE + GAP) + GAP
-    page = Page(max(350, width), 28 + len(rows) * (SIDE + GAP))
-    page.text(shorten_middle(title, 46), 4, 4, down="top", size=10.0)
+    count = max(len(row.examples) for row in rows)
+    left = 8 + text_width([text for row in rows for text in (row.label, row.note)])
+    side = clamp((CARD - left) // count - GAP, LEAST_SIDE, MOST_SIDE)
+    first = 28 + 16 * title.count("\n")
+    page = Page(max(CARD, left + count * (side + GAP)), first + len(rows) * (side + GAP))
+    draw_title(page, title)
     for place, row in enumerate(rows):
-        top = 26 + place * (SIDE + GAP)
-        page.text(row.label, 4, top + SIDE / 2 - 8)
-        page.text(row.note, 4, top + SIDE / 2 + 8)
+        top = first - 1 + place * (side + GAP)
+        page.text(row.label, 4, top + side / 2 - 8)
+        page.text(row.note, 4, top + side / 2 + 8)
         for column, (image, activation) in enumerate(row.examples):
-            page.area(marked(image, activation), LABEL + column * (SIDE + GAP), top)
+            page.area(marked(image, activation, side), left + column * (side + GAP), top)
     return page.pixels
 
 
-def marked(image: Picture, activation: Floats) -> Picture:
-    """``image`` as a thumbnail, dimmed where ``activation`` is below half of its peak."""
-    scale = SIDE / max(image.shape[:2])
+def marked(image: Picture, activation: Floats, side: int) -> Picture:
+    """``image`` as a thumbnail, faded where ``activation`` is below half of its peak."""
+    scale = side / max(image.shape[:2])
     size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
     active = stretch(activation >= ACTIVE * activation.max(), *size)
     picture = stretch(image, *size).copy()
-    picture[~active] = np.rint(picture[~active] * DIMMED)
+    grey = picture[~active].mean(axis=-1, keepdims=True)
+    picture[~active] = np.rint(FADED_TO + (grey - 255) * FADED)
     picture[active & _next_to(~active)] = EDGE
-    return thumbnail(picture, SIDE)
+    return thumbnail(picture, side)
 
 
 def _next_to(mask: np.ndarray) -> np.ndarray:

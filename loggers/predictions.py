@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from convscope.loggers._canvas import CARD, INK, Floats, Page, Picture, colour, stretch, text_width
-from convscope.loggers.names import short_labels, shorten_middle
+from convscope.loggers._heatmap import column_height, draw_columns, draw_title
+from convscope.loggers.names import short_labels
 
-IMAGE_SIDE = 96
+IMAGE_SIDE = 72
 ROW = 14
-NAME_LIMIT = 12
+NAME_LIMIT = 16
 TRUTH = (214, 39, 40)
 
 
 def prediction_strip(
-    image: Picture | None, probabilities: npt.ArrayLike, layers: list[str], truth: int, title: str
+    image: Picture | None,
+    probabilities: npt.ArrayLike,
+    layers: list[str],
+    truth: int,
+    title: str,
+    classes: Sequence[str] | None = None,
 ) -> Picture:
     """Draw one sample: its image, and beside it the probability of each class (columns) at each layer (rows).
 
@@ -27,7 +35,8 @@ def prediction_strip(
         probabilities: ``(L, K)`` in [0, 1].
         layers: L names in depth order.
         truth: column of the true class.
-        title: the line above.
+        title: one or two lines above.
+        classes: K names, below their columns; by default columns have no names.
 
     Returns:
         ``(H, W, 3)`` uint8, 350 wide.
@@ -43,9 +52,10 @@ def prediction_strip(
     table = _as_table(probabilities, layers, truth)
     names = short_labels(layers, NAME_LIMIT)
     left = IMAGE_SIDE + 24 + text_width(names)
-    width, height, top = CARD - left - 8, max(ROW * len(layers), IMAGE_SIDE), 36
-    page = Page(CARD, top + height + 40)
-    page.text(shorten_middle(title, 46), 4, 4, down="top", size=10.0)
+    width, height, top = CARD - left - 8, max(ROW * len(layers), IMAGE_SIDE), 34 + 16 * title.count("\n")
+    below = 12 if classes is None else 12 + column_height(classes, width)
+    page = Page(CARD, top + height + below + 22)
+    draw_title(page, title)
     if image is not None:
         page.area(thumbnail(image, IMAGE_SIDE), 4, top)
     page.area(_strip(table, height, width), left, top)
@@ -53,8 +63,16 @@ def prediction_strip(
     middle = left + (2 * truth + 1) * width // (2 * table.shape[1])
     for start in (top - 9, top + height + 3):
         page.pixels[start : start + 6, middle - 2 : middle + 3] = TRUTH
-    page.text("class (red: the true one)", left + width / 2, top + height + 12, across="middle", down="top")
+    if classes is not None:
+        draw_columns(page, _named(classes, table.shape[1]), left, top + height + 10, width)
+    page.text("class (red: the true one)", CARD - 8, top + height + below, across="right", down="top")
     return page.pixels
+
+
+def _named(classes: Sequence[str], columns: int) -> Sequence[str]:
+    if len(classes) != columns:
+        raise ValueError(f"classes must name the {columns} columns, got {len(classes)} names")
+    return classes
 
 
 def thumbnail(image: Picture, side: int) -> Picture:

@@ -13,7 +13,7 @@ GAP = "  "
 
 
 def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str, encoding: str | None = None) -> str:
-    """One line per layer and one column per quantity, at most 100 characters wide where the columns allow it.
+    """One line per layer and one column per quantity; columns beyond 100 characters follow in a table below.
 
     Columns appear in the order in which the rows first name them. None and NaN print as "–"; other values
     keep about three significant digits. Layer names that do not fit are shortened in the middle.
@@ -38,15 +38,29 @@ def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str, enco
         return printable(f"{title}\nno layers were measured", encoding)
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     cells = [[format_value(row.get(column)) for column in columns] for row in rows.values()]
-    head, *cells = [[printable(text, encoding) for text in row] for row in (columns, *cells)]
-    widths = [max(len(text) for text in column) for column in zip(head, *cells, strict=True)]
-    names = [printable(name, encoding) for name in short_labels(list(rows), _name_room(widths))]
-    name_width = max(len("layer"), *map(len, names))
-    lines = [
-        GAP.join([name.ljust(name_width), *map(str.rjust, row, widths)])
-        for name, row in zip(["layer", *names], [head, *cells], strict=True)
-    ]
+    table = [[printable(text, encoding) for text in row] for row in (columns, *cells)]
+    widths = [max(len(text) for text in column) for column in zip(*table, strict=True)]
+    names = ["layer", *(printable(name, encoding) for name in short_labels(list(rows), _name_room(widths)))]
+    blocks = _blocks(widths, MAX_WIDTH - max(map(len, names)))
+    lines = [line for start, stop in blocks for line in _lines(names, table, widths, start, stop)]
     return "\n".join([printable(shorten_middle(title, MAX_WIDTH), encoding), *lines])
+
+
+def _blocks(widths: list[int], space: int) -> list[tuple[int, int]]:
+    """Columns that fit beside one another, as ranges; at least one each."""
+    blocks, start, taken = [], 0, 0
+    for place, width in enumerate(widths):
+        if place > start and taken + width + len(GAP) > space:
+            blocks.append((start, place))
+            start, taken = place, 0
+        taken += width + len(GAP)
+    return [*blocks, (start, len(widths))]
+
+
+def _lines(names: list[str], table: list[list[str]], widths: list[int], start: int, stop: int) -> list[str]:
+    width = max(map(len, names))
+    rows = [map(str.rjust, row[start:stop], widths[start:stop]) for row in table]
+    return [GAP.join([name.ljust(width), *row]) for name, row in zip(names, rows, strict=True)]
 
 
 def format_value(value: float | None) -> str:

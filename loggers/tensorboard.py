@@ -39,26 +39,35 @@ def depth_charts(title: str, tags: Sequence[str]) -> dict[str, list[str]]:
     """Charts for one quantity of many layers: all of them in one, then groups small enough to distinguish lines.
 
     The lines of a custom-scalars chart differ by five markers only, so groups are of five neighbours at most and of
-    nearly equal size.
+    nearly equal size. Titles name the layers: the first and the last.
 
     Args:
-        title: title of the charts, such as "probe accuracy".
-        tags: exact scalar tags in depth order, input first.
+        title: what the charts show, e.g. "probe accuracy".
+        tags: exact scalar tags in depth order, input first; a layer's name follows the second slash.
 
-    >>> list(depth_charts("Gini", [f"importance/gini/conv{i}" for i in range(12)]))
-    ['Gini, all 12 layers', 'Gini, layers 1–4', 'Gini, layers 5–8', 'Gini, layers 9–12']
+    >>> list(depth_charts("Gini", [f"importance/gini/conv{i}" for i in range(1, 8)]))
+    ['Gini, all 7 layers', 'Gini, layers 1–3: conv1 … conv3', 'Gini, layers 4–7: conv4 … conv7']
     >>> depth_charts("Gini", ["importance/gini/conv"])
-    {'Gini': ['importance/gini/conv']}
+    {'Gini: conv': ['importance/gini/conv']}
     """
-    count = len(tags)
+    count, layers = len(tags), _layers_of(tags)
     if count <= MARKERS:
-        return {title: list(tags)}
+        return {f"{title}: {_span(layers)}": list(tags)} if tags else {}
     groups = -(-count // MARKERS)
     bounds = [group * count // groups for group in range(groups + 1)]
     charts = {f"{title}, all {count} layers": list(tags)}
     for start, stop in pairwise(bounds):
-        charts[f"{title}, layers {start + 1}–{stop}"] = list(tags[start:stop])
+        charts[f"{title}, layers {start + 1}–{stop}: {_span(layers[start:stop])}"] = list(tags[start:stop])
     return charts
+
+
+def _layers_of(tags: Sequence[str]) -> list[str]:
+    """What follows the family and the quantity."""
+    return [tag.split("/", 2)[-1] for tag in tags]
+
+
+def _span(layers: Sequence[str]) -> str:
+    return layers[0] if len(layers) == 1 else f"{layers[0]} … {layers[-1]}"
 
 
 class TensorBoardDashboard:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from convscope._arguments import whole_number
+from convscope.metrics._plot import draw_array, parts_to_draw
 from convscope.metrics.functional._precision import WITHOUT_DOUBLE
 from convscope.metrics.functional._validation import checked_mean
 
@@ -73,6 +74,42 @@ class ObservationMetric(Metric):
     is_differentiable = False
     higher_is_better: bool | None = None
     full_state_update = False
+    plot_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields of a result that :meth:`plot` draws; by default its single numbers, else its first field."""
+    plot_axes: ClassVar[tuple[str, str]] = ("filter", "filter")
+    """What rows and columns of a vector or matrix are."""
+
+    def plot(self, val: Any = None, ax: Any = None) -> tuple[Any, Any]:
+        """Draw a result, as the ``plot`` of torchmetrics' own metrics does; needs matplotlib.
+
+        Single numbers are points, a vector ``(C,)`` is bars, a matrix a heat-map. Of several results, one a check,
+        numbers are lines over time and vectors a heat-map, filters against checks.
+
+        Args:
+            val: A result of ``compute`` or ``forward``, or a list of them; None for ``compute()``.
+            ax: matplotlib's axes to draw on; None for a new figure.
+
+        Returns:
+            Figure and axes; as in torchmetrics the figure is None where single numbers are drawn on given axes.
+
+        Raises:
+            ModuleNotFoundError: if matplotlib is not installed.
+            ValueError: if several matrices are given: draw them one by one.
+        """
+        several = isinstance(val, list) or type(val) is tuple
+        results = list(val) if several else [self.compute() if val is None else val]
+        parts: list[Any] = [parts_to_draw(result, self.plot_fields) for result in results]
+        if isinstance(parts[0], dict) or parts[0].dim() == 0:
+            drawn: tuple[Any, Any] = self._plot(parts if several else parts[0], ax)
+            return drawn
+        name = self.plot_fields[0].replace("_", " ") if self.plot_fields else type(self).__name__
+        if not several:
+            return draw_array(parts[0], name, ax, self.plot_axes)
+        if parts[0].dim() > 1:
+            raise ValueError(
+                f"{type(self).__name__}.plot draws one matrix at a time, got {len(parts)}; give one result"
+            )
+        return draw_array(torch.stack(parts, dim=1), name, ax, (self.plot_axes[0], "check"))
 
     def _wrap_compute(self, compute: Callable) -> Callable:
         # torchmetrics' own wrapper must stay around it: it synchronises ranks and caches the result.

@@ -42,6 +42,8 @@ class InterventionOutcome(ObservationMetric):
         tensor([[0.5000, 1.5000]])
     """
 
+    plot_fields = ("loss",)
+    plot_axes = ("filter set", "class")
     losses: Tensor
     hits: Tensor
     counts: Tensor

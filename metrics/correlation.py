@@ -43,6 +43,7 @@ class ChannelCorrelation(ObservationMetric):
         tensor(1.)
     """
 
+    plot_fields = ("matrix",)
     observations: Tensor
     total: Tensor
     product: Tensor

@@ -40,6 +40,8 @@ class PooledFeatures(GatheringMetric):
                 [3., 3.]])
     """
 
+    plot_axes = ("sample", "filter")
+
     features: list[Tensor]
     index: list[Tensor]
 

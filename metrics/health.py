@@ -51,6 +51,7 @@ class FilterActivity(ObservationMetric):
         (tensor([ True, False]), tensor([0.0000, 0.2500]))
     """
 
+    plot_fields = ("active_share",)
     minimum: Tensor
     maximum: Tensor
     squares: Tensor
@@ -144,6 +145,7 @@ class SignalRMS(ObservationMetric):
         SignalResult(rms=tensor(5.), nonfinite=tensor(1))
     """
 
+    plot_fields = ("rms",)
     squares: Tensor
     count: Tensor
     nonfinite: Tensor

@@ -76,7 +76,7 @@ def test_python_that_is_marked_runs(code: str, tmp_path: Path, monkeypatch: pyte
 
 
 TAGS = {
-    "ActiveLayers": {"active/share/features.0.0", "active/share/features.4.0", "convscope/errors"},
+    "ActiveLayers": {"active/share/features.0.0", "active/share/features.4.0", "zz_convscope/errors"},
     "FilterSensitivity": {
         "sensitivity/mean/features.0.0",
         "sensitivity/first_to_last",
@@ -91,7 +91,7 @@ TAGS = {
 def tags_written(folder: Path) -> set[str]:
     """Tags of a run's scalars, pictures and histograms; none of its checks may have failed."""
     events = EventAccumulator(str(folder)).Reload()
-    assert {event.value for event in events.Scalars("convscope/errors")} == {0.0}
+    assert {event.value for event in events.Scalars("zz_convscope/errors")} == {0.0}
     return {tag for kind in ("scalars", "images", "histograms") for tag in events.Tags()[kind]}
 
 

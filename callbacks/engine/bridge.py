@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.tensorboard import SummaryWriter
 
+from convscope.alerts.watch import Alert
 from convscope.callbacks.engine.findings import Moment
 from convscope.callbacks.engine.hierarchies import MisconfigurationException, both
 from convscope.capture.network.modules import named_modules
@@ -362,24 +363,43 @@ def gather_at_once(value: Any) -> list[Any]:
     return found
 
 
-def write_scalars(trainer: pl.Trainer, pl_module: pl.LightningModule, scalars: dict[str, float], when: Moment) -> None:
-    """Send scalars to the loggers, and to ``callback_metrics`` where the hook allows.
+def alerts_of(trainer: pl.Trainer) -> list[tuple[int, str]]:
+    """Step and severity of each alert of the trainer's callbacks so far."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    found = [alert for callback in callbacks for alert in _listed(callback, "alerts") if isinstance(alert, Alert)]
+    return [(alert.step, alert.severity) for alert in found]
+
+
+def _listed(owner: Any, name: str) -> list[Any]:
+    found = getattr(owner, name, None)
+    return found if isinstance(found, list) else []
+
+
+def write_scalars(
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    scalars: dict[str, float],
+    when: Moment,
+    unlogged: Collection[str] = (),
+) -> None:
+    """Send scalars to the loggers, but for those ``unlogged``, and all to ``callback_metrics`` where the hook allows.
 
     At epoch ends ``log_dict`` does both. Elsewhere Lightning would write only every ``log_every_n_steps``, or
     at the end of the epoch, so the loggers are written to at once.
     """
-    sync = trainer.world_size > 1
+    told = {tag: value for tag, value in scalars.items() if tag not in unlogged}
     if when.at_epoch_end:
-        pl_module.log_dict(
-            scalars, on_step=False, on_epoch=True, batch_size=1, add_dataloader_idx=False, sync_dist=sync
-        )
+        given: dict[str, Any] = {"batch_size": 1, "add_dataloader_idx": False, "sync_dist": trainer.world_size > 1}
+        kept = {tag: value for tag, value in scalars.items() if tag in unlogged}
+        pl_module.log_dict(told, on_step=False, on_epoch=True, **given)
+        pl_module.log_dict(kept, on_step=False, on_epoch=True, logger=False, **given)
         return
     if when.trigger == "step":
         pl_module.log_dict(scalars, on_step=True, on_epoch=False, logger=False, batch_size=1)
     else:
         keep_available(trainer, scalars)
     for logger in trainer.loggers:
-        logger.log_metrics({**scalars, "epoch": float(when.epoch)}, step=when.step)
+        logger.log_metrics({**told, "epoch": float(when.epoch)}, step=when.step)
         logger.save()
 
 

@@ -39,7 +39,7 @@ class Failures:
             self._logged.add(kind)
             log.error(
                 "convscope: %s failed (%s: %s); training goes on without it. Further failures of this kind are "
-                "counted in convscope/errors and not logged again.",
+                "counted in zz_convscope/errors and not logged again.",
                 what, type(error).__name__, error, exc_info=error,
             )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy.typing as npt
 
 Values = dict[str, dict[str, float]]
 """``values[quantity][layer]``."""
+
+BEFORE = "–"
+"""Stands on the time axis of a picture for the check before training."""
 
 Vector = npt.NDArray[np.float64]
 
@@ -40,12 +44,24 @@ class Moment:
 
 @dataclass(frozen=True)
 class MapSpec:
-    """A learning map (layer × check) that a callback wants drawn of one of its quantities."""
+    """A learning map (layer × check) that a callback wants drawn of one of its quantities.
+
+    Attributes:
+        title: What is shown; :attr:`LayerObserver.variant` is added where there is one.
+        unit: The colour bar's label.
+        vmin: The least value that the quantity can have, None where there is no bound. Colours are chosen by the
+            values that occur, within these bounds: see :func:`~convscope.loggers.scale.scale_of`.
+        vmax: The greatest.
+        start: Where colours begin, such as the accuracy of a guess; None for the least value that occurs.
+        start_name: What that is called: ``"chance"``.
+    """
 
     title: str
     unit: str
     vmin: float | None = None
     vmax: float | None = None
+    start: float | None = None
+    start_name: str = ""
 
 
 @dataclass
@@ -87,12 +103,17 @@ class Findings:
                     found.setdefault(quantity, {})[layer] = value
         return found
 
-    def scalars(self) -> dict[str, float]:
-        """Every scalar that was measured, under its tag ``<family>/<quantity>/<layer>`` or ``<family>/<quantity>``."""
-        known = {name: value for name, value in self.summary.items() if not math.isnan(value)}
+    def scalars(self, wanted: Callable[[str], bool] = lambda quantity: True) -> dict[str, float]:
+        """Scalars that were measured, under their tags ``<family>/<quantity>/<layer>`` or ``<family>/<quantity>``.
+
+        Args:
+            wanted: Says of which quantities.
+        """
+        known = {name: value for name, value in self.summary.items() if wanted(name) and not math.isnan(value)}
         tagged = {f"{self.family}/{name}": value for name, value in known.items()}
         for quantity, by_layer in self.values.items():
-            tagged |= {f"{self.family}/{quantity}/{layer}": value for layer, value in by_layer.items()}
+            if wanted(quantity):
+                tagged |= {f"{self.family}/{quantity}/{layer}": value for layer, value in by_layer.items()}
         return tagged
 
 
@@ -100,15 +121,26 @@ class History:
     """One callback's mapped quantities over all checks of the run, from which learning maps are drawn."""
 
     def __init__(self) -> None:
-        self.epochs: list[int] = []
+        self.epochs: list[int] = []  # that lay behind: 0 before training, 1 after epoch 0
         self.steps: list[int] = []
+        self.triggers: list[str] = []
         self.rows: list[Values] = []
 
     def append(self, moment: Moment, values: Values) -> None:
         """Add one check."""
         self.epochs.append(moment.epochs_trained)
         self.steps.append(moment.step)
+        self.triggers.append(moment.trigger)
         self.rows.append(values)
+
+    def axis(self) -> tuple[list[float | str], str]:
+        """Labels of the checks, "–" for the one before training, and what they count: epochs from 0, else steps."""
+        by_epoch = "step" not in self.triggers and len(set(self.epochs)) == len(self.epochs)
+        places = [epoch - 1 for epoch in self.epochs] if by_epoch else self.steps
+        untrained = [t == "start" and epoch == 0 for t, epoch in zip(self.triggers, self.epochs, strict=True)]
+        labels: list[float | str] = [BEFORE if u else place for u, place in zip(untrained, places, strict=True)]
+        counted = "epoch" if by_epoch else "training step"
+        return labels, f"{counted}  ({BEFORE}: before training)" if any(untrained) else counted
 
     def table(self, quantity: str, layers: list[str]) -> Vector:
         """``(layers, checks)``, NaN where a layer was not measured."""
@@ -117,8 +149,10 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain lists and dicts, so that a checkpoint loads without unpickling code."""
-        return {"epochs": list(self.epochs), "steps": list(self.steps), "rows": list(self.rows)}
+        return {name: list(getattr(self, name)) for name in ("epochs", "steps", "triggers", "rows")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint's history."""
         self.epochs, self.steps, self.rows = (list(state[key]) for key in ("epochs", "steps", "rows"))
+        # Earlier versions did not keep what triggered a check.
+        self.triggers = list(state.get("triggers", ["validation" if epoch else "start" for epoch in self.epochs]))

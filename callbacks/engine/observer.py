@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
-from convscope.callbacks.engine.findings import Findings, History, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.engine.findings import Findings, History, LayerResult, MapSpec, Moment, Values, Vector
 from convscope.callbacks.engine.schedule import Schedule
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.layers import LayerSpec
@@ -51,6 +51,16 @@ class Observer(Protocol):
 
     @property
     def columns(self) -> Mapping[str, str]: ...
+
+    @property
+    def overview(self) -> Mapping[str, str]: ...
+
+    @property
+    def variant(self) -> str: ...
+
+    def shown(self, distribution: Vector) -> Vector: ...
+
+    def is_logged(self, quantity: str) -> bool: ...
 
     # What it needs.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.tensorboard import SummaryWriter
@@ -10,6 +12,7 @@ from convscope.callbacks.engine.bridge import fast_dev_run, tensorboard_writers
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings, Moment
 from convscope.callbacks.engine.observer import Observer
+from convscope.callbacks.engine.overview import OVERVIEW, Overview, map_title
 from convscope.callbacks.engine.progress import Progress
 from convscope.loggers import (
     TensorBoardDashboard,
@@ -18,6 +21,7 @@ from convscope.loggers import (
     learning_map,
 )
 from convscope.loggers._canvas import require_matplotlib
+from convscope.loggers.scale import scale_of
 
 SPARE = 64 << 20
 """Bytes of the disk that pictures leave free: once it is full, TensorBoard's writer is lost, and the run with it."""
@@ -75,7 +79,8 @@ class Pictures:
     def _draw(self, dashboard: TensorBoardDashboard, observer: Observer, findings: Findings, when: Moment) -> None:
         for layer, result in findings.layers.items():
             if result.distribution is not None:
-                dashboard.histogram(f"{findings.family}/filters/{layer}", result.distribution, when.step)
+                values = observer.shown(result.distribution)
+                dashboard.histogram(f"{findings.family}/filters/{layer}", values, when.step)
         try:
             require_matplotlib()
         except ImportError as error:
@@ -94,13 +99,27 @@ class Pictures:
         history = observer.history
         if not history.epochs:  # nothing could be remembered
             return
-        by_epoch = len(set(history.epochs)) == len(history.epochs)
-        x, x_label = (history.epochs, "epochs trained") if by_epoch else (history.steps, "training step")
+        x, x_label = history.axis()
         for quantity, spec in observer.maps.items():
-            picture = learning_map(
-                history.table(quantity, layers), layers, x, spec.title, spec.unit, spec.vmin, spec.vmax, x_label
-            )
+            values, title = history.table(quantity, layers), map_title(observer, spec)
+            scale = scale_of(values, spec.vmin, spec.vmax, spec.start, spec.start_name)
+            ends = (scale.low_name, scale.high_name)
+            picture = learning_map(values, layers, x, title, spec.unit, scale.low, scale.high, x_label, ends)
             dashboard.image(f"{observer.name}/map/{quantity}", picture, when.step)
+
+    def draw_overview(
+        self, trainer: pl.Trainer, observers: list[Observer], order: list[str], alerts: list[tuple[int, str]], step: int
+    ) -> None:
+        """Draw all learning maps in one picture, once the alerts of their last check are known."""
+        if not trainer.is_global_zero or fast_dev_run(trainer):
+            return
+        dashboards = [dashboard for dashboard in self._dashboards.values() if dashboard.free_space >= SPARE]
+        with self._failures.guard("drawing the overview"), suppress(ImportError):  # said where maps were to be drawn
+            require_matplotlib()
+            picture = Overview(observers).picture(order, alerts) if dashboards else None
+            if picture is not None:
+                for dashboard in dashboards:
+                    dashboard.image(f"{OVERVIEW}/all_maps", picture, step)
 
     def _say_once(self, message: str) -> None:
         if message not in self._said:
@@ -112,5 +131,7 @@ def _charts(observer: Observer, findings: Findings) -> dict[str, list[str]]:
     """Titles and tags of the charts that show all layers of a quantity, in depth order."""
     charts: dict[str, list[str]] = {}
     for quantity, title in observer.charts.items():
+        if not observer.is_logged(quantity):
+            continue
         charts |= depth_charts(title, [f"{findings.family}/{quantity}/{layer}" for layer in findings.layers])
     return charts

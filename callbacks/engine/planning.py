@@ -237,6 +237,7 @@ def _settle_outputs(plan: Plan, observers: list[Observer]) -> str | None:
         raise ValueError(f"{names} name different losses for one held-out set; give them one loss, or a HeldOut each")
     loss = next(iter(own.values()), None)
     outputs = plan.outputs = settle(plan.subject, plan.heldout, loss)
+    plan.heldout.check_class_names(outputs.classes)
     _raise_mistakes(plan, observers, loss is None)
     if any(observer.needs_gradient or observer.includes_output for observer in observers):
         plan.messages += outputs.notes

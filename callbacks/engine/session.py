@@ -18,6 +18,7 @@ from convscope.callbacks.engine.hierarchies import MisconfigurationException
 from convscope.callbacks.engine.lockstep import is_mistake, together
 from convscope.callbacks.engine.notices import Notices, shared_answers, watching
 from convscope.callbacks.engine.observer import Observer, Plan
+from convscope.callbacks.engine.overview import OVERVIEW, overview_scalars
 from convscope.callbacks.engine.pictures import Pictures
 from convscope.callbacks.engine.planning import make_plan
 from convscope.callbacks.engine.progress import Progress
@@ -73,6 +74,7 @@ class Session:
         )
         self._pictures = Pictures(self._failures)
         self._heldout_changed = False
+        self._undrawn: int | None = None  # step of a check that the overview does not show yet
         self._tags: set[str] = set()
         self._monitored: dict[str, str] = {}
         self._seen: dict[str, torch.Tensor] = {}
@@ -265,6 +267,7 @@ class Session:
             self._pictures.draw(trainer, found, when, self.progress)
         watch.end()
         self.checks += 1
+        self._undrawn = when.step
         for observer in due:
             observer.schedule.done(when, trainer.global_step)
             with self._failures.guard(f"the end of a check of {observer.name}"):
@@ -344,15 +347,31 @@ class Session:
                 observer.remember(findings, when)
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, found: Results, when: Moment) -> None:
-        """Log the main process's numbers on all processes, since Lightning exchanges them tag by tag."""
-        here = [self._own_scalars(when), *(findings.scalars() for _, findings in found)]
-        told: list[dict[str, float]] = trainer.strategy.broadcast(here)
+        """The main process's numbers are logged on all, since Lightning exchanges them tag by tag."""
+        own = overview_scalars(found) | self._own_scalars(when)
+        here = [own, *(findings.scalars() for _, findings in found)]
+        told, unlogged = trainer.strategy.broadcast((here, self._unlogged(found)))
         scalars = {tag: value for part in told for tag, value in part.items()}
         for observer, part in zip([self.observers[0], *(observer for observer, _ in found)], told, strict=True):
             observer.logged |= part
         self._tags |= scalars.keys()
         with self._failures.guard("logging"):
-            bridge.write_scalars(trainer, pl_module, scalars, when)
+            bridge.write_scalars(trainer, pl_module, scalars, when, unlogged)
+
+    def _unlogged(self, found: Results) -> set[str]:
+        """Tags that loggers do not get: see :attr:`LayerObserver.details`."""
+        tags = {"zz_convscope/heldout_changed"} if not self._heldout_changed else set()
+        for observer, findings in found:
+            tags |= findings.scalars().keys() - findings.scalars(observer.is_logged).keys()
+        return tags
+
+    def show_overview(self, trainer: pl.Trainer) -> None:
+        """Draw the overview where a check was made since the last one. Alerts are known by then."""
+        step, self._undrawn = self._undrawn, None
+        if step is not None and any(observer.pictures for observer in self.observers):
+            with self._failures.guard("the overview"):
+                alerts = bridge.alerts_of(trainer)
+                self._pictures.draw_overview(trainer, self.observers, self.layer_names(), alerts, step)
 
     def _keep_available(self, trainer: pl.Trainer) -> None:
         """Put back the values from before a resume, so that a monitor finds them at an epoch without a check too."""
@@ -372,12 +391,17 @@ class Session:
                 )
 
     def _missing(self, observer: Observer) -> str | None:
-        """A value of the observer that is monitored and that it has not given yet."""
-        own = (f"{observer.name}/", "convscope/") if observer is self.observers[0] else f"{observer.name}/"
+        """A value of the observer that somebody monitors and that it has not given yet."""
+        own = (
+            (f"{observer.name}/", "zz_convscope/", f"{OVERVIEW}/")
+            if observer is self.observers[0]
+            else f"{observer.name}/"
+        )
         return next((key for key in self._monitored if key.startswith(own) and key not in observer.logged), None)
 
     def close(self, trainer: pl.Trainer) -> None:
-        """Restore what the session changed, at the end of the fit."""
+        """The fit is over."""
+        self.show_overview(trainer)
         bridge.keep_from_main_process(trainer, self._tags)
 
     def layer_names(self) -> list[str]:
@@ -425,12 +449,12 @@ class Session:
 
     def _own_scalars(self, when: Moment) -> dict[str, float]:
         own = {
-            "convscope/seconds": self._stopwatch.seconds,
-            "convscope/errors": float(bridge.largest(self._failures.count)),
+            "zz_convscope/seconds": self._stopwatch.seconds,
+            "zz_convscope/errors": float(bridge.largest(self._failures.count)),
         }
-        own["convscope/heldout_changed"] = float(self._heldout_changed)
+        own["zz_convscope/heldout_changed"] = float(self._heldout_changed)
         if when.trigger != "start":
-            own["convscope/overhead"] = self._stopwatch.overhead
+            own["zz_convscope/overhead"] = self._stopwatch.overhead
         return {tag: value for tag, value in own.items() if value is not None}
 
 

@@ -11,6 +11,8 @@ from convscope.callbacks.engine.findings import Moment
 from convscope.loggers import escape_markdown
 
 _NEVER = -1
+BEFORE_TRAINING = -1
+"""Epoch of a death that the check before training found."""
 _MOST_LINES = 100
 _FIELDS = ("died_epoch", "died_step", "back_epoch", "back_step", "times")
 
@@ -21,7 +23,7 @@ class Death(NamedTuple):
     Attributes:
         layer: Its layer's name.
         filter: Its number in the layer, from 0.
-        epoch: Of the first check that found it dead.
+        epoch: Of the first check that found it dead, counted from 0; -1 for the check before training.
         step: Of that check.
         back_epoch: Of the first check that found it active again, None while it is dead.
         back_step: Of that check.
@@ -59,7 +61,8 @@ class Deaths:
             table[-1] = 0
         before = _is_dead(table)
         died, back = (dead & ~before).nonzero().flatten(), (before & ~dead).nonzero().flatten()
-        table[:4, died] = torch.tensor([when.epoch, when.step, _NEVER, _NEVER])[:, None]
+        epoch = BEFORE_TRAINING if when.trigger == "start" and when.epoch == 0 else when.epoch
+        table[:4, died] = torch.tensor([epoch, when.step, _NEVER, _NEVER])[:, None]
         table[4, died] += 1
         table[2:4, back] = torch.tensor([when.epoch, when.step])[:, None]
         self._tables[layer] = table
@@ -82,9 +85,8 @@ class Deaths:
         lines = ["| layer | filter | dead from epoch | active again from epoch | deaths |", "|---|---|---|---|---|"]
         for death in deaths[:_MOST_LINES]:
             back = "" if death.back_epoch is None else death.back_epoch
-            lines.append(
-                f"| {escape_markdown(death.layer)} | {death.filter} | {death.epoch} | {back} | {death.times} |"
-            )
+            since = "before training" if death.epoch == BEFORE_TRAINING else death.epoch
+            lines.append(f"| {escape_markdown(death.layer)} | {death.filter} | {since} | {back} | {death.times} |")
         if len(deaths) > _MOST_LINES:
             lines += ["", f"… and {len(deaths) - _MOST_LINES} more, in `FilterHealth.deaths`."]
         return "\n".join(lines)

@@ -35,15 +35,24 @@ class ExampleImages:
     def picture(self, number: int) -> Picture | None:
         """``(H, W, 3)`` uint8, stretched from the image's own least to its greatest value; None if it is not an image.
 
-        How inputs were normalised is not known, so brightness does not compare between pictures.
+        How inputs were normalised is not known, so brightness does not compare between pictures. The darkest and the
+        brightest hundredth do not count, so that a few extreme values do not leave the rest without contrast.
         """
         image = _image(self._heldout.one(number))
         if image is None:
             return None
         image = image if len(image) == 3 else image.mean(0, keepdim=True).expand(3, -1, -1)
-        low, high = image.min(), image.max()
-        scaled = (image - low) / (high - low).clamp(min=1e-12) * 255
+        low, high = torch.quantile(_thinned(image), torch.tensor([0.01, 0.99])).tolist()
+        if high <= low:  # nearly all values are equal: what differs is all there is to see
+            low, high = float(image.min()), float(image.max())
+        scaled = ((image - low) / max(high - low, 1e-12)).clamp(0, 1) * 255
         return np.asarray(scaled.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy(), dtype=np.uint8)
+
+
+def _thinned(image: torch.Tensor) -> torch.Tensor:
+    """At most about a million of an image's values: ``torch.quantile`` takes 16 million."""
+    flat = image.flatten()
+    return flat[:: max(1, len(flat) >> 20)]
 
 
 def _image(inputs: Any) -> torch.Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,7 @@ class InterveningObserver(LayerObserver):
         self._means = PerLayer[ChannelMean]()
         self._outcomes = PerLayer[InterventionOutcome]()
         self._classes = 0  # of the task, 0 where it has none
+        self._class_label: Callable[[int], str] = str
 
     @abstractmethod
     def most_sets(self, layer: Layer) -> int:
@@ -123,6 +124,7 @@ class InterveningObserver(LayerObserver):
         wanted = sum(self.most_sets(layer) + _BESIDE for layer in layers)
         plan.messages.append(self._what_it_takes(total, wanted, len(kept), self._sample.total))
         self._classes = plan.outputs.classes
+        self._class_label = plan.heldout.class_label
 
     def _what_it_takes(self, total: int, wanted: int, layers: int, samples: int) -> str:
         said = f"{self.name} runs up to {total} forward passes of its {samples} held-out samples per check in {layers} "

@@ -12,7 +12,7 @@ import torch
 
 from convscope._arguments import flag, one_of, share_or_none, tag_or_none, whole_number_or_none
 from convscope.callbacks.engine.bridge import fitting, has_validation, may_stand_twice, moment
-from convscope.callbacks.engine.findings import Findings, History, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.engine.findings import Findings, History, LayerResult, MapSpec, Moment, Values, Vector
 from convscope.callbacks.engine.hierarchies import Callback
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.engine.schedule import Schedule
@@ -52,6 +52,8 @@ class LayerObserver(Callback, ABC):
         on_error: ``"warn"`` logs a failed check once and goes on training; ``"raise"`` lets it through.
         pictures: Draw histograms, heat-maps and learning maps where the logger is TensorBoard.
         name: First part of the tags; needed where two callbacks of one kind observe the same layer.
+        curves: ``"main"`` gives loggers the curves worth opening, the quantities that are not in :attr:`details`;
+            ``"all"`` gives them every quantity. ``callback_metrics``, and with it rules and EarlyStopping, has all.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -66,6 +68,10 @@ class LayerObserver(Callback, ABC):
     """Quantities that the printed table shows: ``{quantity: column title}``."""
     by_default = False
     """Whether a suite brought it: then it leaves its place to one of its class and name that the user gives."""
+    details: ClassVar[frozenset[str]] = frozenset()
+    """Quantities that loggers get with ``curves="all"`` only: near copies of others, counts that are mostly zero."""
+    overview: ClassVar[dict[str, Literal["highest", "lowest", "mean"]]] = {}
+    """Quantities of which the overview has one curve over all layers: ``0_overview/<name>_<quantity>_<which>``."""
 
     def __init__(
         self,
@@ -80,6 +86,7 @@ class LayerObserver(Callback, ABC):
         on_error: Literal["warn", "raise"] = "warn",
         pictures: bool = True,
         name: str | None = None,
+        curves: Literal["main", "all"] = "main",
     ) -> None:
         as_entries(layers)  # refuses what could never choose a layer; kept as it is, for the saved configuration
         self.layers, self.heldout = layers, as_heldout(heldout)
@@ -88,6 +95,7 @@ class LayerObserver(Callback, ABC):
         self.max_overhead = share_or_none("max_overhead", max_overhead, "no bound", "a share of training time")
         self.on_error = one_of("on_error", on_error, ("warn", "raise"))
         self.pictures = flag("pictures", pictures)
+        self.curves = one_of("curves", curves, ("main", "all"))
         self.name = tag_or_none("name", name, f"{self.default_name()}_2") or self.default_name()
         self.schedule = Schedule(every_n_epochs, every_n_train_steps, on_start)
         self.history = History()
@@ -100,6 +108,19 @@ class LayerObserver(Callback, ABC):
     def default_name(self) -> str:
         """First part of the tags where the user gives no name."""
         return self.family
+
+    @property
+    def variant(self) -> str:
+        """What tells this callback from others of its kind in titles: ``taylor``, ``knn``; else its name."""
+        return self.name
+
+    def shown(self, distribution: Vector) -> Vector:
+        """What a layer's histogram shows of its ``distribution``, one value a filter."""
+        return distribution
+
+    def is_logged(self, quantity: str) -> bool:
+        """Whether loggers get a quantity, or only ``callback_metrics``."""
+        return self.curves == "all" or quantity not in self.details
 
     @property
     def needs_gradient(self) -> bool:
@@ -282,6 +303,10 @@ class LayerObserver(Callback, ABC):
         if session := self._leads():
             session.prepare(trainer, pl_module)
             session.check(trainer, pl_module, moment(trainer, "start"))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if session := self._leads():
+            session.show_overview(trainer)  # here, and at the end of training, since alerts come after checks
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -95,8 +96,10 @@ class PathSnapshot(NamedTuple):
         return (self.of_truth - other.of_truth).abs().mean(dim=0)
 
 
-def changed_table(path: PredictionPath, before: PathSnapshot, rows: int) -> str:
-    """Markdown table of the samples whose prediction moved most since the previous check."""
+def changed_table(
+    path: PredictionPath, before: PathSnapshot, rows: int, class_label: Callable[[int], str] = str
+) -> str:
+    """Markdown table of the samples whose prediction moved most since the check before."""
     now = path.snapshot()
     change = now.change(before)
     lines = [
@@ -106,9 +109,9 @@ def changed_table(path: PredictionPath, before: PathSnapshot, rows: int) -> str:
     for i in change.argsort(descending=True, stable=True)[:rows].tolist():
         cells: list[Any] = [
             int(path.numbers[i]),
-            int(path.classes[path.truth[i]]),
-            int(before.final[i]),
-            int(now.final[i]),
+            class_label(int(path.classes[path.truth[i]])),
+            class_label(int(before.final[i])),
+            class_label(int(now.final[i])),
             f"{before.of_truth[-1, i]:.2f} → {now.of_truth[-1, i]:.2f}",
             f"{int(before.depth[i])} → {int(now.depth[i])}",
             f"{change[i]:.2f}",

@@ -47,7 +47,7 @@ class ProbeTask:
 
     @property
     def columns(self) -> dict[str, str]:
-        return {self.leading: self.column, "selectivity": "selectivity"}
+        return {self.leading: self.column}
 
     def scalars(self, result: Any) -> dict[str, float]:
         """The logged numbers of one layer."""
@@ -62,7 +62,7 @@ PROBE_TASKS: dict[TaskName, ProbeTask] = {
             "selectivity": "selectivity of each layer",
         },
         "accuracy",
-        MapSpec("Probe accuracy", "accuracy (0 to 1)", 0.0, 1.0),
+        MapSpec("Probe accuracy", "accuracy", 0.0, 1.0),
         "probe acc",
     ),
     "multilabel": ProbeTask(
@@ -71,13 +71,13 @@ PROBE_TASKS: dict[TaskName, ProbeTask] = {
             "selectivity": "selectivity (mean average precision) of each layer",
         },
         "mean_average_precision",
-        MapSpec("Probe mean average precision", "mean average precision (0 to 1)", 0.0, 1.0),
+        MapSpec("Probe mean average precision", "mean average precision", 0.0, 1.0),
         "probe mAP",
     ),
     "regression": ProbeTask(
         {"r2": "R² of each layer", "selectivity": "selectivity (R²) of each layer"},
         "r2",
-        MapSpec("Probe R²", "R² (at most 1; below 0 drawn as 0)", 0.0, 1.0),
+        MapSpec("Probe R²", "R² (below 0 drawn as 0)", 0.0, 1.0),
         "probe R²",
     ),
     "segmentation": ProbeTask(
@@ -87,7 +87,7 @@ PROBE_TASKS: dict[TaskName, ProbeTask] = {
             "selectivity": "selectivity (mean IoU) of each layer",
         },
         "miou",
-        MapSpec("Probe mean IoU", "mean IoU (0 to 1)", 0.0, 1.0),
+        MapSpec("Probe mean IoU", "mean IoU", 0.0, 1.0),
         "probe mIoU",
     ),
 }

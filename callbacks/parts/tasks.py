@@ -34,6 +34,7 @@ class Task:
         left_out: Classes that are not probed: a sample that is the only one of its class cannot be predicted from
             others, and at most a thousand classes are told apart.
         samples: How many samples have a class that is probed, for classification.
+        balanced: The largest class has at most half more samples than the smallest.
     """
 
     name: TaskName
@@ -43,6 +44,7 @@ class Task:
     ignored: bool = False
     left_out: tuple[int, ...] = ()
     samples: int = 0
+    balanced: bool = False
 
     def counted(
         self, raw: torch.Tensor, features: torch.Tensor, index: torch.Tensor
@@ -117,7 +119,8 @@ def settle_task(heldout: HeldOut, wanted: TaskName | None = None) -> Task:
             f"{_NEEDS[name]}; leave task= out to infer it, or fix the targets with HeldOut(adapter=...)"
         )
     _check_enough(task, summary, heldout.total)
-    return _with_enough_samples(replace(task, ignored=summary.ignored), summary, heldout.total)
+    even = bool(summary.counts) and max(summary.counts) <= 1.5 * min(summary.counts)
+    return _with_enough_samples(replace(task, ignored=summary.ignored, balanced=even), summary, heldout.total)
 
 
 def class_task(heldout: HeldOut) -> Task:

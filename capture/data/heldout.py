@@ -17,6 +17,7 @@ from convscope._arguments import callable_or_none, flag, refuse, text_or_none, w
 from convscope.capture.data.arguments import adapter_text, check_classes, check_ignore_index, check_logits, pair
 from convscope.capture.data.batches import Adapter, adapt_batch, as_it_is, tensor_bytes, tree_tensors
 from convscope.capture.data.blocks import Block, block_of, joined, passes, pieces
+from convscope.capture.data.class_names import check_class_names, names_in, wrong_count
 from convscope.capture.data.contents import preserved_contents
 from convscope.capture.data.processes import Gather, Processes, alone
 from convscope.capture.data.reading import Found, Wanted, read_all, read_selected
@@ -63,9 +64,11 @@ class HeldOut:
             where it has no ``forward``, its only submodule.
         logits: The part of the model's result that is its logits: a name (``"logits"``, ``"head.logits"``), a place
             (``1``), or a ``callable(output) -> tensor``. ``False`` says that it returns none. By default they are
-            found with the help of the targets, see :func:`~convscope.capture.outputs.verdict.settle_outputs`.
-        classes: Number of classes, if some are not held out; or a list of the labels that are classes.
-        ignore_index: Label that is not a class and is not counted: 255 in many segmentations. -100 is always ignored.
+            found by what the targets ask for, see :func:`~convscope.capture.outputs.verdict.settle_outputs`.
+        classes: How many classes there are, where some are not held out; or a list of the labels that are classes.
+        ignore_index: Label that is no class and counts nowhere: 255 in many segmentations. -100 is always ignored.
+        class_names: Names of the classes in the order of their labels, for pictures, tables and text. By default those
+            that the data set has as ``classes``, also inside ``Subset``, ``ConcatDataset`` and other wrappers.
 
     Attributes:
         total: Number of samples over all processes.
@@ -96,6 +99,7 @@ class HeldOut:
         logits: Selector | Literal[False] | None = None,
         classes: int | Sequence[int] | None = None,
         ignore_index: int | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         if source is not None:
             check_source(source)
@@ -109,10 +113,12 @@ class HeldOut:
         self.network = text_or_none("HeldOut(network", network, "the name of a submodule, such as 'discriminator'")
         self.logits, self.classes = check_logits(logits), check_classes(classes)
         self.ignore_index = check_ignore_index(ignore_index)
+        self.class_names = check_class_names(class_names, self.classes)
         self._forget()
 
     def _forget(self) -> None:
         self.summary: TargetSummary | None = None
+        self._names: tuple[str, ...] | None = self.class_names
         self.labels = LabelForm(self.ignore_index)
         self.total = 0
         self.fingerprint = ""
@@ -126,8 +132,13 @@ class HeldOut:
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Key that is equal for sets of the same samples, run alike: a YAML file builds each of them separately."""
-        said = (id(self.logits) if callable(self.logits) else repr(self.logits), self.classes, self.ignore_index)
+        """Equal where two held-out sets hold the same samples, run alike: as those of a YAML file, each built anew."""
+        said = (
+            id(self.logits) if callable(self.logits) else repr(self.logits),
+            self.classes,
+            self.ignore_index,
+            self.class_names,
+        )
         how = (self.size, self.batch_size, self.stratify, self.seed, self.network, *said)
         # Tensors may be in a new tuple each time: suite(heldout=(x, y)) twice means one set.
         is_several = isinstance(self.source, list | tuple) and len(self.source) < 10
@@ -208,6 +219,7 @@ class HeldOut:
         roots = default if self.source is None else self.source, self.adapter, transfer
         with self._undisturbed(*roots):
             source, single = self._resolved(roots[0])
+            self._names = self.class_names or self.from_main(names_in(source))
             if self.source is None and not single:
                 self._tapping = True
                 return
@@ -304,6 +316,35 @@ class HeldOut:
         part.labels, part.summary = self.labels, self.summary  # few samples must not look like another task
         return part
 
+    def class_label(self, label: int) -> str:
+        """A class for people: its name, where that is known, else its label.
+
+        Args:
+            label: As callbacks see it: of -1 and 1 it is 0 and 1.
+        """
+        places = self.classes if isinstance(self.classes, tuple) else range(len(self._names or ()))
+        if self._names is None or label not in places:
+            return str(label)
+        return self._names[places.index(label)]
+
+    def check_class_names(self, outputs: int = 0) -> None:
+        """Compare the number of names with the targets, and with the number of classes that outputs tell apart.
+
+        Names that the data set has are dropped where they do not fit: they may be of another task.
+
+        Raises:
+            ValueError: The user's names are too few or too many.
+        """
+        listed = isinstance(self.classes, tuple)  # then labels are no places
+        if self._names is None or listed or not (why := wrong_count(self._names, self.summary, outputs)):
+            return
+        if self.class_names is not None:
+            raise ValueError(
+                f"HeldOut(class_names) has {len(self.class_names)} names, but {why}; give one name a class, in the "
+                "order of the labels"
+            )
+        self._names = None
+
     def _adapted(self, batch: Any) -> Block:
         return block_of(*pair(self.adapter, batch))
 
@@ -345,6 +386,7 @@ class HeldOut:
         self.summary = summary.with_signs_as_classes() if summary is not None and self.labels.signs else summary
         if self.summary is not None:
             self.summary.check_classes(self.classes)
+            self.check_class_names()
 
     def _real(self) -> list[Block]:
         """The blocks without a sample that only fills an empty share."""

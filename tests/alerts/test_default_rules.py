@@ -63,7 +63,7 @@ CASES: dict[str, Rows] = {
     "exploding_signal": rows("health/gradient_rms", [0.1, 0.05, 0.02, 0.02, 0.01, 0.01, 0.5]),
     "vanishing_signal": rows("health/activation_rms", [1.0, 1.1, 1.0, 0.1], layers=1, others=1.0),
     "representation_jump": rows("drift/cka_previous", [0.6, 0.8, 0.9, 0.95, 0.97, 0.98, 0.2]),
-    "heldout_changed": plain("convscope/heldout_changed", [0.0, 1.0]),
+    "heldout_changed": plain("zz_convscope/heldout_changed", [0.0, 1.0]),
 }
 
 

@@ -28,7 +28,7 @@ def test_the_full_suite_measures_every_layer(fit: Any, entry: Any) -> None:  # n
     callbacks = [convscope.LayerProbe(), convscope.FilterImportance(), convscope.FilterCorrelation()]
     callbacks += [convscope.AblationOracle(), convscope.FilterHealth()]
     run = fit(callbacks, Classifier(entry.build()), both(torch.randn(30, *entry.size), labels), max_epochs=1)
-    assert run.curve("convscope/errors")[-1][1] == 0
+    assert run.curve("zz_convscope/errors")[-1][1] == 0
     tags = run.events.Tags()["scalars"]
     probed = [tag.removeprefix("probe/accuracy/") for tag in tags if tag.startswith("probe/accuracy/")]
     assert "output" in probed

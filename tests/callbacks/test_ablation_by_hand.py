@@ -60,7 +60,7 @@ def rises(module: Any, loss: Any = F.cross_entropy) -> torch.Tensor:
 def test_logged_rises_are_those_by_hand_at_any_chunk_size(fit: Fit, network: Any, chunk: int) -> None:
     torch.manual_seed(0)
     arguments = {"criteria": ["weight_l1"], "rank_by": "weight_l1", "ends": 1}
-    forward = once(ForwardFromLayer, chunk, criterion="weight_l1", shares=(0.25, 0.5))
+    forward = once(ForwardFromLayer, chunk, curves="all", criterion="weight_l1", shares=(0.25, 0.5))
     run = fit([once(AblationOracle, chunk, **arguments), forward], module=Classifier(network()), max_epochs=1)
     expected = rises(run.module)
     weights = run.module.net.conv.weight.detach().abs().flatten(1).sum(1)
@@ -116,7 +116,9 @@ def test_a_removal_that_helps_counts_as_nothing_lost_and_one_that_hurts_as_its_s
         return ablated(module, ~torch.isin(torch.arange(4), order[:count]), "zero")
 
     heldout = HeldOut((x, outputs(2)), batch_size=8)
-    callback = once(ForwardFromLayer, criterion="weight_l1", shares=(0.25, 0.5), baseline="zero", heldout=heldout)
+    callback = once(
+        ForwardFromLayer, curves="all", criterion="weight_l1", shares=(0.25, 0.5), baseline="zero", heldout=heldout
+    )
     run = fit([callback], module=module, max_epochs=1)
     losses = [float((outputs(count) - outputs(2)).square().mean()) for count in (0, 1, 2, 4)]
     kept = [1.0 if loss <= losses[0] else losses[0] / loss for loss in losses]

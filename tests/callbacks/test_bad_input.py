@@ -102,7 +102,7 @@ def test_a_layer_that_gives_nan_is_named_and_the_others_are_measured(fit: Any, c
     # NaN flows back through the second layer, so the first has activations but no gradient to measure.
     assert "importance/gini/net.first" not in run.events.Tags()["scalars"]
     assert sum("gradients are NaN or infinite at net.first" in m for m in caplog.messages) == 1
-    assert run.curve("convscope/errors")[-1][1] == 6  # two findings at each of three checks
+    assert run.curve("zz_convscope/errors")[-1][1] == 6  # two findings at each of three checks
     assert run.trainer.global_step == 8
 
 
@@ -144,7 +144,7 @@ def test_an_exception_in_a_metric_costs_one_layer(fit: Any, caplog: Any, place: 
     ]
     assert len(logged) == 1
     assert logged[0].exc_info is not None  # with its traceback
-    assert run.curve("convscope/errors")[-1][1] == 3
+    assert run.curve("zz_convscope/errors")[-1][1] == 3
     assert run.trainer.global_step == 8
 
 
@@ -206,7 +206,7 @@ def test_constant_filters_are_counted(fit: Any) -> None:
         module.net.bn1.weight[0] = 0.0
         module.net.bn1.bias[0] = -1.0
     module.net.bn1.requires_grad_(False)
-    run = fit([convscope.FilterCorrelation()], module=module)
+    run = fit([convscope.FilterCorrelation(curves="all")], module=module)
     assert [value for _, value in run.curve("correlation/constant_filters/net.conv1")] == [1.0, 1.0, 1.0]
     assert all(value == value for tag in run.events.Tags()["scalars"] for _, value in run.curve(tag))
 

@@ -40,7 +40,9 @@ def dead_run(fit: Any, labels: torch.Tensor, callbacks: list[Any]) -> Any:
 @pytest.mark.parametrize("sizes", [(10, 10, 10), (16, 9, 5)], ids=["even", "uneven"])
 def test_probes_of_a_dead_network_read_as_chance(fit: Any, sizes: tuple[int, ...]) -> None:
     labels = torch.arange(3).repeat_interleave(torch.tensor(sizes))
-    probes = [convscope.LayerProbe(probe=p, on_error="raise") for p in ("ridge", "logistic", "knn", "centroid")]
+    probes = [
+        convscope.LayerProbe(probe=p, on_error="raise", curves="all") for p in ("ridge", "logistic", "knn", "centroid")
+    ]
     run = dead_run(fit, labels, [*probes, convscope.LayerPrediction(on_error="raise")])
     for probe in probes:
         assert run.curve(f"{probe.name}/chance")[-1][1] == pytest.approx(max(sizes) / 30)
@@ -57,7 +59,7 @@ def test_probes_of_a_dead_network_read_as_chance(fit: Any, sizes: tuple[int, ...
 
 
 def test_what_cannot_be_measured_in_a_dead_network_is_not_logged(fit: Any) -> None:
-    suite = convscope.suite("full", on_error="raise", every_n_epochs=1)
+    suite = convscope.suite("full", on_error="raise", every_n_epochs=1, curves="all")
     labels = torch.arange(30) % 3
     run = dead_run(fit, labels, suite)
     tags = run.events.Tags()["scalars"]

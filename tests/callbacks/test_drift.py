@@ -73,7 +73,7 @@ def flat(activation: np.ndarray) -> np.ndarray:
 
 
 def test_every_documented_tag_is_written_and_no_other(fit: Any) -> None:
-    run = fit([FilterImportance(), RepresentationDrift(reference=TinyResNet(4, classes=3))])
+    run = fit([FilterImportance(), RepresentationDrift(reference=TinyResNet(4, classes=3), curves="all")])
     documented = {
         "cka_previous", "cka_first", "cka_reference", "correlation_change", "mean_shift", "variance_shift",
         "importance_stability_previous", "importance_stability_first",
@@ -83,12 +83,12 @@ def test_every_documented_tag_is_written_and_no_other(fit: Any) -> None:
     assert len(values(run, "drift/cka_previous/net.conv1")) == 2
     assert len(values(run, "drift/cka_reference/net.conv1")) == 3
     assert {"drift/map/cka_previous", "drift/map/cka_first"} <= set(run.events.Tags()["images"])
-    assert values(run, "convscope/errors") == [0, 0, 0]
+    assert values(run, "zz_convscope/errors") == [0, 0, 0]
 
 
 def test_values_are_those_computed_by_hand_on_copies_of_the_network(fit: Any) -> None:
     reference = plain(seed=5).net
-    drift = Caught(reference=reference)
+    drift = Caught(reference=reference, curves="all")
     run = fit([drift], plain(), max_epochs=3)
     seen, anchor = [activations(net) for net in drift.networks], activations(reference)
     assert len(seen) == 4
@@ -114,7 +114,7 @@ def test_values_are_those_computed_by_hand_on_copies_of_the_network(fit: Any) ->
 
 def test_a_network_that_does_not_train_does_not_drift(fit: Any) -> None:
     for debiased in (False, True):
-        run = fit([RepresentationDrift(debiased=debiased)], plain(lr=0.0))
+        run = fit([RepresentationDrift(debiased=debiased, curves="all")], plain(lr=0.0))
         for layer in LAYERS:
             assert values(run, f"drift/cka_previous/{layer}") == pytest.approx([1, 1], abs=1e-6)
             assert values(run, f"drift/cka_first/{layer}") == pytest.approx([1, 1], abs=1e-6)
@@ -141,7 +141,7 @@ def test_rank_stability_of_importance_whatever_the_order_of_callbacks(fit: Any, 
         def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
             kept.append({layer: result.distribution for layer, result in findings.layers.items()})
 
-    callbacks = [Keeps(every_n_epochs=2), RepresentationDrift()]
+    callbacks = [Keeps(every_n_epochs=2), RepresentationDrift(curves="all")]
     run = fit(callbacks if importance_first else callbacks[::-1], max_epochs=6)
     assert len(kept) == 4
     ranks = [importance["net.layer2.0.conv2"] for importance in kept]
@@ -156,10 +156,10 @@ def checkpointed(fit: Any, folder: Path, drift: RepresentationDrift, **arguments
 
 
 def test_a_resumed_run_is_the_run_that_was_never_stopped(fit: Any, tmp_path: Path) -> None:
-    run = checkpointed(fit, tmp_path / "whole", RepresentationDrift(), max_epochs=4)
-    checkpointed(fit, tmp_path / "part", RepresentationDrift(), max_epochs=2)
+    run = checkpointed(fit, tmp_path / "whole", RepresentationDrift(curves="all"), max_epochs=4)
+    checkpointed(fit, tmp_path / "part", RepresentationDrift(curves="all"), max_epochs=2)
     path = tmp_path / "part" / "last.ckpt"
-    resumed = checkpointed(fit, tmp_path / "rest", RepresentationDrift(), max_epochs=4, ckpt_path=path)
+    resumed = checkpointed(fit, tmp_path / "rest", RepresentationDrift(curves="all"), max_epochs=4, ckpt_path=path)
     tags = [tag for tag in run.events.Tags()["scalars"] if tag.startswith("drift/")]
     assert len(tags) == 2 * 7
     for tag in tags:
@@ -167,7 +167,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(fit: Any, tmp_path: Pat
 
 
 def test_state_is_as_small_as_the_docs_say_and_plain_data(fit: Any, tmp_path: Path) -> None:
-    drift = RepresentationDrift()
+    drift = RepresentationDrift(curves="all")
     checkpointed(fit, tmp_path, drift, max_epochs=1)
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"][drift.state_key]
     for layer, filters in zip(LAYERS, (4, 6), strict=True):
@@ -177,16 +177,18 @@ def test_state_is_as_small_as_the_docs_say_and_plain_data(fit: Any, tmp_path: Pa
 
 
 def test_another_heldout_set_after_a_resume_begins_anew(fit: Any, tmp_path: Path) -> None:
-    checkpointed(fit, tmp_path, RepresentationDrift(), max_epochs=2)
+    checkpointed(fit, tmp_path, RepresentationDrift(curves="all"), max_epochs=2)
     data = (loaders()[0], loaders(val=21)[1])
-    run = checkpointed(fit, tmp_path, RepresentationDrift(), max_epochs=4, ckpt_path=tmp_path / "last.ckpt", data=data)
+    run = checkpointed(
+        fit, tmp_path, RepresentationDrift(curves="all"), max_epochs=4, ckpt_path=tmp_path / "last.ckpt", data=data
+    )
     assert len(values(run, "drift/cka_previous/net.conv1")) == 1
     assert len(values(run, "drift/cka_first/net.conv1")) == 1
-    assert values(run, "convscope/errors") == [0, 0]
+    assert values(run, "zz_convscope/errors") == [0, 0]
 
 
 def test_a_new_fit_begins_anew(fit: Any) -> None:
-    drift = RepresentationDrift()
+    drift = RepresentationDrift(curves="all")
     fit([drift], plain())
     run = fit([drift], plain())
     assert len(values(run, "drift/cka_first/net.conv1")) == 2
@@ -199,11 +201,11 @@ def test_a_layer_that_dies_reads_as_a_jump_and_never_as_nan(fit: Any) -> None:
                 with torch.no_grad():
                     pl_module.net.conv2.bias.fill_(-1e4)
 
-    run = fit([Kills(), RepresentationDrift()], plain(lr=1e-3), max_epochs=4)
+    run = fit([Kills(), RepresentationDrift(curves="all")], plain(lr=1e-3), max_epochs=4)
     assert values(run, "drift/cka_previous/net.conv2")[1:] == [0]  # a jump; two dead layers cannot be compared
     assert values(run, "drift/cka_first/net.conv2")[1:] == [0, 0, 0]
     assert values(run, "drift/variance_shift/net.conv2")[1:] == [1, 0, 0]
-    assert values(run, "convscope/errors")[-1] == 0
+    assert values(run, "zz_convscope/errors")[-1] == 0
     for tag in run.events.Tags()["scalars"]:
         assert all(math.isfinite(value) for value in values(run, tag)), tag
 
@@ -218,7 +220,7 @@ def saved(path: Path, content: Any) -> Path:
 
 def reference_curve(fit: Any, reference: Any, module: Any = None) -> list[float]:
     run = fit([RepresentationDrift(reference=reference)], module or plain())
-    assert values(run, "convscope/errors")[-1] == 0
+    assert values(run, "zz_convscope/errors")[-1] == 0
     return values(run, "drift/cka_reference/net.conv2")
 
 
@@ -288,7 +290,7 @@ def test_layers_that_the_reference_lacks_are_said_and_left_out(fit: Any, caplog:
 def test_half_precision_and_the_raw_convolution(fit: Any) -> None:
     drift = RepresentationDrift(reference=plain(seed=5).net, observe_at="conv")
     run = fit([drift], plain(), precision="bf16-true")
-    assert values(run, "convscope/errors")[-1] == 0
+    assert values(run, "zz_convscope/errors")[-1] == 0
     assert len(values(run, "drift/cka_reference/net.conv2")) == 3
 
 
@@ -343,6 +345,8 @@ def test_bad_arguments_are_named(fit: Any) -> None:
 
 
 def test_max_observations_bounds_what_the_correlation_sees(fit: Any) -> None:
-    few, all_positions = (fit([RepresentationDrift(max_observations=most)], plain()) for most in (60, None))
+    few, all_positions = (
+        fit([RepresentationDrift(max_observations=most, curves="all")], plain()) for most in (60, None)
+    )
     tag = "drift/correlation_change/net.conv2"
     assert values(few, tag) != pytest.approx(values(all_positions, tag), abs=1e-4)

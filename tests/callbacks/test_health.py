@@ -63,7 +63,7 @@ def push_bias(filters: slice, value: float) -> Any:
 
 
 def test_every_documented_tag_is_written_and_no_other(fit: Any) -> None:
-    run = fit([FilterHealth()])
+    run = fit([FilterHealth(curves="all")])
     documented = {
         "dead_filters", "constant_filters", "activation_rms", "activation_ratio", "gradient_rms", "gradient_ratio",
         "nonfinite", "nonfinite_gradients", "died", "revived", "update_ratio", "not_learning",
@@ -79,7 +79,7 @@ def test_every_documented_tag_is_written_and_no_other(fit: Any) -> None:
 
 
 def test_values_are_those_of_plain_autograd_on_the_trained_network(fit: Any) -> None:
-    run = fit([Caught()], plain())
+    run = fit([Caught(curves="all")], plain())
     net, (x, y) = run.module.net.eval(), images(30, seed=1)
     first = torch.relu(net.conv1(x))
     second = torch.relu(net.conv2(first))
@@ -93,7 +93,7 @@ def test_values_are_those_of_plain_autograd_on_the_trained_network(fit: Any) -> 
 
 
 def test_update_ratio_is_that_of_the_weights_at_the_checks(fit: Any) -> None:
-    health = Caught()
+    health = Caught(curves="all")
     run = fit([health], plain(), max_epochs=3)
     for layer in LAYERS:
         kept = [weights[layer] for weights in health.weights]
@@ -103,7 +103,7 @@ def test_update_ratio_is_that_of_the_weights_at_the_checks(fit: Any) -> None:
 
 
 def test_filters_that_die_and_come_back_are_entered_with_their_epochs(fit: Any) -> None:
-    health = FilterHealth()
+    health = FilterHealth(curves="all")
     actions = {"epoch1": push_bias(slice(0, 4), -1e4), "epoch3": push_bias(slice(0, 2), 1.0)}
     run = fit([AtEpoch(**actions), health], plain(lr=1e-3), max_epochs=5)
     assert values(run, "health/dead_filters/net.conv2") == pytest.approx([0, 0, 4 / 6, 4 / 6, 2 / 6, 2 / 6])
@@ -135,7 +135,7 @@ def test_saturated_and_constant_filters(fit: Any) -> None:
     def saturate(net: nn.Module) -> None:
         net.conv1.bias[:3] = torch.tensor([50.0, -50.0, 50.0])
 
-    run = fit([AtEpoch(epoch0=saturate), FilterHealth()], Classifier(Saturating(), lr=0.0))
+    run = fit([AtEpoch(epoch0=saturate), FilterHealth(curves="all")], Classifier(Saturating(), lr=0.0))
     assert values(run, "health/saturated_filters/net.conv1") == [0, 0.75, 0.75]
     assert values(run, "health/constant_filters/net.conv2") == [1, 1, 1]
     assert values(run, "health/dead_filters/net.conv2") == [0, 0, 0]
@@ -152,7 +152,7 @@ class SpoilsAfterTraining(L.Callback):
 
 
 def test_nan_is_counted_and_spoils_nothing_else(fit: Any) -> None:
-    run = fit([SpoilsAfterTraining(), FilterHealth()], plain())
+    run = fit([SpoilsAfterTraining(), FilterHealth(curves="all")], plain())
     net, (x, y) = run.module.net.eval(), images(30, seed=1)
     first = torch.relu(net.conv1(x))
     second = torch.relu(net.conv2(first))
@@ -194,7 +194,7 @@ class PartlyTrained(Classifier):
 
 @pytest.mark.parametrize("how", ["forgotten", "decay", "none", "frozen"])
 def test_a_layer_that_does_not_learn_though_it_should_is_flagged(fit: Any, how: str) -> None:
-    run = fit([FilterHealth()], PartlyTrained(how))
+    run = fit([FilterHealth(curves="all")], PartlyTrained(how))
     tags = run.events.Tags()["scalars"]
     assert values(run, "health/not_learning/net.conv1") == [0, 0]
     if how == "frozen":  # from the beginning, so on purpose
@@ -210,12 +210,12 @@ def test_a_layer_frozen_after_it_has_learned_is_flagged(fit: Any) -> None:
     freeze = AtEpoch(epoch2=lambda net: net.conv2.requires_grad_(False))
     module = Classifier(plain().net)
     module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.05)
-    run = fit([freeze, FilterHealth()], module, max_epochs=4)
+    run = fit([freeze, FilterHealth(curves="all")], module, max_epochs=4)
     assert values(run, "health/not_learning/net.conv2") == [0, 0, 1, 1]
 
 
 def test_nothing_moves_no_layer_is_singled_out(fit: Any) -> None:
-    run = fit([FilterHealth()], plain(lr=0.0))
+    run = fit([FilterHealth(curves="all")], plain(lr=0.0))
     for layer in LAYERS:
         assert values(run, f"health/not_learning/{layer}") == [0, 0]
         assert values(run, f"health/update_ratio/{layer}") == [0, 0]
@@ -227,7 +227,7 @@ def test_without_gradients_or_without_a_loss_the_rest_is_measured(fit: Any, capl
 
     heldout = convscope.HeldOut(unlabelled(images(30)))
     for arguments in ({"gradients": False}, {"heldout": heldout}):
-        run = fit([FilterHealth(**arguments)], plain())
+        run = fit([FilterHealth(curves="all", **arguments)], plain())
         written = {tag.split("/")[1] for tag in run.events.Tags()["scalars"] if tag.startswith("health/")}
         assert "update_ratio" in written
         assert not {tag for tag in written if "gradient" in tag}
@@ -243,11 +243,11 @@ def test_a_layer_that_does_not_reach_the_loss_has_no_gradient(fit: Any) -> None:
             torch.relu(self.side(x))
             return super().forward(x)
 
-    run = fit([FilterHealth()], Classifier(SideBranch()))
+    run = fit([FilterHealth(curves="all")], Classifier(SideBranch()))
     assert "health/gradient_rms/net.side" not in run.events.Tags()["scalars"]
     assert len(values(run, "health/activation_rms/net.side")) == 3
     assert values(run, "health/not_learning/net.side") == [1, 1]
-    assert values(run, "convscope/errors")[-1] == 0
+    assert values(run, "zz_convscope/errors")[-1] == 0
 
 
 def checkpointed(fit: Any, folder: Path, health: FilterHealth, **arguments: Any) -> Any:
@@ -261,7 +261,7 @@ def kept_weights(path: Path, health: FilterHealth) -> dict[str, torch.Tensor | N
 
 
 def test_a_resumed_run_is_the_run_that_was_never_stopped(fit: Any, tmp_path: Path) -> None:
-    whole, first, second = FilterHealth(), FilterHealth(), FilterHealth()
+    whole, first, second = (FilterHealth(curves="all") for _ in range(3))
     run = checkpointed(fit, tmp_path / "whole", whole, max_epochs=4)
     checkpointed(fit, tmp_path / "part", first, max_epochs=2)
     path = tmp_path / "part" / "last.ckpt"
@@ -274,7 +274,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(fit: Any, tmp_path: Pat
 
 
 def test_a_checkpoint_between_checks_keeps_the_weights_of_the_last_one(fit: Any, tmp_path: Path) -> None:
-    first, second = Caught(), Caught()
+    first, second = Caught(curves="all"), Caught(curves="all")
     checkpointed(fit, tmp_path / "part", first, every=6, max_steps=6)
     path = tmp_path / "part" / "last.ckpt"
     before = first.weights[-1]["net.conv2"]
@@ -285,7 +285,7 @@ def test_a_checkpoint_between_checks_keeps_the_weights_of_the_last_one(fit: Any,
 
 
 def test_a_new_fit_begins_anew(fit: Any) -> None:
-    health = FilterHealth()
+    health = FilterHealth(curves="all")
     fit([AtEpoch(epoch0=push_bias(slice(0, 4), -1e4)), health], plain(lr=1e-3))
     assert len(health.deaths) == 4
     run = fit([health], plain(lr=1e-3))
@@ -299,7 +299,7 @@ def test_spectral_norm_is_left_alone(fit: Any) -> None:
         torch.nn.utils.parametrizations.spectral_norm(made.net.conv2)
         return made
 
-    watched, bare = fit([FilterHealth()], module()), fit([], module())
+    watched, bare = fit([FilterHealth(curves="all")], module()), fit([], module())
     for name, tensor in bare.module.state_dict().items():
         assert torch.equal(tensor, watched.module.state_dict()[name]), name
     assert len(values(watched, "health/update_ratio/net.conv2")) == 2
@@ -311,6 +311,6 @@ def test_bad_arguments_are_named() -> None:
 
 
 def test_half_precision(fit: Any) -> None:
-    run = fit([FilterHealth()], plain(), data=loaders(), precision="bf16-mixed")
-    assert values(run, "convscope/errors")[-1] == 0
+    run = fit([FilterHealth(curves="all")], plain(), data=loaders(), precision="bf16-mixed")
+    assert values(run, "zz_convscope/errors")[-1] == 0
     assert all(value > 0 for value in values(run, "health/gradient_rms/net.conv1"))

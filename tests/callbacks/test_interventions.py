@@ -163,7 +163,7 @@ def test_a_layer_that_fails_costs_that_layer_alone(fit: Fit) -> None:
     tags = run.events.Tags()["scalars"]
     assert f"ablation/top/{LAYER}" in tags
     assert "ablation/top/net.conv1" not in tags
-    assert last(run, "convscope/errors") >= 1
+    assert last(run, "zz_convscope/errors") >= 1
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ SECOND = {
     "drift/variance_shift/net.conv1": convscope.RepresentationDrift,
     "importance/turnover/net.conv1": convscope.FilterImportance,
     "health/update_ratio/net.conv1": convscope.FilterHealth,
-    "convscope/overhead": convscope.FilterHealth,
+    "zz_convscope/overhead": convscope.FilterHealth,
 }
 
 

@@ -31,7 +31,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(fit: Any, tmp_path: Pat
     whole = checkpointed(fit, tmp_path / "whole", 4, module=module())
     checkpointed(fit, tmp_path / "halves", 2, module=module())
     resumed = checkpointed(fit, tmp_path / "halves", 4, module=module(), ckpt_path=tmp_path / "halves/last.ckpt")
-    for tag in ("importance/rank_stability/net.conv1", "importance/turnover/net.conv1", "probe/accuracy/output"):
+    for tag in ("importance/rank_stability/net.conv1", "importance/gini/net.conv1", "probe/accuracy/output"):
         assert resumed.curve(tag) == whole.curve(tag)[-2:]
     for ours, theirs in zip(resumed.trainer.callbacks[:3], whole.trainer.callbacks[:3], strict=True):
         assert ours.history.state_dict() == theirs.history.state_dict()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 import convscope
+from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.table import column_titles
 from tests.callbacks.conftest import Classifier
 from tests.networks import Plain, images
 
@@ -90,7 +93,7 @@ def test_a_terminal_that_is_gone_costs_the_table_and_one_line(
     monkeypatch.setattr(sys, "stdout", Broken(error))
     run = fit(callbacks(), module=small())
     assert run.trainer.current_epoch == 2
-    assert float(run.trainer.callback_metrics["convscope/errors"]) == 0.0
+    assert float(run.trainer.callback_metrics["zz_convscope/errors"]) == 0.0
     assert caplog.text.count("LayerTable could not print") == 1
 
 
@@ -132,3 +135,55 @@ def test_a_whole_program_on_an_ascii_terminal(tmp_path: Path, variables: dict[st
     assert " - \\u0441\\u043b\\u043e\\u0439" in output
     assert "Logging error" not in errors
     assert output.endswith("done\n")
+
+
+def test_no_two_callbacks_share_a_column() -> None:
+    kinds: list[list[Any]] = [
+        [convscope.LayerProbe(), convscope.LayerProbe(probe="knn"), convscope.LayerProbe(name="probe_2")],
+        [convscope.FilterImportance(), convscope.FilterImportance(criterion="weight_l1")],
+        [convscope.FilterImportance(), convscope.FilterImportance(name="importance_2")],
+        [convscope.FilterCorrelation(), convscope.FilterCorrelation(name="raw", observe_at="conv")],
+        [convscope.RepresentationDrift(), convscope.RepresentationDrift(name="drift_2", debiased=True)],
+        [convscope.FilterHealth(), convscope.FilterHealth(name="health_2")],
+        [convscope.LayerPrediction(), convscope.LayerPrediction(name="prediction_2")],
+        [convscope.LayerSimilarity(), convscope.LayerSimilarity(name="similarity_2")],
+        [convscope.ClassFilters(), convscope.ClassFilters(name="classes_2")],
+        [convscope.ForwardFromLayer(), convscope.ForwardFromLayer(criterion="activation")],
+        [convscope.AblationOracle(), convscope.AblationOracle(name="ablation_2")],
+        convscope.suite("full"),
+    ]
+    for observers in kinds:
+        titles = list(column_titles([one for one in observers if isinstance(one, LayerObserver)]).values())
+        assert len(set(titles)) == len(titles)
+
+
+def test_titles_carry_the_callback() -> None:
+    both = [convscope.FilterImportance(), convscope.FilterImportance(criterion="weight_l1")]
+    assert list(column_titles(both).values()) == ["gini (taylor)", "gini (weight_l1)"]
+    two = [convscope.RepresentationDrift(), convscope.RepresentationDrift(name="drift_2")]
+    assert list(column_titles(two).values()) == ["CKA prev (drift)", "CKA prev (drift_2)"]
+    assert list(column_titles([convscope.FilterHealth()]).values()) == ["dead", "Δw/w"]
+
+
+def test_each_column_shows_its_own_callbacks_numbers(fit: Fit, capsys: Any) -> None:
+    given: dict[str, Any] = {"heldout": convscope.HeldOut(images(40)), "on_error": "raise"}
+    probes = [convscope.LayerProbe(**given), convscope.LayerProbe(probe="knn", **given)]
+    run = fit([*probes, convscope.LayerTable()], module=small(), max_epochs=1)
+    lines = capsys.readouterr().out.splitlines()
+    head = max(place for place, line in enumerate(lines) if line.startswith("layer "))
+    titles = re.split(r"  +", lines[head].strip())
+    shown = dict(zip(titles, lines[head + 1].split(), strict=True))
+    for title, tag in (("probe acc (ridge)", "probe"), ("probe acc (knn)", "probe_knn")):
+        value = float(run.trainer.callback_metrics[f"{tag}/accuracy/net.conv1"])
+        assert float(shown[title]) == pytest.approx(value, abs=1e-3)
+
+
+def test_a_wide_table_goes_on_below() -> None:
+    from convscope.loggers import layer_table
+
+    rows = {f"layer{n}.0.conv1": {f"a long column {c}": 0.5 for c in range(12)} for n in range(3)}
+    lines = layer_table(rows, "epoch 1").splitlines()
+    assert max(map(len, lines)) <= 100
+    heads = [line for line in lines if line.startswith("layer ")]
+    assert len(heads) > 1
+    assert [c for head in heads for c in range(12) if f"a long column {c} " in f"{head} "] == list(range(12))

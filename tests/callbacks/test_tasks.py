@@ -83,7 +83,7 @@ def test_binary_with_one_logit_and_float_targets(fit: Any) -> None:
     truth = (Y > 0).float()
     callbacks = [*convscope.suite("standard"), convscope.LayerPrediction(examples=0)]
     run = fit(callbacks, Task(OneLogit(), F.binary_cross_entropy_with_logits), both(X, truth), max_epochs=1)
-    assert run.curve("convscope/errors")[-1][1] == 0
+    assert run.curve("zz_convscope/errors")[-1][1] == 0
     assert run.curve("probe/chance")[-1][1] == pytest.approx(20 / 30)
     assert "probe/accuracy/output" in tags(run)
     assert "importance/gini/net.inner.conv1" in tags(run)
@@ -102,7 +102,7 @@ def test_other_shapes_of_classes_are_the_same_classes(fit: Any, shape: str) -> N
     found = []
     for target in (targets, binary.long()):
         torch.manual_seed(0)
-        probe = convscope.LayerProbe(heldout=convscope.HeldOut((X, target)), every_n_epochs=5)
+        probe = convscope.LayerProbe(heldout=convscope.HeldOut((X, target)), every_n_epochs=5, curves="all")
         run = fit([probe], Classifier(), max_epochs=1)
         found.append([run.curve(f"probe/{q}/net.layer1.0.conv2") for q in ("accuracy", "selectivity")])
     assert found[0] == found[1]
@@ -206,7 +206,7 @@ def test_other_shapes_of_masks_are_the_same_masks(fit: Any, shape: str) -> None:
     found = []
     for target in (targets, binary.long()):
         torch.manual_seed(0)
-        probe = convscope.LayerProbe(heldout=convscope.HeldOut((X, target)), every_n_epochs=5)
+        probe = convscope.LayerProbe(heldout=convscope.HeldOut((X, target)), every_n_epochs=5, curves="all")
         run = fit([probe], Task(Segmenter(2), F.cross_entropy), both(X, binary.long()), max_epochs=1)
         found.append(run.curve("probe/miou/net.up"))
     assert found[0] == found[1]
@@ -361,7 +361,7 @@ def test_detection_through_an_adapter(fit: Any, caplog: Any) -> None:
         heldout = convscope.HeldOut(adapter=present)
         callbacks = [*convscope.suite("standard", heldout=heldout), convscope.LayerPrediction(heldout=heldout)]
         run = fit(callbacks, Detector(), (loader, loader))
-    assert run.curve("convscope/errors")[-1][1] == 0
+    assert run.curve("zz_convscope/errors")[-1][1] == 0
     assert len(run.curve("probe/accuracy/net.layer2.0.conv2")) == 3
     assert "probe/accuracy/output" not in tags(run)
     assert "prediction/true_probability/net.layer2.0.conv2" in tags(run)

@@ -91,16 +91,16 @@ def test_steps_before_a_stream_has_flowed_by_are_passed_over(fit: Any, on_start:
     run = fit([probe], data=(loaders()[0], DataLoader(Stream(), 8)), max_epochs=3)
     # The third step came before the first validation; its check is made up after it, the others come at their step.
     assert steps(run) == ([3, 4, 5, 8, 11] if on_start else [4, 5, 8, 11])
-    assert run.curve("convscope/errors")[-1][1] == 0
+    assert run.curve("zz_convscope/errors")[-1][1] == 0
 
 
 def test_seconds_overhead_and_errors_are_logged(fit: Any) -> None:
     run = fit(convscope.suite("light"), max_epochs=2)
-    seconds, overhead = run.curve("convscope/seconds"), run.curve("convscope/overhead")
+    seconds, overhead = run.curve("zz_convscope/seconds"), run.curve("zz_convscope/overhead")
     assert [step for step, _ in seconds] == [0, 3, 7]
     assert [step for step, _ in overhead] == [3, 7]
     assert all(value > 0 for _, value in seconds + overhead)
-    assert [value for _, value in run.curve("convscope/errors")] == [0.0, 0.0, 0.0]
+    assert [value for _, value in run.curve("zz_convscope/errors")] == [0.0, 0.0, 0.0]
 
 
 class Slow(convscope.LayerProbe):

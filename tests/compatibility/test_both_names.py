@@ -28,7 +28,7 @@ KINDS = ("scalars", "images", "histograms", "tensors")
 PUBLIC = [getattr(convscope, name) for name in convscope.__all__]
 CLASSES = [kind for kind in PUBLIC if inspect.isclass(kind) and not inspect.isabstract(kind)]
 CALLBACKS = [kind for kind in CLASSES if issubclass(kind, lightning.pytorch.Callback)]
-CLOCKS = ("convscope/seconds", "convscope/overhead")
+CLOCKS = ("zz_convscope/seconds", "zz_convscope/overhead")
 
 
 def events(trainer: Any) -> EventAccumulator:
@@ -240,7 +240,7 @@ def test_the_command_line_builds_every_callback(name: str, tmp_path: Path) -> No
     written.write_text(yaml.safe_dump({"trainer": {**quiet, "logger": logger, "callbacks": listed}}))
     built = cli.LightningCLI(MODELS[name], args=["fit", "--config", str(written)]).trainer
     assert [type(c) for c in built.callbacks if type(c) in CALLBACKS] == CALLBACKS
-    assert float(built.callback_metrics["convscope/errors"]) == 0.0
+    assert float(built.callback_metrics["zz_convscope/errors"]) == 0.0
     saved = cli.LightningCLI(MODELS[name], args=["fit", "--config", f"{built.log_dir}/config.yaml"]).trainer
     assert curves(saved) == curves(built)
 

@@ -85,10 +85,10 @@ def test_every_callback_from_yaml_and_again_from_the_saved_configuration(tmp_pat
     assert all(c.layers == ["*.conv1", "re:conv2$"] and c.on_error == "raise" for c in observers)
     assert len([c.heldout for c in observers if c.heldout.ready]) == 1  # equal held-out sets are one, read once
     found = {name: float(value) for name, value in first.trainer.callback_metrics.items()}
-    assert found["convscope/errors"] == 0.0
+    assert found["zz_convscope/errors"] == 0.0
     again = run(Path(first.trainer.log_dir) / "config.yaml")
     for name, value in again.trainer.callback_metrics.items():
-        if name not in ("convscope/seconds", "convscope/overhead"):
+        if name not in ("zz_convscope/seconds", "zz_convscope/overhead"):
             assert float(value) == pytest.approx(found[name], nan_ok=True), name
 
 

@@ -93,7 +93,7 @@ def test_layers_are_seen_under_their_names_and_nothing_is_compiled_anew(way: str
     assert layers == {"net.conv1", "net.conv2"}  # no _orig_mod
     uncompiled = train(few(**EVERY_STEP), tmp_path, make=Quiet)
     for name, value in uncompiled.scalars.items():
-        if not name.startswith("convscope/"):
+        if not name.startswith("zz_convscope/"):
             assert found.scalars[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
@@ -103,5 +103,5 @@ def test_inductor_with_everything(way: str, tmp_path: Path) -> None:
     found = train(observers(), tmp_path, wrap=lambda module: WAYS[way](module, "inductor"))
     layers = {name.removeprefix("probe/accuracy/") for name in found.scalars if name.startswith("probe/accuracy/")}
     assert layers == {"output"} | {f"net.{name}" for name in TINY_RESNET_UNITS}
-    assert found.scalars["convscope/errors"] == 0.0
+    assert found.scalars["zz_convscope/errors"] == 0.0
     assert found.trainer.global_step == 8

@@ -81,7 +81,7 @@ def test_everything_runs_on_the_device_and_no_memory_of_it_is_kept(tmp_path: Pat
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     done = train(observers(), tmp_path, make=still, **GPU)
-    assert done.scalars["convscope/errors"] == 0.0
+    assert done.scalars["zz_convscope/errors"] == 0.0
     del done
     assert torch.cuda.memory_allocated() <= before + 2**20
 

@@ -74,7 +74,7 @@ def test_values_after_a_resume_in_mid_epoch_are_those_of_the_unbroken_run(tmp_pa
         saving = ModelCheckpoint(tmp_path / name, every_n_train_steps=1, save_top_k=-1, filename="{step}")
         callbacks = observers()
         done = train([*callbacks, saving], tmp_path, make=small, data=alike, ckpt_path=ckpt_path)
-        found.append({tag: value for tag, value in done.scalars.items() if not tag.startswith("convscope/")})
+        found.append({tag: value for tag, value in done.scalars.items() if not tag.startswith("zz_convscope/")})
         histories.append([callback.history.steps for callback in callbacks])
     assert len(found[0]) > 100
     assert found[1] == found[0]  # also what compares with the check before the resume
@@ -101,7 +101,7 @@ def test_an_old_checkpoint_without_our_state_loads_into_every_callback(tmp_path:
     callbacks = [*observers(), convscope.LayerTable(), convscope.DriftAlert()]
     resumed = train(callbacks, tmp_path, make=small, ckpt_path=tmp_path / "last.ckpt", max_epochs=3)
     assert resumed.trainer.global_step == 12
-    assert resumed.scalars["convscope/errors"] == 0.0
+    assert resumed.scalars["zz_convscope/errors"] == 0.0
     assert callbacks[0].history.steps == [11]  # no second start
 
 

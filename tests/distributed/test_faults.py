@@ -46,7 +46,7 @@ def check(results: Results) -> None:
         assert one["step"] == 4
         others = {"probe", "importance"} if mode == "forward" else {"probe", "correlation", "health"}
         assert others <= families(one), mode
-        assert one["metrics"]["convscope/errors"] > 0 or mode in ("input", "drop_gradients"), mode
+        assert one["metrics"]["zz_convscope/errors"] > 0 or mode in ("input", "drop_gradients"), mode
     at_once = ("compute", "begin", "data value", "suits", "ready", "intervene", "on_gradient", "data os")
     for mode in (*at_once, "needs_gradient", "intervenes"):
         if mode in results:

@@ -42,7 +42,7 @@ def test_the_values_are_those_of_one_process(tmp_path: Path, strategy: str) -> N
     assert len(ours(one)) > 200
     for result in two:
         assert ours(result) == pytest.approx(ours(one), rel=1e-6, abs=1e-9)
-        assert result["metrics"]["convscope/errors"] == 0.0
+        assert result["metrics"]["zz_convscope/errors"] == 0.0
         assert result["gradients"] == 0
     assert [result["local"] for result in two] == [15, 14]  # the work is divided
     assert two[0]["kinds"] == (["DTensor"] if strategy == "model_parallel" else ["Parameter"])
@@ -58,7 +58,7 @@ def test_training_is_the_same_bit_for_bit(tmp_path: Path, strategy: str) -> None
     for one, other in zip(alone, observed, strict=True):
         assert one["weights"] == other["weights"]
         assert (one["gradients"], one["hooks"]) == (other["gradients"], other["hooks"])
-        assert other["metrics"]["convscope/errors"] == 0.0
+        assert other["metrics"]["zz_convscope/errors"] == 0.0
 
 
 @pytest.mark.slow

@@ -58,12 +58,12 @@ def test_curves_run_where_their_values_are() -> None:
     assert mean_row(high) < mean_row(low)
 
 
-def test_the_active_region_keeps_its_brightness_and_the_rest_is_dimmed() -> None:
-    image, spot = np.full((8, 8, 3), 200, dtype=np.uint8), np.zeros((4, 4))
-    spot[1, 1] = 1
-    picture = marked(image, spot)
-    assert (picture[21, 21] == 200).all()  # in the middle of the active cell
-    assert (picture[50, 50] == 70).all()
+def test_the_active_region_keeps_its_colour_and_the_rest_is_faded_but_never_black() -> None:
+    image, spot = np.zeros((8, 8, 3), dtype=np.uint8), np.zeros((4, 4))
+    image[..., 0], spot[1, 1] = 200, 1
+    picture = marked(image, spot, 56)
+    assert picture[21, 21].tolist() == [200, 0, 0]  # in the middle of the active cell
+    assert picture[50, 50].min() == picture[50, 50].max() > 100  # a light grey
     assert (picture == EDGE).all(2).any()
 
 

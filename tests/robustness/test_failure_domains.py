@@ -65,7 +65,7 @@ def test_a_hook_that_always_fails_costs_its_own_callback_alone(hook: str, tmp_pa
     logger = TensorBoardLogger(tmp_path, name="run")
     done = train([Failing(hook, RuntimeError), *others()], tmp_path, make=small, logger=logger)
     assert of_others(done) == whole
-    assert done.scalars["convscope/errors"] > 0
+    assert done.scalars["zz_convscope/errors"] > 0
     assert done.trainer.global_step == 8
 
 

@@ -98,7 +98,7 @@ def test_an_exception_anywhere_in_a_check(place: str, tmp_path: Path) -> None:
     done = train([faulty, convscope.LayerProbe()], tmp_path, make=small, max_epochs=3, logger=logger)
     assert faulty.raised == 1
     assert done.trainer.global_step == 12
-    assert done.scalars["convscope/errors"] >= 1
+    assert done.scalars["zz_convscope/errors"] >= 1
     assert "faulty/gini/net.conv1" in done.scalars  # the next check is whole again
     assert_nothing_left(done.module)
     without = train([], tmp_path, make=small, max_epochs=3)
@@ -144,7 +144,7 @@ def test_an_exception_in_the_networks_own_forward(tmp_path: Path, caplog: Any) -
     module = Classifier(FailsInEvaluation(ValueError("the user's own")))
     done = train(few(heldout=heldout, on_error="warn"), tmp_path, make=lambda: module, max_epochs=3)
     assert done.trainer.global_step == 12
-    assert done.scalars["convscope/errors"] == 1
+    assert done.scalars["zz_convscope/errors"] == 1
     said = "the held-out pass with gradients failed (ValueError: the user's own)"
     assert sum(said in message for message in caplog.messages) == 1
     assert not any(snapshot(module)["hooks"])
@@ -198,7 +198,7 @@ def test_a_writer_that_fails_costs_pictures_alone(tmp_path: Path, caplog: Any) -
     for name in ("probe", "importance", "correlation"):
         said = f"drawing pictures of {name} failed (OSError: [Errno 28] No space left"
         assert sum(said in message for message in caplog.messages) == 1
-    assert done.scalars["convscope/errors"] == 9  # three callbacks, three checks
+    assert done.scalars["zz_convscope/errors"] == 9  # three callbacks, three checks
     assert records(tmp_path) > 20
 
 
@@ -218,7 +218,7 @@ def test_pictures_leave_room_on_a_small_disk(small_disk: Path, caplog: Any) -> N
         logger = TensorBoardLogger(small_disk, name="run")
         done = train(convscope.suite("standard"), small_disk.parent, make=small, max_epochs=8, logger=logger)
     assert done.trainer.global_step == 32
-    assert done.scalars["convscope/errors"] == 0.0
+    assert done.scalars["zz_convscope/errors"] == 0.0
     assert sum("histograms and pictures are skipped" in message for message in caplog.messages) == 1
     assert records(small_disk) > 300
 

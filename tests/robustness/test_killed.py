@@ -52,7 +52,7 @@ def test_a_signal_in_a_check_ends_the_process_and_spoils_nothing(number: signal.
     assert left == []
     assert records(tmp_path) >= 1  # whole records up to where it stopped
     resumed = train(few(), tmp_path, make=small, ckpt_path=_last(tmp_path), max_epochs=3)
-    assert resumed.scalars["convscope/errors"] == 0.0
+    assert resumed.scalars["zz_convscope/errors"] == 0.0
 
 
 def _last(folder: Path) -> Path | None:

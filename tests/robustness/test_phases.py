@@ -332,7 +332,7 @@ def test_a_member_of_a_suite_without_anything_to_measure_is_inactive(
         done = train(callbacks, tmp_path, make=lambda: Classifier(network()))
     assert any(name.startswith("probe/accuracy/net.") for name in done.scalars)
     assert any(name.startswith("correlation/") for name in done.scalars)
-    assert done.scalars["convscope/errors"] == 0
+    assert done.scalars["zz_convscope/errors"] == 0
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 

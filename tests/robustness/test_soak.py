@@ -37,7 +37,7 @@ class Meter(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, *args: Any) -> None:
         gc.collect()
-        seconds = float(trainer.callback_metrics["convscope/seconds"])
+        seconds = float(trainer.callback_metrics["zz_convscope/seconds"])
         self.rows.append((resident(), threading.active_count(), len(os.listdir("/proc/self/fd")), seconds))
         self.sizes.append(sum(file.stat().st_size for file in Path(trainer.log_dir).glob("events.*")))
 

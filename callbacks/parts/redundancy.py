@@ -1,0 +1,69 @@
+"""Which filters are redundant: pairs by layer, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from convscope.callbacks.engine.findings import Vector
+from convscope.loggers import escape_markdown
+
+MOST_LISTED = 20
+
+
+class Pairs(NamedTuple):
+    """Redundant pairs of one layer.
+
+    Attributes:
+        filters: How many filters the layer has.
+        redundant: How many of their pairs are redundant.
+        listed: The most alike: both numbers and ``ρ``.
+    """
+
+    filters: int
+    redundant: int
+    listed: list[tuple[int, int, float]]
+
+
+def redundant_pairs(matrix: Vector, threshold: float) -> Pairs:
+    """Pairs of filters with ``|ρ|`` above a threshold, the most alike first, at most 20.
+
+    Args:
+        matrix: ``(C, C)`` Pearson correlations; NaN counts as none.
+        threshold: in (0, 1).
+
+    >>> redundant_pairs(np.array([[1, 0.95, 0.1], [0.95, 1, -0.99], [0.1, -0.99, 1]]), 0.9)
+    Pairs(filters=3, redundant=2, listed=[(1, 2, -0.99), (0, 1, 0.95)])
+    """
+    first, second = np.triu_indices(len(matrix), k=1)
+    values = np.nan_to_num(matrix[first, second])
+    found = np.flatnonzero(np.abs(values) > threshold)
+    order = found[np.argsort(-np.abs(values[found]), kind="stable")][:MOST_LISTED]
+    return Pairs(len(matrix), len(found), [(int(first[i]), int(second[i]), float(values[i])) for i in order])
+
+
+def redundancy_text(pairs: Mapping[str, Pairs], threshold: float, when: str) -> str:
+    """Markdown list of the redundant pairs of each layer that has some, in depth order.
+
+    >>> print(redundancy_text({"conv1": Pairs(8, 1, [(2, 5, -0.97)]), "conv2": Pairs(8, 0, [])}, 0.9, "epoch 3"))
+    Pairs of filters with |ρ| above 0.9, epoch 3: 1 in 1 of 2 layers. A negative ρ is a filter and its opposite.
+    <BLANKLINE>
+    - **conv1**, 1 of 28 pairs: 2 & 5 (ρ −0.97)
+    """
+    having = [name for name, one in pairs.items() if one.redundant]
+    total = sum(one.redundant for one in pairs.values())
+    head = (
+        f"Pairs of filters with |ρ| above {threshold:g}, {when}: {total} in {len(having)} of {len(pairs)} layers. "
+        "A negative ρ is a filter and its opposite."
+    )
+    return "\n".join([head, "", *(_line(name, pairs[name]) for name in having)]).rstrip("\n")
+
+
+def _line(name: str, found: Pairs) -> str:
+    listed = ", ".join(f"{a} & {b} (ρ {value:.2f})".replace("-", "−") for a, b, value in found.listed)
+    left = found.redundant - len(found.listed)
+    more = f", and {left} more" if left else ""
+    of = found.filters * (found.filters - 1) // 2
+    return f"- **{escape_markdown(name)}**, {found.redundant} of {of} pairs: {listed}{more}"
