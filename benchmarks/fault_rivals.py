@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 import convscope
+from convscope.alerts.alert import Alert
 from convscope.alerts.detectors import CUSUM, EWMA, Detector, PageHinkley, RelativeDrop, RobustZ, Threshold
-from convscope.alerts.watch import Alert, Watch
+from convscope.alerts.watch import Watch
 
 RunRecord = dict[str, Any]
 OURS = "convscope rules"

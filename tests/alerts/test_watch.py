@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import convscope
-from convscope.alerts.watch import Alert, Watch, layer_of
+from convscope.alerts.alert import Alert, layer_of
+from convscope.alerts.watch import Watch
 
 UP = {"kind": "threshold", "limit": 0.5}
 
@@ -178,14 +179,14 @@ def test_unmatched_globs_come_with_the_nearest_keys() -> None:
     found = watch({"metric": ["probe/acuracy/*"], "detector": UP})
     keys = {"probe/accuracy/conv1": 0.5, "val_loss": 1.0}
     found.update(keys)
-    assert found.unmatched(keys, optional=False) == {"probe/acuracy/*": ["probe/accuracy/conv1"]}
-    assert found.unmatched(keys, optional=True) == {}
+    assert found.inactive() == {"a": ["probe/acuracy/*"]}
+    assert found.nearest(["probe/acuracy/*"], keys) == {"probe/acuracy/*": ["probe/accuracy/conv1"]}
 
 
 def test_a_condition_with_one_glob_that_matches_is_alive() -> None:
     found = watch({"metric": ["train_loss", "loss"], "detector": UP})
     found.update({"loss": 0.0})
-    assert found.unmatched(["loss"], optional=False) == {}
+    assert found.inactive() == {}
 
 
 # State.
