@@ -105,9 +105,19 @@ class Ledger:
             self._open(own, context, when, changes)
 
     def _home(self, alert: Alert) -> Incident | None:
-        """The open incident that an alert may follow from; what matters more than a note does not go under one."""
-        able = (one for one in self.open if one.severity != "info" or alert.severity == "info")
-        return next((one for one in able if any(self._follows(alert, rule) for rule in one.rules)), None)
+        """The open incident that an alert may follow from, the latest first."""
+        return next((one for one in self.open if self._belongs(alert, one)), None)
+
+    def _belongs(self, alert: Alert, incident: Incident) -> bool:
+        if incident.severity == "info" != alert.severity:
+            return False  # more than a note does not go under a note
+        # What is nearer to the cause than the head is no aftermath, but a cause of its own. A critical alert is told
+        # in any case: there it is enough that it may follow.
+        later = alert.severity == "critical" or self._rank(alert.rule) >= self._rank(incident.rule)
+        return later and any(self._follows(alert, rule) for rule in incident.rules)
+
+    def _rank(self, rule: str) -> int:
+        return self._rules[rule].rank if rule in self._rules else 50  # a resumed run may have other rules
 
     def _follows(self, alert: Alert, rule: str) -> bool:
         return alert.rule == rule or _matches(rule, self._rules[alert.rule].follows)
@@ -127,7 +137,7 @@ class Ledger:
 
     def _order(self, alert: Alert) -> tuple[bool, int, int, float]:
         """Deepest cause first, notes last; of equal ones the more severe, then the one nearest to the input."""
-        rank, severity = self._rules[alert.rule].rank, _SEVERITY[alert.severity]
+        rank, severity = self._rank(alert.rule), _SEVERITY[alert.severity]
         place = self._depth.place(alert.layers[0] if alert.layers else None)
         return alert.severity == "info", rank, severity, place
 
