@@ -15,18 +15,16 @@ class When:
         epoch: Epoch, counted from 0: the one that had just been trained.
         step: Training step, on the axis that ``self.log`` uses.
         check: Number of the check, counted from 1.
-        before_training: Whether the values are those of the untrained network.
     """
 
     epoch: int
     step: int
     check: int
-    before_training: bool = False
 
     @property
     def label(self) -> str:
-        """For people: "before training" or "epoch 3"."""
-        return "before training" if self.before_training else f"epoch {self.epoch}"
+        """For people: "epoch 3", as in the table."""
+        return f"epoch {self.epoch}"
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,6 @@ class Alert:
         check: Number of the check, counted from 1.
         values: Value by tag of the series that the rule found, the worst first.
         expected: What the detector would have expected of each, in the unit of the value.
-        before_training: Whether all of the values were logged before the first training step.
         incident: Number of the incident that the alert belongs to, None where nobody has grouped it.
     """
 
@@ -58,7 +55,6 @@ class Alert:
     check: int
     values: dict[str, float] = field(default_factory=dict)
     expected: dict[str, float] = field(default_factory=dict)
-    before_training: bool = False
     incident: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -86,7 +82,7 @@ class Alert:
     @property
     def when(self) -> When:
         """The moment of its check."""
-        return When(self.epoch, self.step, self.check, self.before_training)
+        return When(self.epoch, self.step, self.check)
 
     @property
     def layers(self) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from convscope.alerts.alert import Alert, When
+from convscope.alerts.alert import When
 from convscope.alerts.incidents import Incident
 from convscope.alerts.ledger import Changes, Ledger
 from convscope.alerts.rules import Rule
@@ -39,21 +38,16 @@ class Judge:
         """All incidents so far, the first one first."""
         return self.ledger.incidents
 
-    def update(
-        self, values: Mapping[str, float], epoch: int = 0, step: int = 0, before_training: Collection[str] = ()
-    ) -> Changes:
+    def update(self, values: Mapping[str, float], epoch: int = 0, step: int = 0) -> Changes:
         """Take in what was logged since the last check.
 
         Args:
             values: Values by tag, those of layers in depth order.
             epoch: Epoch, counted from 0.
             step: Training step.
-            before_training: Tags whose values were logged before the first step, and not since.
         """
         alerts = self.watch.update(values, epoch, step, held=self.ledger.held())
-        alerts = [_dated(alert, before_training) for alert in alerts]
-        early = bool(alerts) and all(alert.before_training for alert in alerts)
-        changes = self.ledger.update(alerts, values, When(epoch, step, self.watch.checks, early))
+        changes = self.ledger.update(alerts, values, When(epoch, step, self.watch.checks))
         self.watch.start_over(self.ledger.released(changes.closed))
         return changes
 
@@ -73,8 +67,3 @@ def judge_run(checks: Iterable[Mapping[str, float]], rules: Iterable[Rule]) -> l
     for epoch, values in enumerate(checks):
         found.update(values, epoch)
     return found.incidents
-
-
-def _dated(alert: Alert, before_training: Collection[str]) -> Alert:
-    early = bool(alert.values) and all(tag in before_training for tag in alert.values)
-    return replace(alert, before_training=early) if early else alert

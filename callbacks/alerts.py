@@ -47,8 +47,8 @@ DEFAULT_ACTIONS: dict[str, list[ActionSpec]] = {
 class DriftAlert(Callback):
     """Watches every metric that is logged, the user's own included, and says when something is going wrong.
 
-    A check is made after each validation, else at the end of each training epoch; a metric that was not logged since
-    the last check is left alone. The main process's values decide for all processes.
+    A check is made after each validation, else at the end of each training epoch; what is measured before training is
+    not judged, and a metric that was not logged since the last check is left alone. The main process's values decide for all processes.
 
     Args:
         rules: None for :func:`convscope.rules.default`, the path of a YAML file, or a list of rules or mappings.
@@ -110,11 +110,7 @@ class DriftAlert(Callback):
         if not has_validation(trainer):
             _check_order(trainer, self)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step == batch_idx == 0:
-            self._fresh.note_untrained(trainer)
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         self._fresh.note_learning_rate(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -136,9 +132,9 @@ class DriftAlert(Callback):
 
     def _check(self, trainer: pl.Trainer, trigger: str) -> None:
         values, when = self._fresh.take(trainer), moment(trainer, trigger)
-        early, watch = self._fresh.before_training(values), self._judge.watch
+        watch = self._judge.watch
         found: list[Changes] = []
-        self._guarded("the rules", lambda: found.append(self._judge.update(values, when.epoch, when.step, early)))
+        self._guarded("the rules", lambda: found.append(self._judge.update(values, when.epoch, when.step)))
         self._guarded("the search for metrics that rules name", lambda: self._unseen.look(trainer, watch, values))
         changes = found[0] if found else Changes()
         # Before the actions: a checkpoint that one of them saves must know these alerts.

@@ -141,8 +141,7 @@ def _time(record: AlertRow) -> str:
 
 
 def _label(when: Mapping[str, Any]) -> str:
-    epoch = escape_markdown(str(when.get("epoch", "?")))
-    return "before training" if when.get("before_training") else f"epoch {epoch}"
+    return f"epoch {escape_markdown(str(when.get('epoch', '?')))}"
 
 
 def _plain(value: Any) -> Any:

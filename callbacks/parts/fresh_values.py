@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import lightning.pytorch as pl
 import torch
 
@@ -21,20 +19,11 @@ class FreshValues:
     def __init__(self) -> None:
         self._last: dict[str, torch.Tensor] = {}
         self._rates: list[float] = []
-        self._untrained: dict[str, torch.Tensor] = {}
-
-    def note_untrained(self, trainer: pl.Trainer) -> None:
-        """To be called before the first step: what was logged until then is of the untrained network."""
-        self._untrained = dict(callback_metrics(trainer))
 
     def note_learning_rate(self, trainer: pl.Trainer) -> None:
         """To be called before steps: at the time of a check a schedule may already have set the next epoch's rate."""
         rates = [*self._rates, *_learning_rates(trainer)]
         self._rates = [max(rates)] if rates else []
-
-    def before_training(self, tags: Iterable[str]) -> set[str]:
-        """Those of the values just taken that nothing has logged again since :meth:`note_untrained`."""
-        return {tag for tag in tags if tag in self._untrained and self._untrained[tag] is self._last.get(tag)}
 
     def take(self, trainer: pl.Trainer) -> dict[str, float]:
         """New scalars by tag, in the order in which they were first logged, which is depth order for layers.

@@ -300,10 +300,3 @@ def test_state_survives_json_with_an_incident_open(cut: int) -> None:
         second.update(row, epoch)
     assert [one.as_dict() for one in second.incidents] == [one.as_dict() for one in whole]
     assert any(one.closed for one in whole)
-
-
-def test_values_of_the_untrained_network_are_dated_before_training() -> None:
-    judge = Judge(convscope.rules.load([up("a", "x"), up("b", "y")]))
-    judge.update({"x": 1.0}, epoch=0, before_training={"x"})
-    judge.update({"y": 1.0}, epoch=1)
-    assert [one.opened.label for one in judge.incidents] == ["before training", "epoch 1"]

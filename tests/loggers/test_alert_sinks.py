@@ -162,11 +162,11 @@ def test_the_list_holds_what_names_from_outside_may_hold() -> None:
 
 
 def test_the_list_says_when_incidents_began_and_ended() -> None:
-    opened = {"epoch": 0, "before_training": True}
+    opened = {"epoch": 1}
     record = {"severity": "critical", "rule": "a", "text": "It broke.", "opened": opened, "closed": None}
-    assert alerts_markdown([record]) == "- **critical**, open since before training: It broke\\. *a*"
+    assert alerts_markdown([record]) == "- **critical**, open since epoch 1: It broke\\. *a*"
     over = record | {"closed": {"epoch": 3}, "ending": "the values are back"}
-    assert alerts_markdown([over]).startswith("- **critical**, before training to epoch 3, the values are back: ")
+    assert alerts_markdown([over]).startswith("- **critical**, epoch 1 to epoch 3, the values are back: ")
 
 
 # Webhook.
