@@ -48,7 +48,9 @@ class DriftAlert(Callback):
     """Watches every metric that is logged, the user's own included, and says when something is going wrong.
 
     A check is made after each validation, else at the end of each training epoch; what is measured before training is
-    not judged, and a metric that was not logged since the last check is left alone. The main process's values decide for all processes.
+    not judged, and a metric that was not logged since the last check is left alone. The main process's values decide
+    for all processes. Alerts of one check, and what follows from them later, are one
+    :class:`~convscope.alerts.Incident`, which is told once.
 
     Args:
         rules: None for :func:`convscope.rules.default`, the path of a YAML file, or a list of rules or mappings.
