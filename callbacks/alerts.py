@@ -26,6 +26,7 @@ from convscope.callbacks.parts.actions import (
     TensorBoard,
     make_actions,
     run_folder,
+    show_in_loggers,
 )
 from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.callbacks.parts.layer_observer import LayerObserver
@@ -154,11 +155,16 @@ class DriftAlert(Callback):
                     last.append((action, occasion))
                 elif occasion.told:
                     self._guarded(_name(action), partial(action.run, occasion))
-        if any(isinstance(action, TensorBoard) for actions in self._actions.values() for action in actions):
-            draw = partial(TensorBoard.draw_severity, trainer, self.incidents, step)
-            self._guarded("the action TensorBoard", draw)
+        self._show(trainer, changes, step)
         for action, occasion in last:
             action.run(occasion)
+
+    def _show(self, trainer: pl.Trainer, changes: Changes, step: int) -> None:
+        shown = [s for s, actions in self._actions.items() if any(isinstance(one, TensorBoard) for one in actions)]
+        if shown:
+            text = any(incident.severity in shown for incident in changes.touched)
+            show = partial(show_in_loggers, trainer, self.incidents, step, text=text)
+            self._guarded("the action TensorBoard", show)
 
     def _occasion(self, trainer: pl.Trainer, changes: Changes, severity: str, step: int) -> Occasion:
         told, touched = ([i for i in group if i.severity == severity] for group in (changes.told, changes.touched))

@@ -73,18 +73,7 @@ class Log(Action):
 
 
 class TensorBoard(Action):
-    """A list of all incidents as text; :meth:`draw_severity` is called at every check."""
-
-    def record(self, occasion: Occasion) -> None:
-        listed = alerts_markdown([incident.as_dict() for incident in by_urgency(occasion.every)])
-        for writer in tensorboard_writers(occasion.trainer) if occasion.trainer.is_global_zero else []:
-            writer.add_text("alerts", listed, global_step=occasion.step)
-
-    @staticmethod
-    def draw_severity(trainer: pl.Trainer, incidents: list[Incident], step: int) -> None:
-        """``alert/severity`` in every logger: of the open incidents the highest, 0 for none to 3 for critical."""
-        for logger in trainer.loggers if trainer.is_global_zero else []:
-            logger.log_metrics({"alert/severity": float(severity_level(incidents))}, step=step)
+    """The severity as a curve, and a list of all incidents as text: see :func:`show_in_loggers`."""
 
 
 class Jsonl(Action):
@@ -160,6 +149,22 @@ class Raise(Action):
 
     def run(self, occasion: Occasion) -> None:
         raise AlertError("; ".join(f"[{one.severity}] {one.rule}: {one.text}" for one in occasion.told))
+
+
+def show_in_loggers(trainer: pl.Trainer, incidents: list[Incident], step: int, *, text: bool) -> None:
+    """``alert/severity`` in every logger, and in TensorBoard a list of all incidents, where they are not as they were.
+
+    The curve is the highest severity of the open incidents: 0 for none, 1 for info, 2 for warning, 3 for critical. Both
+    are of all incidents, so they are written once a check, whatever the severities that have the action.
+    """
+    if not trainer.is_global_zero:
+        return
+    for logger in trainer.loggers:
+        logger.log_metrics({"alert/severity": float(severity_level(incidents))}, step=step)
+    if text:
+        listed = alerts_markdown([incident.as_dict() for incident in by_urgency(incidents)])
+        for writer in tensorboard_writers(trainer):
+            writer.add_text("alerts", listed, global_step=step)
 
 
 def _headline(incident: Incident) -> str:
