@@ -15,14 +15,13 @@ from convscope.alerts import Incident, judge_run
 
 RunRecord = dict[str, Any]
 LAYERED = ("dying", "frozen", "lost_group", "duplicated")  # faults of some layers and not of others
-_JUDGED: dict[str, list[Incident]] = {}
 
 
 def incidents(record: RunRecord) -> list[Incident]:
     """Incidents that ``DriftAlert()`` would have opened in that run, of severity warning or above."""
-    if record["key"] not in _JUDGED:
-        _JUDGED[record["key"]] = judge_run(record["checks"], _rules())
-    return [incident for incident in _JUDGED[record["key"]] if incident.severity != "info"]
+    if "incidents" not in record:  # kept in the record, since every table asks for them
+        record["incidents"] = judge_run(record["checks"], _rules())
+    return [incident for incident in record["incidents"] if incident.severity != "info"]
 
 
 @lru_cache
