@@ -111,9 +111,10 @@ class Ledger:
     def _belongs(self, alert: Alert, incident: Incident) -> bool:
         if incident.severity == "info" != alert.severity:
             return False  # more than a note does not go under a note
-        # What is nearer to the cause than the head is no aftermath, but a cause of its own. A critical alert is told
-        # in any case: there it is enough that it may follow.
-        later = alert.severity == "critical" or self._rank(alert.rule) >= self._rank(incident.rule)
+        # What is nearer to the cause than the head is no aftermath, but a cause of its own. Where it makes the incident
+        # critical it is told in any case, and need not be another one.
+        escalates = alert.severity == "critical" != incident.severity
+        later = escalates or self._rank(alert.rule) >= self._rank(incident.rule)
         return later and any(self._follows(alert, rule) for rule in incident.rules)
 
     def _rank(self, rule: str) -> int:

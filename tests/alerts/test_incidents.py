@@ -162,12 +162,21 @@ def test_what_may_follow_from_the_old_and_from_the_new_goes_with_the_new() -> No
 
 def test_a_consequence_that_is_critical_is_one_more_message_and_no_more_than_one() -> None:
     rows = series(x=[1, 1, 1, 1], y=[0, 1, 1, 1], z=[0, 0, 1, 1])
-    rules = [up("x", "x"), *(up(n, n, follows=["x"], severity="critical", rank=9) for n in "yz")]
+    rules = [up("x", "x"), *(up(n, n, follows=["x"], severity="critical", rank=60) for n in "yz")]
     (incident,) = judged(rows, *rules)
     assert messages(rows, convscope.rules.load(rules)) == [0, 1]
     assert incident.escalated is not None
     assert (incident.severity, incident.escalated.check) == ("critical", 2)
     assert incident.text == "y is high. This began at epoch 0: x is high. With it: y (critical), z (critical)."
+
+
+def test_numbers_that_break_in_a_critical_incident_are_told_all_the_same() -> None:
+    broken = layered("health/nonfinite", {"conv1": [0.0] * 7 + [9.0] * 3})
+    found = judged(together(DYING, broken))
+    assert [(one.rule, one.severity, one.opened.check) for one in found] == [
+        ("dead_filter_surge", "critical", 6), ("non_finite_values", "critical", 8),
+    ]  # fmt: skip
+    assert messages(together(DYING, broken)) == [5, 7]
 
 
 def test_a_warning_does_not_go_under_a_note() -> None:
