@@ -112,6 +112,12 @@ class Rule:
         cool_down: Checks after an alert during which the rule is silent. It is silent, too, for as long as its
             conditions go on holding.
         optional: Say nothing where no tag matches: the rule is for those who use the callback that logs it.
+        rank: Place in the chain from cause to consequence, 0 (a cause) to 100 (a consequence): of the alerts of one
+            check the one of the lowest rank heads the incident.
+        follows: Names (or globs) of rules whose open incident this one may be a consequence of: it is added to that
+            incident and opens none of its own.
+        held_by: Names (or globs) of rules during whose open incident this one would be misleading: it does not fire,
+            and begins again, from the level of then, once the incident is closed.
 
     Raises:
         ValueError: if a field is out of range; it names the rule and the field.
@@ -135,6 +141,9 @@ class Rule:
     unless: Sequence[Condition | Mapping[str, Any]] = ()
     cool_down: int = 5
     optional: bool = False
+    rank: int = 50
+    follows: Sequence[str] = ()
+    held_by: Sequence[str] = ()
     conditions: tuple[Condition, ...] = field(init=False)
     excuses: tuple[Condition, ...] = field(init=False)
 
@@ -155,6 +164,10 @@ class Rule:
         if not isinstance(self.optional, bool):
             raise ValueError(f"optional: got {self.optional!r}; give true or false")
         _check_message(self.message)
+        if not isinstance(self.rank, int) or isinstance(self.rank, bool) or not 0 <= self.rank <= 100:
+            raise ValueError(f"rank: got {self.rank!r}; give a whole number from 0 (a cause) to 100 (a consequence)")
+        for name in ("follows", "held_by"):
+            _check_names(name, getattr(self, name))
         Gate(cool_down=self.cool_down)
         if not self.when:
             raise ValueError(f"when: got {self.when!r}; give a list of at least one condition")
@@ -243,6 +256,11 @@ def _check_keys(where: str, given: Mapping[str, Any], accepted: Sequence[Field[A
 def _check_globs(globs: tuple[Any, ...]) -> None:
     if not globs or not all(isinstance(glob, str) and glob for glob in globs):
         raise ValueError(f"metric: got {globs!r}; give a glob such as 'probe/accuracy/*', or a list of globs")
+
+
+def _check_names(field: str, given: Any) -> None:
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(n, str) and n for n in given):
+        raise ValueError(f"{field}: got {given!r}; give a list of names of rules, or globs such as '*_surge'")
 
 
 def _check_depth(depth: Any) -> None:

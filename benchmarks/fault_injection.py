@@ -132,17 +132,13 @@ class Fault:
         biased.bias[: max(1, int(self.level * len(biased.bias)))] -= scale
 
     def _strike_frozen(self, module: Classifier) -> None:
-        convs = _convs(module.net)
-        for conv in convs[: max(1, round(self.level * len(convs)))]:
+        for conv in struck_layers("frozen", self.level, module.net):
             for parameter in conv.parameters():
                 parameter.requires_grad_(False)
                 parameter.grad = None
 
     def _strike_lost_group(self, module: Classifier) -> None:
-        convs = _convs(module.net)
-        count = max(1, round(self.level * len(convs)))
-        first = min(len(convs) // 2, len(convs) - count)
-        lost = {id(p) for conv in convs[first : first + count] for p in conv.parameters()}
+        lost = {id(p) for conv in struck_layers("lost_group", self.level, module.net) for p in conv.parameters()}
         groups = module.optimizers().param_groups  # type: ignore[union-attr]
         groups[:] = [group for group in groups if id(group["params"][0]) not in lost]
 
@@ -158,6 +154,18 @@ class Fault:
         for layer in module.net.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = self.level
+
+
+def struck_layers(kind: str, level: float, net: nn.Module) -> list[nn.Conv2d]:
+    """Convolutions that a fault is put into; none for faults that are not in some layers alone."""
+    if kind in ("dying", "duplicated"):
+        return [_middle(net)[0]]
+    if kind not in ("frozen", "lost_group"):
+        return []
+    convs = _convs(net)
+    count = max(1, round(level * len(convs)))
+    first = 0 if kind == "frozen" else min(len(convs) // 2, len(convs) - count)
+    return convs[first : first + count]
 
 
 def _convs(net: nn.Module) -> list[nn.Conv2d]:

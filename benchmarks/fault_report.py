@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.fault_incidents import LAYERED, incident_rows, is_named
 from benchmarks.fault_injection import LEVELS, SLOW, STRENGTHS
 from benchmarks.fault_models import EPOCHS
 from benchmarks.fault_rivals import EVERYBODY, OURS, RIVALS, RunRecord, alerts, delay
@@ -33,9 +34,12 @@ other networks, `gelu` (no normalisation, GELU, max pooling) and `dense_bn` (Bat
 run on it before all were final. The other 30 were trained with up to 2,000 CIFAR-10 images, the faulty ones mostly
 without RepresentationDrift, and with a learning rate of 0.02 instead of 0.05 in `plain` with SGD.
 
-**Words.** *Detected*: an alert of severity warning or above at or after the first check that can see the fault.
-*Delay*: checks from that one on; 0 is at once. *Lead*: a rival's delay minus ours in the same run; without an alert,
-the delay is counted to the end of the run. *Usable* rivals are those that fire in at most 20 % of the healthy runs.
+**Words.** *Message*: an incident of severity warning or above that is opened, or becomes critical: what the log and a
+webhook would have said. *Detected*: a message at or after the first check that can see the fault. *Named first*: the
+first layer of the first incident from then on is one that the fault was put into; a fault that is not found counts as
+no. At strong strength `frozen` and `lost_group` are of all layers, so that any name is right.
+*Delay*: checks from that one on; 0 is at once. *Lead*: a rival's delay minus ours in the same run; where somebody
+says nothing, up to the end of the run. *Usable* rivals are those that fire in at most 20 % of the healthy runs.
 EarlyStopping and SpikeDetection end a run, so they fire once at most. Intervals are 95 %: Wilson's for shares,
 bootstrap for medians.
 """
@@ -53,6 +57,8 @@ def report(records: list[RunRecord]) -> str:
         PREFACE,
         f"{len(healthy)} healthy runs, {len(faulty)} with a fault; {machine()}.",
         _section("Aims", _aims(healthy, faulty, fired, false)),
+        _section("Messages for a fault, and the layer that is named, medium strength", incident_rows(faulty, "medium")),
+        _section("The same, weak and strong", _weak_and_strong(faulty)),
         _section("False alarms in healthy runs", _false_alarms(healthy, fired)),
         _section("Which rules fired in healthy runs", _culprits(healthy)),
         _section("Detection by fault and strength", _detection(faulty, fired[OURS])),
@@ -76,6 +82,9 @@ def _aims(
     slow = [r for r in medium if r["fault"] in SLOW]
     best = _best_rival(slow, fired, false, usable=True)
     leads = _lead(slow, fired[OURS], fired[best])
+    counts = [count for r in medium if (count := sum(check >= r["begins"] for check in fired[OURS][r["key"]]))]
+    told = statistics.median(counts) if counts else math.nan
+    named = _share([is_named(r) for r in medium if r["fault"] in LAYERED])
     middle, lead = (statistics.median(values) if values else math.nan for values in (found, leads))
     return [
         ["aim", "found", "met"],
@@ -95,8 +104,20 @@ def _aims(
             f"{_interval(leads)} over {best}",
             _yes(lead >= 2),
         ],
+        ["≤ 2 messages for a fault of medium strength (median)", f"{told:g}", _yes(told <= 2)],
+        [
+            "the faulty layer named first in ≥ 80 % of the faults of medium strength that are of a layer",
+            _percent(named),
+            _yes(named[0] >= 0.8),
+        ],
         ["≤ 5 % of healthy runs with an alert", _percent(false[OURS]), _yes(false[OURS][0] <= 0.05)],
     ]
+
+
+def _weak_and_strong(faulty: list[RunRecord]) -> list[list[str]]:
+    """The last row, of all faults, of both."""
+    weak, strong = (incident_rows(faulty, strength) for strength in ("weak", "strong"))
+    return [["strength", *weak[0][1:]], ["weak", *weak[-1][1:]], ["strong", *strong[-1][1:]]]
 
 
 def _false_alarms(healthy: list[RunRecord], fired: dict[str, Said]) -> list[list[str]]:

@@ -10,24 +10,23 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
-import convscope
+from benchmarks.fault_incidents import incidents, messages
+from convscope.alerts.alert import Alert
 from convscope.alerts.detectors import CUSUM, EWMA, Detector, PageHinkley, RelativeDrop, RobustZ, Threshold
-from convscope.alerts.watch import Alert, Watch
 
 RunRecord = dict[str, Any]
 OURS = "convscope rules"
 
 
 def alerts(record: RunRecord, severities: tuple[str, ...] = ("warning", "critical")) -> list[Alert]:
-    """What ``DriftAlert()`` would have said in that run."""
-    watch = Watch(convscope.rules.default())
-    found = [alert for epoch, values in enumerate(record["checks"]) for alert in watch.update(values, epoch)]
+    """Alerts of ``DriftAlert()`` in that run, in the order in which they came."""
+    found = sorted((alert for one in incidents(record) for alert in one.alerts), key=lambda alert: alert.check)
     return [alert for alert in found if alert.severity in severities]
 
 
 def our_alarms(record: RunRecord) -> list[int]:
-    """Checks at which a rule of severity warning or above fired."""
-    return [alert.epoch for alert in alerts(record)]
+    """Checks at which ``DriftAlert()`` would have said something: an incident opened, or become critical."""
+    return messages(record)
 
 
 def early_stopping(record: RunRecord) -> list[int]:

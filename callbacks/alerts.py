@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from convscope._arguments import refuse
+from convscope.alerts.alert import Alert
+from convscope.alerts.incidents import Incident
+from convscope.alerts.judge import Judge
+from convscope.alerts.ledger import Changes
 from convscope.alerts.rules import SEVERITIES, Rule, default_rules, load_rules
-from convscope.alerts.watch import Alert, Watch
 from convscope.callbacks.engine.bridge import fitting, has_validation, may_stand_twice, moment
 from convscope.callbacks.engine.console import above_the_bar
 from convscope.callbacks.engine.hierarchies import Callback
@@ -22,14 +24,20 @@ from convscope.callbacks.parts.actions import (
     ActionSpec,
     Occasion,
     Raise,
+    TensorBoard,
     make_actions,
     run_folder,
+    show_in_loggers,
 )
 from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.standing import place_after, settle_beside
+from convscope.callbacks.parts.unseen_metrics import UnseenMetrics
 
 log = logging.getLogger("convscope")
+
+STATE_VERSION = 2
+"""Of what a checkpoint keeps; state of the first version, without a number, is read too."""
 
 # "info" is for the record; what a person should see now begins at "warning".
 DEFAULT_ACTIONS: dict[str, list[ActionSpec]] = {
@@ -42,8 +50,10 @@ DEFAULT_ACTIONS: dict[str, list[ActionSpec]] = {
 class DriftAlert(Callback):
     """Watches every metric that is logged, the user's own included, and says when something is going wrong.
 
-    A check is made after each validation, else at the end of each training epoch; a metric that was not logged since
-    the last check is left alone. The main process's values decide for all processes.
+    A check is made after each validation, else at the end of each training epoch; what is measured before training is
+    not judged, and a metric that was not logged since the last check is left alone. The main process's values decide
+    for all processes. Alerts of one check, and what follows from them later, are one
+    :class:`~convscope.alerts.Incident`, which is told once.
 
     Args:
         rules: None for :func:`convscope.rules.default`, the path of a YAML file, or a list of rules or mappings.
@@ -52,8 +62,10 @@ class DriftAlert(Callback):
 
             ==============  ==================================================================================
             ``log``         one line through Python's logging, at the level of the severity
-            ``tensorboard`` ``alert/<rule>`` of 1 at that step, and a table of all alerts under text
-            ``jsonl``       a line in ``alerts.jsonl`` beside the run; ``{"jsonl": {"path": …}}`` elsewhere
+            ``tensorboard`` ``alert/severity`` at every check, in every logger (of the open incidents the highest: 0
+                            for none, 1 info, 2 warning, 3 critical), and a list of all incidents under text
+            ``jsonl``       lines in ``alerts.jsonl`` beside the run, of alerts and of incidents that are opened and
+                            closed; ``{"jsonl": {"path": …}}`` elsewhere
             ``webhook``     ``{"webhook": {"url": "env:HOOK"}}``: a post in the background, see
                             :class:`~convscope.loggers.WebhookSink`
             ``checkpoint``  saves ``alerts/<rule>-….ckpt`` beside the run
@@ -61,8 +73,13 @@ class DriftAlert(Callback):
             ``raise``       raises :class:`~convscope.AlertError`, after all else was done
             ==============  ==================================================================================
 
-            A callable is called with each :class:`~convscope.alerts.watch.Alert`. An action that fails is
-            reported once, and training goes on.
+            A callable is called with each :class:`~convscope.alerts.Incident`. An incident is told once, by the
+            actions of its severity, and once more if it becomes critical. An action that fails is reported once, and
+            training goes on.
+
+    Attributes:
+        alerts: Every :class:`~convscope.alerts.Alert` so far; ``alert.incident`` is the number of its incident.
+        incidents: Every :class:`~convscope.alerts.Incident` so far.
 
     Raises:
         ValueError: A rule or an action is faulty; the error names the field.
@@ -70,8 +87,8 @@ class DriftAlert(Callback):
 
     Example:
         >>> alert = DriftAlert(actions={"critical": ["log", "stop"]})
-        >>> len(alert.rules) >= 10, alert.alerts
-        (True, [])
+        >>> len(alert.rules) >= 10, alert.alerts, alert.incidents
+        (True, [], [])
     """
 
     gives_alerts: ClassVar[bool] = True
@@ -87,9 +104,14 @@ class DriftAlert(Callback):
         self.alerts: list[Alert] = []
         self._actions = _by_severity(DEFAULT_ACTIONS if actions is None else actions)
         self._reported: set[str] = set()
-        self._watch, self._fresh = Watch(self.rules, self._fault), FreshValues()
+        self._judge, self._fresh = Judge(self.rules, self._fault), FreshValues()
         self._run = uuid.uuid4().hex[:12]
-        self._looked_for_globs = False
+        self._unseen = UnseenMetrics()
+
+    @property
+    def incidents(self) -> list[Incident]:
+        """Every incident so far, the first one first."""
+        return self._judge.incidents
 
     # Lightning's hooks.
 
@@ -122,27 +144,40 @@ class DriftAlert(Callback):
 
     def _check(self, trainer: pl.Trainer, trigger: str) -> None:
         values, when = self._fresh.take(trainer), moment(trainer, trigger)
-        new: list[Alert] = []
-        self._guarded("the rules", lambda: new.extend(self._watch.update(values, when.epoch, when.step)))
-        self._guarded("the search for metrics that rules name", lambda: self._look_for_globs(values))
+        watch = self._judge.watch
+        found: list[Changes] = []
+        self._guarded("the rules", lambda: found.append(self._judge.update(values, when.epoch, when.step)))
+        self._guarded("the search for metrics that rules name", lambda: self._unseen.look(trainer, watch, values))
+        changes = found[0] if found else Changes()
         # Before the actions: a checkpoint that one of them saves must know these alerts.
-        self.alerts += new
-        if new:
-            self._act(trainer, new)
+        self.alerts += changes.alerts
+        self._act(trainer, changes, when.step)
 
-    def _act(self, trainer: pl.Trainer, new: list[Alert]) -> None:
-        directory = run_folder(trainer)
+    def _act(self, trainer: pl.Trainer, changes: Changes, step: int) -> None:
         last: list[tuple[Action, Occasion]] = []
-        for severity in SEVERITIES:
-            mine = [alert for alert in new if alert.severity == severity]
-            for action in self._actions.get(severity, []) if mine else []:
-                occasion = Occasion(trainer, mine, list(self.alerts), self._run, directory)
-                if isinstance(action, Raise):
+        for severity in SEVERITIES if changes.touched else ():
+            occasion = self._occasion(trainer, changes, severity, step)
+            for action in self._actions.get(severity, []):
+                if occasion.touched:
+                    self._guarded(_name(action), partial(action.record, occasion))
+                if occasion.told and isinstance(action, Raise):
                     last.append((action, occasion))
-                else:
+                elif occasion.told:
                     self._guarded(_name(action), partial(action.run, occasion))
+        self._show(trainer, changes, step)
         for action, occasion in last:
             action.run(occasion)
+
+    def _show(self, trainer: pl.Trainer, changes: Changes, step: int) -> None:
+        shown = [s for s, actions in self._actions.items() if any(isinstance(one, TensorBoard) for one in actions)]
+        if shown:
+            text = any(incident.severity in shown for incident in changes.touched)
+            show = partial(show_in_loggers, trainer, self.incidents, step, text=text)
+            self._guarded("the action TensorBoard", show)
+
+    def _occasion(self, trainer: pl.Trainer, changes: Changes, severity: str, step: int) -> Occasion:
+        told, touched = ([i for i in group if i.severity == severity] for group in (changes.told, changes.touched))
+        return Occasion(trainer, told, touched, list(self.incidents), self._run, run_folder(trainer), step)
 
     def _guarded(self, what: str, run: Callable[[], Any]) -> None:
         try:
@@ -161,37 +196,29 @@ class DriftAlert(Callback):
                 "reported", what, type(error).__name__, error, exc_info=error,
             )  # fmt: skip
 
-    def _look_for_globs(self, keys: Iterable[str]) -> None:
-        """Once, at the first check: what no rule will ever see."""
-        if self._looked_for_globs:
-            return
-        self._looked_for_globs, keys = True, list(keys)
-        if missing := self._watch.unmatched(keys, optional=False):
-            nearest = "; ".join(f"{glob!r} (nearest: {', '.join(n) or 'none'})" for glob, n in missing.items())
-            rank_zero_warn(f"convscope: no logged metric matches these globs of DriftAlert's rules: {nearest}")
-        if missing := self._watch.unmatched(keys, optional=True):
-            families = sorted({glob.split("/")[0] for glob in missing if "/" in glob})
-            rank_zero_info(f"convscope: DriftAlert's rules on {', '.join(families)} rest: nothing logs those metrics")
-
     # State in checkpoints.
 
     @may_stand_twice
     def state_dict(self) -> dict[str, Any]:
         return {
+            "version": STATE_VERSION,
             "run": self._run,
             "alerts": [alert.as_dict() for alert in self.alerts],
-            "watch": self._watch.state_dict(),
-            "looked_for_globs": self._looked_for_globs,
+            **self._judge.state_dict(),
+            "unseen": self._unseen.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint. A part that is missing or of another version starts over."""
         self._guarded("restoring the run's number", lambda: self._restore_run(state_dict))
         self._guarded("restoring earlier alerts", lambda: self._restore_alerts(state_dict))
-        self._guarded("restoring the rules", lambda: self._watch.load_state_dict(state_dict["watch"]))
+        self._guarded("restoring the rules", lambda: self._judge.watch.load_state_dict(state_dict["watch"]))
+        if "ledger" in state_dict:  # there were no incidents in the first version
+            self._guarded("restoring incidents", lambda: self._judge.ledger.load_state_dict(state_dict["ledger"]))
 
     def _restore_run(self, state: dict[str, Any]) -> None:
-        self._run, self._looked_for_globs = state["run"], state["looked_for_globs"]
+        self._run = state["run"]
+        self._unseen.load_state_dict(state.get("unseen", {}))
 
     def _restore_alerts(self, state: dict[str, Any]) -> None:
         self.alerts = [Alert.of(alert) for alert in state["alerts"]]

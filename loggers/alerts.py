@@ -1,4 +1,4 @@
-"""Alert files: JSON lines, and a Markdown table for TensorBoard."""
+"""Alert files: JSON lines, and a Markdown list for loggers that show text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from convscope.loggers.tensorboard import escape_markdown
 
 AlertRow = Mapping[str, Any]
-COLUMNS = ("epoch", "step", "severity", "rule", "message", "likely", "look_at")
 
 
 class JsonlSink:
@@ -111,22 +110,38 @@ def _records(data: bytes) -> Iterator[dict[str, Any]]:
 
 
 def alerts_markdown(records: Sequence[AlertRow]) -> str:
-    """A Markdown table of alerts, the newest first.
+    """A Markdown list of incidents, one sentence or two each; alerts by themselves are listed in the same way.
 
     Args:
-        records: Oldest first, with the fields that :data:`COLUMNS` names; those that are missing stay empty.
+        records: In the order in which they are to be read, as :meth:`convscope.alerts.Incident.as_dict` or
+            :meth:`convscope.alerts.Alert.as_dict` give them; fields that are missing are left out.
 
     Example:
         >>> print(alerts_markdown([{"epoch": 4, "severity": "warning", "rule": "dead", "message": "conv1: 3 died"}]))
-        | epoch | step | severity | rule | message | likely | look at |
-        |---|---|---|---|---|---|---|
-        | 4 |  | warning | dead | conv1: 3 died |  |  |
+        - **warning**, epoch 4: conv1: 3 died\\. *dead*
     """
     if not records:
         return "No alerts so far."
-    head = "| " + " | ".join(name.replace("_", " ") for name in COLUMNS) + " |"
-    rows = ["| " + " | ".join(escape_markdown(str(r.get(name, ""))) for name in COLUMNS) + " |" for r in records[::-1]]
-    return "\n".join([head, "|" + "---|" * len(COLUMNS), *rows])
+    return "\n".join(line for record in records for line in _item(record))
+
+
+def _item(record: AlertRow) -> Iterator[str]:
+    severity, rule = (escape_markdown(str(record.get(name, ""))) for name in ("severity", "rule"))
+    text = record.get("text") or record.get("message", "")
+    text = str(text) if str(text)[-1:] in (".", "") else f"{text}."
+    yield f"- **{severity}**, {_time(record)}: {escape_markdown(text)} *{rule}*"
+
+
+def _time(record: AlertRow) -> str:
+    """When it was, for incidents from when to when."""
+    opened, closed = record.get("opened") or record, record.get("closed")
+    if closed:
+        return f"{_label(opened)} to {_label(closed)}, {escape_markdown(str(record.get('ending', '')))}"
+    return f"open since {_label(opened)}" if "opened" in record else _label(opened)
+
+
+def _label(when: Mapping[str, Any]) -> str:
+    return f"epoch {escape_markdown(str(when.get('epoch', '?')))}"
 
 
 def _plain(value: Any) -> Any:

@@ -48,8 +48,8 @@ def watched_trainer(
 def report(headline: str, alert: convscope.DriftAlert) -> None:
     """Print what was found and when."""
     print(f"\n{headline} What was said, and when:")
-    for found in alert.alerts:
-        print(f"  epoch {found.epoch}: [{found.severity}] {found.rule}: {found.text}")
+    for found in alert.incidents:
+        print(f"  {found.duration}: [{found.severity}] {found.rule}: {found.text}")
 
 
 def where_to_look(trainer: L.Trainer) -> None:

@@ -18,11 +18,12 @@ class Evidence:
     """Judgement of one value by a detector.
 
     Attributes:
-        ready: True once the detector can judge; before, ``exceeded`` is False and has no meaning.
-        exceeded: True if the value lies beyond the limit.
-        score: Signed change of the value (or the chart's statistic), in the detector's own unit.
-        expected: The value that the detector expected.
-        p_value: Probability of so large a score if nothing has changed; None for detectors that have none.
+        ready: Whether it can judge yet; where not, ``exceeded`` is False and means nothing.
+        exceeded: Whether the value lies beyond the limit.
+        score: How far the value (or the chart's statistic) has moved, signed, in the detector's own unit.
+        expected: The value that the detector would have expected.
+        p_value: Probability of so large a score where nothing has changed; None for detectors that have none.
+        excess: How bad it is, to rank series by; the size of the score unless the detector says otherwise.
     """
 
     ready: bool = False
@@ -30,6 +31,11 @@ class Evidence:
     score: float = 0.0
     expected: float = math.nan
     p_value: float | None = None
+    excess: float = math.nan
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.excess):
+            object.__setattr__(self, "excess", abs(self.score))
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,10 @@ class Detector(ABC):
     def restart(self) -> None:
         """Forget accumulated evidence after an alarm, where there is any; the baseline stays."""
         return
+
+    def rebase(self) -> None:
+        """Take the present level for the usual one, as far as the detector keeps a past that it compares with."""
+        self.restart()
 
     @abstractmethod
     def _judge(self, value: float) -> Evidence:

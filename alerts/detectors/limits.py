@@ -10,6 +10,8 @@ from typing import Literal
 from convscope._arguments import number, one_of, whole_number
 from convscope.alerts.detectors.base import Detector, Direction, Evidence
 
+REBASED = 2  # values that are left of the past where the present level is declared the usual one
+
 
 @dataclass(kw_only=True)
 class Threshold(Detector):
@@ -98,13 +100,18 @@ class RelativeDrop(Detector):
             score = math.copysign(math.inf, change) if change else 0.0
         else:
             score = change / abs(reference)
-        return Evidence(True, self._beyond(score, self.limit) and self._beyond(change, self.least), score, reference)
+        exceeded = self._beyond(score, self.limit) and self._beyond(change, self.least)
+        # Without a limit on the share it is the amount that counts: a rise from nothing is an infinite share.
+        return Evidence(True, exceeded, score, reference, excess=abs(score if self.limit else change))
 
     def _reference(self) -> float:
         if self.reference == "median":
             return median(self._past)
         greatest = (self.reference == "best") == (self.direction == "down")
         return max(self._past) if greatest else min(self._past)
+
+    def rebase(self) -> None:
+        del self._past[:-REBASED]
 
     def _learn(self, value: float) -> None:
         self._past.append(value)

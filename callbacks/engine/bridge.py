@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.tensorboard import SummaryWriter
 
-from convscope.alerts.watch import Alert
+from convscope.alerts.incidents import Incident
 from convscope.callbacks.engine.findings import Moment
 from convscope.callbacks.engine.hierarchies import MisconfigurationException, both
 from convscope.capture.network.modules import named_modules
@@ -363,11 +363,11 @@ def gather_at_once(value: Any) -> list[Any]:
     return found
 
 
-def alerts_of(trainer: pl.Trainer) -> list[tuple[int, str]]:
-    """Step and severity of each alert of the trainer's callbacks so far."""
+def incidents_of(trainer: pl.Trainer) -> list[tuple[int, str]]:
+    """Step at which each incident of the trainer's callbacks was opened, and its severity."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    found = [alert for callback in callbacks for alert in _listed(callback, "alerts") if isinstance(alert, Alert)]
-    return [(alert.step, alert.severity) for alert in found]
+    found = [one for callback in callbacks for one in _listed(callback, "incidents") if isinstance(one, Incident)]
+    return [(incident.opened.step, incident.severity) for incident in found]
 
 
 def _listed(owner: Any, name: str) -> list[Any]:

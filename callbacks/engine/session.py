@@ -370,7 +370,7 @@ class Session:
         step, self._undrawn = self._undrawn, None
         if step is not None and any(observer.pictures for observer in self.observers):
             with self._failures.guard("the overview"):
-                alerts = bridge.alerts_of(trainer)
+                alerts = bridge.incidents_of(trainer)
                 self._pictures.draw_overview(trainer, self.observers, self.layer_names(), alerts, step)
 
     def _keep_available(self, trainer: pl.Trainer) -> None:

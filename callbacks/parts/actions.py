@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from convscope._arguments import text_or_none
-from convscope.alerts.watch import Alert
+from convscope.alerts.incidents import Incident, by_urgency, incident_records, severity_level
 from convscope.callbacks.engine.bridge import tensorboard_writers
 from convscope.loggers import JsonlSink, WebhookSink, alerts_markdown
 
@@ -22,82 +21,86 @@ _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging
 
 @dataclass(frozen=True)
 class Occasion:
-    """Input of an action: the new alerts, all alerts so far, the run's name, and its folder."""
+    """One check, as the actions of one severity see it.
+
+    Attributes:
+        trainer: The trainer.
+        told: Incidents of this severity that are worth a message: opened at this check, or critical from it on.
+        touched: Incidents of this severity that are no longer as they were.
+        every: All incidents of the run.
+        run: The run's name.
+        folder: The run's folder.
+        step: The check's step.
+    """
 
     trainer: pl.Trainer
-    new: list[Alert]
-    every: list[Alert]
+    told: list[Incident]
+    touched: list[Incident]
+    every: list[Incident]
     run: str
     folder: Path
+    step: int
 
     @property
-    def told(self) -> list[Alert]:
-        """The new alerts on the main process, none on the others."""
-        return self.new if self.trainer.is_global_zero else []
+    def messages(self) -> list[Incident]:
+        """What is to be told by the main process: nothing by the others."""
+        return self.told if self.trainer.is_global_zero else []
 
 
 class AlertError(RuntimeError):
     """Raised by the action ``raise``, on every process."""
 
 
-class Action(ABC):
-    """One thing that is done about alerts."""
+class Action:
+    """Does one thing about incidents. Both methods are called on every process."""
 
-    @abstractmethod
     def run(self, occasion: Occasion) -> None:
-        """Act on the new alerts (at least one) of the severities that have this action; called on every process."""
+        """Act on incidents that are worth a message (at least one), of the severities that have this action."""
+
+    def record(self, occasion: Occasion) -> None:
+        """Write down what became of incidents: those in ``occasion.touched``, at least one."""
 
     def close(self) -> None:
-        """Release what the run needed."""
-        return
+        """Let go of what the run needed."""
 
 
 class Log(Action):
-    """Log the alert, at the level of its severity."""
+    """Logs the incident, at the level of its severity."""
 
     def run(self, occasion: Occasion) -> None:
-        for alert in occasion.told:
-            log.log(_LEVELS[alert.severity], "convscope: [%s] %s: %s", alert.severity, alert.rule, alert.text)
+        for incident in occasion.messages:
+            log.log(_LEVELS[incident.severity], "convscope: %s", _headline(incident))
 
 
 class TensorBoard(Action):
-    """Write ``alert/<rule>`` of 1 at the alert's step to every logger, and a table of all alerts to TensorBoard."""
-
-    def run(self, occasion: Occasion) -> None:
-        if not occasion.told:
-            return
-        step = occasion.new[0].step
-        for logger in occasion.trainer.loggers:
-            logger.log_metrics({f"alert/{alert.rule}": 1.0 for alert in occasion.new}, step=step)
-        table = alerts_markdown([alert.as_dict() for alert in occasion.every])
-        for writer in tensorboard_writers(occasion.trainer):
-            writer.add_text("alerts", table, global_step=step)
+    """The severity as a curve, and a list of all incidents as text: see :func:`show_in_loggers`."""
 
 
 class Jsonl(Action):
-    """Append to ``alerts.jsonl`` beside the run."""
+    """Appends to ``alerts.jsonl`` beside the run: a line per alert, and one per change of an incident."""
 
     def __init__(self, path: str | Path | None = None) -> None:
         self._path = text_or_none("path", str(path) if isinstance(path, Path) else path, "the path of a file")
         self._sink: JsonlSink | None = None
 
-    def run(self, occasion: Occasion) -> None:
+    def record(self, occasion: Occasion) -> None:
         path = Path(self._path) if self._path else occasion.folder / "alerts.jsonl"
         if self._sink is None or self._sink.path != path:
-            self._sink = JsonlSink(path, key=("run", "rule", "check"))
-        for alert in occasion.told:
-            self._sink.write({"run": occasion.run, **alert.as_dict()})
+            self._sink = JsonlSink(path, key=("run", "incident", "event", "rule", "check"))
+        for incident in occasion.touched if occasion.trainer.is_global_zero else []:
+            for record in incident_records(incident):
+                self._sink.write({"run": occasion.run, **record})
 
 
 class Call(Action):
-    """Call ``function(alert)`` on the main process."""
+    """Calls ``function(incident)`` on the main process."""
 
-    def __init__(self, function: Callable[[Alert], Any]) -> None:
+    def __init__(self, function: Callable[[Incident], Any]) -> None:
         self._function = function
 
     def run(self, occasion: Occasion) -> None:
-        for alert in occasion.told:
-            self._function(alert)
+        for incident in occasion.messages:
+            self._function(incident)
 
 
 def _report(sentence: str) -> None:
@@ -105,27 +108,27 @@ def _report(sentence: str) -> None:
 
 
 class Webhook(Action):
-    """Post the alert as JSON in the background; see :class:`~convscope.loggers.WebhookSink`."""
+    """Posts the incident as JSON in the background; see :class:`~convscope.loggers.WebhookSink`."""
 
     def __init__(self, **arguments: Any) -> None:
         self._sink = WebhookSink(**arguments, report=_report)
 
     def run(self, occasion: Occasion) -> None:
-        for alert in occasion.told:
+        for incident in occasion.messages:
             # "text" is what chat services show.
-            text = f"[{alert.severity}] {alert.rule}, epoch {alert.epoch}: {alert.text}"
-            self._sink.send({"text": text, "run": occasion.run, **alert.as_dict()})
+            self._sink.send({**incident.as_dict(), "run": occasion.run, "text": _headline(incident)})
 
     def close(self) -> None:
         self._sink.close()
 
 
 class SaveCheckpoint(Action):
-    """Save ``alerts/<rule>-epoch=…-step=….ckpt`` beside the run."""
+    """Saves ``alerts/<rule>-epoch=…-step=….ckpt`` beside the run, named after the rule that heads the incident."""
 
     def run(self, occasion: Occasion) -> None:
-        first = occasion.new[0]
-        path = occasion.folder / "alerts" / f"{first.rule}-epoch={first.epoch}-step={first.step}.ckpt"
+        first = occasion.told[0]
+        when = first.escalated or first.opened
+        path = occasion.folder / "alerts" / f"{first.rule}-epoch={when.epoch}-step={when.step}.ckpt"
         try:
             occasion.trainer.save_checkpoint(path)
         except Exception:
@@ -145,7 +148,28 @@ class Raise(Action):
     """Raise :class:`AlertError` on every process."""
 
     def run(self, occasion: Occasion) -> None:
-        raise AlertError("; ".join(f"[{alert.severity}] {alert.rule}: {alert.text}" for alert in occasion.new))
+        raise AlertError("; ".join(f"[{one.severity}] {one.rule}: {one.text}" for one in occasion.told))
+
+
+def show_in_loggers(trainer: pl.Trainer, incidents: list[Incident], step: int, *, text: bool) -> None:
+    """``alert/severity`` in every logger, and in TensorBoard a list of all incidents, where they are not as they were.
+
+    The curve is the highest severity of the open incidents: 0 for none, 1 for info, 2 for warning, 3 for critical. Both
+    are of all incidents, so they are written once a check, whatever the severities that have the action.
+    """
+    if not trainer.is_global_zero:
+        return
+    for logger in trainer.loggers:
+        logger.log_metrics({"alert/severity": float(severity_level(incidents))}, step=step)
+    if text:
+        listed = alerts_markdown([incident.as_dict() for incident in by_urgency(incidents)])
+        for writer in tensorboard_writers(trainer):
+            writer.add_text("alerts", listed, global_step=step)
+
+
+def _headline(incident: Incident) -> str:
+    when = (incident.escalated or incident.opened).label
+    return f"[{incident.severity}] {incident.rule}, {when}: {incident.text}"
 
 
 # In the order in which they act: actions that report come before those that end the run.
@@ -160,7 +184,7 @@ ACTIONS: dict[str, type[Action]] = {
 }
 _ORDER: list[type[Action]] = [Log, TensorBoard, Jsonl, Call, Webhook, SaveCheckpoint, Stop, Raise]
 
-ActionSpec = str | Mapping[str, Any] | Callable[[Alert], Any]
+ActionSpec = str | Mapping[str, Any] | Callable[[Incident], Any]
 
 
 def make_actions(specs: Sequence[ActionSpec]) -> list[Action]:

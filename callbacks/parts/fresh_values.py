@@ -5,9 +5,8 @@ from __future__ import annotations
 import lightning.pytorch as pl
 import torch
 
+from convscope.alerts.context import LEARNING_RATE
 from convscope.callbacks.engine.bridge import callback_metrics, is_kept
-
-LEARNING_RATE = "convscope/learning_rate"
 
 
 class FreshValues:

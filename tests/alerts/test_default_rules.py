@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import convscope
-from convscope.alerts.watch import Alert, Watch
+from convscope.alerts.alert import Alert
+from convscope.alerts.watch import Watch
 
 LAYERS = 4
 Rows = list[dict[str, float]]

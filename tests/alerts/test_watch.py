@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import convscope
-from convscope.alerts.watch import Alert, Watch, layer_of
+from convscope.alerts.alert import Alert, layer_of
+from convscope.alerts.watch import Watch
 
 UP = {"kind": "threshold", "limit": 0.5}
 
@@ -135,6 +136,38 @@ def test_the_message_names_the_worst_layer_and_the_others() -> None:
     assert alert.expected == {"probe/accuracy/layer.conv2": 0.8, "probe/accuracy/conv1": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("transform", "values", "expected"),
+    [
+        ("value", [0.2, 0.9], 0.5),
+        ("change", [2.0, 2.9], 2.5),
+        ("log", [1.0, 9.0], 10**0.5),
+        ("log_change", [3.0, 30.0], 3 * 10**0.5),
+    ],
+)
+def test_what_was_expected_is_in_the_unit_of_the_value(transform: str, values: list[float], expected: float) -> None:
+    found = watch({"metric": "x", "transform": transform, "detector": UP}, message="{value} {expected}")
+    found.update({"x": values[0]})
+    (alert,) = found.update({"x": values[1]})
+    assert alert.expected["x"] == pytest.approx(expected)
+    assert [float(word) for word in alert.message.split()] == pytest.approx([values[1], expected])
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("it fell", "it fell. Likely: a cause. Look at: a place."),
+        ("it fell.", "it fell. Likely: a cause. Look at: a place."),
+        ("did it fall?", "did it fall? Likely: a cause. Look at: a place."),
+    ],
+)
+def test_a_sentence_ends_before_the_next_one_begins(message: str, text: str) -> None:
+    (alert,) = watch({"metric": "x", "detector": UP}, message=message, likely="a cause", look_at="a place.").update(
+        {"x": 1.0}
+    )
+    assert alert.text == text
+
+
 def test_layer_of_a_tag() -> None:
     assert [layer_of(tag) for tag in ("probe/accuracy/layer/1.conv", "val_loss", "probe/depth")] == [
         "layer/1.conv", "val_loss", "probe/depth",
@@ -178,14 +211,14 @@ def test_unmatched_globs_come_with_the_nearest_keys() -> None:
     found = watch({"metric": ["probe/acuracy/*"], "detector": UP})
     keys = {"probe/accuracy/conv1": 0.5, "val_loss": 1.0}
     found.update(keys)
-    assert found.unmatched(keys, optional=False) == {"probe/acuracy/*": ["probe/accuracy/conv1"]}
-    assert found.unmatched(keys, optional=True) == {}
+    assert found.inactive() == {"a": ["probe/acuracy/*"]}
+    assert found.nearest(["probe/acuracy/*"], keys) == {"probe/acuracy/*": ["probe/accuracy/conv1"]}
 
 
 def test_a_condition_with_one_glob_that_matches_is_alive() -> None:
     found = watch({"metric": ["train_loss", "loss"], "detector": UP})
     found.update({"loss": 0.0})
-    assert found.unmatched(["loss"], optional=False) == {}
+    assert found.inactive() == {}
 
 
 # State.

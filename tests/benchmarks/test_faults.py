@@ -14,6 +14,7 @@ from scipy import stats
 
 pytest.importorskip("sklearn")
 
+from benchmarks.fault_incidents import faulty_layers, incident_rows, is_named, messages, named_first
 from benchmarks.fault_injection import LEVELS, STRENGTHS, Fault
 from benchmarks.fault_models import TEST_NETS, TUNING_NETS, Classifier, Config, load_images
 from benchmarks.fault_report import _share, report
@@ -101,11 +102,39 @@ def test_every_fault_changes_training_from_its_epoch_on_and_not_before(kind: str
     assert any(not torch.equal(later[name], now[name]) for name in healthy)
 
 
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("net", ["vgg_bn", "plain", "dense_bn"])
+def test_faulty_layers_are_those_that_the_fault_is_put_into(net: str, strength: str) -> None:
+    faulty = record([], key="k", fault="frozen", strength=strength, config=config(net).as_dict())
+    module = Classifier(config(net), Fault("frozen", strength, begins=0))
+    module.fault.at_epoch(module)
+    frozen = {name.rsplit(".", 1)[0] for name, weight in module.named_parameters() if not weight.requires_grad}
+    assert set(faulty_layers(faulty)) == frozen
+    dying = faulty_layers({**faulty, "fault": "dying"})
+    assert dying == faulty_layers({**faulty, "fault": "duplicated"})
+    assert len(dying) == 1
+
+
+def test_messages_are_counted_and_the_first_layer_is_compared() -> None:
+    healthy = {f"health/not_learning/{layer}": 0.0 for layer in ("net.0.0", "net.1.0", "net.2.0")}
+    checks = [healthy] * 8 + [{**healthy, "health/not_learning/net.1.0": 1.0}] * 8
+    found = record([], 8, key="k", fault="frozen", config=config("vgg_bn").as_dict()) | {"checks": checks}
+    assert messages(found) == [8]
+    assert named_first(found) == "net.1.0"
+    assert is_named(found)
+    assert not is_named({**found, "fault": "lost_group", "strength": "weak"})
+    assert incident_rows([found], "medium")[-1] == ["all", "1, 1", "1, 1", "1 of 1"]
+
+
 def test_the_report_holds_every_fault_and_rival() -> None:
     healthy = [record([1.0] * 16, key=f"h{i}") for i in range(3)]
-    faulty = [record([1.0] * 8 + [9.0] * 8, 8, key=f"{f}", fault=f) for f in LEVELS]
+    faulty = [record([1.0] * 8 + [9.0] * 8, 8, key=f"{f}", fault=f, config=config("vgg_bn").as_dict()) for f in LEVELS]
     text = report(healthy + faulty)
     assert all(f"| {fault} |" in text for fault in LEVELS)
+    # The loss alone tells of a fault, in one message, and of no layer.
+    assert "| frozen | 1, 1 | 1, 1 | 0 of 1 |" in text
+    assert "| labels | 1, 1 | 1, 1 |  |" in text
+    assert "| the faulty layer named first in ≥ 80 % of the faults of medium strength that are of a layer | 0 %" in text
     assert "| z-score of val_loss | 0 % (0 to 56) | 0.00 |" in text
 
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import convscope
-from convscope.alerts.watch import Watch
+from convscope.alerts.judge import Judge
 from convscope.callbacks.alerts import DriftAlert
 from convscope.callbacks.parts.actions import AlertError
 from convscope.callbacks.parts.fresh_values import FreshValues
@@ -34,6 +34,11 @@ class Scripted(Classifier):
         value = self.script[self.current_epoch]
         if value is not None and not self.trainer.sanity_checking:
             self.log("scripted", value)
+
+
+def alert_lines(path: Path) -> list[dict[str, Any]]:
+    """Lines of alerts, without those of incidents."""
+    return [line for line in read_jsonl(path) if "event" not in line]
 
 
 class Epochs(L.Callback):
@@ -72,7 +77,7 @@ def test_the_step_is_that_of_the_users_own_log(fit: Any) -> None:
     alert = DriftAlert(rules())
     run = fit_script(fit, [0.0, 0.9], alert)
     assert [step for step, _ in run.curve("scripted")][1] == alert.alerts[0].step
-    assert run.curve("alert/high") == [(alert.alerts[0].step, 1.0)]
+    assert run.curve("alert/severity")[1] == (alert.alerts[0].step, 2.0)
 
 
 def test_layer_metrics_are_watched(fit: Any) -> None:
@@ -82,7 +87,7 @@ def test_layer_metrics_are_watched(fit: Any) -> None:
     fit([observer, alert], max_epochs=1)
     assert len(alert.alerts[0].values) == 6
     # In the order of depth, so that a rule can name the deeper half.
-    assert next(iter(alert._watch._watches["any"]._conditions[0].series)).endswith("net.conv1")
+    assert next(iter(alert._judge.watch._watches["any"]._conditions[0].series)).endswith("net.conv1")
 
 
 def test_a_value_that_is_no_longer_logged_is_not_read_again(fit: Any) -> None:
@@ -158,7 +163,7 @@ def test_without_a_validation_loop_it_must_come_last(fit: Any) -> None:
 def test_the_sanity_check_is_no_check(fit: Any) -> None:
     alert = DriftAlert(rules())
     fit_script(fit, [0.0], alert, num_sanity_val_steps=2)
-    assert alert._watch.checks == 1
+    assert alert._judge.watch.checks == 1
 
 
 def test_nan_in_a_watched_metric_is_an_alert(fit: Any) -> None:
@@ -191,39 +196,57 @@ def test_log_speaks_at_the_level_of_the_severity(fit: Any, caplog: pytest.LogCap
             fit_script(fit, [0.9], DriftAlert(rules(severity=severity, likely="a cause"), {severity: ["log"]}))
         (record,) = [r for r in caplog.records if r.name == "convscope"]
         assert record.levelno == level
-        assert record.getMessage() == f"convscope: [{severity}] high: scripted is 0.9 Likely: a cause."
+        assert record.getMessage() == f"convscope: [{severity}] high, epoch 0: scripted is 0.9. Likely: a cause."
 
 
 def test_actions_are_those_of_the_severity(fit: Any) -> None:
+    noted: list[Any] = []
     warned: list[Any] = []
-    both = [*rules(severity="info"), *rules(name="other", severity="warning")]
-    fit_script(fit, [0.9], DriftAlert(both, {"warning": [warned.append]}))
-    assert [alert.rule for alert in warned] == ["other"]
+    actions = {"info": [noted.append], "warning": [warned.append]}
+    fit_script(fit, [0.9], DriftAlert(rules(severity="info"), actions))
+    fit_script(fit, [0.9], DriftAlert([*rules(severity="info"), *rules(name="other")], actions))
+    assert [incident.rule for incident in noted] == ["high"]
+    assert [(incident.rule, incident.rules) for incident in warned] == [("other", ["other", "high"])]
 
 
-def test_a_list_of_actions_is_for_warning_and_critical(fit: Any) -> None:
+@pytest.mark.parametrize(("severity", "told"), [("info", 0), ("warning", 1), ("critical", 1)])
+def test_a_list_of_actions_is_for_warning_and_critical(fit: Any, severity: str, told: int) -> None:
     seen: list[Any] = []
-    every = [r for s in ("info", "warning", "critical") for r in rules(name=s, severity=s)]
-    fit_script(fit, [0.9], DriftAlert(every, [seen.append]))
-    assert sorted(alert.rule for alert in seen) == ["critical", "warning"]
+    fit_script(fit, [0.9], DriftAlert(rules(severity=severity), [seen.append]))
+    assert len(seen) == told
 
 
-def test_tensorboard_gets_a_scalar_and_a_table_of_all_so_far(fit: Any) -> None:
-    run = fit_script(fit, [0.0, 0.9, 0.0, 0.8], DriftAlert(rules()))
-    assert run.curve("alert/high") == [(7, 1.0), (15, 1.0)]
+def test_tensorboard_gets_one_curve_and_a_list_of_all_so_far(fit: Any) -> None:
+    run = fit_script(fit, [0.0, 0.9, 0.0, 0.0, 0.8, 0.9], DriftAlert(rules()))
+    assert run.curve("alert/severity") == [(3, 0.0), (7, 2.0), (11, 2.0), (15, 0.0), (19, 2.0), (23, 2.0)]
+    assert [tag for tag in run.events.Tags()["scalars"] if tag.startswith("alert")] == ["alert/severity"]
     events = run.events.Tensors("alerts/text_summary")
-    tables = [event.tensor_proto.string_val[0].decode() for event in events]
-    assert [event.step for event in events] == [7, 15]
-    assert [table.count("\n") for table in tables] == [2, 3]
-    assert "scripted is 0\\.8" in tables[1]
+    lists = [event.tensor_proto.string_val[0].decode() for event in events]
+    assert [event.step for event in events] == [7, 15, 19]
+    assert [listed.count("- **warning**") for listed in lists] == [1, 1, 2]
+    assert "open since epoch 1: scripted is 0\\.9" in lists[0]
+    assert "epoch 1 to epoch 3, the values are back: scripted is 0\\.9" in lists[1]
+    assert lists[2].startswith("- **warning**, open since epoch 4")  # what is open comes first
+    assert "|" not in lists[2]
 
 
 def test_jsonl_is_beside_the_run_and_needs_no_logger(fit: Any, tmp_path: Path) -> None:
     run = fit_script(fit, [0.9], DriftAlert(rules()))
-    (record,) = read_jsonl(Path(run.trainer.logger.log_dir) / "alerts.jsonl")
-    assert (record["rule"], record["epoch"], record["values"]) == ("high", 0, {"scripted": pytest.approx(0.9)})
+    lines = read_jsonl(Path(run.trainer.logger.log_dir) / "alerts.jsonl")
+    assert [(line["incident"], line.get("event")) for line in lines] == [(1, None), (1, "opened")]
+    for line in lines:  # both have what a line has always had
+        assert (line["rule"], line["epoch"], line["values"]) == ("high", 0, {"scripted": pytest.approx(0.9)})
     fit_script(fit, [0.9], DriftAlert(rules()), logger=False)
-    assert len(read_jsonl(tmp_path / "alerts.jsonl")) == 1
+    assert len(alert_lines(tmp_path / "alerts.jsonl")) == 1
+
+
+def test_jsonl_has_the_end_of_an_incident_too(fit: Any, tmp_path: Path) -> None:
+    fit_script(fit, [0.0, 0.9, 0.0, 0.0, 0.0], DriftAlert(rules()), logger=False)
+    events = [line for line in read_jsonl(tmp_path / "alerts.jsonl") if "event" in line]
+    assert [(line["event"], line["epoch"], line["check"], line["ending"]) for line in events] == [
+        ("opened", 1, 2, ""),
+        ("closed", 3, 4, "the values are back"),
+    ]
 
 
 def test_a_new_run_in_the_same_folder_is_another_run(fit: Any, tmp_path: Path) -> None:
@@ -254,9 +277,9 @@ def test_stop_is_that_of_early_stopping(fit: Any, min_epochs: int | None, expect
 def test_raise_comes_after_everything_else(fit: Any, tmp_path: Path) -> None:
     seen: list[Any] = []
     alert = DriftAlert(rules(), {"warning": ["raise", seen.append, "jsonl"]})
-    with pytest.raises(AlertError, match=r"\[warning\] high: scripted is 0\.9"):
+    with pytest.raises(AlertError, match=r"\[warning\] high: scripted is 0\.9\."):
         fit_script(fit, [0.9, 0.9], alert, logger=False)
-    assert (len(seen), len(read_jsonl(tmp_path / "alerts.jsonl"))) == (1, 1)
+    assert (len(seen), len(alert_lines(tmp_path / "alerts.jsonl"))) == (1, 1)
 
 
 # What goes wrong in an action stays there.
@@ -336,7 +359,9 @@ def test_a_resumed_run_neither_repeats_alerts_nor_forgets_the_warm_up(fit: Any, 
     )  # fmt: skip
     assert [(a.rule, a.epoch) for a in whole.alerts] == [("high", 1), ("jump", 4)]
     assert [a.as_dict() for a in second.alerts] == [a.as_dict() for a in whole.alerts]
-    assert [r["rule"] for r in read_jsonl(tmp_path / "alerts.jsonl")] == ["high", "jump"]
+    assert [r["rule"] for r in alert_lines(tmp_path / "alerts.jsonl")] == ["high", "jump"]
+    spans = [(one.rule, one.opened, one.closed, one.ending) for one in whole.incidents]
+    assert [(one.rule, one.opened, one.closed, one.ending) for one in second.incidents] == spans
 
 
 def test_alerts_after_the_last_checkpoint_are_not_written_twice(fit: Any, tmp_path: Path) -> None:
@@ -351,7 +376,8 @@ def test_alerts_after_the_last_checkpoint_are_not_written_twice(fit: Any, tmp_pa
     second = DriftAlert(rules())
     fit([second], module=Scripted(script), logger=False, ckpt_path=tmp_path / "c" / "epoch=0.ckpt")
     assert len(second.alerts) == 1
-    assert len(read_jsonl(tmp_path / "alerts.jsonl")) == 1
+    assert len(alert_lines(tmp_path / "alerts.jsonl")) == 1
+    assert len(read_jsonl(tmp_path / "alerts.jsonl")) == 2  # and its incident
 
 
 # Arguments.
@@ -411,8 +437,9 @@ def test_a_recorded_run_replays_to_the_same_alerts(fit: Any) -> None:
     alert = DriftAlert(source)
     observer = convscope.FilterCorrelation(pictures=False)
     fit([observer, Recorder(), alert], module=Scripted([0.0, 0.9, 0.0, 0.9]), max_epochs=4)
-    watch = Watch(convscope.rules.load(source))
-    replayed = [found for values in recorded for found in watch.update(values)]
+    judge = Judge(convscope.rules.load(source))
+    replayed = [found for values in recorded for found in judge.update(values).alerts]
+    assert [one.rules for one in judge.incidents] == [one.rules for one in alert.incidents]
     assert [(a.rule, a.check, a.values) for a in replayed] == [(a.rule, a.check, a.values) for a in alert.alerts]
     assert {a.rule for a in replayed} == {"high", "any"}
 

@@ -100,7 +100,7 @@ def test_a_rule_that_fails_is_told_and_the_others_go_on(fit: Any, caplog: Any, m
     always: dict[str, Any] = {"kind": "threshold", "limit": -9.0}
     rules = [Rule(name=name, when=[{"metric": "val_loss", "detector": always}]) for name in ("first", "second")]
     alert = convscope.DriftAlert(rules, actions=[])
-    broken = alert._watch._watches["first"].rule.conditions[0]
+    broken = alert._judge.watch._watches["first"].rule.conditions[0]
     object.__setattr__(broken, "alpha", 0.5)  # a threshold has no p-values
     object.__setattr__(broken, "quorum", "none")
     fit([alert], module=Classifier(Plain(channels=3)), max_epochs=3)
@@ -108,7 +108,7 @@ def test_a_rule_that_fails_is_told_and_the_others_go_on(fit: Any, caplog: Any, m
     assert sum("the rule first failed" in message for message in caplog.messages) == 1
 
 
-@pytest.mark.parametrize("missing", ["run", "alerts", "watch", "looked_for_globs"])
+@pytest.mark.parametrize("missing", ["run", "alerts", "watch", "ledger", "unseen"])
 def test_a_part_of_the_state_that_is_missing_begins_afresh(missing: str, fit: Any, tmp_path: Path) -> None:
     low = [{"name": "low", "when": [{"metric": "val_loss", "detector": {"kind": "threshold", "limit": -9.0}}]}]
     saving = ModelCheckpoint(tmp_path, save_last=True)
@@ -125,4 +125,4 @@ def test_a_part_of_the_state_that_is_missing_begins_afresh(missing: str, fit: An
     alert = Other(low, actions=[])
     run = fit([alert], module=Classifier(Plain(channels=3)), max_epochs=2, ckpt_path=tmp_path / "last.ckpt")
     assert run.trainer.global_step == 8
-    assert alert._watch.checks == (1 if missing == "watch" else 2)
+    assert alert._judge.watch.checks == (1 if missing == "watch" else 2)

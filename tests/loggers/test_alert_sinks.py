@@ -152,14 +152,21 @@ def test_a_device_that_is_full_is_an_error(tmp_path: Path) -> None:
 # Markdown.
 
 
-def test_the_table_holds_what_names_from_outside_may_hold() -> None:
-    table = alerts_markdown([{"rule": "a", "message": "layer_1|<b> *x*\nnext"}, {"rule": "b", "message": "later"}])
-    lines = table.splitlines()
-    assert len(lines) == 4
-    assert "later" in lines[2]  # the newest first
-    assert lines[3].count("|") == lines[0].count("|")
-    assert "<b>" not in table
+def test_the_list_holds_what_names_from_outside_may_hold() -> None:
+    listed = alerts_markdown([{"rule": "a", "message": "layer_1|<b> *x*\nnext"}, {"rule": "b", "message": "later."}])
+    first, second = listed.splitlines()
+    assert "layer\\_1" in first
+    assert "<b>" not in listed
+    assert second.endswith(": later\\. *b*")
     assert alerts_markdown([]) == "No alerts so far."
+
+
+def test_the_list_says_when_incidents_began_and_ended() -> None:
+    opened = {"epoch": 1}
+    record = {"severity": "critical", "rule": "a", "text": "It broke.", "opened": opened, "closed": None}
+    assert alerts_markdown([record]) == "- **critical**, open since epoch 1: It broke\\. *a*"
+    over = record | {"closed": {"epoch": 3}, "ending": "the values are back"}
+    assert alerts_markdown([over]).startswith("- **critical**, epoch 1 to epoch 3, the values are back: ")
 
 
 # Webhook.

@@ -75,12 +75,12 @@ def links(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_an_alert_says_is_text_in_one_cell(name: str) -> None:
+def test_what_an_alert_says_is_text_in_one_item(name: str) -> None:
     record = {"epoch": 1, "severity": "warning", "rule": "x", "message": f"layer {name} fell", "likely": name}
     html = as_html(alerts_markdown([record]))
     assert "<script" not in html
     assert links(alerts_markdown([record])) == ""
-    assert html.count("<td") == 7  # the cells of one row, whatever a name holds
+    assert html.count("<li") == 1  # whatever a name holds
 
 
 class Payload:

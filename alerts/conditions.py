@@ -1,0 +1,173 @@
+"""Conditions at work: the series that one condition of a rule watches, and the words for what it found."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from convscope.alerts.alert import layer_of
+from convscope.alerts.detectors import Evidence, Gate, benjamini_hochberg, quorum
+from convscope.alerts.rules import Condition
+
+
+class Series:
+    """One tag of one condition: transform, detector and persistence."""
+
+    def __init__(self, condition: Condition) -> None:
+        self.detector = condition.make_detector()
+        self.gate = Gate(self.detector.persistence, self.detector.out_of)
+        self.transform = condition.transform
+        self.previous: float | None = None  # as the transform sees it
+        self.base = math.nan  # what the value was compared with, where the transform compares
+        self.value, self.active, self.evidence = math.nan, False, Evidence()
+
+    def observe(self, value: float) -> None:
+        self.value = value
+        shown = self._transformed(value)
+        self.evidence = Evidence() if shown is None else self.detector.observe(shown)
+
+    def decide(self, exceeded: bool) -> None:
+        self.active, _ = self.gate.update(exceeded)
+
+    def expected(self) -> float:
+        """What was expected, in the unit of the tag, whatever the detector sees of it."""
+        expected = self.evidence.expected
+        if self.transform in ("change", "log_change"):
+            expected += self.base
+        return 10 ** min(expected, 300) if self.transform.startswith("log") else expected
+
+    def badness(self) -> tuple[float, float]:
+        """For an order from bad to worse; infinite scores are told apart by how far the value moved."""
+        return _size(self.evidence.excess), _size(self.value - self.expected())
+
+    def factor(self) -> float:
+        """How many times larger or smaller than what it is compared with."""
+        if self.transform == "log_change":
+            return 10 ** min(abs(self.evidence.score + self.evidence.expected), 300)
+        expected = self.expected()
+        ratio = abs(self.value / expected) if expected and self.value else math.inf
+        return max(ratio, 1 / ratio) if math.isfinite(ratio) else math.inf
+
+    def _transformed(self, value: float) -> float | None:
+        if self.transform == "value" or not math.isfinite(value):
+            return value
+        if self.transform.startswith("log"):
+            if value <= 0:
+                return None
+            value = math.log10(value)
+        if self.transform == "log":
+            return value
+        previous, self.previous = self.previous, value
+        self.base = math.nan if previous is None else previous
+        return None if previous is None else value - previous
+
+    def start_over(self) -> None:
+        """Forget what was found and most of the past: the present level is the usual one from now on."""
+        self.detector.rebase()
+        self.gate = Gate(self.detector.persistence, self.detector.out_of)
+        self.active = False
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {"previous": self.previous, "value": self.value, "active": self.active}
+        return {**own, "detector": self.detector.state_dict(), "gate": self.gate.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.previous, self.value, self.active = state["previous"], state["value"], state["active"]
+        self.detector.load_state_dict(state["detector"])
+        self.gate.load_state_dict(state["gate"])
+
+
+class ConditionWatch:
+    """One condition over all series that match it."""
+
+    def __init__(self, condition: Condition) -> None:
+        self.condition = condition
+        self.series: dict[str, Series] = {}
+        self.unmatched = set(condition.globs)
+
+    def update(self, values: Mapping[str, float]) -> bool:
+        """Whether the condition holds now. Series that were not logged stay as they were."""
+        fresh = [self._observed(tag, value) for tag, value in values.items() if self._matches(tag)]
+        for series, exceeded in zip(fresh, self._exceeded(fresh), strict=True):
+            series.decide(exceeded)
+        counted = self._counted()
+        active = sum(series.active for series in counted.values())
+        return bool(counted) and active >= quorum(len(counted), self.condition.quorum)
+
+    @property
+    def memory(self) -> int:
+        """Checks that an answer rests on."""
+        detector = self.condition.make_detector()
+        return detector.out_of or detector.persistence
+
+    def found(self) -> dict[str, Series]:
+        """The series that make the condition hold, the worst first."""
+        active = {tag: series for tag, series in self._counted().items() if series.active}
+        # A stable sort: of layers that are equally bad the first in depth comes first.
+        return dict(sorted(active.items(), key=lambda item: item[1].badness(), reverse=True))
+
+    def _matches(self, tag: str) -> bool:
+        hits = {glob for glob in self.condition.globs if fnmatch.fnmatchcase(tag, glob)}
+        self.unmatched -= hits
+        return bool(hits)
+
+    def _observed(self, tag: str, value: float) -> Series:
+        series = self.series.setdefault(tag, Series(self.condition))
+        series.observe(value)
+        return series
+
+    def _exceeded(self, fresh: list[Series]) -> list[bool]:
+        if self.condition.alpha is None:
+            return [series.evidence.exceeded for series in fresh]
+        judged = [series for series in fresh if series.evidence.p_value is not None]
+        p_values = [series.evidence.p_value for series in judged if series.evidence.p_value is not None]
+        rejected = dict(zip(map(id, judged), benjamini_hochberg(p_values, self.condition.alpha), strict=True))
+        return [rejected.get(id(series), False) for series in fresh]
+
+    def _counted(self) -> dict[str, Series]:
+        """Series in the depth that counts; they are in the order in which they were first logged."""
+        low, high = self.condition.depth
+        places = enumerate(self.series.items())
+        return dict(item for place, item in places if low <= (place + 0.5) / len(self.series) <= high)
+
+    def state_dict(self) -> dict[str, Any]:
+        series = {tag: one.state_dict() for tag, one in self.series.items()}
+        return {"series": series, "unmatched": sorted(self.unmatched), "kind": self._kind()}
+
+    def _kind(self) -> list[str]:
+        """What the series' states are of: those of another detector, or of other tags, are of no use."""
+        return [str(self.condition.detector["kind"]), self.condition.transform, *self.condition.globs]
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if list(state.get("kind", self._kind())) != self._kind():
+            return
+        self.unmatched = set(state["unmatched"]) & set(self.condition.globs)
+        self.series = {tag: Series(self.condition) for tag in state["series"]}
+        for tag, series in self.series.items():
+            series.load_state_dict(state["series"][tag])
+
+
+def words(found: dict[str, Series]) -> dict[str, Any]:
+    tag, worst = next(iter(found.items()))
+    layers, expected = [layer_of(t) for t in found], worst.expected()
+    change = worst.value - expected
+    named = ", ".join(layers[1:4]) + (", ..." if len(layers) > 4 else "")
+    return {
+        "layer": layers[0],
+        "layers": ", ".join(layers),
+        "count": len(layers),
+        "others": f"; also: {named}" if len(layers) > 1 else "",
+        "metric": tag,
+        "value": worst.value,
+        "expected": expected,
+        "change": change,
+        "percent": abs(100 * change / expected) if expected else math.inf,
+        "points": abs(100 * change),
+        "factor": worst.factor(),
+    }
+
+
+def _size(score: float) -> float:
+    return abs(score) if not math.isnan(score) else math.inf

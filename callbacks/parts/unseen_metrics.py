@@ -1,0 +1,108 @@
+"""What rules watch and nobody logs: said once, and only when it is certain that it will not come."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from convscope.alerts.watch import Watch
+from convscope.callbacks.parts.layer_observer import LayerObserver
+
+# The callback that logs a family of tags. What starts with none of these is the user's own.
+FAMILIES = {
+    "probe": "LayerProbe",
+    "importance": "FilterImportance",
+    "correlation": "FilterCorrelation",
+    "drift": "RepresentationDrift",
+    "health": "FilterHealth",
+}
+OWN = "convscope"  # logged by whatever observer there is
+PATIENCE = 3  # checks; some tags compare with the check before and begin at the second
+
+
+class UnseenMetrics:
+    """Says which rules are inactive, and which globs match nothing."""
+
+    def __init__(self) -> None:
+        self._checks = 0
+        self._logged: Counter[str] = Counter()  # checks at which something of a family was logged
+        self._said: set[str] = set()  # rules
+
+    def look(self, trainer: pl.Trainer, watch: Watch, values: Mapping[str, float]) -> None:
+        """Take in one check, on every process.
+
+        A family whose callback the trainer lacks never comes. What a callback that is there may still log is waited
+        for, until it has made a few checks. The user's own metrics are named at the first check where a rule insists
+        on them, else after a few checks.
+        """
+        self._checks += 1
+        self._logged.update({tag.split("/")[0] for tag in values})
+        there = {callback.name for callback in trainer.callbacks if isinstance(callback, LayerObserver)}  # type: ignore[attr-defined]
+        inactive = {name: globs for name, globs in watch.inactive().items() if name not in self._said}
+        optional = {rule.name for rule in watch.given if rule.optional}
+        absent = {name: globs for name, globs in inactive.items() if _absent(globs, there)}
+        self._say_absent({n: globs for n, globs in absent.items() if n in optional}, there, len(watch.given))
+        rest = {name: globs for name, globs in inactive.items() if not (name in absent and name in optional)}
+        self._warn({name: globs for name, globs in rest.items() if name not in optional}, there, watch, values)
+        if self._checks == PATIENCE:
+            self._say_own({name: globs for name, globs in rest.items() if name in optional}, there, len(watch.given))
+
+    def _say_absent(self, rules: Mapping[str, list[str]], there: set[str], count: int) -> None:
+        if not rules:
+            return
+        self._said |= rules.keys()
+        missing = {family for globs in rules.values() for family in _families(globs)} - there
+        families = sorted(missing & FAMILIES.keys() or {OWN})
+        adding = ", ".join(f"{FAMILIES.get(family, 'LayerProbe')}()" for family in families)
+        rank_zero_info(f"{_inactive(rules, count)} {', '.join(f'{f}/*' for f in families)}; add {adding}")
+
+    def _say_own(self, rules: Mapping[str, list[str]], there: set[str], count: int) -> None:
+        own = {name: globs for name, globs in rules.items() if not _of_callbacks(globs, there)}
+        if own:
+            self._said |= own.keys()
+            globs = ", ".join(dict.fromkeys(glob for globs in own.values() for glob in globs))
+            rank_zero_info(f"{_inactive(own, count)} {globs}; log one of them, or name your own in a copy of the rules")
+
+    def _warn(self, rules: Mapping[str, list[str]], there: set[str], watch: Watch, keys: Iterable[str]) -> None:
+        certain = {
+            name: globs
+            for name, globs in rules.items()
+            if not any(f in there and self._logged[f] < PATIENCE for f in _families(globs))
+        }
+        if certain:
+            self._said |= certain.keys()
+            nearest = {glob: near for globs in certain.values() for glob, near in watch.nearest(globs, keys).items()}
+            shown = "; ".join(f"{glob!r} (nearest: {', '.join(near) or 'none'})" for glob, near in nearest.items())
+            rank_zero_warn(f"convscope: no logged metric matches these globs of DriftAlert's rules: {shown}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values: what was said is not said again after a resume."""
+        return {"checks": self._checks, "logged": dict(self._logged), "said": sorted(self._said)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue; without a state, begin."""
+        self._checks = state.get("checks", 0)
+        self._logged, self._said = Counter(state.get("logged", {})), set(state.get("said", ()))
+
+
+def _inactive(rules: Mapping[str, list[str]], count: int) -> str:
+    are = "rule is" if count == 1 else "rules is" if len(rules) == 1 else "rules are"
+    return f"convscope: DriftAlert: {len(rules)} of {count} {are} inactive because nothing logs"
+
+
+def _families(globs: Iterable[str]) -> set[str]:
+    return {glob.split("/")[0] for glob in globs if "/" in glob}
+
+
+def _absent(globs: list[str], there: set[str]) -> bool:
+    """Whether some of what the rule needs is logged by a callback that is not there."""
+    missing = _families(globs) & FAMILIES.keys() - there
+    return bool(missing) or (OWN in _families(globs) and not there)
+
+
+def _of_callbacks(globs: list[str], there: set[str]) -> bool:
+    return bool(_families(globs) & (FAMILIES.keys() | {OWN} | there))
