@@ -372,6 +372,16 @@ def test_predictions_and_classes() -> None:
     assert torch.equal(one_hot.predicted(values(3)), values(3).argmax(1))
 
 
+def test_masks_of_several_labels_are_told_from_one_hot_masks() -> None:
+    several = verdict(rows(3, 4, 4), (values(3, 4, 4) > 0).float())
+    assert (several.task, several.shape) == ("labels", (3, 4, 4))
+    index = torch.arange(N * 16).view(N, 4, 4) % 3
+    one_hot = F.one_hot(index).movedim(-1, 1)
+    one = verdict(rows(3, 4, 4), one_hot)
+    assert (one.task, one.labels) == ("classes", "one-hot")
+    assert verdict(rows(3, 4, 4), index).labels == "index"
+
+
 def test_outputs_are_described_as_a_user_would_name_them() -> None:
     assert describe(None) == "None"
     assert describe((values(3), {"a": values(2)})) == "a tuple of 0 (6, 3), 1.a (6, 2)"
