@@ -19,7 +19,7 @@ from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.choice import Outputs
-from convscope.loggers import TensorBoardDashboard
+from convscope.loggers import Backend
 from convscope.loggers.predictions import prediction_strip
 from convscope.metrics import OutputReadout, RidgeProbe
 from convscope.metrics.functional import calibrated_readout, calibration_error, information_gain, prediction_entropy
@@ -170,7 +170,7 @@ class LayerPrediction(LayerObserver):
                 if layer in findings.layers:
                     findings.layers[layer].scalars["agreement"] = float(share)
 
-    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+    def draw(self, dashboard: Backend, when: Moment) -> None:
         if self._path is None:
             return
         dashboard.histogram(f"{self.name}/decision_depths", self._path.depth.numpy(), when.step)
@@ -234,7 +234,7 @@ class LayerPrediction(LayerObserver):
         return PredictionPath(list(self._readouts), stacked, self._truth(), classes, self._numbers)
 
     def _draw_examples(
-        self, dashboard: TensorBoardDashboard, path: PredictionPath, images: ExampleImages, when: Moment
+        self, dashboard: Backend, path: PredictionPath, images: ExampleImages, when: Moment
     ) -> None:
         shown = [number for number in images.numbers if number in set(path.numbers.tolist())]  # ignored ones are not
         if not shown:

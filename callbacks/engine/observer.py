@@ -19,7 +19,7 @@ from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record, Subject
 from convscope.capture.outputs.choice import Outputs
 from convscope.capture.outputs.loss import Loss
-from convscope.loggers import TensorBoardDashboard
+from convscope.loggers import Backend
 
 
 class Observer(Protocol):
@@ -110,7 +110,7 @@ class Observer(Protocol):
 
     def remember(self, findings: Findings, when: Moment) -> None: ...
 
-    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None: ...
+    def draw(self, dashboard: Backend, when: Moment) -> None: ...
 
     def end(self) -> None: ...
 

@@ -1,22 +1,22 @@
-"""Histograms, heat-maps, learning maps and the chart layout of one run, where its logger is TensorBoard."""
+"""Histograms, heat-maps, learning maps and the chart layout of one run, for every logger that takes them."""
 
 from __future__ import annotations
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch.utils.tensorboard import SummaryWriter
 
-from convscope.callbacks.engine.bridge import fast_dev_run, tensorboard_writers
+from convscope.callbacks.engine.bridge import backends, fast_dev_run
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings, Moment
 from convscope.callbacks.engine.observer import Observer
 from convscope.loggers import (
-    TensorBoardDashboard,
+    Backend,
     correlation_heatmap,
     depth_charts,
     learning_map,
 )
 from convscope.loggers._canvas import require_matplotlib
+from convscope.loggers.several import AllLoggers
 
 SPARE = 64 << 20
 """Bytes of the disk that pictures leave alone: once it is full, TensorBoard's writer is lost, and the run with it."""
@@ -31,42 +31,51 @@ class Pictures:
 
     def __init__(self, failures: Failures) -> None:
         self._failures = failures
-        self._dashboards: dict[SummaryWriter, TensorBoardDashboard] = {}
+        self._loggers: AllLoggers | None = None
         self._charts: dict[str, dict[str, list[str]]] = {}
         self._said: set[str] = set()
 
     def draw(self, trainer: pl.Trainer, found: list[tuple[Observer, Findings]], when: Moment) -> None:
-        """Draw one check's pictures, on the main process, to every TensorBoard logger."""
+        """Draw one check's pictures once, on the main process, for all loggers."""
         found = [(observer, findings) for observer, findings in found if findings.layers]
         if not trainer.is_global_zero or fast_dev_run(trainer) or not found:
             return
-        writers = tensorboard_writers(trainer)
-        if not writers and any(observer.pictures for observer, _ in found):
-            self._say_once(
-                "there is no TensorBoard logger, so pictures are skipped; scalars go to the loggers there are"
-            )
+        with self._failures.guard("looking for loggers"):
+            self._begin(trainer)
         for observer, findings in found:
             with self._failures.guard(f"naming the charts of {observer.name}"):
                 self._charts[observer.name] = _charts(observer, findings)
-        for writer in writers:
-            with self._failures.guard("drawing pictures"):
-                self._draw_all(writer, found, when)
+        if self._loggers is not None and self._loggers.usable:
+            self._draw_all(self._loggers, found, when)
+        elif self._loggers is None and any(observer.pictures for observer, _ in found):
+            self._say_once("no logger takes pictures, so there are none; scalars go to the loggers there are")
 
-    def _draw_all(self, writer: SummaryWriter, found: list[tuple[Observer, Findings]], when: Moment) -> None:
-        dashboard = self._dashboards.setdefault(writer, TensorBoardDashboard(writer))
-        if dashboard.free_space < SPARE:
-            self._say_once(
-                f"less than {SPARE >> 20} MiB are free where TensorBoard's files are: histograms and pictures are "
-                "skipped, so that there is room for scalars and checkpoints"
-            )
+    def _begin(self, trainer: pl.Trainer) -> None:
+        if self._loggers is None and (found := backends(trainer)):
+            self._loggers = AllLoggers(found, self._report)
+        if self._loggers is None:
             return
-        dashboard.layout(self._charts)
+        self._loggers.begin()
+        for name, free in self._loggers.spaces.items():
+            if free < SPARE:
+                self._loggers.drop(name)
+                self._say_once(
+                    f"less than {SPARE >> 20} MiB are free where the files of {name} are: histograms and pictures are "
+                    "skipped, so that there is room for scalars and checkpoints"
+                )
+
+    def _report(self, logger: str, error: Exception) -> None:
+        self._failures.record(f"writing pictures to {logger}", error)
+
+    def _draw_all(self, loggers: AllLoggers, found: list[tuple[Observer, Findings]], when: Moment) -> None:
+        with self._failures.guard("arranging charts"):
+            loggers.layout(self._charts)
         for observer, findings in found:
             with self._failures.guard(f"drawing pictures of {observer.name}"):
                 if observer.pictures:
-                    self._draw(dashboard, observer, findings, when)
+                    self._draw(loggers, observer, findings, when)
 
-    def _draw(self, dashboard: TensorBoardDashboard, observer: Observer, findings: Findings, when: Moment) -> None:
+    def _draw(self, dashboard: Backend, observer: Observer, findings: Findings, when: Moment) -> None:
         for layer, result in findings.layers.items():
             if result.distribution is not None:
                 dashboard.histogram(f"{findings.family}/filters/{layer}", result.distribution, when.step)
@@ -84,7 +93,7 @@ class Pictures:
         self._draw_maps(dashboard, observer, list(findings.layers), when)
         observer.draw(dashboard, when)
 
-    def _draw_maps(self, dashboard: TensorBoardDashboard, observer: Observer, layers: list[str], when: Moment) -> None:
+    def _draw_maps(self, dashboard: Backend, observer: Observer, layers: list[str], when: Moment) -> None:
         history = observer.history
         if not history.epochs:  # nothing could be remembered
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,7 @@ class Session:
         self._pictures = Pictures(self._failures)
         self._heldout_changed = False
         self._tags: set[str] = set()
+        self._renamed = ExitStack()
         self._monitored: dict[str, str] = {}
         self._seen: dict[str, torch.Tensor] = {}
         self._said_swapped = False
@@ -96,6 +97,8 @@ class Session:
                 with self._failures.guard(f"the start of {observer.name}"):
                     observer.restart()
         bridge.require_whole_networks(trainer)
+        with self._failures.guard("looking for loggers"):
+            self._renamed.enter_context(bridge.scalars_renamed(trainer, lambda tag: tag in self._tags))
         self._keep_available(trainer)
         self._serve_monitors(trainer)
         lazy = bridge.uninitialised(pl_module)
@@ -296,6 +299,7 @@ class Session:
 
     def close(self, trainer: pl.Trainer) -> None:
         """The fit is over."""
+        self._renamed.close()
         bridge.keep_from_main_process(trainer, self._tags)
 
     def layer_names(self) -> list[str]:

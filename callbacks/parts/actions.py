@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 
 from convscope._arguments import text_or_none
 from convscope.alerts.watch import Alert
-from convscope.callbacks.engine.bridge import tensorboard_writers
+from convscope.callbacks.engine import bridge
 from convscope.loggers import JsonlSink, WebhookSink, alerts_markdown
 
 log = logging.getLogger("convscope")
@@ -61,17 +61,15 @@ class Log(Action):
 
 
 class TensorBoard(Action):
-    """``alert/<rule>`` of 1 at the alert's step, in every logger, and a table of all alerts where it is TensorBoard."""
+    """``alert/<rule>`` of 1 at the alert's step, in every logger, and a table of all alerts where it takes texts."""
 
     def run(self, occasion: Occasion) -> None:
         if not occasion.told:
             return
         step = occasion.new[0].step
-        for logger in occasion.trainer.loggers:
-            logger.log_metrics({f"alert/{alert.rule}": 1.0 for alert in occasion.new}, step=step)
         table = alerts_markdown([alert.as_dict() for alert in occasion.every])
-        for writer in tensorboard_writers(occasion.trainer):
-            writer.add_text("alerts", table, global_step=step)
+        bridge.write_text(occasion.trainer, "alerts", table, step)
+        bridge.log_to_each(occasion.trainer, {f"alert/{alert.rule}": 1.0 for alert in occasion.new}, step)
 
 
 class Jsonl(Action):
@@ -210,4 +208,4 @@ def _named(name: str, arguments: Any) -> Action:
 
 def run_folder(trainer: pl.Trainer) -> Path:
     """Where the run keeps its files: the first logger's folder, else ``default_root_dir``. On every process at once."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    return bridge.run_folder(trainer)

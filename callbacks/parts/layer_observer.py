@@ -22,7 +22,7 @@ from convscope.capture.network.layers import LayerSpec, as_entries
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.loss import Loss
-from convscope.loggers import TensorBoardDashboard
+from convscope.loggers import Backend
 
 log = logging.getLogger("convscope")
 
@@ -196,7 +196,7 @@ class LayerObserver(Callback, ABC):
     def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
         """Add to the findings what is known only once all callbacks have computed, on all held-out sets."""
 
-    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+    def draw(self, dashboard: Backend, when: Moment) -> None:
         """Write pictures and texts of the callback's own, on the main process, before :meth:`end`."""
 
     def end(self) -> None:

@@ -123,7 +123,7 @@ def test_without_tensorboard_scalars_go_to_the_logger_there_is(fit: Any, tmp_pat
     assert "probe/accuracy/output" in header
     column = header.split(",").index("probe/accuracy/output")
     assert len([row for row in rows if row.split(",")[column]]) == 3
-    assert sum("no TensorBoard logger, so pictures are skipped" in message for message in caplog.messages) == 1
+    assert sum("no logger takes pictures" in message for message in caplog.messages) == 1
 
 
 @pytest.mark.parametrize("arguments", [{"logger": False}, {"fast_dev_run": True}, {"limit_val_batches": 0}])
