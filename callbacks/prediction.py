@@ -233,9 +233,7 @@ class LayerPrediction(LayerObserver):
         classes = torch.arange(self._outputs) if self._outputs else self._present
         return PredictionPath(list(self._readouts), stacked, self._truth(), classes, self._numbers)
 
-    def _draw_examples(
-        self, dashboard: Backend, path: PredictionPath, images: ExampleImages, when: Moment
-    ) -> None:
+    def _draw_examples(self, dashboard: Backend, path: PredictionPath, images: ExampleImages, when: Moment) -> None:
         shown = [number for number in images.numbers if number in set(path.numbers.tolist())]  # ignored ones are not
         if not shown:
             return

@@ -11,12 +11,12 @@ from convscope.loggers.mlflow import MlflowBackend
 from convscope.loggers.tensorboard import TensorBoardDashboard
 from convscope.loggers.wandb import WandbBackend
 
-Kind = TypeVar("Kind", bound=type[Backend])
+Class = TypeVar("Class", bound=type[Backend])
 
 _KINDS: list[type[Backend]] = [TensorBoardDashboard, WandbBackend, MlflowBackend, CometBackend, FilesBackend]
 
 
-def register_backend(kind: Kind) -> Kind:
+def register_backend(kind: Class) -> Class:
     """Make a backend of your own known; it is asked before all others. Usable as a decorator.
 
     Args:
