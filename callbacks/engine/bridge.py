@@ -25,7 +25,7 @@ from convscope.capture.observation import Subject
 from convscope.capture.state.generators import preserved_generators
 from convscope.capture.state.isolation import preserved_random_state
 from convscope.loggers import Backend, backend_of, summary_writer
-from convscope.loggers.folder import logger_folder
+from convscope.loggers.folder import is_remote, logger_folder
 from convscope.loggers.several import AllLoggers
 from convscope.metrics._base import announce_sync
 
@@ -444,6 +444,23 @@ def run_folder(trainer: pl.Trainer) -> Path:
     logger = trainer.loggers[0] if trainer.loggers else None
     # Only the main process's logger knows the number of its run.
     return Path(trainer.strategy.broadcast(str(logger_folder(logger, trainer.default_root_dir))))
+
+
+def writes_tensors(writer: Any) -> bool:
+    """Whether a TensorBoard writer takes events as they are: torch's own does, look-alikes need not."""
+    return isinstance(writer, SummaryWriter) and hasattr(writer, "_get_file_writer")
+
+
+def record_folder(trainer: pl.Trainer, run: str) -> Path:
+    """Where the record lies that no TensorBoard logger takes; called on the main process alone.
+
+    Raises:
+        ValueError: if the run keeps nothing on this machine.
+    """
+    folder = logger_folder(trainer.loggers[0] if trainer.loggers else None, trainer.default_root_dir)
+    if is_remote(folder):
+        raise ValueError(f"{folder} is not on this machine; use a TensorBoardLogger there, or a local default_root_dir")
+    return folder if trainer.loggers else folder / "convscope" / run
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
+import numpy.typing as npt
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from convscope.callbacks.engine.bridge import backends, fast_dev_run
@@ -16,10 +19,37 @@ from convscope.loggers import (
     learning_map,
 )
 from convscope.loggers._canvas import require_matplotlib
+from convscope.loggers.backend import Pixels
 from convscope.loggers.several import AllLoggers
 
 SPARE = 64 << 20
 """Bytes of the disk that pictures leave alone: once it is full, TensorBoard's writer is lost, and the run with it."""
+
+
+class DrawnPictures(Backend):
+    """Takes the pictures that callbacks draw of their own; others can be drawn again from the record's numbers."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, Pixels] = {}
+
+    @classmethod
+    def of(cls, logger: Any) -> Backend | None:
+        return None
+
+    def histogram(self, tag: str, values: npt.ArrayLike, step: int) -> None:
+        return
+
+    def image(self, tag: str, array: Pixels, step: int) -> None:
+        if "/example/" not in tag:  # strips: their probabilities are in the record
+            self._taken[tag] = array
+
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        return
+
+    def taken(self) -> dict[str, Pixels]:
+        """The pictures since the last call, by tag."""
+        taken, self._taken = self._taken, {}
+        return taken
 
 
 class Pictures:
@@ -27,11 +57,13 @@ class Pictures:
 
     Args:
         failures: Where a picture that cannot be drawn is recorded: it costs its own observer's pictures alone.
+        record: Takes what observers draw of their own, whatever the loggers.
     """
 
-    def __init__(self, failures: Failures) -> None:
-        self._failures = failures
-        self._loggers: AllLoggers | None = None
+    def __init__(self, failures: Failures, record: DrawnPictures) -> None:
+        self._failures, self._record = failures, record
+        self._loggers = AllLoggers({}, self._report)
+        self._known: dict[str, Backend] = {}
         self._charts: dict[str, dict[str, list[str]]] = {}
         self._said: set[str] = set()
 
@@ -45,16 +77,15 @@ class Pictures:
         for observer, findings in found:
             with self._failures.guard(f"naming the charts of {observer.name}"):
                 self._charts[observer.name] = _charts(observer, findings)
-        if self._loggers is not None and self._loggers.usable:
-            self._draw_all(self._loggers, found, when)
-        elif self._loggers is None and any(observer.pictures for observer, _ in found):
+        if not self._known and any(observer.pictures for observer, _ in found):
             self._say_once("no logger takes pictures, so there are none; scalars go to the loggers there are")
+        if not self._known or self._loggers.usable:
+            self._draw_all(found, when)
 
     def _begin(self, trainer: pl.Trainer) -> None:
-        if self._loggers is None and (found := backends(trainer)):
-            self._loggers = AllLoggers(found, self._report)
-        if self._loggers is None:
-            return
+        if not self._known:
+            self._known = backends(trainer)
+            self._loggers = AllLoggers(self._known, self._report)
         self._loggers.begin()
         for name, free in self._loggers.spaces.items():
             if free < SPARE:
@@ -67,15 +98,16 @@ class Pictures:
     def _report(self, logger: str, error: Exception) -> None:
         self._failures.record(f"writing pictures to {logger}", error)
 
-    def _draw_all(self, loggers: AllLoggers, found: list[tuple[Observer, Findings]], when: Moment) -> None:
+    def _draw_all(self, found: list[tuple[Observer, Findings]], when: Moment) -> None:
         with self._failures.guard("arranging charts"):
-            loggers.layout(self._charts)
+            self._loggers.layout(self._charts)
         for observer, findings in found:
             with self._failures.guard(f"drawing pictures of {observer.name}"):
                 if observer.pictures:
-                    self._draw(loggers, observer, findings, when)
+                    self._draw(observer, findings, when)
 
-    def _draw(self, dashboard: Backend, observer: Observer, findings: Findings, when: Moment) -> None:
+    def _draw(self, observer: Observer, findings: Findings, when: Moment) -> None:
+        dashboard = self._loggers
         for layer, result in findings.layers.items():
             if result.distribution is not None:
                 dashboard.histogram(f"{findings.family}/filters/{layer}", result.distribution, when.step)
@@ -85,13 +117,14 @@ class Pictures:
             self._say_once(str(error))
             return
         for layer, result in findings.layers.items():
-            if result.matrix is not None:
+            if result.matrix is not None and self._known:
                 title = f"{layer}, {when.label}"
                 dashboard.image(
                     f"{findings.family}/matrix/{layer}", correlation_heatmap(result.matrix, title), when.step
                 )
-        self._draw_maps(dashboard, observer, list(findings.layers), when)
-        observer.draw(dashboard, when)
+        if self._known:
+            self._draw_maps(dashboard, observer, list(findings.layers), when)
+        observer.draw(AllLoggers({"loggers": dashboard, "the record": self._record}, self._report), when)
 
     def _draw_maps(self, dashboard: Backend, observer: Observer, layers: list[str], when: Moment) -> None:
         history = observer.history

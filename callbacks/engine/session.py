@@ -19,6 +19,7 @@ from convscope.callbacks.engine.lockstep import is_mistake, together
 from convscope.callbacks.engine.observer import Observer, Plan
 from convscope.callbacks.engine.pictures import Pictures
 from convscope.callbacks.engine.planning import make_plan
+from convscope.callbacks.engine.recording import Recorder
 from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.callbacks.engine.stopwatch import Stopwatch
 from convscope.capture.data.heldout import HeldOut
@@ -66,7 +67,8 @@ class Session:
         self._stopwatch = Stopwatch(
             min((o.max_overhead for o in observers if o.max_overhead is not None), default=None)
         )
-        self._pictures = Pictures(self._failures)
+        self._recorder = Recorder(self._failures, self.observers)
+        self._pictures = Pictures(self._failures, self._recorder.pictures)
         self._heldout_changed = False
         self._tags: set[str] = set()
         self._renamed = ExitStack()
@@ -202,6 +204,8 @@ class Session:
                 self._remember_weights(trainer, pl_module, when)
         self._conclude(found, when)
         self._pictures.draw(trainer, found, when)
+        own = {"seconds": self._stopwatch.so_far, "errors": float(self._failures.count)}
+        self._recorder.write(trainer, self._plans, found, own, when)
         self._stopwatch.end()
         self.checks += 1
         for observer in due:
@@ -297,8 +301,13 @@ class Session:
         own = (f"{observer.name}/", "convscope/") if observer is self.observers[0] else f"{observer.name}/"
         return next((key for key in self._monitored if key.startswith(own) and key not in observer.logged), None)
 
+    def tell_incidents(self, trainer: pl.Trainer, step: int) -> None:
+        """Put into the record what alerts have said since the last check."""
+        self._recorder.tell_incidents(trainer, step)
+
     def close(self, trainer: pl.Trainer) -> None:
         """The fit is over."""
+        self._recorder.close(trainer)
         self._renamed.close()
         bridge.keep_from_main_process(trainer, self._tags)
 

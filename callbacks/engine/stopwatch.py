@@ -26,6 +26,11 @@ class Stopwatch:
         """A check begins."""
         self._began = time.perf_counter()
 
+    @property
+    def so_far(self) -> float:
+        """Seconds that the check under way has taken."""
+        return time.perf_counter() - self._began
+
     def end(self) -> None:
         """The check is over: ``seconds`` and ``overhead`` are those of this check."""
         now = time.perf_counter()

@@ -23,6 +23,7 @@ from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.loss import Loss
 from convscope.loggers import Backend
+from convscope.loggers.record import Storable
 
 log = logging.getLogger("convscope")
 
@@ -91,6 +92,7 @@ class LayerObserver(Callback, ABC):
         self.logged: dict[str, float] = {}  # every tag's last value
         self.session: Session | None = None
         self._fingerprint = ""
+        self.run = ""  # name of the run's record where no logger has one
 
     # What a subclass says of itself.
 
@@ -199,6 +201,10 @@ class LayerObserver(Callback, ABC):
     def draw(self, dashboard: Backend, when: Moment) -> None:
         """Write pictures and texts of the callback's own, on the main process, before :meth:`end`."""
 
+    def arrays(self) -> Mapping[str, Storable]:
+        """Further arrays, texts or PNG files for the record of the run, by name, on the main process; small ones."""
+        return {}
+
     def end(self) -> None:
         """Let go of the check's metrics."""
 
@@ -232,6 +238,7 @@ class LayerObserver(Callback, ABC):
             "schedule": self.schedule.state_dict(),
             "fingerprint": self._fingerprint,
             "logged": dict(self.logged),
+            "run": self.run,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -240,6 +247,7 @@ class LayerObserver(Callback, ABC):
         self.schedule.load_state_dict(state["schedule"])
         self._fingerprint = state["fingerprint"]
         self.logged = {str(tag): float(value) for tag, value in state.get("logged", {}).items()}
+        self.run = str(state.get("run", ""))
 
     def _complain(self, what: str, error: Exception) -> None:
         if self.on_error == "raise":
@@ -250,7 +258,7 @@ class LayerObserver(Callback, ABC):
         """Forget what is known of an earlier run: called where training begins at its first step."""
         self.history = History()
         self.schedule.restart()
-        self._fingerprint, self.logged = "", {}
+        self._fingerprint, self.logged, self.run = "", {}, ""
 
     def remember(self, findings: Findings, when: Moment) -> None:
         """Add a check to the history. Nothing is computed here: see :meth:`conclude`."""
@@ -276,6 +284,10 @@ class LayerObserver(Callback, ABC):
             session.prepare(trainer, pl_module)
             session.check(trainer, pl_module, moment(trainer, "start"))
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if session := self._leads():
+            session.tell_incidents(trainer, moment(trainer, "step").step)
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -299,7 +311,10 @@ class LayerObserver(Callback, ABC):
             session.check(trainer, pl_module, moment(trainer, "validation"))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if (session := self._leads()) and not has_validation(trainer):
+        session = self._leads()
+        if session and has_validation(trainer):
+            session.tell_incidents(trainer, moment(trainer, "train").step)
+        elif session:
             session.check(trainer, pl_module, moment(trainer, "train"))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
