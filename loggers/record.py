@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.tensorflow_stub import dtypes
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util import tensor_util
 from torch.utils.tensorboard import SummaryWriter
@@ -78,4 +81,9 @@ def _as_tensor(value: Storable) -> Any:
         value = json.dumps(value)  # texts as one tensor: those of NumPy have a fixed length
     if isinstance(value, str):
         value = value.encode("utf-8")
-    return tensor_util.make_tensor_proto(np.array(value, dtype=object) if isinstance(value, bytes | list) else value)
+    if isinstance(value, bytes | list):
+        return tensor_util.make_tensor_proto(np.array(value, dtype=object))
+    # make_tensor_proto would spend up to three bytes on a number of two.
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in value.shape])
+    kind = dtypes.as_dtype(value.dtype).as_datatype_enum
+    return TensorProto(dtype=kind, tensor_shape=shape, tensor_content=np.ascontiguousarray(value).tobytes())

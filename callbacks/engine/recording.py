@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from convscope.callbacks.engine import bridge, pictures
 from convscope.callbacks.engine.failures import Failures
-from convscope.callbacks.engine.findings import Findings, LayerResult, Moment
+from convscope.callbacks.engine.findings import Findings, Moment
 from convscope.callbacks.engine.manifest import Manifest
 from convscope.callbacks.engine.observer import Observer, Plan
 from convscope.dashboard import form
@@ -43,7 +43,7 @@ class Recorder:
         self._folders: list[Path] = []
         self._manifest = Manifest()
         self._last: dict[str, bytes] = {}  # of tensors that stay until they change
-        self._step = 0
+        self._step = self._spent = 0  # training step of the last check; bytes that this one has taken
         self.pictures = pictures.DrawnPictures()
 
     def write(self, trainer: pl.Trainer, plans: list[Plan], found: Found, own: dict[str, float], when: Moment) -> None:
@@ -55,15 +55,14 @@ class Recorder:
             self._begin(trainer, when)
             if not self._writers or self._short_of_space():
                 return
+            self._spent = 0
             self._manifest.learn(plans, found, own)
             self._keep(form.MANIFEST, self._manifest.as_text(), when.step)
-            for observer, findings in found:
+            for _, findings in found:
                 self._write_numbers(findings, when.step)
-                with self._failures.guard(f"the arrays of {observer.name} for the record"):
-                    for name, value in observer.arrays().items():
-                        self._keep(form.array_tag(findings.family, name), value, when.step)
             self._put(form.summary_tag("convscope"), self._manifest.summary_row("convscope", own), when.step)
             self._write_matrices([findings for _, findings in found], when.step)
+            self._write_arrays(found, when.step)
             for tag, picture in drawn.items():
                 self._put(form.picture_tag(tag), [_png(picture)], when.step)
             self._write_incidents(trainer, when.step)
@@ -126,8 +125,9 @@ class Recorder:
         wanted = list(_matrices(check))
         if not wanted:
             return
-        spent = sum(_bytes_of_vectors(findings) for findings in check)
-        sides = matrix_sides([len(matrix) for _, _, matrix in wanted], form.budget(self._manifest.count) - spent)
+        room = form.budget(self._manifest.count) - self._spent
+        fixed = sum(3 * (_EVENT + len(family) + len(layer)) + 6 * len(matrix) for family, layer, matrix in wanted)
+        sides = matrix_sides([len(matrix) for _, _, matrix in wanted], room - fixed)
         for (family, layer, matrix), side in zip(wanted, sides, strict=True):
             order = cluster_order(matrix)
             packed = packed_correlation(matrix, order, side)
@@ -135,12 +135,20 @@ class Recorder:
             self._put(form.order_tag(family, layer), np.stack([order, packed.partner]).astype(np.uint16), step)
             self._put(form.partner_tag(family, layer), packed.rho.astype(np.float16), step)
 
+    def _write_arrays(self, found: Found, step: int) -> None:
+        for observer, findings in found:
+            with self._failures.guard(f"the arrays of {observer.name} for the record"):
+                for name, value in observer.arrays().items():
+                    self._keep(form.array_tag(findings.family, name), value, step)
+
     def _write_incidents(self, trainer: pl.Trainer, step: int) -> bool:
         return self._keep(form.INCIDENTS, json.dumps(incidents_of(trainer), default=str), step)
 
     def _put(self, tag: str, value: Storable, step: int) -> None:
+        taken = 0
         for writer in self._writers or []:
-            writer.write(tag, value, step)
+            taken = writer.write(tag, value, step)
+        self._spent += taken
 
     def _keep(self, tag: str, value: Storable, step: int) -> bool:
         """Write what holds until it is another one."""
@@ -170,13 +178,12 @@ def _plain(incident: Any) -> dict[str, Any]:
 
 
 def matrix_sides(sizes: list[int], room: int) -> list[int]:
-    """Sides at which matrices of these sizes fit into ``room`` bytes together, small ones whole before large ones.
+    """Sides at which symmetric matrices of these sizes fit into ``room`` bytes together, small ones whole first.
 
     >>> matrix_sides([8, 64, 500], 10_000)
-    [8, 64, 61]
+    [8, 64, 75]
     """
-    sides = [0] * len(sizes)
-    left = room - sum(_EVENT_BYTES + 6 * size for size in sizes)
+    sides, left = [0] * len(sizes), room
     for done, place in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
         share = max(left // (len(sizes) - done), 2 * _FEWEST)
         sides[place] = min(sizes[place], form.matrix_side(share // 2))
@@ -185,7 +192,7 @@ def matrix_sides(sizes: list[int], room: int) -> list[int]:
 
 
 _FEWEST = 36  # cells of a matrix that is kept however little room there is: eight by eight
-_EVENT_BYTES = 3 * 140  # three tensors with their tags
+_EVENT = 130  # bytes of an event besides its values and the names in its tag, generously
 
 
 def _matrices(check: list[Findings]) -> Iterator[tuple[str, str, npt.NDArray[np.float64]]]:
@@ -193,17 +200,6 @@ def _matrices(check: list[Findings]) -> Iterator[tuple[str, str, npt.NDArray[np.
         for layer, result in findings.layers.items():
             if result.matrix is not None:
                 yield findings.family, layer, result.matrix
-
-
-def _bytes_of_vectors(findings: Findings) -> int:
-    """Bytes of what a check writes besides matrices, counted generously."""
-
-    def of_layer(result: LayerResult) -> int:
-        vector = 0 if result.distribution is None else 2 * result.distribution.size + 140
-        return vector + 4 * len(result.scalars)
-
-    quantities = {name for result in findings.layers.values() for name in result.scalars}
-    return sum(map(of_layer, findings.layers.values())) + 140 * (len(quantities) + 2)
 
 
 def _scale(vector: npt.NDArray[np.float64]) -> float:
