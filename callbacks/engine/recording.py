@@ -28,10 +28,10 @@ from convscope.loggers.figures import cluster_order
 from convscope.loggers.packed import packed_correlation
 from convscope.loggers.record import Storable, TensorWriter
 
-Found = list[tuple[Observer, Findings]]
+Pairs = list[tuple[Observer, Findings]]
 
 
-class Recorder:
+class RecordKeeper:
     """Writes the record, on the main process alone. A failure costs the record of that check, and one line.
 
     It reads what has been computed anyway, plain numbers and NumPy arrays, and asks nothing of the device.
@@ -46,7 +46,7 @@ class Recorder:
         self._step = self._spent = 0  # training step of the last check; bytes that this one has taken
         self.pictures = pictures.DrawnPictures()
 
-    def write(self, trainer: pl.Trainer, plans: list[Plan], found: Found, own: dict[str, float], when: Moment) -> None:
+    def write(self, trainer: pl.Trainer, plans: list[Plan], found: Pairs, own: dict[str, float], when: Moment) -> None:
         """Write one check; ``own`` are the numbers on the check itself."""
         drawn = self.pictures.taken()
         if not trainer.is_global_zero or bridge.fast_dev_run(trainer):
@@ -135,7 +135,7 @@ class Recorder:
             self._put(form.order_tag(family, layer), np.stack([order, packed.partner]).astype(np.uint16), step)
             self._put(form.partner_tag(family, layer), packed.rho.astype(np.float16), step)
 
-    def _write_arrays(self, found: Found, step: int) -> None:
+    def _write_arrays(self, found: Pairs, step: int) -> None:
         for observer, findings in found:
             with self._failures.guard(f"the arrays of {observer.name} for the record"):
                 for name, value in observer.arrays().items():

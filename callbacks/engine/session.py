@@ -19,7 +19,7 @@ from convscope.callbacks.engine.lockstep import is_mistake, together
 from convscope.callbacks.engine.observer import Observer, Plan
 from convscope.callbacks.engine.pictures import Pictures
 from convscope.callbacks.engine.planning import make_plan
-from convscope.callbacks.engine.recording import Recorder
+from convscope.callbacks.engine.recording import RecordKeeper
 from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.callbacks.engine.stopwatch import Stopwatch
 from convscope.capture.data.heldout import HeldOut
@@ -67,7 +67,7 @@ class Session:
         self._stopwatch = Stopwatch(
             min((o.max_overhead for o in observers if o.max_overhead is not None), default=None)
         )
-        self._recorder = Recorder(self._failures, self.observers)
+        self._recorder = RecordKeeper(self._failures, self.observers)
         self._pictures = Pictures(self._failures, self._recorder.pictures)
         self._heldout_changed = False
         self._tags: set[str] = set()

@@ -103,7 +103,7 @@ def test_the_same_weights_with_and_without_a_record(fit: Any, monkeypatch: pytes
     import lightning as L
     import torch
 
-    from convscope.callbacks.engine.recording import Recorder
+    from convscope.callbacks.engine.recording import RecordKeeper
 
     def weights() -> list[Any]:
         L.seed_everything(3)
@@ -111,5 +111,5 @@ def test_the_same_weights_with_and_without_a_record(fit: Any, monkeypatch: pytes
         return [weight.detach().clone() for weight in run.module.parameters()]
 
     with_it = weights()
-    monkeypatch.setattr(Recorder, "write", lambda *arguments: None)
+    monkeypatch.setattr(RecordKeeper, "write", lambda *arguments: None)
     assert all(torch.equal(one, other) for one, other in zip(weights(), with_it, strict=True))

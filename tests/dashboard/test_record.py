@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import convscope
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.observer import Plan
-from convscope.callbacks.engine.recording import Recorder, matrix_sides
+from convscope.callbacks.engine.recording import RecordKeeper, matrix_sides
 from convscope.capture.network.trace import Layer
 from convscope.dashboard import Run, find_runs, form, read_run, read_runs
 from convscope.dashboard.events import EventFile
@@ -49,7 +49,7 @@ class Checks:
         heldout: Any = SimpleNamespace(total=64, fingerprint="f", class_names=["a", "b"])
         subject: Any = None
         self.plan = Plan(subject, heldout, list(self.observers), {o.name: self.layers for o in self.observers})
-        self.recorder = Recorder(Failures(raising=True), list(self.observers))
+        self.recorder = RecordKeeper(Failures(raising=True), list(self.observers))
         self.written: dict[int, Any] = {}
 
     def write(self, step: int, epoch: int = 0) -> None:
