@@ -15,7 +15,7 @@ from convscope.callbacks.parts.intervening import InterveningObserver, fixed_ran
 from convscope.capture.intervention import Baseline
 from convscope.capture.network.trace import Layer
 from convscope.capture.outputs.loss import Loss
-from convscope.loggers import TensorBoardDashboard
+from convscope.loggers import Backend
 from convscope.loggers.classes import class_table
 from convscope.metrics.functional import OutcomeResult, rank_stability
 
@@ -116,7 +116,7 @@ class AblationOracle(InterveningObserver):
         found = {name: list(row.values()) for name, row in values.items() if name.startswith("spearman_")}
         return {name: sum(row) / len(row) for name, row in found.items()}
 
-    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+    def draw(self, dashboard: Backend, when: Moment) -> None:
         for name, rises in self._by_class.items():
             chosen = self._chosen[name]
             order = chosen.importance[self.rank_by].argsort(descending=True, stable=True)

@@ -14,7 +14,7 @@ from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.loggers import TensorBoardDashboard, escape_markdown
+from convscope.loggers import Backend, escape_markdown
 from convscope.loggers.classes import class_table
 from convscope.metrics import OutputCorrelation
 from convscope.metrics.functional import ServingResult, serving_filters
@@ -101,7 +101,7 @@ class ClassFilters(LayerObserver):
             }
         )
 
-    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+    def draw(self, dashboard: Backend, when: Moment) -> None:
         for name, (matrix, best) in self._found.items():
             rows = _most_serving(best)
             title = f"{name}, {when.label}\nfilters that serve a class best"

@@ -11,7 +11,7 @@ from convscope.callbacks.parts.per_layer import PerLayer, positions_each
 from convscope.callbacks.parts.redundancy import Pairs, redundancy_text, redundant_pairs
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.loggers import TensorBoardDashboard
+from convscope.loggers import Backend
 from convscope.metrics import ChannelCorrelation
 
 
@@ -93,7 +93,7 @@ class FilterCorrelation(LayerObserver):
         self._pairs[layer.name] = redundant_pairs(matrix, self.redundant_threshold)
         return LayerResult(scalars, matrix=matrix)
 
-    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+    def draw(self, dashboard: Backend, when: Moment) -> None:
         if self._pairs:
             text = redundancy_text(self._pairs, self.redundant_threshold, when.label)
             dashboard.text(f"{self.name}/redundant_pairs", text, when.step)

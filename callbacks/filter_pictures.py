@@ -16,7 +16,7 @@ from convscope.callbacks.parts.per_layer import PerLayer, positions_each
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.loggers import TensorBoardDashboard
+from convscope.loggers import Backend
 from convscope.loggers.filter_grid import FilterRow, example_grid
 from convscope.metrics import ChannelCorrelation
 
@@ -111,7 +111,7 @@ class FilterPictures(LayerObserver):
         self._rows[layer.name] = self._choose(importance, matrix)
         return LayerResult({})
 
-    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+    def draw(self, dashboard: Backend, when: Moment) -> None:
         for name, chosen in self._rows.items():
             rows = [self._row(name, number, note) for number, note in chosen]
             title = f"{name}, {when.label}\ntop by {self.criterion}, then most redundant"

@@ -15,7 +15,7 @@ from convscope.callbacks.parts.intervening import InterveningObserver, fixed_ran
 from convscope.capture.intervention import Baseline
 from convscope.capture.network.trace import Layer
 from convscope.capture.outputs.loss import Loss
-from convscope.loggers import TensorBoardDashboard
+from convscope.loggers import Backend
 from convscope.loggers.curves import removal_curves
 from convscope.metrics.functional import OutcomeResult, removal_area
 
@@ -116,7 +116,7 @@ class ForwardFromLayer(InterveningObserver):
         gaps = list(values.get("gap", {}).values())
         return {"gap": sum(gaps) / len(gaps)} if gaps else {}
 
-    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+    def draw(self, dashboard: Backend, when: Moment) -> None:
         label = "accuracy" if self._classes else "loss kept"
         for name, curves in self._curves.items():
             picture = removal_curves([0.0, *self.shares, 1.0], curves, f"{name}, {when.label}", label)

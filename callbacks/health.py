@@ -20,7 +20,7 @@ from convscope.capture.network.activation_bounds import bounds_of, is_rectified
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.loss import Loss
-from convscope.loggers import TensorBoardDashboard
+from convscope.loggers import Backend
 from convscope.metrics import FilterActivity, SignalRMS
 from convscope.metrics.functional import ActivityResult
 
@@ -208,7 +208,7 @@ class FilterHealth(LayerObserver):
         for layer, dead in self._masks.items():
             self._deaths.record(layer, dead, when)
 
-    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+    def draw(self, dashboard: Backend, when: Moment) -> None:
         if table := self._deaths.markdown():
             dashboard.text(f"{self.name}/deaths", table, when.step)
 

@@ -19,8 +19,9 @@ from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.choice import Outputs
-from convscope.loggers import TensorBoardDashboard
+from convscope.loggers import Backend
 from convscope.loggers.predictions import prediction_strip
+from convscope.loggers.record import Storable
 from convscope.metrics import OutputReadout, RidgeProbe
 from convscope.metrics.functional import calibrated_readout, calibration_error, information_gain, prediction_entropy
 from convscope.metrics.probe import FeatureProbe
@@ -172,7 +173,7 @@ class LayerPrediction(LayerObserver):
                 if layer in findings.layers:
                     findings.layers[layer].scalars["agreement"] = float(share)
 
-    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+    def draw(self, dashboard: Backend, when: Moment) -> None:
         if self._path is None:
             return
         dashboard.histogram(f"{self.name}/decision_depths", self._path.depth.numpy(), when.step)
@@ -234,15 +235,25 @@ class LayerPrediction(LayerObserver):
         classes = torch.arange(self._outputs) if self._outputs else self._present
         return PredictionPath(list(self._readouts), stacked, self._truth(), classes, self._numbers)
 
-    def _draw_examples(
-        self, dashboard: TensorBoardDashboard, path: PredictionPath, images: ExampleImages, when: Moment
-    ) -> None:
+    def arrays(self) -> Mapping[str, Storable]:
+        """The examples' probabilities by layer, for their likeliest classes, and small images of them."""
+        path, images = self._path, self._images
+        if path is None or images is None or not self.examples or not (chosen := self._choose(path, images)):
+            return {}
+        kept: dict[str, Storable] = {"layers": path.layers, **path.strips(chosen)}
+        thumbnails = [images.thumbnail(number) for number in chosen] if self.pictures else []
+        known = [picture for picture in thumbnails if picture is not None]
+        return {**kept, "thumbnails": known} if len(known) == len(chosen) else kept
+
+    def _choose(self, path: PredictionPath, images: ExampleImages) -> list[int]:
+        """The examples, the same at every check where they can be."""
         shown = [number for number in images.numbers if number in set(path.numbers.tolist())]  # ignored ones are not
-        if not shown:
-            return
-        if not self._chosen or not set(self._chosen) <= set(shown):
+        if shown and not (self._chosen and set(self._chosen) <= set(shown)):
             self._chosen = path.pick(shown, self.examples)
-        for number in self._chosen:
+        return self._chosen if shown else []
+
+    def _draw_examples(self, dashboard: Backend, path: PredictionPath, images: ExampleImages, when: Moment) -> None:
+        for number in self._choose(path, images):
             row = path.place(number)
             truth, said = int(path.truth[row]), int(path.predicted[-1, row])
             names = [self._class_label(label) for label in path.classes.tolist()]

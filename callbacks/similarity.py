@@ -15,7 +15,7 @@ from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.callbacks.parts.snapshots import require_samples
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.loggers import TensorBoardDashboard
+from convscope.loggers import Backend
 from convscope.loggers.classes import layer_heatmap
 from convscope.metrics import PooledFeatures
 from convscope.metrics.functional import linear_cka_matrix
@@ -95,7 +95,7 @@ class LayerSimilarity(LayerObserver):
                 if self._output in names and name != self._output:
                     scalars["to_output"] = float(self._matrix[place, names.index(self._output)])
 
-    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+    def draw(self, dashboard: Backend, when: Moment) -> None:
         if self._matrix is not None:
             kind = "linear CKA, debiased" if self.debiased else "linear CKA"
             title = f"Similarity of layers, {when.label}"

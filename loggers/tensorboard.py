@@ -1,16 +1,20 @@
 """TensorBoard writer for histograms, pictures, text and one layout of charts."""
 
+from __future__ import annotations
+
 import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
 
-Layout = Mapping[str, Mapping[str, Sequence[str]]]
+from convscope.loggers.backend import Backend, Layout, check_picture, claim, finite
+from convscope.loggers.writers import summary_writer
 
 HISTOGRAM_BINS = 64
 MARKERS = 5  # all that a custom-scalars chart has; its lines share the colour of their run
@@ -70,7 +74,7 @@ def _span(layers: Sequence[str]) -> str:
     return layers[0] if len(layers) == 1 else f"{layers[0]} … {layers[-1]}"
 
 
-class TensorBoardDashboard:
+class TensorBoardDashboard(Backend):
     """Writer of histograms, pictures, text and the custom-scalars layout of one TensorBoard run.
 
     It keeps no values, only the kind of each tag: TensorBoard reads a tag as the kind that came first and does
@@ -94,6 +98,12 @@ class TensorBoardDashboard:
         self._kinds: dict[str, str] = {}
         self._layout: dict[str, dict[str, list[str]]] | None = None
 
+    @classmethod
+    def of(cls, logger: Any) -> Backend | None:
+        """For any logger whose ``experiment`` is a ``SummaryWriter``, or offers what one does."""
+        writer = summary_writer(logger)
+        return None if writer is None else cls(writer)
+
     @property
     def free_space(self) -> float:
         """Free bytes where the run is written; infinite if that is not a local folder."""
@@ -110,11 +120,10 @@ class TensorBoardDashboard:
         Raises:
             ValueError: if `tag` was written as another kind.
         """
-        self._claim(tag, "histogram")
-        flat = np.asarray(values, dtype=np.float64).ravel()
-        finite = flat[np.isfinite(flat)]
-        if finite.size:
-            self._writer.add_histogram(tag, finite, global_step=step, bins=_bin_edges(finite))
+        claim(self._kinds, tag, "histogram")
+        kept = finite(values)
+        if kept.size:
+            self._writer.add_histogram(tag, kept, global_step=step, bins=_bin_edges(kept))
 
     def image(self, tag: str, array: npt.NDArray[np.uint8], step: int) -> None:
         """Write one picture, `(H, W, 3)` of uint8, as `correlation_heatmap` and `learning_map` return it.
@@ -122,12 +131,8 @@ class TensorBoardDashboard:
         Raises:
             ValueError: if `array` is not such a picture, or `tag` was written as another kind.
         """
-        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
-            raise ValueError(
-                f"image {tag!r} must be a non-empty (H, W, 3) uint8 array, got shape {array.shape} of "
-                f"{array.dtype}; scale floats to 0..255 and convert with .astype(np.uint8)"
-            )
-        self._claim(tag, "image")
+        check_picture(tag, array)
+        claim(self._kinds, tag, "image")
         self._writer.add_image(tag, array, global_step=step, dataformats="HWC")
 
     def text(self, tag: str, markdown: str, step: int) -> None:
@@ -136,7 +141,7 @@ class TensorBoardDashboard:
         Raises:
             ValueError: if `tag` was written as another kind.
         """
-        self._claim(tag, "text")
+        claim(self._kinds, tag, "text")
         self._writer.add_text(tag, markdown, global_step=step)
 
     def layout(self, charts: Layout) -> None:
@@ -153,22 +158,14 @@ class TensorBoardDashboard:
         if not wanted or wanted == self._layout:
             return
         for tag in (tag for chart in wanted.values() for tags in chart.values() for tag in tags):
-            self._claim(tag, "scalar")
+            claim(self._kinds, tag, "scalar")
         self._writer.add_custom_scalars(_as_multiline(wanted))
         self._layout = wanted
 
-    def _claim(self, tag: str, kind: str) -> None:
-        first = self._kinds.setdefault(tag, kind)
-        if first != kind:
-            raise ValueError(
-                f"tag {tag!r} is a {first} in this run and TensorBoard would not show its {kind} too; "
-                f"give the {kind} a tag of its own"
-            )
 
-
-def _bin_edges(finite: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Equal bins, or one if the values are too close together to divide their range."""
-    low, high = float(finite.min()), float(finite.max())
+def _bin_edges(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Equal bins, or one where the values lie too close together to divide their range."""
+    low, high = float(values.min()), float(values.max())
     edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
     if np.all(np.diff(edges) > 0):
         return edges

@@ -20,6 +20,7 @@ PUBLIC = [
     "convscope.alerts.detectors",
     "convscope.callbacks",
     "convscope.capture",
+    "convscope.dashboard",
     "convscope.loggers",
     "convscope.metrics",
     "convscope.metrics.functional",

@@ -15,7 +15,7 @@ import convscope
 tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
 ROOT = Path(__file__).parents[1]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-PACKAGES = ("alerts", "callbacks", "capture", "explainers", "loggers", "metrics", "recipes")
+PACKAGES = ("alerts", "callbacks", "capture", "dashboard", "explainers", "loggers", "metrics", "recipes")
 FILES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 MODULES = [".".join(("convscope", *path.with_suffix("").parts)).removesuffix(".__init__") for path in FILES]
 
@@ -75,9 +75,10 @@ ALLOWED = {
     "alerts": {"alerts"},
     "metrics": {"metrics"},
     "capture": {"capture"},
+    "dashboard": {"dashboard"},
     "explainers": {"explainers"},
     "loggers": {"loggers"},
-    "callbacks": {"alerts", "callbacks", "capture", "explainers", "metrics", "loggers"},
+    "callbacks": {"alerts", "callbacks", "capture", "dashboard", "explainers", "metrics", "loggers"},
 }
 SHARED = {"convscope._arguments"}
 """Plain Python that any package may use."""
@@ -85,6 +86,7 @@ FOREIGN = {
     "alerts": ("torch", "lightning", "torchmetrics"),
     "metrics": ("lightning",),
     "capture": ("lightning",),
+    "dashboard": ("torch", "lightning", "torchmetrics", "tensorflow"),
     "explainers": ("lightning",),
     "loggers": ("lightning",),
     "callbacks": (),

@@ -6,6 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
@@ -24,7 +25,9 @@ from convscope.capture.network.modules import named_modules
 from convscope.capture.observation import Subject
 from convscope.capture.state.generators import preserved_generators
 from convscope.capture.state.isolation import preserved_random_state
-from convscope.loggers import summary_writer
+from convscope.loggers import Backend, backend_of, summary_writer
+from convscope.loggers.folder import is_remote, logger_folder
+from convscope.loggers.several import AllLoggers
 from convscope.metrics._base import announce_sync
 
 T = TypeVar("T")
@@ -398,9 +401,20 @@ def write_scalars(
         pl_module.log_dict(scalars, on_step=True, on_epoch=False, logger=False, batch_size=1)
     else:
         keep_available(trainer, scalars)
+    log_to_each(trainer, {**told, "epoch": float(when.epoch)}, when.step)
+
+
+def log_to_each(trainer: pl.Trainer, scalars: dict[str, float], step: int) -> None:
+    """Send scalars to every logger at once. The error of one that fails is raised once all the others have them."""
+    failed: list[Exception] = []
     for logger in trainer.loggers:
-        logger.log_metrics({**told, "epoch": float(when.epoch)}, step=when.step)
-        logger.save()
+        try:
+            logger.log_metrics(scalars, step=step)
+            logger.save()
+        except Exception as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def keep_available(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
@@ -458,3 +472,75 @@ def tensorboard_writers(trainer: pl.Trainer) -> list[SummaryWriter]:
     if not trainer.is_global_zero or fast_dev_run(trainer):
         return []
     return [writer for logger in trainer.loggers if (writer := summary_writer(logger)) is not None]
+
+
+def backends(trainer: pl.Trainer) -> dict[str, Backend]:
+    """Where the run's loggers take histograms, pictures and texts, by the logger's name, on the main process."""
+    if not trainer.is_global_zero or fast_dev_run(trainer):
+        return {}
+    found = [(logger, backend) for logger in trainer.loggers if (backend := backend_of(logger)) is not None]
+    names = [type(logger).__name__ for logger, _ in found]
+    unique = [n if names.count(n) == 1 else f"{n} {names[:place].count(n) + 1}" for place, n in enumerate(names)]
+    return dict(zip(unique, (backend for _, backend in found), strict=True))
+
+
+def write_text(trainer: pl.Trainer, tag: str, markdown: str, step: int) -> None:
+    """Send Markdown to every logger that takes it. The error of one that fails is raised once the others have it."""
+    failed: list[Exception] = []
+    loggers = AllLoggers(backends(trainer), lambda name, error: failed.append(error))
+    loggers.text(tag, markdown, step)
+    if failed:
+        raise failed[0]
+
+
+def run_folder(trainer: pl.Trainer) -> Path:
+    """Where the run keeps its files: the first logger's folder, else ``default_root_dir``. On every process at once."""
+    logger = trainer.loggers[0] if trainer.loggers else None
+    # Only the main process's logger knows the number of its run.
+    return Path(trainer.strategy.broadcast(str(logger_folder(logger, trainer.default_root_dir))))
+
+
+def writes_tensors(writer: Any) -> bool:
+    """Whether a TensorBoard writer takes events as they are: torch's own does, look-alikes need not."""
+    return isinstance(writer, SummaryWriter) and hasattr(writer, "_get_file_writer")
+
+
+def record_folder(trainer: pl.Trainer, run: str) -> Path:
+    """Where the record lies that no TensorBoard logger takes; called on the main process alone.
+
+    Raises:
+        ValueError: if the run keeps nothing on this machine.
+    """
+    folder = logger_folder(trainer.loggers[0] if trainer.loggers else None, trainer.default_root_dir)
+    if is_remote(folder):
+        raise ValueError(f"{folder} is not on this machine; use a TensorBoardLogger there, or a local default_root_dir")
+    return folder if trainer.loggers else folder / "convscope" / run
+
+
+@contextmanager
+def scalars_renamed(trainer: pl.Trainer, ours: Callable[[str], bool]) -> Iterator[None]:
+    """Within the block, loggers with rules for names (MLflow) get scalars of ours under names that these allow.
+
+    Lightning itself hands scalars to the loggers at the end of an epoch, all loggers the same: so ``log_metrics`` of
+    such a logger is wrapped, on the object, and the user's own values pass through as they are.
+    """
+    wrapped = []
+    for logger in trainer.loggers:
+        backend = backend_of(logger)
+        if backend is not None and type(backend).scalar_tag is not Backend.scalar_tag:
+            logger.log_metrics = _renaming(logger.log_metrics, backend, ours)  # type: ignore[method-assign]
+            wrapped.append(logger)
+    try:
+        yield
+    finally:
+        for logger in wrapped:
+            vars(logger).pop("log_metrics", None)
+
+
+def _renaming(log_metrics: Callable[..., Any], backend: Backend, ours: Callable[[str], bool]) -> Callable[..., Any]:
+    def renamed(metrics: Any, *args: Any, **kwargs: Any) -> Any:
+        mine = {tag for tag in metrics if ours(tag) or tag.startswith("alert/")}
+        named = {backend.scalar_tag(tag) if tag in mine else tag: value for tag, value in metrics.items()}
+        return log_metrics(named, *args, **kwargs)
+
+    return renamed

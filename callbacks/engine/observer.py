@@ -19,7 +19,8 @@ from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record, Subject
 from convscope.capture.outputs.choice import Outputs
 from convscope.capture.outputs.loss import Loss
-from convscope.loggers import TensorBoardDashboard
+from convscope.loggers import Backend
+from convscope.loggers.record import Storable
 
 
 class Observer(Protocol):
@@ -42,6 +43,7 @@ class Observer(Protocol):
     # What is kept from check to check.
     history: History
     logged: dict[str, float]
+    run: str
 
     @property
     def charts(self) -> Mapping[str, str]: ...
@@ -120,7 +122,9 @@ class Observer(Protocol):
 
     def remember(self, findings: Findings, when: Moment) -> None: ...
 
-    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None: ...
+    def draw(self, dashboard: Backend, when: Moment) -> None: ...
+
+    def arrays(self) -> Mapping[str, Storable]: ...
 
     def end(self) -> None: ...
 

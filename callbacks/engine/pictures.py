@@ -1,30 +1,59 @@
-"""Histograms, heat-maps, learning maps and the chart layout of one run, where its logger is TensorBoard."""
+"""Histograms, heat-maps, learning maps and the chart layout of one run, for every logger that takes them."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import lightning.pytorch as pl
+import numpy.typing as npt
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch.utils.tensorboard import SummaryWriter
 
-from convscope.callbacks.engine.bridge import fast_dev_run, tensorboard_writers
+from convscope.callbacks.engine.bridge import backends, fast_dev_run
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings, Moment
 from convscope.callbacks.engine.observer import Observer
 from convscope.callbacks.engine.overview import OVERVIEW, Overview, map_title
 from convscope.callbacks.engine.progress import Progress
 from convscope.loggers import (
-    TensorBoardDashboard,
+    Backend,
     correlation_heatmap,
     depth_charts,
     learning_map,
 )
 from convscope.loggers._canvas import require_matplotlib
+from convscope.loggers.backend import Pixels
 from convscope.loggers.scale import scale_of
+from convscope.loggers.several import AllLoggers
 
 SPARE = 64 << 20
 """Bytes of the disk that pictures leave free: once it is full, TensorBoard's writer is lost, and the run with it."""
+
+
+class DrawnPictures(Backend):
+    """Takes the pictures that callbacks draw of their own; others can be drawn again from the record's numbers."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, Pixels] = {}
+
+    @classmethod
+    def of(cls, logger: Any) -> Backend | None:
+        return None
+
+    def histogram(self, tag: str, values: npt.ArrayLike, step: int) -> None:
+        return
+
+    def image(self, tag: str, array: Pixels, step: int) -> None:
+        if "/example/" not in tag:  # strips: their probabilities are in the record
+            self._taken[tag] = array
+
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        return
+
+    def taken(self) -> dict[str, Pixels]:
+        """The pictures since the last call, by tag."""
+        taken, self._taken = self._taken, {}
+        return taken
 
 
 class Pictures:
@@ -32,51 +61,60 @@ class Pictures:
 
     Args:
         failures: Record of pictures that cannot be drawn: one costs the pictures of its observer alone.
+        record: Takes the pictures that observers draw of their own, whatever the loggers.
     """
 
-    def __init__(self, failures: Failures) -> None:
-        self._failures = failures
-        self._dashboards: dict[SummaryWriter, TensorBoardDashboard] = {}
+    def __init__(self, failures: Failures, record: DrawnPictures) -> None:
+        self._failures, self._record = failures, record
+        self._loggers = AllLoggers({}, self._report)
+        self._known: dict[str, Backend] = {}
         self._charts: dict[str, dict[str, list[str]]] = {}
         self._said: set[str] = set()
 
     def draw(
         self, trainer: pl.Trainer, found: list[tuple[Observer, Findings]], when: Moment, progress: Progress
     ) -> None:
-        """Draw one check's pictures, on the main process, to every TensorBoard logger."""
+        """Draw one check's pictures once, on the main process, for all loggers."""
         found = [(observer, findings) for observer, findings in found if findings.layers]
         if not trainer.is_global_zero or fast_dev_run(trainer) or not found:
             return
-        writers = tensorboard_writers(trainer)
-        if not writers and any(observer.pictures for observer, _ in found):
-            self._say_once(
-                "there is no TensorBoard logger, so pictures are skipped; scalars go to the loggers there are"
-            )
+        with self._failures.guard("looking for loggers"):
+            self._begin(trainer)
         for observer, findings in found:
             with self._failures.guard(f"naming the charts of {observer.name}"):
                 self._charts[observer.name] = _charts(observer, findings)
-        for writer in writers:
-            with self._failures.guard("drawing pictures"):
-                self._draw_all(writer, found, when, progress)
+        if not self._known and any(observer.pictures for observer, _ in found):
+            self._say_once("no logger takes pictures, so there are none; scalars go to the loggers there are")
+        if not self._known or self._loggers.usable:
+            self._draw_all(found, when, progress)
 
-    def _draw_all(
-        self, writer: SummaryWriter, found: list[tuple[Observer, Findings]], when: Moment, progress: Progress
-    ) -> None:
-        dashboard = self._dashboards.setdefault(writer, TensorBoardDashboard(writer))
-        if dashboard.free_space < SPARE:
-            self._say_once(
-                f"less than {SPARE >> 20} MiB are free where TensorBoard's files are: histograms and pictures are "
-                "skipped, so that there is room for scalars and checkpoints"
-            )
-            return
-        dashboard.layout(self._charts)
+    def _begin(self, trainer: pl.Trainer) -> None:
+        if not self._known:
+            self._known = backends(trainer)
+            self._loggers = AllLoggers(self._known, self._report)
+        self._loggers.begin()
+        for name, free in self._loggers.spaces.items():
+            if free < SPARE:
+                self._loggers.drop(name)
+                self._say_once(
+                    f"less than {SPARE >> 20} MiB are free where the files of {name} are: histograms and pictures are "
+                    "skipped, so that there is room for scalars and checkpoints"
+                )
+
+    def _report(self, logger: str, error: Exception) -> None:
+        self._failures.record(f"writing pictures to {logger}", error)
+
+    def _draw_all(self, found: list[tuple[Observer, Findings]], when: Moment, progress: Progress) -> None:
+        with self._failures.guard("arranging charts"):
+            self._loggers.layout(self._charts)
         for observer, findings in found:
             with self._failures.guard(f"drawing pictures of {observer.name}"):
                 if observer.pictures:
-                    self._draw(dashboard, observer, findings, when)
+                    self._draw(observer, findings, when)
             progress.advance()
 
-    def _draw(self, dashboard: TensorBoardDashboard, observer: Observer, findings: Findings, when: Moment) -> None:
+    def _draw(self, observer: Observer, findings: Findings, when: Moment) -> None:
+        dashboard = self._loggers
         for layer, result in findings.layers.items():
             if result.distribution is not None:
                 values = observer.shown(result.distribution)
@@ -87,15 +125,16 @@ class Pictures:
             self._say_once(str(error))
             return
         for layer, result in findings.layers.items():
-            if result.matrix is not None:
+            if result.matrix is not None and self._known:
                 title = f"{layer}, {when.label}"
                 dashboard.image(
                     f"{findings.family}/matrix/{layer}", correlation_heatmap(result.matrix, title), when.step
                 )
-        self._draw_maps(dashboard, observer, list(findings.layers), when)
-        observer.draw(dashboard, when)
+        if self._known:
+            self._draw_maps(dashboard, observer, list(findings.layers), when)
+        observer.draw(AllLoggers({"loggers": dashboard, "the record": self._record}, self._report), when)
 
-    def _draw_maps(self, dashboard: TensorBoardDashboard, observer: Observer, layers: list[str], when: Moment) -> None:
+    def _draw_maps(self, dashboard: Backend, observer: Observer, layers: list[str], when: Moment) -> None:
         history = observer.history
         if not history.epochs:  # nothing could be remembered
             return
@@ -113,13 +152,11 @@ class Pictures:
         """Draw all learning maps in one picture, once the alerts of their last check are known."""
         if not trainer.is_global_zero or fast_dev_run(trainer):
             return
-        dashboards = [dashboard for dashboard in self._dashboards.values() if dashboard.free_space >= SPARE]
         with self._failures.guard("drawing the overview"), suppress(ImportError):  # said where maps were to be drawn
             require_matplotlib()
-            picture = Overview(observers).picture(order, alerts) if dashboards else None
+            picture = Overview(observers).picture(order, alerts) if self._known and self._loggers.usable else None
             if picture is not None:
-                for dashboard in dashboards:
-                    dashboard.image(f"{OVERVIEW}/all_maps", picture, step)
+                self._loggers.image(f"{OVERVIEW}/all_maps", picture, step)
 
     def _say_once(self, message: str) -> None:
         if message not in self._said:

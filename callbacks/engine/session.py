@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from convscope.callbacks.engine.overview import OVERVIEW, overview_scalars
 from convscope.callbacks.engine.pictures import Pictures
 from convscope.callbacks.engine.planning import make_plan
 from convscope.callbacks.engine.progress import Progress
+from convscope.callbacks.engine.recording import RecordKeeper
 from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.callbacks.engine.stopwatch import Stopwatch
 from convscope.capture.data.heldout import HeldOut
@@ -72,10 +73,12 @@ class Session:
         self._stopwatch = Stopwatch(
             min((o.max_overhead for o in observers if o.max_overhead is not None), default=None)
         )
-        self._pictures = Pictures(self._failures)
+        self._recorder = RecordKeeper(self._failures, self.observers)
+        self._pictures = Pictures(self._failures, self._recorder.pictures)
         self._heldout_changed = False
         self._undrawn: int | None = None  # step of a check that the overview does not show yet
         self._tags: set[str] = set()
+        self._renamed = ExitStack()
         self._monitored: dict[str, str] = {}
         self._seen: dict[str, torch.Tensor] = {}
         self._said_swapped = self._said_watching = self._said_waits = False
@@ -113,6 +116,8 @@ class Session:
                 with self._failures.guard(f"the start of {observer.name}"):
                     observer.restart()
         bridge.require_whole_networks(trainer)
+        with self._failures.guard("looking for loggers"):
+            self._renamed.enter_context(bridge.scalars_renamed(trainer, lambda tag: tag in self._tags))
         self._keep_available(trainer)
         self._serve_monitors(trainer)
         lazy = bridge.uninitialised(pl_module)
@@ -265,6 +270,8 @@ class Session:
         with watch.part("drawing"):
             self.progress.phase("pictures", len(found))
             self._pictures.draw(trainer, found, when, self.progress)
+            own = {"seconds": watch.so_far, "errors": float(self._failures.count)}
+            self._recorder.write(trainer, self._plans, found, own, when)
         watch.end()
         self.checks += 1
         self._undrawn = when.step
@@ -399,9 +406,15 @@ class Session:
         )
         return next((key for key in self._monitored if key.startswith(own) and key not in observer.logged), None)
 
+    def tell_incidents(self, trainer: pl.Trainer, step: int) -> None:
+        """Put into the record what alerts have said since the last check."""
+        self._recorder.tell_incidents(trainer, step)
+
     def close(self, trainer: pl.Trainer) -> None:
         """The fit is over."""
         self.show_overview(trainer)
+        self._recorder.close(trainer)
+        self._renamed.close()
         bridge.keep_from_main_process(trainer, self._tags)
 
     def layer_names(self) -> list[str]:

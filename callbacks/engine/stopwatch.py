@@ -43,6 +43,11 @@ class Stopwatch:
         finally:
             self.parts[name] = self.parts.get(name, 0.0) + time.perf_counter() - began
 
+    @property
+    def so_far(self) -> float:
+        """Seconds that the check under way has taken."""
+        return time.perf_counter() - self._began
+
     def end(self) -> None:
         """End the time of a check: ``seconds`` and ``overhead`` are those of this check."""
         now = time.perf_counter()

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 
 from convscope._arguments import text_or_none
 from convscope.alerts.incidents import Incident, by_urgency, incident_records, severity_level
-from convscope.callbacks.engine.bridge import tensorboard_writers
+from convscope.callbacks.engine import bridge
 from convscope.loggers import JsonlSink, WebhookSink, alerts_markdown
 
 log = logging.getLogger("convscope")
@@ -152,19 +152,17 @@ class Raise(Action):
 
 
 def show_in_loggers(trainer: pl.Trainer, incidents: list[Incident], step: int, *, text: bool) -> None:
-    """``alert/severity`` in every logger, and in TensorBoard a list of all incidents, where they are not as they were.
+    """``alert/severity`` in every logger, and a list of all incidents where it takes texts, if they have changed.
 
     The curve is the highest severity of the open incidents: 0 for none, 1 for info, 2 for warning, 3 for critical. Both
     are of all incidents, so they are written once a check, whatever the severities that have the action.
     """
     if not trainer.is_global_zero:
         return
-    for logger in trainer.loggers:
-        logger.log_metrics({"alert/severity": float(severity_level(incidents))}, step=step)
     if text:
         listed = alerts_markdown([incident.as_dict() for incident in by_urgency(incidents)])
-        for writer in tensorboard_writers(trainer):
-            writer.add_text("alerts", listed, global_step=step)
+        bridge.write_text(trainer, "alerts", listed, step)
+    bridge.log_to_each(trainer, {"alert/severity": float(severity_level(incidents))}, step)
 
 
 def _headline(incident: Incident) -> str:
@@ -233,5 +231,5 @@ def _named(name: str, arguments: Any) -> Action:
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
-    """Folder of the run's files: the first logger's, else ``default_root_dir``. Called on every process at once."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    """Where the run keeps its files: the first logger's folder, else ``default_root_dir``. On every process at once."""
+    return bridge.run_folder(trainer)

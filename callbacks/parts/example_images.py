@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from convscope.capture.data.batches import tree_tensors
 from convscope.capture.data.heldout import HeldOut
 from convscope.loggers._canvas import Picture
+
+THUMBNAIL = 64
 
 
 class ExampleImages:
@@ -47,6 +50,18 @@ class ExampleImages:
             low, high = float(image.min()), float(image.max())
         scaled = ((image - low) / max(high - low, 1e-12)).clamp(0, 1) * 255
         return np.asarray(scaled.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy(), dtype=np.uint8)
+
+    def thumbnail(self, number: int) -> bytes | None:
+        """The picture as PNG of at most 64 pixels a side; None if it is no image."""
+        from PIL import Image
+
+        picture, kept = self.picture(number), io.BytesIO()
+        if picture is None:
+            return None
+        small = Image.fromarray(picture)
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        small.save(kept, "PNG")
+        return kept.getvalue()
 
 
 def _thinned(image: torch.Tensor) -> torch.Tensor:

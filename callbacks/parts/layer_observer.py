@@ -23,7 +23,8 @@ from convscope.capture.network.layers import LayerSpec, as_entries
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.loss import Loss
-from convscope.loggers import TensorBoardDashboard
+from convscope.loggers import Backend
+from convscope.loggers.record import Storable
 
 log = logging.getLogger("convscope")
 
@@ -102,6 +103,7 @@ class LayerObserver(Callback, ABC):
         self.logged: dict[str, float] = {}  # every tag's last value
         self.session: Session | None = None
         self._fingerprint = ""
+        self.run = ""  # name of the run's record where no logger has one
 
     # Settings that a subclass overrides.
 
@@ -220,8 +222,12 @@ class LayerObserver(Callback, ABC):
     def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
         """Add numbers to the findings that need those of all callbacks, on all held-out sets."""
 
-    def draw(self, dashboard: TensorBoardDashboard, when: Moment) -> None:
+    def draw(self, dashboard: Backend, when: Moment) -> None:
         """Write pictures and texts of the callback's own, on the main process, before :meth:`end`."""
+
+    def arrays(self) -> Mapping[str, Storable]:
+        """Further arrays, texts or PNG files for the record of the run, by name, on the main process; small ones."""
+        return {}
 
     def end(self) -> None:
         """Release the check's metrics."""
@@ -257,6 +263,7 @@ class LayerObserver(Callback, ABC):
             "schedule": self.schedule.state_dict(),
             "fingerprint": self._fingerprint,
             "logged": dict(self.logged),
+            "run": self.run,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -265,6 +272,7 @@ class LayerObserver(Callback, ABC):
         self.schedule.load_state_dict(state["schedule"])
         self._fingerprint = state["fingerprint"]
         self.logged = {str(tag): float(value) for tag, value in state.get("logged", {}).items()}
+        self.run = str(state.get("run", ""))
 
     def _complain(self, what: str, error: Exception) -> None:
         if self.on_error == "raise":
@@ -275,7 +283,7 @@ class LayerObserver(Callback, ABC):
         """Forget an earlier run: called where training begins at its first step."""
         self.history = History()
         self.schedule.restart()
-        self._fingerprint, self.logged = "", {}
+        self._fingerprint, self.logged, self.run = "", {}, ""
 
     def remember(self, findings: Findings, when: Moment) -> None:
         """Add a check to the history. Nothing is computed here: see :meth:`conclude`."""
@@ -306,7 +314,9 @@ class LayerObserver(Callback, ABC):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if session := self._leads():
-            session.show_overview(trainer)  # here, and at the end of training, since alerts come after checks
+            # Here, and at the end of training, since alerts come after checks.
+            session.show_overview(trainer)
+            session.tell_incidents(trainer, moment(trainer, "step").step)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -331,7 +341,10 @@ class LayerObserver(Callback, ABC):
             session.check(trainer, pl_module, moment(trainer, "validation"))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if (session := self._leads()) and not has_validation(trainer):
+        session = self._leads()
+        if session and has_validation(trainer):
+            session.tell_incidents(trainer, moment(trainer, "train").step)
+        elif session:
             session.check(trainer, pl_module, moment(trainer, "train"))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

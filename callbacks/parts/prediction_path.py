@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -72,6 +74,24 @@ class PredictionPath:
         # Evenly over ranks and not over values: most samples are easy late in training, and all would look alike.
         chosen = torch.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().long()
         return [int(self.numbers[ordered[place]]) for place in chosen]
+
+    def strips(self, chosen: list[int], most: int = 10) -> dict[str, npt.NDArray[Any]]:
+        """What a few samples are taken for at every layer, as arrays of S samples, L layers and K classes at most.
+
+        ``samples`` ``(S,)``, ``truth`` ``(S,)`` labels, ``classes`` ``(S, K)`` labels, of each sample the true one and
+        those that some layer finds likeliest; ``probability`` ``(S, L, K)`` float16.
+        """
+        rows = torch.tensor([self.place(number) for number in chosen])
+        probability = self.log_probability[:, rows].exp().transpose(0, 1)
+        wanted = probability.amax(dim=1).scatter(1, self.truth[rows][:, None], 2.0)  # the true class always
+        columns = wanted.topk(min(most, wanted.shape[1]), dim=1).indices.sort(dim=1).values
+        kept = probability.gather(2, columns[:, None].expand(-1, len(self.layers), -1))
+        return {
+            "samples": np.array(chosen, dtype=np.int64),
+            "truth": self.classes[self.truth[rows]].numpy(),
+            "classes": self.classes[columns].numpy(),
+            "probability": kept.numpy().astype(np.float16),
+        }
 
     def place(self, number: int) -> int:
         """Row of a sample."""

@@ -20,6 +20,8 @@ _BREADTH = 100
 
 _LIBRARIES = {"torch", "torchvision", "torchaudio", "numpy", "lightning", "pytorch_lightning", "lightning_utilities"}
 _LIBRARIES |= {"convscope", "torchmetrics", "scipy", "pandas", "sklearn", "PIL", "cv2", "pytest", "_pytest"}
+# A module knows its trainer, and that its loggers: without these the walk would end among their clients' classes.
+_LIBRARIES |= {"wandb", "mlflow", "comet_ml", "neptune", "pydantic", "pydantic_core", "sqlalchemy", "tensorboard"}
 
 _SCALARS = (str, bytes, int, float, complex, bool, type(None), np.generic, torch.dtype, torch.device)
 
@@ -43,7 +45,13 @@ def reachable(*roots: Any, arrays: bool = False, skip: Callable[[Any], bool] = l
         seen.add(id(item))
         kept.append(item)  # kept alive, so that no identity is used twice
         yield item
-        queue.extend(_parts(item))
+        queue.extend(_visible_parts(item))
+
+
+def _visible_parts(item: Any) -> Iterator[Any]:
+    """Parts up to where the object refuses to be looked at: stand-ins of libraries raise whatever is asked of them."""
+    with suppress(Exception):
+        yield from _parts(item)
 
 
 def is_library(item: Any) -> bool:

@@ -6,33 +6,39 @@ importance and inter-filter correlation, and stream them to TensorBoard::
     trainer = L.Trainer(max_epochs=20, callbacks=convscope.suite("standard"))
 """
 
-from importlib.metadata import version
+from __future__ import annotations
 
-from convscope import rules
-from convscope.callbacks import (
-    AblationOracle,
-    AlertError,
-    ClassFilters,
-    DriftAlert,
-    FilterCorrelation,
-    FilterHealth,
-    FilterImportance,
-    FilterPictures,
-    Findings,
-    ForwardFromLayer,
-    LayerObserver,
-    LayerPrediction,
-    LayerProbe,
-    LayerResult,
-    LayerSimilarity,
-    LayerTable,
-    MapSpec,
-    Moment,
-    PerLayer,
-    RepresentationDrift,
-    suite,
-)
-from convscope.capture import HeldOut, Layer, Record, forward_from_layer
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convscope import rules
+    from convscope.callbacks import (
+        AblationOracle,
+        AlertError,
+        ClassFilters,
+        DriftAlert,
+        FilterCorrelation,
+        FilterHealth,
+        FilterImportance,
+        FilterPictures,
+        Findings,
+        ForwardFromLayer,
+        LayerObserver,
+        LayerPrediction,
+        LayerProbe,
+        LayerResult,
+        LayerSimilarity,
+        LayerTable,
+        MapSpec,
+        Moment,
+        PerLayer,
+        RepresentationDrift,
+        suite,
+    )
+    from convscope.capture import HeldOut, Layer, Record, forward_from_layer
+    from convscope.dashboard import read_run
 
 __version__ = version("convscope")
 
@@ -62,6 +68,26 @@ __all__ = [
     "RepresentationDrift",
     "__version__",
     "forward_from_layer",
+    "read_run",
     "rules",
     "suite",
 ]
+
+_HOMES = ("convscope.dashboard", "convscope.callbacks", "convscope.capture")
+"""Where names are looked for, the packages that know neither torch nor Lightning first."""
+_PACKAGES = ("alerts", "callbacks", "capture", "dashboard", "explainers", "loggers", "metrics", "rules")
+
+
+def __getattr__(name: str) -> Any:
+    """Names are imported when they are asked for: a reader of records, or TensorBoard itself, needs no torch."""
+    if name in _PACKAGES:
+        return importlib.import_module(f"convscope.{name}")
+    for home in _HOMES if name in __all__ else ():
+        module = importlib.import_module(home)
+        if name in module.__all__:
+            return getattr(module, name)
+    raise AttributeError(f"module 'convscope' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES})

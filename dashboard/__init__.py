@@ -1,0 +1,5 @@
+"""The record of a run: its format, and its reader. Knows files only: neither torch nor Lightning is imported."""
+
+from convscope.dashboard.record import Run, find_runs, read_run, read_runs
+
+__all__ = ["Run", "find_runs", "read_run", "read_runs"]

@@ -1,0 +1,49 @@
+"""The folder of a run, whatever its logger."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+def logger_folder(logger: Any, root: str) -> Path:
+    """Where a run with this logger keeps its files: the logger's own folder, else the one that Lightning makes for it.
+
+    TensorBoard's and CSV's loggers have a folder for each run, ``log_dir``. For others (W&B, MLflow, Comet) it is
+    ``<save_dir>/<name>/<version>``, where Lightning saves their checkpoints too.
+
+    Args:
+        logger: The logger, or None.
+        root: ``default_root_dir``, where there is no logger or it keeps nothing on this machine.
+
+    >>> import types
+    >>> logger_folder(types.SimpleNamespace(save_dir="runs", name="digits", version="a1b2"), ".").as_posix()
+    'runs/digits/a1b2'
+    >>> logger_folder(None, "here").as_posix()
+    'here'
+    """
+    if logger is None:
+        return Path(root)
+    own, saved = _path(logger, "log_dir"), _path(logger, "save_dir")
+    if own is not None:
+        return own
+    name, version = getattr(logger, "name", None), getattr(logger, "version", None)
+    if version in (None, ""):
+        return saved or Path(root)
+    # As ModelCheckpoint names it, to the letter: files and checkpoints lie together.
+    return Path(saved or root, str(name), version if isinstance(version, str) else f"version_{version}")
+
+
+def is_remote(folder: Any) -> bool:
+    """Whether a folder is not on this machine (``s3://…``).
+
+    >>> is_remote("s3://bucket/runs"), is_remote("C:/runs"), is_remote("runs")
+    (True, False, False)
+    """
+    return "://" in str(folder)
+
+
+def _path(logger: Any, name: str) -> Path | None:
+    found = getattr(logger, name, None)  # Lightning's stand-in for a switched-off logger answers with a function
+    return Path(found) if isinstance(found, str | os.PathLike) and found and not is_remote(found) else None
