@@ -134,7 +134,8 @@ class Plan:
     """One held-out set's part of a check. ``layers`` maps an observer's name to its layers, in depth order.
 
     ``idle`` says of each observer that rests for want of layers why it does; ``hidden`` that layers run where they
-    cannot be seen, in TorchScript or ``torch.vmap``.
+    cannot be seen, in TorchScript or ``torch.vmap``; ``own`` has by name the plan of each observer that looks at samples
+    which it made of this held-out set, and not at the set itself.
     """
 
     subject: Subject
@@ -146,3 +147,17 @@ class Plan:
     chunk_size: int = 0
     hidden: bool = False
     outputs: Outputs = field(default_factory=Outputs)
+    own: dict[str, Plan] = field(default_factory=dict)
+
+    def give_own(self, observer: Observer, samples: HeldOut) -> None:
+        """Have an observer's layers looked at on samples of its own, in a pass of its own: to be called in ``ready``."""
+        layers = {observer.name: self.layers[observer.name]}
+        self.own[observer.name] = Plan(
+            self.subject, samples, [observer], layers, chunk_size=samples.batch_size, outputs=self.outputs
+        )
+
+    def passes(self, due: list[Observer]) -> list[tuple[Plan, list[Observer]]]:
+        """The passes of a check: one that observers share, and one for each that has samples of its own."""
+        shared = [observer for observer in due if observer.name not in self.own]
+        own = [(self.own[observer.name], [observer]) for observer in due if observer.name in self.own]
+        return [(self, shared), *own] if shared else own

@@ -233,11 +233,11 @@ class Session:
                     self._plan(group, trainer, pl_module)
 
     def _observe(self, plan: Plan, due: list[Observer]) -> Results:
-        mine = [observer for observer in plan.observers if observer in due]
         found: Results = []
-        with self._failures.guard("a check"):
-            usable = run_pass(plan, mine, self._failures, bridge.gather_objects) if mine else {}
-            found = [(observer, self._compute(observer, usable[observer.name])) for observer in mine]
+        for part, mine in plan.passes([observer for observer in plan.observers if observer in due]):
+            with self._failures.guard("a check"):
+                usable = run_pass(part, mine, self._failures, bridge.gather_objects)
+                found += [(observer, self._compute(observer, usable[observer.name])) for observer in mine]
         return found
 
     def _compute(self, observer: Observer, layers: list[Any]) -> Findings:
