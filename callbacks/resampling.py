@@ -49,15 +49,15 @@ class InputResampling(LayerObserver):
     overlap    ``Σ|A∩B| / Σ(|A| + |B|)`` over layers, A and B the ``top`` filters by each; 0.5 at most
     =========  ==========================================================================================
 
-    Source: paper (Lengerich et al. 2017, arXiv 1707.09641, and its authors' code). Chance levels, the Jaccard index, the
-    scale-free precision ``mean² / Var`` and perturbations other than the first are ours.
+    Source: paper (Lengerich et al. 2017, arXiv 1707.09641, and its authors' code). Chance levels, the Jaccard index,
+    the scale-free precision ``mean² / Var`` and perturbations other than the first are ours.
 
     Args:
         images: How many held-out images, classes in their shares, the same at every check.
         perturbations: Copies of each image, the image itself among them.
         perturbation: ``"growing_noise"`` (the paper's ``x · (1 + i·ε)``), ``"constant_noise"``, ``"occlusion"``,
-            ``"blur"``, ``"quantisation"``, or a function ``(image, number, copies, generator) -> image`` of one ``(C, H,
-            W)``. Randomness comes from the generator, so that every check has the same copies.
+            ``"blur"``, ``"quantisation"``, or a function ``(image, number, copies, generator) -> image`` of one image
+            ``(C, H, W)``. Randomness must come from the generator, so that every check has the same copies.
         strength: Of a named perturbation, None for its default: standard deviation of ``ε`` (0.1) or of the constant
             noise (0.1), share of the side that is occluded (0.25), largest blur in pixels (3), coarsest step (64).
         target: The class whose probability is the output: ``"label"``, ``"predicted"`` for the image as it is, or a
@@ -73,8 +73,9 @@ class InputResampling(LayerObserver):
     Logged for each layer, means over images:
         ``resampling/overlap/<layer>`` (0 to 0.5), ``resampling/jaccard/<layer>`` (0 to 1), ``resampling/overlap_chance/
         <layer>``, ``resampling/influence_top_share/<layer>`` (share of all influence that the top filters have),
-        ``resampling/precision_median/<layer>`` (of ``mean² / Var``, over filters and images), and where Taylor importance
-        is measured in the same check ``resampling/spearman_taylor/<layer>`` (rank correlation of influence with it).
+        ``resampling/precision_median/<layer>`` (of ``mean² / Var``, over filters and images), and where
+        :class:`~convscope.FilterImportance` with Taylor's criterion is in the same check
+        ``resampling/spearman_taylor/<layer>`` (rank correlation of influence with it, -1 to 1).
     Logged once a check, over all layers:
         ``resampling/overlap``, ``resampling/jaccard``, ``resampling/overlap_chance``, ``resampling/jaccard_chance``,
         ``resampling/above_chance`` (0 at chance, 1 at the largest overlap), ``resampling/overlap_of_means`` (of
@@ -203,8 +204,8 @@ class InputResampling(LayerObserver):
             notes.append(f"{self.name} leaves out {constant} held-out images that are one value everywhere")
         if self.normalisation is None and self.perturbation == "growing_noise" and samples.has_negative:
             notes.append(
-                f"{self.name}: the noise multiplies the inputs as the network gets them, which are negative in places; to "
-                "perturb pixels as they were before, give normalisation=(mean, std)"
+                f"{self.name}: the noise multiplies the inputs as the network gets them, which are negative in places; "
+                "to perturb pixels as they were before, give normalisation=(mean, std)"
             )
         small = [layer.name for layer in plan.layers[self.name] if not layer.is_output and layer.channels <= self.top]
         if small:

@@ -2,8 +2,8 @@
 
 A perturbation is a function ``(image, number, copies, generator) -> image`` that makes copy ``number`` of ``copies``;
 :data:`PERTURBATIONS` names the ones here. Copy 0 is the image itself, which no perturbation is asked for. All
-randomness comes from the generator, which is seeded by run, image and copy: an image has the same copies at every check,
-in any chunks and on every process.
+randomness comes from the generator, which is seeded by run, image and copy: an image has the same copies at every
+check, in any chunks and on every process.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def check_image(image: Tensor, sample: int) -> None:
     """
     if image.ndim != 3 or not image.is_floating_point():
         raise ValueError(
-            f"image of shape {tuple(image.shape)}, {image.dtype}: give floating point (C, H, W); an image of whole numbers "
-            "is made one with `.float()` where the data are read"
+            f"image of shape {tuple(image.shape)}, {image.dtype}: give floating point (C, H, W); whole numbers "
+            "are made floats where the data are read"
         )
     if is_constant(image):
         raise ValueError(
@@ -153,7 +153,8 @@ def _copy(image: Tensor, perturbation: Perturbation, number: int, copies: int, s
     if not isinstance(found, Tensor) or found.shape != image.shape:
         given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(
-            f"perturbation returned {given} for copy {number} of an image {tuple(image.shape)}: return a tensor of its shape"
+            f"perturbation returned {given} for copy {number} of an image {tuple(image.shape)}: return a "
+            "tensor of its shape"
         )
     if not bool(torch.isfinite(found).all()):
         raise ValueError(f"copy {number} of sample {sample} has NaN or infinite values: fix the perturbation")

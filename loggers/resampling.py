@@ -1,4 +1,4 @@
-"""Pictures of input resampling: overlap over training, filters by influence and precision, copies and what filters see."""
+"""Pictures of input resampling: overlap over training, filters by both scores, copies and what filters see of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEIGHT, LEFT, TOP = 170, 52, 44
 BAND, GRID, GREY = (226, 226, 226), (240, 240, 240), (130, 130, 130)
 # Okabe and Ito's palette: told apart by eyes that do not see red and green.
 MEASURED, PRECISE, INFLUENTIAL, BOTH = (0, 114, 178), (0, 158, 115), (213, 94, 0), (0, 0, 0)
-SIDE, GAP, LABEL = 64, 4, 84
+SIDE, GAP, LABEL = 64, 4, 100
 
 
 def overlap_over_training(
@@ -172,8 +172,8 @@ def copies_grid(copies: Sequence[Picture], names: Sequence[str], rows: Sequence[
         page.area(thumbnail(copy, SIDE), left, 40)
     for place, row in enumerate(rows, 1):
         top = 40 + place * (SIDE + GAP)
-        page.text(shorten_middle(row.label, 13), 4, top + SIDE / 2 - 8)
-        page.text(shorten_middle(row.note, 13), 4, top + SIDE / 2 + 8)
+        page.text(shorten_middle(row.label, 12), 4, top + SIDE / 2 - 8)
+        page.text(shorten_middle(row.note, 14), 4, top + SIDE / 2 + 8)
         low = min(float(each.min()) for each in row.maps)
         high = max(float(each.max()) for each in row.maps)
         for column, each in enumerate(row.maps):

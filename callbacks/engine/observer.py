@@ -135,7 +135,7 @@ class Plan:
 
     ``idle`` says of each observer that rests for want of layers why it does; ``hidden`` that layers run where they
     cannot be seen, in TorchScript or ``torch.vmap``; ``own`` has by name the plan of each observer that looks at samples
-    which it made of this held-out set, and not at the set itself.
+    made of the held-out set and not at the set itself.
     """
 
     subject: Subject
@@ -150,7 +150,7 @@ class Plan:
     own: dict[str, Plan] = field(default_factory=dict)
 
     def give_own(self, observer: Observer, samples: HeldOut) -> None:
-        """Have an observer's layers looked at on samples of its own, in a pass of its own: to be called in ``ready``."""
+        """Run an observer's samples of its own in a pass of their own; to be called in ``ready``."""
         layers = {observer.name: self.layers[observer.name]}
         self.own[observer.name] = Plan(
             self.subject, samples, [observer], layers, chunk_size=samples.batch_size, outputs=self.outputs

@@ -64,7 +64,7 @@ class CopyScores:
     Args:
         samples: The copies that the pass goes through.
         output: From the outputs ``(n, K)`` of copies, their probabilities ``(n, Q)``.
-        target: From an image and the probabilities ``(Q,)`` of its first copy, the place of the one that influence is on.
+        target: From an image and the probabilities ``(Q,)`` of its first copy, which of them influence is on.
         choose: Which filters are chosen on an image.
         shown: The images of which maps are kept.
         views: Numbers of the copies on which they are shown.
@@ -105,9 +105,9 @@ class CopyScores:
             return
         probabilities = self._output(record.activation)
         self._turn_to(int(record.index[0]), probabilities[0])
+        y = probabilities[:, self._class]
         while self._waiting:
             layer, activation = self._waiting.pop(0)
-            y = probabilities[:, self._class]
             self._guarded(layer.name, lambda one=layer, a=activation: self._add(one, a, y))  # type: ignore[misc]
         self._seen += len(record.index)
         if self._seen == self._samples.copies:

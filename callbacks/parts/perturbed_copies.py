@@ -122,9 +122,7 @@ class PerturbedCopies(HeldOut):
         channels = len(self.images[0].image)
         for part in self._normalisation or ():
             if len(part) not in (1, channels):
-                raise ValueError(
-                    f"normalisation={self._normalisation}: give a mean and a std for each of {channels} channels"
-                )
+                raise ValueError(f"normalisation={self._normalisation}: give a number for each of {channels} channels")
         try:
             for number in range(self.copies):
                 self.of(self.images[0], range(number, number + 1))
@@ -132,8 +130,8 @@ class PerturbedCopies(HeldOut):
             raise
         except Exception as error:
             raise ValueError(
-                f"perturbation failed ({type(error).__name__}: {error}); give a function (image, number, copies, generator) "
-                "-> image of one image (C, H, W)"
+                f"perturbation failed ({type(error).__name__}: {error}); give a function (image, number, copies, "
+                "generator) -> image of one image (C, H, W)"
             ) from error
 
     def chunks(self, batch_size: int | None = None) -> Iterator[Chunk]:

@@ -59,9 +59,7 @@ class ResamplingPictures:
         """Write one check's pictures."""
         if self._epochs:
             curves = [self._curves[each] for each in _CURVES]
-            picture = overlap_over_training(
-                self._epochs, *curves, "Do influence and precision choose the same filters?"
-            )
+            picture = overlap_over_training(self._epochs, *curves, "Overlap of influence and precision")
             dashboard.image(f"{name}/over_training", picture, when.step)
         for layer, (influence, precision, choice) in self._layers.items():
             vectors = [each.numpy() for each in (influence, precision, choice.influential, choice.precise)]
