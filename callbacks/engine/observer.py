@@ -134,8 +134,8 @@ class Plan:
     """One held-out set's part of a check. ``layers`` maps an observer's name to its layers, in depth order.
 
     ``idle`` says of each observer that rests for want of layers why it does; ``hidden`` that layers run where they
-    cannot be seen, in TorchScript or ``torch.vmap``; ``own`` has by name the plan of each observer that looks at samples
-    made of the held-out set and not at the set itself.
+    cannot be seen, in TorchScript or ``torch.vmap``. ``own`` has the plans of observers that look at samples made of
+    the held-out set, not at the set itself.
     """
 
     subject: Subject

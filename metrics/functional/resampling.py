@@ -137,7 +137,7 @@ def resampling_scores(sums: ResamplingSums) -> ResamplingScores:
         tensor([0.5000], dtype=torch.float64)
     """
     if sums.copies < 2:
-        raise ValueError(f"Resampling needs at least 2 copies of an image, got {int(sums.copies)}.")
+        raise ValueError(f"Resampling needs the values of at least 2 copies of an image, got {int(sums.copies)}.")
     mean, mean_square = sums.activation / sums.copies, sums.square / sums.copies
     variance = (mean_square - mean.square()).clamp(min=0)
     variance = torch.where(is_varying(variance, mean_square), variance, 0.0)
