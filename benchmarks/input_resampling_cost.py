@@ -1,7 +1,7 @@
 """Cost of input resampling: ``python -m benchmarks.input_resampling_cost`` prints the numbers of its docs page.
 
-A whole check (the pass, every layer's scores, chance levels) in units of bare forwards of as many images, in chunks of the
-same size; and the largest memory of a process that makes checks with more and more copies.
+A whole check (the pass, every layer's scores, chance levels) in units of bare forwards of as many images, in chunks of
+the same size; and the largest memory of a process that makes checks with more and more copies.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from convscope.capture import Subject
 from convscope.recipes.input_resampling import TwoClassCNN
 
 NETWORKS = {
-    "plain CNN, 6 convolutions, width 16": lambda: TwoClassCNN(width=16),
-    "ResNet-18, width 32": lambda: ResNet18(32),
+    "plain CNN, 6 convolutions, width 16": (lambda: TwoClassCNN(width=16), 2),
+    "ResNet-18, width 32": (lambda: ResNet18(32), 10),
 }
 
 
-def measured(net: nn.Module, images: int, copies: int, repeats: int) -> dict[str, float]:
+def measured(net: nn.Module, classes: int, images: int, copies: int, repeats: int) -> dict[str, float]:
     """Ratio of a check to bare forwards, with autograd off in both."""
     x, y, _ = cifar10(64)
-    heldout = HeldOut((x, y % 2), size=64, batch_size=copies)
+    heldout = HeldOut((x, y % classes), size=64, batch_size=copies)
     heldout.prepare()
     observer = InputResampling(heldout=heldout, images=images, perturbations=copies, target="predicted")
     run = check(Subject(net.eval(), net, torch.device("cpu")), heldout, [observer])
@@ -68,8 +68,8 @@ def main() -> None:
         print(peak(options.peak))
         return
     print(machine())
-    for name, make in NETWORKS.items():
-        found = measured(make(), 16, 50, options.repeats)
+    for name, (make, classes) in NETWORKS.items():
+        found = measured(make(), classes, 16, 50, options.repeats)
         print(f"{name}: {found['ratio']:.2f} x 800 bare forwards ({found['forwards']:.2f} s)", flush=True)
     for copies in (25, 100, 400):
         command = [sys.executable, "-m", "benchmarks.input_resampling_cost", "--peak", str(copies)]

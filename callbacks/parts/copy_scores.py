@@ -90,7 +90,7 @@ class CopyScores:
         self._scores.make((one for one in layers if not one.is_output), lambda one: ResampledImages(one.channels))
         self._viewed = set(viewed)
         self._waiting: list[tuple[Layer, torch.Tensor]] = []
-        self._open = PerLayer[ImageResampling]()
+        self._sums: dict[str, ImageResampling] = {}  # of the image whose copies are coming
         self._maps: dict[str, list[torch.Tensor]] = {}
         self._failed: dict[str, Exception] = {}
         self._number, self._seen, self._class = -1, 0, 0
@@ -111,7 +111,7 @@ class CopyScores:
             self._guarded(layer.name, lambda one=layer, a=activation: self._add(one, a, y))  # type: ignore[misc]
         self._seen += len(record.index)
         if self._seen == self._samples.copies:
-            for name in list(self._open):
+            for name in list(self._sums):
                 self._guarded(name, lambda layer=name: self._close(layer))  # type: ignore[misc]
 
     def of(self, layer: Layer) -> ResamplingScores:
@@ -125,7 +125,6 @@ class CopyScores:
         if number != self._number:
             self._number, self._seen, self._maps = number, 0, {}
             self._class = self._target(self._by_number[number], first)
-            self._open.drop()
 
     def _guarded(self, name: str, call: Callable[[], None]) -> None:
         """What fails costs the layer, and not the output at which it comes up; see :meth:`of`."""
@@ -139,11 +138,13 @@ class CopyScores:
             self._failed[name] = error
 
     def _add(self, layer: Layer, activation: torch.Tensor, output: torch.Tensor) -> None:
-        if layer not in self._open:
-            positions = activation[0, 0].numel()
+        metric = self._sums.get(layer.name)
+        if metric is None or metric.positions != activation[0, 0].numel():
             # Of this process alone: an image is not divided.
-            self._open.put(layer, ImageResampling(layer.channels, positions, sync_on_compute=False))
-        self._open.on(layer, activation.device).update(activation, output)
+            metric = ImageResampling(layer.channels, activation[0, 0].numel(), sync_on_compute=False)
+            self._sums[layer.name] = metric.to(activation.device)
+            self._scores.on(layer, activation.device)
+        metric.update(activation, output)
         if layer.name in self._viewed and self._number in self._shown and activation.dim() == 4:
             seen = range(self._seen, self._seen + len(activation))
             rows = [place for place, number in enumerate(seen) if number in self._views]
@@ -151,9 +152,8 @@ class CopyScores:
 
     def _close(self, name: str) -> None:
         """All copies of an image have been seen."""
-        metric = self._open.named(name)
-        self._scores.named(name).to(metric.device)
-        scores = metric.compute()
+        scores = self._sums[name].compute()
+        self._sums[name].reset()
         rows = (part[None] for part in (scores.mean, scores.variance, scores.influence))
         self._scores.named(name).update(*rows, torch.tensor([self._number]))
         if name in self._maps:
