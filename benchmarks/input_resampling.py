@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import warnings
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/input_resampling"), help="folder of finished runs")
+    parser.add_argument("--only-report", action="store_true", help="make no runs; report those that are there")
     parser.add_argument("--figure", type=Path, default=None, help="draw the runs there")
     options = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -191,11 +193,13 @@ def main() -> None:
     data, what = two_classes(options.data, options.classes.split(","))
     options.out.mkdir(parents=True, exist_ok=True)
     records = []
-    for seed in range(options.seeds):
-        for condition in CONDITIONS:
-            path = options.out / f"{condition.replace(' ', '_')}-{seed}-{options.epochs}.json"
-            if not path.exists():
-                path.write_text(json.dumps(run(data, condition, seed, options.epochs)), encoding="utf-8")
+    # What the question is about first, for all seeds: a run that is stopped has the rest missing.
+    jobs = [*product(range(options.seeds), CONDITIONS[:2]), *product(range(options.seeds), CONDITIONS[2:])]
+    for seed, condition in jobs:
+        path = options.out / f"{condition.replace(' ', '_')}-{seed}-{options.epochs}.json"
+        if not path.exists() and not options.only_report:
+            path.write_text(json.dumps(run(data, condition, seed, options.epochs)), encoding="utf-8")
+        if path.exists():
             records.append(json.loads(path.read_text(encoding="utf-8")))
     records.sort(key=lambda record: CONDITIONS.index(record["condition"]))
     print(f"{what}; {machine()}\n\n{tables(records)}")
