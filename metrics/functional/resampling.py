@@ -100,22 +100,22 @@ def resampling_sums(activation: Tensor, output: Tensor) -> ResamplingSums:
     y = as_double(output).to(a.device)
     sums = _column_sums(a.flatten(1), y)
     # NaN and infinity end up in the sums: one look at these is cheaper than one at every value.
-    check_finite("activation", sums[:2])
+    check_finite("activation", sums[::2])
     check_finite("output", y)
-    activations, squares, products = sums.view(3, activation.shape[1], -1)
+    activations, products, squares = sums.view(3, activation.shape[1], -1)
     return ResamplingSums(y.new_tensor(len(y)), activations, squares, products, y.sum(), y.square().sum())
 
 
 def _column_sums(values: Tensor, weights: Tensor) -> Tensor:
-    """Sums of ``v``, ``v²`` and ``w·v`` over the rows of ``(I, V)``, as ``(3, V)`` float64."""
+    """Sums of ``v``, ``w·v`` and ``v²`` over the rows of ``(I, V)``, as ``(3, V)`` float64."""
     both = torch.stack([torch.ones_like(weights), weights])
-    found = values.new_empty((3, values.shape[1]), dtype=torch.float64)
+    found = weights.new_empty((3, values.shape[1]))
     # On a CPU a block that stays in its cache is several times faster than a float64 copy of everything.
     width = _BLOCK if values.device.type == "cpu" else max(1, values.shape[1])
     for start in range(0, values.shape[1], width):
-        block = values[:, start : start + width].double()
-        found[[0, 2], start : start + width] = both @ block
-        found[1, start : start + width] = both[0] @ block.square_()
+        block, columns = values[:, start : start + width].double(), slice(start, start + width)
+        found[:2, columns] = both @ block
+        found[2, columns] = both[0] @ block.square_()
     return found
 
 
