@@ -38,7 +38,9 @@ def check(subject: Subject, heldout: HeldOut, observers: list[LayerObserver]) ->
     plan = make_plan(subject, heldout, observers)
 
     def run() -> None:
-        usable = run_pass(plan, observers, Failures(raising=True), lambda value: [value])
+        usable = {}
+        for part, mine in plan.passes(list(observers)):
+            usable |= run_pass(part, mine, Failures(raising=True), lambda value: [value])
         for observer in observers:
             findings = Findings(observer.name)
             for layer in usable[observer.name]:

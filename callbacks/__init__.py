@@ -16,6 +16,7 @@ from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
+from convscope.callbacks.resampling import InputResampling
 from convscope.callbacks.similarity import LayerSimilarity
 from convscope.callbacks.suites import suite
 from convscope.callbacks.table import LayerTable
@@ -31,6 +32,7 @@ __all__ = [
     "FilterPictures",
     "Findings",
     "ForwardFromLayer",
+    "InputResampling",
     "LayerObserver",
     "LayerPrediction",
     "LayerProbe",

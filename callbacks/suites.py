@@ -24,6 +24,7 @@ from convscope.callbacks.parts.actions import ActionSpec
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
+from convscope.callbacks.resampling import InputResampling
 from convscope.callbacks.similarity import LayerSimilarity
 from convscope.callbacks.table import LayerTable
 from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
@@ -55,6 +56,7 @@ _SUITES: dict[str, list[tuple[type[LayerObserver], dict[str, Any]]]] = {
         (FilterPictures, {"every_n_epochs": 5}),
         (ForwardFromLayer, {"every_n_epochs": 5}),
         (AblationOracle, {"every_n_epochs": 5}),
+        (InputResampling, {"every_n_epochs": 5}),
     ],
 }
 
@@ -70,7 +72,7 @@ def suite(
                   printed table
     ``full``      besides: logistic and kNN probes, importance by weight norm and by output correlation, each layer's
                   prediction, similarity of layers, filters by class; every fifth epoch, on at most 256 samples,
-                  removal curves and ablation, and pictures of filters
+                  removal curves and ablation, pictures of filters, and input resampling
     ============  ===========================================================================================
 
     A callback of your own in the same list takes the place of the suite's of its class and name:

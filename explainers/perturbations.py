@@ -1,14 +1,15 @@
 """Perturbed copies of an image, for input resampling.
 
-A perturbation is a function ``(image, copies, generator) -> (copies, C, H, W)``; :data:`PERTURBATIONS` names the ones
-here. The first copy is the image itself. All randomness comes from the generator, so that an image has the same copies
-at every check and on every process.
+A perturbation is a function ``(image, number, copies, generator) -> image`` that makes copy ``number`` of ``copies``;
+:data:`PERTURBATIONS` names the ones here. Copy 0 is the image itself, which no perturbation is asked for. All
+randomness comes from the generator, which is seeded by run, image and copy: an image has the same copies at every
+check, in any chunks and on every process.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,23 +17,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Perturbation = Callable[[Tensor, int, torch.Generator], Tensor]
+Perturbation = Callable[[Tensor, int, int, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class GrowingNoise:
-    """Noise that multiplies each pixel and grows from copy to copy: ``x · (1 + i·ε_i)``, ``ε_i ~ N(0, scale²)``.
+    """Noise that multiplies each value and grows from copy to copy: ``x · (1 + i·ε_i)``, ``ε_i ~ N(0, scale²)``.
 
-    Source: paper (Lengerich et al. 2017, arXiv 1707.09641, authors' code: scale 0.1, 50 copies). The authors
-    multiply raw pixels; on normalised ones a pixel of the mean colour never changes.
+    Source: paper (Lengerich et al. 2017, arXiv 1707.09641, authors' code: scale 0.1, 50 copies). Their code subtracts
+    each channel's mean before it multiplies, so that a pixel of the mean colour never changes.
     """
 
     scale: float = 0.1
 
-    def __call__(self, image: Tensor, copies: int, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(copies, *image.shape, generator=generator).to(image)
-        growth = torch.arange(copies, dtype=image.dtype, device=image.device).view(-1, 1, 1, 1)
-        return image * (1 + growth * self.scale * noise)
+    def __call__(self, image: Tensor, number: int, copies: int, generator: torch.Generator) -> Tensor:
+        return image * (1 + number * self.scale * _normal(image, generator))
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,8 @@ class ConstantNoise:
 
     sigma: float = 0.1
 
-    def __call__(self, image: Tensor, copies: int, generator: torch.Generator) -> Tensor:
-        found = image + self.sigma * torch.randn(copies, *image.shape, generator=generator).to(image)
-        found[0] = image
-        return found
+    def __call__(self, image: Tensor, number: int, copies: int, generator: torch.Generator) -> Tensor:
+        return image + self.sigma * _normal(image, generator)
 
 
 @dataclass(frozen=True)
@@ -53,16 +50,14 @@ class Occlusion:
 
     share: float = 0.25
 
-    def __call__(self, image: Tensor, copies: int, generator: torch.Generator) -> Tensor:
+    def __call__(self, image: Tensor, number: int, copies: int, generator: torch.Generator) -> Tensor:
         height, width = image.shape[1:]
-        side = max(1, round(self.share * min(height, width)))
-        rows = torch.randint(height - side + 1, (copies,), generator=generator)
-        columns = torch.randint(width - side + 1, (copies,), generator=generator)
-        row, column = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
-        top, left = rows.view(-1, 1, 1), columns.view(-1, 1, 1)
-        hidden = (row >= top) & (row < top + side) & (column >= left) & (column < left + side)
-        hidden[0] = False
-        return torch.where(hidden[:, None].to(image.device), image.mean((1, 2), keepdim=True), image)
+        side = min(max(1, round(self.share * min(height, width))), height, width)
+        top = int(torch.randint(height - side + 1, (), generator=generator))
+        left = int(torch.randint(width - side + 1, (), generator=generator))
+        found = image.clone()
+        found[:, top : top + side, left : left + side] = image.mean((1, 2), keepdim=True)
+        return found
 
 
 @dataclass(frozen=True)
@@ -71,9 +66,8 @@ class Blur:
 
     sigma: float = 3.0
 
-    def __call__(self, image: Tensor, copies: int, generator: torch.Generator) -> Tensor:
-        widths = torch.linspace(0, self.sigma, copies).tolist()
-        return torch.stack([image if width == 0 else _blurred(image, width) for width in widths])
+    def __call__(self, image: Tensor, number: int, copies: int, generator: torch.Generator) -> Tensor:
+        return _blurred(image, self.sigma * number / (copies - 1))
 
 
 @dataclass(frozen=True)
@@ -85,18 +79,14 @@ class Quantisation:
 
     steps: float = 64.0
 
-    def __call__(self, image: Tensor, copies: int, generator: torch.Generator) -> Tensor:
+    def __call__(self, image: Tensor, number: int, copies: int, generator: torch.Generator) -> Tensor:
         blocks, restore = _blocks(image)
         basis = _cosines().to(image)
-        coefficients = basis @ blocks @ basis.mT
         unit = (image.max() - image.min()).clamp(min=torch.finfo(image.dtype).tiny) / 256
         frequency = 1 + torch.arange(8, dtype=image.dtype, device=image.device)
-        coarse = unit * (frequency[:, None] + frequency) / 2
-        found = [image]
-        for step in torch.linspace(0, self.steps, copies).tolist()[1:]:
-            rounded = (coefficients / (coarse * step)).round() * (coarse * step)
-            found.append(restore(basis.mT @ rounded @ basis))
-        return torch.stack(found)
+        step = unit * (frequency[:, None] + frequency) / 2 * (self.steps * number / (copies - 1))
+        rounded = (basis @ blocks @ basis.mT / step).round() * step
+        return restore(basis.mT @ rounded @ basis)
 
 
 PERTURBATIONS: dict[str, Callable[..., Perturbation]] = {
@@ -106,40 +96,77 @@ PERTURBATIONS: dict[str, Callable[..., Perturbation]] = {
     "blur": Blur,
     "quantisation": Quantisation,
 }
+"""By name; each takes its strength as its only argument."""
 
 
-def perturb(image: Tensor, perturbation: Perturbation, copies: int, seed: int, number: int) -> Tensor:
-    """Copies ``(copies, C, H, W)`` of one image, the first as it is; the same for a seed and an image's number.
+def perturb(
+    image: Tensor, perturbation: Perturbation, numbers: Iterable[int], copies: int, seed: int, sample: int
+) -> Tensor:
+    """Some of the ``copies`` of one image, the first of which is the image as it is.
 
     Args:
         image: ``(C, H, W)``, floating point.
         perturbation: One of :data:`PERTURBATIONS`, or a function of your own.
-        copies: At least 2.
+        numbers: Of the copies that are wanted, from 0 to ``copies - 1``.
+        copies: How many there are in all, at least 2.
         seed: Of the run.
-        number: Of the image in the held-out set.
+        sample: The image's number in the held-out set.
+
+    Returns:
+        ``(n, C, H, W)``.
 
     Raises:
-        ValueError: if the image is not floating point or constant, or the function gave something else than copies.
+        ValueError: if ``image`` is no floating-point image, is one value everywhere, or the function returns
+            something else than an image of the same shape, or NaN.
+    """
+    check_image(image, sample)
+    return torch.stack([_copy(image, perturbation, number, copies, seed, sample) for number in numbers])
+
+
+def check_image(image: Tensor, sample: int) -> None:
+    """``image`` can be perturbed.
+
+    Raises:
+        ValueError: if it is no floating-point image, or is one value everywhere.
     """
     if image.ndim != 3 or not image.is_floating_point():
         raise ValueError(
-            f"image of shape {tuple(image.shape)} and {image.dtype}: give floating point (C, H, W); convert whole "
-            "numbers in the data set, HeldOut(adapter=...)"
+            f"image of shape {tuple(image.shape)}, {image.dtype}: give floating point (C, H, W); whole numbers "
+            "are made floats where the data are read"
         )
-    if bool((image == image.flatten()[0]).all()):
-        raise ValueError(f"sample {number} is one value everywhere, so that perturbing it says nothing; leave it out")
-    generator = torch.Generator().manual_seed(_mixed(seed, number))
-    found: Any = perturbation(image, copies, generator)
-    if not isinstance(found, Tensor) or found.shape != (copies, *image.shape):
-        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(f"the perturbation returned {got}: return a tensor {(copies, *image.shape)}, one row per copy")
-    if not bool(found.isfinite().all()):
-        raise ValueError(f"the perturbation of sample {number} has NaN or infinite values; return finite ones")
-    return torch.cat([image[None], found[1:].to(image)])
+    if is_constant(image):
+        raise ValueError(
+            f"image of sample {sample} is one value everywhere, so that there is nothing to perturb; leave it out"
+        )
+
+
+def is_constant(image: Tensor) -> bool:
+    """Whether every channel of an image ``(C, H, W)`` is one value everywhere."""
+    return bool((image.amax((1, 2)) == image.amin((1, 2))).all())
+
+
+def _copy(image: Tensor, perturbation: Perturbation, number: int, copies: int, seed: int, sample: int) -> Tensor:
+    if number == 0:
+        return image
+    generator = torch.Generator().manual_seed(_mixed(_mixed(seed, sample), number))
+    found: Any = perturbation(image, number, copies, generator)
+    if not isinstance(found, Tensor) or found.shape != image.shape:
+        given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f"perturbation returned {given} for copy {number} of an image {tuple(image.shape)}: return a "
+            "tensor of its shape"
+        )
+    if not bool(torch.isfinite(found).all()):
+        raise ValueError(f"copy {number} of sample {sample} has NaN or infinite values: fix the perturbation")
+    return found.to(image)
+
+
+def _normal(image: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(image.shape, generator=generator).to(image)
 
 
 def _mixed(seed: int, number: int) -> int:
-    """A seed for one image: neighbours must not share their streams."""
+    """A seed of its own for each number: neighbours must not share their streams."""
     return (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 1) % 2**63
 
 

@@ -16,6 +16,7 @@ from convscope.metrics.importance import (
 )
 from convscope.metrics.prediction import OutputReadout
 from convscope.metrics.probe import CentroidProbe, KNNProbe, LogisticProbe, ProbeResult, RidgeProbe
+from convscope.metrics.resampling import ImageResampling, ResampledImages
 from convscope.metrics.summary import GiniCoefficient, RankStability, TopShare, Turnover
 from convscope.metrics.task_probes import (
     MultiLabelProbe,
@@ -36,6 +37,7 @@ __all__ = [
     "FilterActivity",
     "GiniCoefficient",
     "GradientActivationImportance",
+    "ImageResampling",
     "InterventionOutcome",
     "KNNProbe",
     "LinearCKA",
@@ -49,6 +51,7 @@ __all__ = [
     "RankStability",
     "RegressionProbe",
     "RegressionResult",
+    "ResampledImages",
     "RidgeProbe",
     "SegmentationProbe",
     "SegmentationResult",

@@ -148,8 +148,9 @@ class Plan:
     """One held-out set's part of a check. ``layers`` maps an observer's name to its layers, in depth order.
 
     ``answers`` are sentences without their subject, by observer's name; ``available`` the names of all layers that
-    could be observed if ``max_layers`` allowed. ``idle`` says of each observer that rests for want of layers why it
-    does; ``hidden`` that layers run where they cannot be seen, in TorchScript or ``torch.vmap``.
+    could be observed if ``max_layers`` allowed. ``idle`` gives, per observer that is inactive for lack of layers, the
+    reason; ``hidden`` is True if layers run where they cannot be seen, in TorchScript or ``torch.vmap``. ``own`` has
+    the plans of observers that look at samples made from the held-out set, not at the set itself.
     """
 
     subject: Subject
@@ -163,3 +164,17 @@ class Plan:
     chunk_size: int = 0
     hidden: bool = False
     outputs: Outputs = field(default_factory=Outputs)
+    own: dict[str, Plan] = field(default_factory=dict)
+
+    def give_own(self, observer: Observer, samples: HeldOut) -> None:
+        """Run an observer's samples of its own in a pass of their own; to be called in ``ready``."""
+        layers = {observer.name: self.layers[observer.name]}
+        self.own[observer.name] = Plan(
+            self.subject, samples, [observer], layers, chunk_size=samples.batch_size, outputs=self.outputs
+        )
+
+    def passes(self, due: list[Observer]) -> list[tuple[Plan, list[Observer]]]:
+        """The passes of a check: one that observers share, and one for each that has samples of its own."""
+        shared = [observer for observer in due if observer.name not in self.own]
+        own = [(self.own[observer.name], [observer]) for observer in due if observer.name in self.own]
+        return [(self, shared), *own] if shared else own

@@ -321,14 +321,14 @@ class Session:
                     self._say_answers([group.plan])
 
     def _observe(self, plan: Plan, due: list[Observer]) -> Results:
-        mine = [observer for observer in plan.observers if observer in due]
         found: Results = []
-        with self._failures.guard("a check"):
-            with self._stopwatch.part("passes"):
-                usable = run_pass(plan, mine, self._failures, bridge.gather_objects, self.progress) if mine else {}
-            self.progress.phase("solving", sum(map(len, usable.values())))
-            with self._stopwatch.part("solving"):
-                found = [(observer, self._compute(observer, usable[observer.name])) for observer in mine]
+        for part, mine in plan.passes([observer for observer in plan.observers if observer in due]):
+            with self._failures.guard("a check"):
+                with self._stopwatch.part("passes"):
+                    usable = run_pass(part, mine, self._failures, bridge.gather_objects, self.progress)
+                self.progress.phase("solving", sum(map(len, usable.values())))
+                with self._stopwatch.part("solving"):
+                    found += [(observer, self._compute(observer, usable[observer.name])) for observer in mine]
         return found
 
     def _compute(self, observer: Observer, layers: list[Any]) -> Findings:

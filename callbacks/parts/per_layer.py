@@ -39,6 +39,10 @@ class PerLayer(Generic[M]):
         """The metric of a layer."""
         return self._metrics[layer.name]
 
+    def named(self, name: str) -> M:
+        """The metric of the layer of that name."""
+        return self._metrics[name]
+
     def on(self, layer: Layer, device: torch.device) -> M:
         """The metric of a layer, its states on a device: in a model in parts, the device of the layer."""
         return self.of(layer).to(device)

@@ -48,6 +48,16 @@ from convscope.metrics.functional.positions import (
     spread_positions,
 )
 from convscope.metrics.functional.readout import calibrated_readout, calibration_error
+from convscope.metrics.functional.resampling import (
+    Overlap,
+    ResamplingScores,
+    ResamplingSums,
+    permuted_overlap,
+    resampling_scores,
+    resampling_sums,
+    set_overlap,
+    top_filters,
+)
 from convscope.metrics.functional.ridge import ridge_label_predictor, ridge_predictor, ridge_probe_scores, ridge_scorer
 from convscope.metrics.functional.scores import (
     Scorer,
@@ -76,6 +86,9 @@ __all__ = [
     "CorrelationResult",
     "CorrelationSummary",
     "OutcomeResult",
+    "Overlap",
+    "ResamplingScores",
+    "ResamplingSums",
     "Scorer",
     "ServingResult",
     "activation_importance",
@@ -119,11 +132,14 @@ __all__ = [
     "position_scorer",
     "prediction_entropy",
     "participation_ratio",
+    "permuted_overlap",
     "probe_accuracy",
     "probe_depth",
     "r2_score",
     "rank_stability",
     "removal_area",
+    "resampling_scores",
+    "resampling_sums",
     "ridge_label_predictor",
     "ridge_predictor",
     "ridge_probe_scores",
@@ -133,7 +149,9 @@ __all__ = [
     "spread_positions",
     "standing_still",
     "serving_filters",
+    "set_overlap",
     "taylor_importance",
+    "top_filters",
     "top_share",
     "turnover",
     "update_ratio",

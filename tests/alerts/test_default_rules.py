@@ -61,6 +61,8 @@ CASES: dict[str, Rows] = {
         "correlation/effective_rank_ratio", [0.8, 0.7, 0.6, 0.6, 0.6, 0.6, 0.3], layers=1, others=0.5
     ),
     "importance_concentration": rows("importance/gini", [0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.8], layers=1, others=0.5),
+    "overlap_at_chance": plain("resampling/above_chance", [0.0, 0.2, 0.4, 0.5, 0.05]),
+    "precision_collapse": rows("resampling/precision_median", [3.0, 2.0, 1.5, 0.8, 0.1], layers=1, others=1.0),
     "exploding_signal": rows("health/gradient_rms", [0.1, 0.05, 0.02, 0.02, 0.01, 0.01, 0.5]),
     "vanishing_signal": rows("health/activation_rms", [1.0, 1.1, 1.0, 0.1], layers=1, others=1.0),
     "representation_jump": rows("drift/cka_previous", [0.6, 0.8, 0.9, 0.95, 0.97, 0.98, 0.2]),

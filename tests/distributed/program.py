@@ -100,6 +100,8 @@ def main(folder: Path, devices: int, mode: str) -> None:
         callbacks.append(convscope.ForwardFromLayer(name="forward_often", criterion="weight_l1", **often))
     if mode == "sampled":
         callbacks = list(convscope.suite("standard", heldout=heldout, on_error="raise"))
+    if mode == "copies":
+        callbacks = [convscope.InputResampling(heldout=heldout, images=5, perturbations=6, top=2, on_error="raise")]
     if mode == "failing":
         callbacks = [FailsOnRankOne(heldout=heldout), convscope.LayerProbe(heldout=heldout)]
     if mode == "stopping":

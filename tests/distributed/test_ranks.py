@@ -27,7 +27,7 @@ def program(folder: Path, devices: int, mode: str = "plain") -> list[dict[str, A
 def comparable(result: dict[str, Any]) -> dict[str, float]:
     prefixes = (
         "probe", "importance", "correlation", "drift", "health",
-        "prediction", "similarity", "class_filters", "ablation", "forward",
+        "prediction", "similarity", "class_filters", "ablation", "forward", "resampling",
     )  # fmt: skip
     return {key: value for key, value in result["metrics"].items() if key.startswith(prefixes)}
 
@@ -44,6 +44,15 @@ def test_two_processes_give_the_values_of_one(tmp_path: Path) -> None:
     runs = sorted((tmp_path / "run").iterdir())
     assert len(list(runs[1].glob("events.*"))) == 1  # the main process alone writes
     assert "probe/map/accuracy" in EventAccumulator(str(runs[1])).Reload().Tags()["images"]
+
+
+def test_copies_of_images_that_are_divided_give_the_values_of_one_process(tmp_path: Path) -> None:
+    (one,) = program(tmp_path, 1, "copies")
+    expected = comparable(one)
+    assert {"resampling/overlap", "resampling/above_chance", "resampling/precision_median/net.conv1"} <= expected.keys()
+    for result in program(tmp_path, 2, "copies"):  # of five images one process has three
+        assert comparable(result) == pytest.approx(expected, rel=1e-6, abs=1e-7)
+        assert result["metrics"]["zz_convscope/errors"] == 0
 
 
 @pytest.mark.slow

@@ -25,11 +25,15 @@ def picture(shape: tuple[int, ...] = (3, 20, 28)) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
+def made(image: Tensor, kind: Any, copies: int, seed: int = 1, sample: int = 5) -> Tensor:
+    return perturb(image, kind, range(copies), copies, seed, sample)
+
+
 @pytest.mark.parametrize("name", PERTURBATIONS)
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 9, 30)])
 def test_the_first_copy_is_the_image_and_the_others_are_not(name: str, shape: tuple[int, ...]) -> None:
     image = picture(shape) - 0.5
-    found = perturb(image, PERTURBATIONS[name](), 10, seed=1, number=5)
+    found = made(image, PERTURBATIONS[name](), 10)
     assert found.shape == (10, *shape)
     assert found.dtype == image.dtype
     assert torch.equal(found[0], image)
@@ -37,20 +41,23 @@ def test_the_first_copy_is_the_image_and_the_others_are_not(name: str, shape: tu
 
 
 @pytest.mark.parametrize("name", ["growing_noise", "constant_noise", "occlusion"])
-def test_copies_depend_on_seed_and_number_alone(name: str) -> None:
+def test_copies_depend_on_seed_sample_and_number_alone(name: str) -> None:
     image, kind = picture(), PERTURBATIONS[name]()
-    first = perturb(image, kind, 6, seed=1, number=2)
+    first = made(image, kind, 6, seed=1, sample=2)
     torch.manual_seed(99)
     state = torch.get_rng_state()
-    assert torch.equal(perturb(image, kind, 6, seed=1, number=2), first)
+    assert torch.equal(made(image, kind, 6, seed=1, sample=2), first)
     assert torch.equal(torch.get_rng_state(), state)
-    for seed, number in ((2, 2), (1, 3), (2, 1), (0, 0)):
-        assert not torch.equal(perturb(image, kind, 6, seed=seed, number=number), first)
+    in_parts = [perturb(image, kind, part, 6, 1, 2) for part in (range(2), [2], range(3, 6))]
+    assert torch.equal(torch.cat(in_parts), first)
+    for seed, sample in ((2, 2), (1, 3), (2, 1), (0, 0)):
+        assert not torch.equal(made(image, kind, 6, seed=seed, sample=sample), first)
+    assert len({copy.sum().item() for copy in first}) > 3  # each copy has noise of its own
 
 
 def test_growing_noise_is_the_authors() -> None:
     image = picture() + 0.5
-    found = GrowingNoise(0.1)(image, 50, torch.Generator().manual_seed(0))
+    found = made(image, GrowingNoise(0.1), 50)
     noise = (found / image - 1) / 0.1
     for i in (1, 10, 49):
         assert noise[i].std().item() == pytest.approx(i, rel=0.1)
@@ -59,14 +66,14 @@ def test_growing_noise_is_the_authors() -> None:
 
 def test_constant_noise_has_one_size() -> None:
     image = picture()
-    noise = ConstantNoise(0.3)(image, 20, torch.Generator().manual_seed(0)) - image
+    noise = made(image, ConstantNoise(0.3), 20) - image
     assert noise[0].abs().max() == 0
     np.testing.assert_allclose(noise[1:].flatten(1).std(1), 0.3, rtol=0.1)
 
 
 def test_occlusion_hides_one_square() -> None:
     image = picture()
-    found = Occlusion(0.5)(image, 30, torch.Generator().manual_seed(0))
+    found = made(image, Occlusion(0.5), 30)
     for copy in found[1:]:
         changed = (copy != image).any(0).nonzero()
         low, high = changed.amin(0), changed.amax(0)
@@ -77,7 +84,7 @@ def test_occlusion_hides_one_square() -> None:
 
 def test_blur_is_scipys() -> None:
     image = picture()
-    found = Blur(2.0)(image, 3, torch.Generator())
+    found = made(image, Blur(2.0), 3)
     for copy, sigma in zip(found[1:], (1.0, 2.0), strict=True):
         expected = ndimage.gaussian_filter(
             image.double().numpy(), (0, sigma, sigma), mode="nearest", radius=(0, *[int(np.ceil(3 * sigma))] * 2)
@@ -87,7 +94,7 @@ def test_blur_is_scipys() -> None:
 
 def test_quantisation_is_that_of_scipys_cosine_coefficients() -> None:
     image = picture((1, 16, 8))
-    found = Quantisation(32.0)(image, 5, torch.Generator())
+    found = made(image, Quantisation(32.0), 5)
     unit = float(image.max() - image.min()) / 256
     coarse = unit * (np.arange(1, 9)[:, None] + np.arange(1, 9)) / 2
     for number, step in ((1, 8.0), (4, 32.0)):
@@ -101,7 +108,7 @@ def test_quantisation_is_that_of_scipys_cosine_coefficients() -> None:
 
 def test_a_function_of_the_users_own() -> None:
     image = picture()
-    found = perturb(image, lambda x, n, g: x * torch.linspace(1, 2, n).view(-1, 1, 1, 1), 4, 0, 0)
+    found = made(image, lambda x, i, n, g: x * (1 + i / (n - 1)), 4)
     torch.testing.assert_close(found[3], 2 * image)
 
 
@@ -111,11 +118,12 @@ def test_a_function_of_the_users_own() -> None:
         (torch.zeros(3, 8, 8, dtype=torch.uint8), GrowingNoise(), "torch.uint8: give floating point"),
         (torch.rand(8, 8), GrowingNoise(), r"shape \(8, 8\)"),
         (torch.full((1, 8, 8), 0.5), GrowingNoise(), "sample 7 is one value everywhere"),
-        (picture(), lambda x, n, g: x, r"returned \(3, 20, 28\): return a tensor \(4, 3, 20, 28\)"),
-        (picture(), lambda x, n, g: None, "returned NoneType"),
-        (picture(), lambda x, n, g: x.expand(n, -1, -1, -1) / 0, "sample 7 has NaN or infinite values"),
+        (torch.ones(3, 8, 8) * torch.rand(3, 1, 1), GrowingNoise(), "sample 7 is one value everywhere"),
+        (picture(), lambda x, i, n, g: x[0], r"returned \(20, 28\) for copy 1 of an image \(3, 20, 28\)"),
+        (picture(), lambda x, i, n, g: None, "returned NoneType"),
+        (picture(), lambda x, i, n, g: x / 0, "copy 1 of sample 7 has NaN or infinite values"),
     ],
 )
 def test_what_cannot_be_perturbed_is_named(image: Tensor, function: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        perturb(image, function, 4, seed=0, number=7)
+        made(image, function, 4, sample=7)

@@ -10,13 +10,15 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from convscope.metrics.functional.resampling import (
+from convscope.metrics import ImageResampling, ResampledImages
+from convscope.metrics.functional import (
+    Overlap,
     ResamplingScores,
-    add_copies,
+    ResamplingSums,
     permuted_overlap,
     resampling_scores,
+    resampling_sums,
     set_overlap,
-    start_resampling,
     top_filters,
 )
 
@@ -32,10 +34,11 @@ def stack(
 
 
 def scores(activation: Tensor, output: Tensor, chunks: tuple[int, ...] | None = None) -> ResamplingScores:
-    sums = start_resampling(activation[0], output[0])
-    for a, y in zip(activation.split(chunks or len(output)), output.split(chunks or len(output)), strict=True):  # type: ignore[arg-type]
-        sums = add_copies(sums, a, y)
-    return resampling_scores(sums)
+    parts = [
+        resampling_sums(a, y)
+        for a, y in zip(activation.split(chunks or len(output)), output.split(chunks or len(output)), strict=True)  # type: ignore[arg-type]
+    ]
+    return resampling_scores(ResamplingSums(*(torch.stack(each).sum(0) for each in zip(*parts, strict=True))))
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 5), (3,), (2, 7), (2, 2, 3, 2)])
@@ -51,6 +54,7 @@ def test_scores_are_those_of_the_whole_stack(shape: tuple[int, ...], offset: flo
     np.testing.assert_allclose(found.precision, 1 / a.var(0).mean(1), rtol=1e-6)
     np.testing.assert_allclose(found.relative_precision, a.mean((0, 2)) ** 2 / a.var(0).mean(1), rtol=1e-6)
     np.testing.assert_allclose(found.mean, a.mean((0, 2)), rtol=1e-9)
+    np.testing.assert_allclose(found.variance, a.var(0).mean(1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("chunks", [(50,), (1,) * 50, (7, 13, 30)])
@@ -104,15 +108,69 @@ def test_relative_precision_survives_rescaling_and_precision_does_not() -> None:
 @pytest.mark.parametrize(
     ("activation", "output", "message"),
     [
-        (torch.zeros(3, 5, 2), torch.zeros(3), r"shape \(N, 4, \*\)"),
-        (torch.zeros(3, 4, 3, 5), torch.zeros(2), r"shape \(3,\), got \(2,\)"),
+        (torch.zeros(3, 5, 2), torch.zeros(2), r"shape \(3,\), got \(2,\)"),
+        (torch.zeros(3), torch.zeros(3), r"shape \(N, 0, \*\)"),
+        (torch.zeros(3, 4, dtype=torch.int64), torch.zeros(3), "floating point"),
         (torch.full((3, 4, 3, 5), torch.nan), torch.zeros(3), "activation must be finite"),
-        (torch.zeros(3, 4, 3, 5), torch.tensor([0.0, torch.inf, 0.0]), "output must be finite"),
+        (torch.zeros(3, 4, 3, 5), torch.tensor([0.0, torch.inf, 0.0]), "must be finite"),
     ],
 )
 def test_bad_input_is_named(activation: Tensor, output: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        add_copies(start_resampling(torch.zeros(4, 3, 5), torch.tensor(0.0)), activation, output)
+        resampling_sums(activation, output)
+
+
+def test_a_value_that_moves_by_rounding_alone_does_not_move() -> None:
+    activation, output = stack()
+    activation[:, 0] = 0.3 + 1e-9 * torch.randn(50, 3, 5)
+    found = scores(activation, output)
+    assert (found.variance[0], found.precision[0]) == (0, torch.inf)
+    assert found.influence[0].isnan()
+
+
+def test_maps_wider_than_a_block_are_summed_whole() -> None:
+    activation, output = stack(shape=(3, 60, 61))
+    a, y = activation.double(), output.double()
+    found = resampling_sums(activation, output)
+    torch.testing.assert_close(found.square, a.square().sum(0).flatten(1))
+    torch.testing.assert_close(found.product, (a * y.view(-1, 1, 1, 1)).sum(0).flatten(1))
+
+
+# The metrics.
+
+
+def test_an_image_of_another_size_is_refused_by_its_metric() -> None:
+    metric = ImageResampling(4, 15)
+    with pytest.raises(ValueError, match=r"15 positions for each filter, got shape \(2, 4, 3, 4\)"):
+        metric.update(torch.zeros(2, 4, 3, 4), torch.zeros(2))
+
+
+def test_states_do_not_grow_with_the_number_of_copies() -> None:
+    metric = ImageResampling(4, 15)
+    sizes = []
+    for _ in range(3):
+        metric.update(*stack())
+        sizes.append(sum(state.numel() for state in metric.metric_state.values()))
+    assert sizes == [1 + 3 * 60 + 2] * 3
+    assert metric.compute().influence.shape == (4,)
+
+
+def test_images_come_in_the_order_of_their_numbers_each_once() -> None:
+    metric = ResampledImages(3)
+    rows = torch.arange(12.0).view(4, 3)
+    metric.update(rows[:2], rows[:2], rows[:2] / 100, torch.tensor([9, 2]))
+    metric.update(rows[1:3], rows[1:3], rows[1:3] / 100, torch.tensor([2, 5]))
+    assert metric.compute().mean[:, 0].tolist() == [3.0, 6.0, 0.0]
+
+
+def test_influence_may_be_unknown_and_variance_may_not() -> None:
+    metric, known, unknown = ResampledImages(1), torch.ones(1, 1), torch.full((1, 1), torch.nan)
+    metric.update(known, known, unknown, torch.tensor([0]))
+    assert metric.compute().influence.isnan().all()
+    with pytest.raises(ValueError, match="mean and variance must be finite"):
+        metric.update(known, unknown, known)
+    with pytest.raises(ValueError, match=r"shape \(I, 1\), got \(1, 2\)"):
+        metric.update(known, torch.ones(1, 2), known)
 
 
 def test_one_copy_is_too_few() -> None:
@@ -156,9 +214,45 @@ def test_chance_is_what_shuffling_gives() -> None:
     first, second = random_masks(2)
     found = set_overlap(first, second)
     drawn = permuted_overlap(first, second, 4000)
-    assert drawn.mean().item() == pytest.approx(found.overlap_chance, abs=4 * drawn.std().item() / 4000**0.5)
-    jaccard = drawn / (1 - drawn)  # with K = Σ(|A| + |B|): X / (K - X)
-    assert jaccard.mean().item() == pytest.approx(found.jaccard_chance, abs=4 * jaccard.std().item() / 4000**0.5)
+    assert_chances(found, drawn)
+
+
+def assert_chances(found: Overlap, drawn: Tensor) -> None:
+    error = 4 * drawn.std(0) / len(drawn) ** 0.5
+    for value, expected, allowed in zip(
+        drawn.mean(0), (found.overlap_chance, found.jaccard_chance), error, strict=True
+    ):
+        assert value.item() == pytest.approx(expected, abs=allowed.item())
+    above = (drawn[:, 0] > found.overlap_limit + 1e-9).double().mean().item()
+    assert above <= 0.05 + 4 * (0.05 * 0.95 / len(drawn)) ** 0.5
+
+
+def pools(masks: list[Tensor], seed: int) -> list[Tensor]:
+    """What each choice could take: what it took, and half of the rest."""
+    generator = torch.Generator().manual_seed(seed)
+    return [mask | (torch.rand(len(mask), generator=generator) < 0.5) for mask in masks]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_chance_leaves_out_what_could_not_be_chosen(seed: int) -> None:
+    first, second = random_masks(seed)
+    first_from, second_from = pools(first, seed), pools(second, seed + 10)
+    found = set_overlap(first, second, first_from, second_from)
+    assert_chances(found, permuted_overlap(first, second, 4000, seed, first_from, second_from))
+    assert found.overlap == set_overlap(first, second).overlap
+
+
+def test_sets_that_both_avoid_dead_filters_agree_by_chance_alone() -> None:
+    alive = torch.arange(64) < 5
+    found = set_overlap([alive], [alive], [alive], [alive])
+    assert (found.overlap, found.overlap_chance, found.jaccard_chance) == (0.5, 0.5, 1.0)
+    assert set_overlap([alive], [alive]).overlap_chance < 0.05
+
+
+def test_a_choice_of_what_could_not_be_chosen_is_refused() -> None:
+    mask = torch.tensor([True, False])
+    with pytest.raises(ValueError, match="a filter that it could not take"):
+        set_overlap([mask], [mask], [~mask], [mask])
 
 
 def test_chance_of_one_layer_is_hypergeometric() -> None:
@@ -169,6 +263,7 @@ def test_chance_of_one_layer_is_hypergeometric() -> None:
     assert set_overlap([first], [second]).jaccard_chance == pytest.approx(
         (law.pmf(number) * number / (18 - number)).sum()
     )
+    assert set_overlap([first], [second]).overlap_limit == pytest.approx(law.ppf(0.95) / 18)
 
 
 def test_shuffling_is_seeded() -> None:

@@ -168,6 +168,19 @@ CASES: dict[str, Case] = {
         correlations=ALONE,
     ),
     "Turnover": Case(lambda c: metrics.Turnover(), lambda d: (d.vector, d.other_vector), one_shot=True, gathers=True),
+    "ImageResampling": Case(
+        lambda c: metrics.ImageResampling(c, 6),
+        lambda d: (d.activation, d.outputs[:, 0]),
+        2,
+        powers={"variance": 2, "mean": 1},
+        correlations=frozenset({"influence"}),
+    ),
+    "ResampledImages": Case(
+        metrics.ResampledImages,
+        lambda d: (d.pooled, d.pooled.square(), d.pooled.abs()),
+        indexed=True,
+        powers={"mean": 1},
+    ),
     "InterventionOutcome": Case(
         lambda c: Outcome(S, K),
         lambda d: (d.activation[:, :1, 0, :S].squeeze(1).abs(), d.activation[:, 0, 1, :S] > 0, d.labels),
