@@ -14,6 +14,7 @@ from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.part_interpretability import PartInterpretability
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
@@ -39,6 +40,7 @@ _SUITES: dict[str, list[tuple[type[LayerObserver], dict[str, Any]]]] = {
         (LayerPrediction, {}),
         (LayerSimilarity, {}),
         (ClassFilters, {}),
+        (PartInterpretability, {"every_n_epochs": 5}),
         (FilterPictures, {"every_n_epochs": 5}),
         (ForwardFromLayer, {"every_n_epochs": 5}),
         (AblationOracle, {"every_n_epochs": 5}),
@@ -54,7 +56,7 @@ def suite(name: SuiteName = "standard", heldout: HeldOutLike = None, **arguments
     ``standard``  probe accuracy, Taylor importance and correlation, with pictures
     ``full``      besides: logistic and kNN probes, importance by weight norm and by output correlation, drift
                   and health of each layer, its prediction, similarity of layers, filters by class; every fifth
-                  epoch, on at most 256 samples, removal curves and ablation, and pictures of filters
+                  epoch, on at most 256 samples, removal curves and ablation, part scores, and pictures of filters
     ============  ===========================================================================================
 
     Args:

@@ -14,6 +14,7 @@ from convscope.metrics.importance import (
     TaylorImportance,
     WeightImportance,
 )
+from convscope.metrics.parts import EquivarianceProxy, FilterPartScore, FilterPurity, PeakInstability, PurityResult
 from convscope.metrics.prediction import OutputReadout
 from convscope.metrics.probe import CentroidProbe, KNNProbe, LogisticProbe, ProbeResult, RidgeProbe
 from convscope.metrics.summary import GiniCoefficient, RankStability, TopShare, Turnover
@@ -33,7 +34,10 @@ __all__ = [
     "ChannelCorrelation",
     "ChannelMean",
     "CorrelationResult",
+    "EquivarianceProxy",
     "FilterActivity",
+    "FilterPartScore",
+    "FilterPurity",
     "GiniCoefficient",
     "GradientActivationImportance",
     "InterventionOutcome",
@@ -44,8 +48,10 @@ __all__ = [
     "MultiLabelResult",
     "OutputCorrelation",
     "OutputReadout",
+    "PeakInstability",
     "PooledFeatures",
     "ProbeResult",
+    "PurityResult",
     "RankStability",
     "RegressionProbe",
     "RegressionResult",

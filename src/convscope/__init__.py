@@ -17,6 +17,7 @@ from convscope.callbacks import (
     FilterCorrelation,
     FilterHealth,
     FilterImportance,
+    FilterLoss,
     FilterPictures,
     Findings,
     ForwardFromLayer,
@@ -28,11 +29,13 @@ from convscope.callbacks import (
     LayerTable,
     MapSpec,
     Moment,
+    PartInterpretability,
     PerLayer,
     RepresentationDrift,
     suite,
 )
 from convscope.capture import HeldOut, Layer, Record, forward_from_layer
+from convscope.explainers.interpretable import InterpretableConv
 
 __version__ = version("convscope")
 
@@ -44,10 +47,12 @@ __all__ = [
     "FilterCorrelation",
     "FilterHealth",
     "FilterImportance",
+    "FilterLoss",
     "FilterPictures",
     "Findings",
     "ForwardFromLayer",
     "HeldOut",
+    "InterpretableConv",
     "Layer",
     "LayerObserver",
     "LayerPrediction",
@@ -57,6 +62,7 @@ __all__ = [
     "LayerTable",
     "MapSpec",
     "Moment",
+    "PartInterpretability",
     "PerLayer",
     "Record",
     "RepresentationDrift",
