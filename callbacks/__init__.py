@@ -7,6 +7,7 @@ from convscope.callbacks.correlation import FilterCorrelation
 from convscope.callbacks.drift import RepresentationDrift
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment
 from convscope.callbacks.engine.observer import Plan
+from convscope.callbacks.explainer import Explainer
 from convscope.callbacks.filter_loss import FilterLoss
 from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
@@ -27,6 +28,7 @@ __all__ = [
     "AlertError",
     "ClassFilters",
     "DriftAlert",
+    "Explainer",
     "FilterCorrelation",
     "FilterHealth",
     "FilterImportance",

@@ -36,8 +36,8 @@ class FilterLoss(Callback):
         ``filter_loss/<layer>``, nats, at most 0.
 
     Raises:
-        ValueError: if ``weight`` is no such number, or ``scale`` unknown; before training, a ``MisconfigurationException`` if there is no
-            such layer, or the optimization is manual.
+        ValueError: if ``weight`` is no such number, or ``scale`` unknown; before training, a
+            ``MisconfigurationException`` if there is no such layer, or the optimization is manual.
     """
 
     def __init__(self, weight: float = 0.1, scale: Scale = "total") -> None:

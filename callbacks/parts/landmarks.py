@@ -49,6 +49,9 @@ class LandmarkPoints:
         """``(n, K, 2)`` of the samples numbered ``index`` ``(n,)``."""
         return torch.stack([self._points[number] for number in index.tolist()])
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._points
+
 
 def landmark_points(landmarks: Landmarks, heldout: HeldOut, trainer: pl.Trainer | None) -> LandmarkPoints:
     """Read the landmarks of all held-out samples of this process; every process must call it.

@@ -14,6 +14,7 @@ from convscope.callbacks import (
     AlertError,
     ClassFilters,
     DriftAlert,
+    Explainer,
     FilterCorrelation,
     FilterHealth,
     FilterImportance,
@@ -36,6 +37,7 @@ from convscope.callbacks import (
 )
 from convscope.capture import HeldOut, Layer, Record, forward_from_layer
 from convscope.explainers.interpretable import InterpretableConv
+from convscope.explainers.two_track import ExplainerNetwork
 
 __version__ = version("convscope")
 
@@ -44,6 +46,8 @@ __all__ = [
     "AlertError",
     "ClassFilters",
     "DriftAlert",
+    "Explainer",
+    "ExplainerNetwork",
     "FilterCorrelation",
     "FilterHealth",
     "FilterImportance",
