@@ -62,8 +62,8 @@ class ExplainerNetwork(nn.Module):
         self.ordinary = nn.Sequential(_conv(channels, width), nn.ReLU())
         self.norms = nn.ModuleList([_MeanNorm(width), _MeanNorm(width), _MeanNorm(width)])
         self.weight = nn.Parameter(torch.zeros(()))
-        self.decoder = nn.Sequential(_conv(width, width), nn.ReLU())
         is_map = len(self.target) == 3
+        self.decoder = nn.Sequential(_strided(width, self.size, self.target[1:] if is_map else self.size), nn.ReLU())
         self.last: nn.Module = _conv(width, self.target[0]) if is_map else nn.Linear(width, self.target[0])
         self.register_buffer("source_scale", torch.ones(channels, 1, 1))
         self.register_buffer("target_mean", torch.zeros(self.target[0]))
@@ -72,6 +72,11 @@ class ExplainerNetwork(nn.Module):
     @property
     def p(self) -> Tensor:
         return self.weight.sigmoid()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor, plain values."""
+        return {"channels": self.channels, "size": self.size, "target": self.target, "filters": self.filters}
 
     def adapt(self, features: Tensor, target: Tensor) -> None:
         """Take the sizes of activations from features ``(N, C, H, W)`` and next features ``(N, *target)``."""
@@ -105,9 +110,8 @@ class ExplainerNetwork(nn.Module):
 
     def saved(self, **about: Any) -> dict[str, Any]:
         """Tensors and plain values from which :meth:`restored` makes the network; ``about`` is kept beside."""
-        config = {"channels": self.channels, "size": self.size, "target": self.target, "filters": self.filters}
         state = {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
-        return {"version": VERSION, "config": config, "state": state, "about": about}
+        return {"version": VERSION, "config": self.config, "state": state, "about": about}
 
     @classmethod
     def restored(cls, saved: dict[str, Any]) -> ExplainerNetwork:
@@ -161,6 +165,13 @@ def _not_zero(values: Tensor) -> Tensor:
 
 def _conv(channels: int, filters: int) -> nn.Conv2d:
     return nn.Conv2d(channels, filters, 3, padding=1)
+
+
+def _strided(width: int, size: Sequence[int], wanted: Sequence[int]) -> nn.Conv2d:
+    """A convolution to the wanted size where that divides its own, so that places within a cell are not averaged."""
+    strides = [side // goal if side % goal == 0 else 1 for side, goal in zip(size, wanted, strict=True)]
+    kernel = [max(3, 2 * stride - 1) for stride in strides]
+    return nn.Conv2d(width, width, kernel, strides, padding=[(side - 1) // 2 for side in kernel])
 
 
 def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:

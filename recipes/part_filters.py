@@ -1,7 +1,7 @@
 """Train ordinary and interpretable filters on images with planted parts, and compare what their filters mean.
 
-Run ``python -m convscope.recipes.part_filters`` (``--help`` for options). An object is three of scikit-learn's digits in
-a loose arrangement somewhere in the image, among distractors; its class is which three. Nothing is downloaded.
+Run ``python -m convscope.recipes.part_filters`` (``--help`` for options). An object is three of scikit-learn's digits
+in a loose arrangement somewhere in the image, among distractors; its class is which three. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DISTRACTOR = 9
 
 
 def planted_parts(images: int, seed: int) -> TensorDataset:
-    """Images ``(1, 32, 32)`` in [0, 1], class 0 to 3, and landmarks ``(3, 2)``: row and column of each part's centre."""
+    """Images ``(1, 32, 32)`` in [0, 1], class 0 to 3, and landmarks ``(3, 2)``: row and column of parts' centres."""
     from sklearn.datasets import load_digits
 
     data, generator = load_digits(), torch.Generator().manual_seed(seed)
@@ -67,7 +67,7 @@ class PartsCNN(L.LightningModule):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``(N, 4)`` of images ``(N, 1, 32, 32)``."""
-        logits: torch.Tensor = self.head(self.parts(self.early(images)).amax((2, 3)))
+        logits: torch.Tensor = self.head(self.parts(self.early(images)).mean((2, 3)))
         return logits
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:

@@ -101,8 +101,9 @@ def trained(
 ) -> tuple[ExplainerNetwork, int]:
     """A new explainer, or the last one trained further, and the number of steps made."""
     with own_training(features.device, settings.seed):
-        if network is None:
-            network = ExplainerNetwork(features.shape[1], features.shape[2:], target.shape[1:], filters)
+        wanted = ExplainerNetwork(features.shape[1], features.shape[2:], target.shape[1:], filters)
+        if network is None or network.config != wanted.config:  # a checkpoint of a run with other settings
+            network = wanted
         network.to(features.device).adapt(features, target)
         steps = distil(network, features, target, settings, lambda maps: filter_loss(part_maps(maps), "total"), go_on)
     return network, steps
