@@ -130,6 +130,7 @@ class Explainer(LayerObserver):
         )
         super().__init__(every_n_epochs=every_n_epochs, on_start=on_start, max_layers=max_layers, **arguments)
         self._trainer: pl.Trainer | None = None
+        self._folder = Path()
         self._plan: Plan | None = None
         self._sample: HeldOut | None = None
         self._split: Split | None = None
@@ -161,6 +162,8 @@ class Explainer(LayerObserver):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self._trainer, self.saved = trainer, []
+        # Here, where every process is: the trainer asks the main one for it.
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
 
     # Before training.
 
@@ -318,7 +321,7 @@ class Explainer(LayerObserver):
             return
         for name in findings.layers:
             suffix = f"-{name}" if len(self._targets) > 1 else ""
-            path = _folder(trainer) / f"{self.name}-{_moment(when)}{suffix}.pt"
+            path = _beside_checkpoints(trainer, self._folder) / f"{self.name}-{_moment(when)}{suffix}.pt"
             about = {"layer": name, "target": self._targets[name].name, "epoch": when.epoch, "step": when.step}
             _save(self._networks[name].saved(**about), path)
             self.saved.append(path)
@@ -380,12 +383,10 @@ def _moment(when: Moment) -> str:
     return f"epoch={when.epoch}" + (f"-step={when.step}" if when.trigger == "step" else "")
 
 
-def _folder(trainer: pl.Trainer) -> Path:
-    """Where checkpoints are, or would be; a local one."""
+def _beside_checkpoints(trainer: pl.Trainer, otherwise: Path) -> Path:
+    """Where checkpoints are, if that is a local folder."""
     found = getattr(trainer.checkpoint_callback, "dirpath", None)
-    if found is None or "://" in str(found):
-        found = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-    return Path(found)
+    return otherwise if found is None or "://" in str(found) else Path(found)
 
 
 def _save(saved: dict[str, Any], path: Path) -> None:

@@ -62,7 +62,8 @@ class PartsCNN(L.LightningModule):
         self.early = nn.Sequential(_unit(1, width), nn.MaxPool2d(2), _unit(width, width), nn.MaxPool2d(2))
         last = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width))
         self.parts = convscope.InterpretableConv(last) if interpretable else nn.Sequential(last, nn.ReLU())
-        self.head = nn.Linear(width, len(CLASSES))
+        # Masked maps are nearly empty: their means are small, and of one size only once they are normalised.
+        self.head = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, len(CLASSES)))
         self.learning_rate = learning_rate
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

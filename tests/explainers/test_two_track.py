@@ -42,7 +42,7 @@ def test_it_learns_to_reconstruct_and_prefers_parts() -> None:
     steps = distil(network, source, target, DistilSettings(steps=100, learning_rate=1e-2), penalty)
     assert steps == 100
     assert reconstruction_error(network(source).detach(), target) < min(0.4, before / 2)
-    assert float(network.p.detach()) > 0.6
+    assert float(network.p.detach()) > 0.55
     assert not network.training
     assert all(parameter.grad is None for parameter in network.parameters())
 
