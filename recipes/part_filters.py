@@ -118,10 +118,10 @@ def train(interpretable: bool, seed: int, options: argparse.Namespace) -> tuple[
 
 
 def main() -> None:
-    parser = command_line(__doc__, epochs=12)
+    parser = command_line(__doc__, epochs=10)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default 3)")
-    parser.add_argument("--images", type=int, default=2000, help="training images (default 2000)")
-    parser.add_argument("--weight", type=float, default=0.3, help="of the filter loss (default 0.3)")
+    parser.add_argument("--images", type=int, default=1500, help="training images (default 1500)")
+    parser.add_argument("--weight", type=float, default=0.1, help="of the filter loss (default 0.1)")
     options = parser.parse_args()
     print("| filters | seed | accuracy | location instability | filter loss, one total | share of one class |")
     print("|---|---|---|---|---|---|")
