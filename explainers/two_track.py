@@ -169,9 +169,9 @@ def _conv(channels: int, filters: int) -> nn.Conv2d:
 
 def _strided(width: int, size: Sequence[int], wanted: Sequence[int]) -> nn.Conv2d:
     """A convolution to the wanted size where that divides its own, so that places within a cell are not averaged."""
-    strides = [side // goal if side % goal == 0 else 1 for side, goal in zip(size, wanted, strict=True)]
-    kernel = [max(3, 2 * stride - 1) for stride in strides]
-    return nn.Conv2d(width, width, kernel, strides, padding=[(side - 1) // 2 for side in kernel])
+    rows, columns = (side // goal if side % goal == 0 else 1 for side, goal in zip(size, wanted, strict=True))
+    kernel = max(3, 2 * rows - 1), max(3, 2 * columns - 1)
+    return nn.Conv2d(width, width, kernel, (rows, columns), padding=((kernel[0] - 1) // 2, (kernel[1] - 1) // 2))
 
 
 def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -34,7 +34,8 @@ class Table(L.Callback):
         self.layer, self.rows = layer, 0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        checks = next(len(each.history.epochs) for each in trainer.callbacks if isinstance(each, convscope.Explainer))
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        checks = next(len(each.history.epochs) for each in callbacks if isinstance(each, convscope.Explainer))
         if trainer.sanity_checking or checks == self.rows:
             return
         if self.rows == 0:

@@ -183,8 +183,8 @@ def instability_proxy(
     for move in moves(*size):
         after = maps_of(moved_subject(plan.subject, move), sample, [layer], plan.chunk_size).of(layer)
         shift = move.rows / size[0], move.columns / size[1]
-        pairs = (applied(network, each, plan.chunk_size)[1] for each in (before, after))
-        found["instability_proxy"].append(equivariance_proxy(*map(peaks, pairs), shift, move.flipped, size))
+        first, second = (peaks(applied(network, each, plan.chunk_size)[1]) for each in (before, after))
+        found["instability_proxy"].append(equivariance_proxy(first, second, shift, move.flipped, size))
         own = equivariance_proxy(peaks(before), peaks(after), shift, move.flipped, size)
         found["original_instability_proxy"].append(own)
     return {name: float(torch.stack(values).nanmean()) for name, values in found.items()}

@@ -49,7 +49,8 @@ class FeatureMaps:
         """``(N, C, *S)`` of all processes' samples, in the order of their numbers; every process must call it."""
         # Under inference mode, as in a validation, a result could not take part in a graph.
         with torch.inference_mode(False):
-            return self._kept.compute(layer).clone().view(-1, layer.channels, *layer.spatial)
+            rows: torch.Tensor = self._kept.compute(layer).clone()
+            return rows.view(-1, layer.channels, *layer.spatial)
 
 
 def values_of(layer: Layer) -> int:

@@ -31,7 +31,7 @@ def check_landmarks(landmarks: Any) -> Landmarks | None:
     """
     is_place = isinstance(landmarks, int) and not isinstance(landmarks, bool)
     if landmarks is None or callable(landmarks) or (isinstance(landmarks, str) and landmarks) or is_place:
-        return landmarks
+        return landmarks  # type: ignore[no-any-return]
     raise refuse("landmarks", landmarks, _GIVE)
 
 

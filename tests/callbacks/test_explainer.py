@@ -148,6 +148,13 @@ def test_landmarks_give_instabilities_without_a_proxy(fit: Any) -> None:
     assert not any("proxy" in key for key in run.trainer.callback_metrics)
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_half_precision_is_explained_in_single(fit: Any, precision: str) -> None:
+    run = fit([explainer()], max_epochs=1, precision=precision)
+    assert 0 < latest(run, "error") < 10
+    assert 0 <= latest(run, "agreement") <= 1
+
+
 def test_without_classes_nothing_is_compared(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     pictures, _ = images(30)
