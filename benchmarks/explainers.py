@@ -28,7 +28,8 @@ from benchmarks.networks import ResNet18
 from convscope.recipes.explainer import COLUMNS, random_labels
 from convscope.recipes.part_filters import CLASSES, PartsCNN, planted_parts
 
-IMAGES, EPOCHS = 1200, 8
+IMAGES, EPOCHS = 1000, 6
+BUDGET = {"steps": 200, "batch_size": 32, "seconds": 600.0}
 CONDITIONS = ("trained", "random labels", "untrained")
 
 
@@ -61,13 +62,13 @@ def run(architecture: str, condition: str, seed: int) -> list[dict[str, Any]]:
     if condition == "random labels":
         train, val = random_labels(train), random_labels(val, 1)
     untrained = condition == "untrained"
-    explainer = convscope.Explainer(
-        layers=layer, landmarks=2, on_start=untrained, every_n_epochs=0 if untrained else EPOCHS // 2, on_error="raise"
-    )
+    when = {"on_start": True, "every_n_epochs": 0} if untrained else {"every_n_epochs": EPOCHS // 2}
+    given: dict[str, Any] = {"layers": layer, "landmarks": 2, "on_error": "raise", **when, **BUDGET}
+    explainer = convscope.Explainer(**given)
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
             max_epochs=1 if untrained else EPOCHS,
-            limit_train_batches=1 if untrained else 1.0,
+            limit_train_batches=1 if untrained else None,
             accelerator="cpu",
             callbacks=[explainer, checks := Checks(layer)],
             logger=False,
@@ -90,9 +91,9 @@ class Checks(L.Callback):
     def __init__(self, layer: str) -> None:
         self.layer, self.found = layer, []  # type: ignore[var-annotated]
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         explainer = next(each for each in trainer.callbacks if isinstance(each, convscope.Explainer))  # type: ignore
-        if trainer.sanity_checking or len(explainer.history.epochs) == len(self.found):
+        if len(explainer.history.epochs) == len(self.found):
             return
         metrics = trainer.callback_metrics
         row = {name: float(metrics[f"explainer/{name}/{self.layer}"]) for name in (*COLUMNS, "steps")}

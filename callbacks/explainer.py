@@ -34,7 +34,7 @@ from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
 from convscope.capture.network.layers import select_layers
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record, trace_layers
-from convscope.explainers.distil import DistilSettings
+from convscope.explainers.distillation import DistilSettings
 from convscope.explainers.two_track import ExplainerNetwork
 from convscope.loggers import TensorBoardDashboard
 from convscope.loggers.filter_grid import FilterRow, example_grid
@@ -140,6 +140,8 @@ class Explainer(LayerObserver):
         self._features: FeatureMaps | None = None
         self._networks: dict[str, ExplainerNetwork] = {}
         self._found: dict[str, dict[str, float]] = {}
+        self._distilled_now: set[str] = set()  # in this check
+        self._steps = 0
         self._rows: dict[str, list[FilterRow]] = {}
         self.saved: list[Path] = []
         """Files written in this run, on the main process."""
@@ -255,7 +257,7 @@ class Explainer(LayerObserver):
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._features = FeatureMaps(layers, None if self._sample is None else self._sample.index)
-        self._found, self._rows = {}, {}
+        self._found, self._rows, self._distilled_now = {}, {}, set()
 
     def on_activation(self, record: Record) -> None:
         if self._features is not None:
@@ -284,6 +286,8 @@ class Explainer(LayerObserver):
     def _distilled(
         self, layer: Layer, target: Layer, features: torch.Tensor, wanted: torch.Tensor, split: Split, plan: Plan
     ) -> ExplainerNetwork:
+        if layer.name in self._distilled_now:  # measured again with a smaller chunk
+            return self._networks[layer.name]
         if self.images is None:
             rows = split.fitted.to(features.device)
             features, wanted = features[rows], wanted[rows]
@@ -302,6 +306,7 @@ class Explainer(LayerObserver):
         if made < most:
             rank_zero_info(f"convscope: {self.name}: {self.seconds:g} s were over after {made} of {most} steps")
         self._networks[layer.name] = network
+        self._distilled_now.add(layer.name)
         return network
 
     def _tell_progress(self) -> None:

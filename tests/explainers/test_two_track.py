@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convscope.explainers.distil import DistilSettings, distil, reconstruction_error
+from convscope.explainers.distillation import DistilSettings, distil, reconstruction_error
 from convscope.explainers.two_track import ExplainerNetwork, _resized
 from convscope.metrics.functional import filter_loss, part_maps
 
