@@ -65,8 +65,6 @@ class ExplainerNetwork(nn.Module):
         is_map = len(self.target) == 3
         self.decoder = nn.Sequential(_strided(width, self.size, self.target[1:] if is_map else self.size), nn.ReLU())
         self.last: nn.Module = _conv(width, self.target[0]) if is_map else nn.Linear(width, self.target[0])
-        for track in (self.first.conv, self.second.conv, self.ordinary[0]):
-            _begin_as_identity(track)
         self.register_buffer("source_scale", torch.ones(channels, 1, 1))
         self.register_buffer("target_mean", torch.zeros(self.target[0]))
         self.register_buffer("target_scale", torch.ones(self.target[0]))
@@ -167,15 +165,6 @@ def _not_zero(values: Tensor) -> Tensor:
 
 def _conv(channels: int, filters: int) -> nn.Conv2d:
     return nn.Conv2d(channels, filters, 3, padding=1)
-
-
-def _begin_as_identity(conv: nn.Module) -> None:
-    """Each track begins as the layer's own filters, masked or not: a small part of the steps finds the rest."""
-    if isinstance(conv, nn.Conv2d) and conv.bias is not None:
-        nn.init.dirac_(conv.weight)
-        with torch.no_grad():
-            conv.weight += 0.1 * torch.randn_like(conv.weight) / conv.weight[0].numel() ** 0.5
-        nn.init.zeros_(conv.bias)
 
 
 def _strided(width: int, size: Sequence[int], wanted: Sequence[int]) -> nn.Conv2d:
