@@ -7,10 +7,13 @@ from convscope.callbacks.correlation import FilterCorrelation
 from convscope.callbacks.drift import RepresentationDrift
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment
 from convscope.callbacks.engine.observer import Plan
+from convscope.callbacks.explainer import Explainer
+from convscope.callbacks.filter_loss import FilterLoss
 from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.part_interpretability import PartInterpretability
 from convscope.callbacks.parts.actions import AlertError
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import PerLayer
@@ -26,9 +29,11 @@ __all__ = [
     "AlertError",
     "ClassFilters",
     "DriftAlert",
+    "Explainer",
     "FilterCorrelation",
     "FilterHealth",
     "FilterImportance",
+    "FilterLoss",
     "FilterPictures",
     "Findings",
     "ForwardFromLayer",
@@ -41,6 +46,7 @@ __all__ = [
     "LayerTable",
     "MapSpec",
     "Moment",
+    "PartInterpretability",
     "PerLayer",
     "Plan",
     "RepresentationDrift",

@@ -168,7 +168,7 @@ class InputResampling(LayerObserver):
         if not reason and not chosen:
             reason = f"none of the held-out images can be perturbed: {constant} are one value everywhere"
         if reason:
-            plan.messages.append(f"{self.name} rests: {reason}")
+            plan.messages.append(f"{self.name} is inactive: {reason}")
             plan.observers.remove(self)
             del plan.layers[self.name]
             return

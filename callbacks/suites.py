@@ -20,6 +20,7 @@ from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.part_interpretability import PartInterpretability
 from convscope.callbacks.parts.actions import ActionSpec
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.prediction import LayerPrediction
@@ -53,6 +54,7 @@ _SUITES: dict[str, list[tuple[type[LayerObserver], dict[str, Any]]]] = {
         (LayerPrediction, {}),
         (LayerSimilarity, {}),
         (ClassFilters, {}),
+        (PartInterpretability, {"every_n_epochs": 5}),
         (FilterPictures, {"every_n_epochs": 5}),
         (ForwardFromLayer, {"every_n_epochs": 5}),
         (AblationOracle, {"every_n_epochs": 5}),
@@ -72,7 +74,7 @@ def suite(
                   printed table
     ``full``      besides: logistic and kNN probes, importance by weight norm and by output correlation, each layer's
                   prediction, similarity of layers, filters by class; every fifth epoch, on at most 256 samples,
-                  removal curves and ablation, pictures of filters, and input resampling
+                  removal curves and ablation, pictures of filters, part scores, and input resampling
     ============  ===========================================================================================
 
     A callback of your own in the same list takes the place of the suite's of its class and name:

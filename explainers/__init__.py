@@ -1,1 +1,6 @@
 """Networks, segmentations and perturbations of the companion methods. Knows torch only."""
+
+from convscope.explainers.interpretable import InterpretableConv
+from convscope.explainers.two_track import ExplainerNetwork
+
+__all__ = ["ExplainerNetwork", "InterpretableConv"]

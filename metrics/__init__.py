@@ -14,6 +14,7 @@ from convscope.metrics.importance import (
     TaylorImportance,
     WeightImportance,
 )
+from convscope.metrics.parts import EquivarianceProxy, FilterPartScore, FilterPurity, PeakInstability, PurityResult
 from convscope.metrics.prediction import OutputReadout
 from convscope.metrics.probe import CentroidProbe, KNNProbe, LogisticProbe, ProbeResult, RidgeProbe
 from convscope.metrics.resampling import ImageResampling, ResampledImages
@@ -34,7 +35,10 @@ __all__ = [
     "ChannelCorrelation",
     "ChannelMean",
     "CorrelationResult",
+    "EquivarianceProxy",
     "FilterActivity",
+    "FilterPartScore",
+    "FilterPurity",
     "GiniCoefficient",
     "GradientActivationImportance",
     "ImageResampling",
@@ -46,8 +50,10 @@ __all__ = [
     "MultiLabelResult",
     "OutputCorrelation",
     "OutputReadout",
+    "PeakInstability",
     "PooledFeatures",
     "ProbeResult",
+    "PurityResult",
     "RankStability",
     "RegressionProbe",
     "RegressionResult",

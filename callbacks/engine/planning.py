@@ -111,7 +111,7 @@ class _Draft:
         except IdleError as error:
             if self.selected.get(observer.name, [True]):  # layers that cannot be measured are no one's mistake
                 self.plan.idle.append(str(error))
-            self.plan.answers.setdefault(observer.name, []).append(f"rests: {error}")
+            self.plan.answers.setdefault(observer.name, []).append(f"is inactive: {error}")
         except Exception as error:
             if is_mistake(error):
                 raise

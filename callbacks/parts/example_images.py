@@ -32,8 +32,8 @@ class ExampleImages:
 
     @property
     def has_images(self) -> bool:
-        """Return whether the inputs are images ``(N, C, H, W)``."""
-        return _image(self._heldout.one(int(self._heldout.index[0]))) is not None
+        """Whether the inputs are images ``(N, C, H, W)``."""
+        return first_image(self._heldout.one(int(self._heldout.index[0]))) is not None
 
     def picture(self, number: int) -> Picture | None:
         """``(H, W, 3)`` uint8, stretched from the image's own least to its greatest value; None if it is not an image.
@@ -41,7 +41,7 @@ class ExampleImages:
         How inputs were normalised is not known, so brightness does not compare between pictures. The darkest and the
         brightest hundredth do not count, so that a few extreme values do not leave the rest without contrast.
         """
-        image = _image(self._heldout.one(number))
+        image = first_image(self._heldout.one(number))
         if image is None:
             return None
         image = image if len(image) == 3 else image.mean(0, keepdim=True).expand(3, -1, -1)
@@ -70,7 +70,7 @@ def _thinned(image: torch.Tensor) -> torch.Tensor:
     return flat[:: max(1, len(flat) >> 20)]
 
 
-def _image(inputs: Any) -> torch.Tensor | None:
+def first_image(inputs: Any) -> torch.Tensor | None:
     """The first image ``(C, H, W)`` among a sample's inputs."""
     found = (t for t in tree_tensors(inputs) if t.dim() == 4 and not t.is_complex())
     return next((image[0].float() for image in found), None)

@@ -40,6 +40,13 @@ from convscope.metrics.functional.neighbours import (
     knn_probe_scores,
     knn_scorer,
 )
+from convscope.metrics.functional.parts import (
+    PartScoreResult,
+    filter_loss,
+    part_maps,
+    part_scores,
+)
+from convscope.metrics.functional.places import PeaksResult, equivariance_proxy, location_instability, peaks
 from convscope.metrics.functional.positions import (
     exchanged_labels,
     fair_position_scorer,
@@ -89,6 +96,8 @@ __all__ = [
     "Overlap",
     "ResamplingScores",
     "ResamplingSums",
+    "PartScoreResult",
+    "PeaksResult",
     "Scorer",
     "ServingResult",
     "activation_importance",
@@ -109,10 +118,12 @@ __all__ = [
     "depth_monotonicity",
     "direction_change",
     "effective_rank",
+    "equivariance_proxy",
     "exchanged_labels",
     "fair_position_scorer",
     "features_at",
     "filter_activity",
+    "filter_loss",
     "gini",
     "gradient_activation_importance",
     "information_gain",
@@ -122,6 +133,7 @@ __all__ = [
     "label_prevalence",
     "linear_cka",
     "linear_cka_matrix",
+    "location_instability",
     "logistic_probe_scores",
     "logistic_scorer",
     "lost_and_found",
@@ -129,6 +141,9 @@ __all__ = [
     "mean_iou",
     "mean_shift",
     "output_correlation",
+    "part_maps",
+    "part_scores",
+    "peaks",
     "position_scorer",
     "prediction_entropy",
     "participation_ratio",

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
         AlertError,
         ClassFilters,
         DriftAlert,
+        Explainer,
         FilterCorrelation,
         FilterHealth,
         FilterImportance,
+        FilterLoss,
         FilterPictures,
         Findings,
         ForwardFromLayer,
@@ -34,12 +36,14 @@ if TYPE_CHECKING:
         LayerTable,
         MapSpec,
         Moment,
+        PartInterpretability,
         PerLayer,
         RepresentationDrift,
         suite,
     )
     from convscope.capture import HeldOut, Layer, Record, forward_from_layer
     from convscope.dashboard import read_run
+    from convscope.explainers import ExplainerNetwork, InterpretableConv
 
 __version__ = version("convscope")
 
@@ -48,14 +52,18 @@ __all__ = [
     "AlertError",
     "ClassFilters",
     "DriftAlert",
+    "Explainer",
+    "ExplainerNetwork",
     "FilterCorrelation",
     "FilterHealth",
     "FilterImportance",
+    "FilterLoss",
     "FilterPictures",
     "Findings",
     "ForwardFromLayer",
     "HeldOut",
     "InputResampling",
+    "InterpretableConv",
     "Layer",
     "LayerObserver",
     "LayerPrediction",
@@ -65,6 +73,7 @@ __all__ = [
     "LayerTable",
     "MapSpec",
     "Moment",
+    "PartInterpretability",
     "PerLayer",
     "Record",
     "RepresentationDrift",
@@ -75,7 +84,7 @@ __all__ = [
     "suite",
 ]
 
-_HOMES = ("convscope.dashboard", "convscope.callbacks", "convscope.capture")
+_HOMES = ("convscope.dashboard", "convscope.callbacks", "convscope.capture", "convscope.explainers")
 """Where names are looked for, the packages that know neither torch nor Lightning first."""
 _PACKAGES = ("alerts", "callbacks", "capture", "dashboard", "explainers", "loggers", "metrics", "rules")
 

@@ -23,7 +23,10 @@ pytest.importorskip("jsonargparse")
 CALLBACKS = [
     kind
     for kind in (getattr(convscope, name) for name in convscope.__all__)
-    if inspect.isclass(kind) and issubclass(kind, L.Callback) and not inspect.isabstract(kind)
+    if inspect.isclass(kind)
+    and issubclass(kind, L.Callback)
+    and not inspect.isabstract(kind)
+    and kind is not convscope.FilterLoss  # for networks with layers of its own
 ]
 SHARED = {"class_path": "convscope.HeldOut", "init_args": {"size": 24, "batch_size": 10}}
 LOSS = "torch.nn.functional.cross_entropy"
@@ -56,6 +59,10 @@ def configuration(folder: Path) -> dict[str, Any]:
     listed = [
         {"class_path": f"convscope.{kind.__name__}", "init_args": OBSERVER if issubclass(kind, LayerObserver) else {}}
         for kind in CALLBACKS
+        if kind is not convscope.Explainer
+    ]
+    listed += [
+        {"class_path": "convscope.Explainer", "init_args": {**OBSERVER, "steps": 2}},
     ]
     logger = {
         "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
@@ -81,7 +88,8 @@ def test_every_callback_from_yaml_and_again_from_the_saved_configuration(tmp_pat
     written.write_text(yaml.safe_dump(configuration(tmp_path)))
     first = run(written)
     observers = [c for c in first.trainer.callbacks if isinstance(c, LayerObserver)]
-    assert [type(c) for c in observers] == [kind for kind in CALLBACKS if issubclass(kind, LayerObserver)]
+    assert {type(c) for c in observers} == {kind for kind in CALLBACKS if issubclass(kind, LayerObserver)}
+    assert len(observers) == len({type(c) for c in observers})
     assert all(c.layers == ["*.conv1", "re:conv2$"] and c.on_error == "raise" for c in observers)
     assert len([c.heldout for c in observers if c.heldout.ready]) == 1  # equal held-out sets are one, read once
     found = {name: float(value) for name, value in first.trainer.callback_metrics.items()}
@@ -103,6 +111,10 @@ def test_every_callback_from_yaml_and_again_from_the_saved_configuration(tmp_pat
         ("FilterCorrelation", {"redundant_threshold": 0.5, "max_observations": None}),
         ("DriftAlert", {"actions": {"critical": ["log", {"jsonl": {"path": "a.jsonl"}}]}}),
         ("AblationOracle", {"criteria": ["taylor", "activation"], "ends": 2, "every_n_epochs": 3}),
+        ("PartInterpretability", {"landmarks": "keypoints", "scale": "total", "filters": None}),
+        ("PartInterpretability", {"landmarks": 2, "images": 300}),
+        ("FilterLoss", {"weight": 0.5, "scale": "as_is"}),
+        ("Explainer", {"target": "output", "warm_start": False, "landmarks": "keypoints", "filters": 16}),
         ("RepresentationDrift", {"reference": "model.ckpt", "debiased": True}),
     ],
 )

@@ -27,7 +27,7 @@ def program(folder: Path, devices: int, mode: str = "plain") -> list[dict[str, A
 def comparable(result: dict[str, Any]) -> dict[str, float]:
     prefixes = (
         "probe", "importance", "correlation", "drift", "health",
-        "prediction", "similarity", "class_filters", "ablation", "forward", "resampling",
+        "prediction", "similarity", "class_filters", "ablation", "forward", "resampling", "parts",
     )  # fmt: skip
     return {key: value for key, value in result["metrics"].items() if key.startswith(prefixes)}
 

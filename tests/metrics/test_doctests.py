@@ -14,7 +14,7 @@ import convscope.metrics.functional
 MODULES = [
     *(
         f"convscope.metrics.{name}"
-        for name in ("probe", "task_probes", "cka", "drift", "health", "correlation", "importance", "summary")
+        for name in ("probe", "task_probes", "cka", "drift", "health", "correlation", "importance", "summary", "parts")
     ),
     *(
         f"convscope.metrics.functional.{name}"
@@ -32,6 +32,8 @@ MODULES = [
             "correlation",
             "importance",
             "summary",
+            "parts",
+            "places",
         )
     ),
 ]

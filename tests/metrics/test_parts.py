@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from convscope.metrics.functional.parts import (
-    Peaks,
-    class_activation,
+from convscope.metrics.functional import (
+    PeaksResult,
     equivariance_proxy,
-    filter_classes,
+    filter_loss,
     location_instability,
     part_maps,
     part_scores,
-    part_templates,
     peaks,
 )
+from convscope.metrics.functional.parts import class_activation, filter_classes, part_templates, scaled_to_total
 
 
 def written_out(maps: np.ndarray) -> tuple[float, float, float]:
@@ -104,11 +104,85 @@ def test_a_clear_part_lowers_the_loss_and_a_texture_does_not() -> None:
     assert part >= part_scores(one_hot(200, 6, 2000.0)).bound
 
 
+@pytest.mark.parametrize("n", [2, 5])
+def test_one_hot_maps_in_closed_form(n: int) -> None:
+    """One image for each place and one without the part reach the bound; the part always in one place says nothing."""
+    peaked = 1e4 * n**2 * torch.cat([torch.eye(n * n), torch.zeros(1, n * n)]).view(-1, 1, n, n)
+    found = part_scores(peaked)
+    assert found.filter_loss.item() == pytest.approx(-math.log(n * n + 1))
+    assert found.filter_loss.item() == pytest.approx(found.bound.item())
+    still = peaked[:1].expand(9, -1, -1, -1)
+    assert part_scores(still).filter_loss.item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("height", [3.0, 500.0])
+def test_one_place_or_nothing_in_closed_form(height: float) -> None:
+    """Maps of a single cell: two templates, +τ and −τ with τ = 1/2, and images of two kinds."""
+    a, b = 4, 6  # images with the part and without
+    maps = torch.cat([torch.full((a, 1, 1, 1), height), torch.zeros(b, 1, 1, 1)])
+    up, down = 1 / (a + b * math.exp(-height / 2)), 1 / (a * math.exp(-height / 2) + b)  # p(x | T) of the likelier kind
+    rows = [(a, up, down * math.exp(-height / 2)), (b, up * math.exp(-height / 2), down)]
+    mutual = sum(count * 0.5 * p * math.log(p / (0.5 * (x + y))) for count, x, y in rows for p in (x, y) if p > 0)
+    assert part_scores(maps).filter_loss.item() == pytest.approx(-mutual, rel=1e-9)
+
+
+def test_fewer_images_than_templates_bound_the_loss() -> None:
+    assert part_scores(one_hot(10, 6, 1e6)).filter_loss.item() >= -math.log(10)
+
+
+def test_maps_of_one_total_have_a_loss_that_does_not_depend_on_their_size() -> None:
+    maps = torch.rand(30, 3, 5, 5, generator=torch.Generator().manual_seed(0)).pow(4)
+    maps[:, 2] = 0
+    expected = part_scores(maps, scale="total").filter_loss
+    torch.testing.assert_close(part_scores(1e-3 * maps, scale="total").filter_loss, expected, rtol=1e-5, atol=1e-9)
+    assert (part_scores(1e-3 * maps).filter_loss[:2] > part_scores(maps).filter_loss[:2] / 100).all()
+    assert expected[2] == pytest.approx(0, abs=1e-12)
+    fires = scaled_to_total(maps).sum((2, 3)).mean(0)
+    assert fires[:2].tolist() == pytest.approx([20 * 25] * 2)
+    with pytest.raises(ValueError, match="scale='big': give one of 'as_is', 'total'"):
+        part_scores(maps, scale="big")  # type: ignore[arg-type]
+
+
+# The loss with a gradient.
+
+
+@pytest.mark.parametrize("scale", ["as_is", "total"])
+@pytest.mark.parametrize("size", [0.3, 5.0, 200.0])
+def test_the_training_loss_is_the_measured_one(size: float, scale: Any) -> None:
+    maps = size * torch.rand(9, 4, 5, 5, generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(filter_loss(maps, scale), part_scores(maps, scale).filter_loss, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", ["as_is", "total"])
+def test_the_gradient_is_right(scale: Any) -> None:
+    maps = (50 * torch.rand(4, 2, 3, 3, generator=torch.Generator().manual_seed(0)).double()).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: filter_loss(x, scale), (maps,))
+
+
+def test_templates_made_in_inference_mode_serve_training() -> None:
+    part_templates.cache_clear()
+    with torch.inference_mode():
+        part_scores(torch.rand(3, 1, 7, 7))
+    maps = torch.rand(3, 1, 7, 7, requires_grad=True)
+    filter_loss(maps).sum().backward()
+    assert maps.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
+    maps = (40 * torch.rand(9, 4, 5, 5, generator=torch.Generator().manual_seed(0))).to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = filter_loss(maps)
+    torch.testing.assert_close(found, filter_loss(maps.float()))
+    assert found.dtype == torch.float32
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 3, 20, 30), (2, 3, 5, 9), (2, 3, 1, 1)])
 def test_maps_are_square_small_and_keep_their_peaks(shape: tuple[int, ...]) -> None:
     activation = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     found = part_maps(activation)
     n = min(*shape[2:], 14)
+    assert part_maps(activation, 1).flatten(1).equal(activation.amax((2, 3)))
     assert found.shape == (*shape[:2], n, n)
     assert torch.equal(found.amax((2, 3)), activation.amax((2, 3)))
 
@@ -175,7 +249,7 @@ def test_a_filter_that_follows_a_landmark_is_stable() -> None:
     landmarks = torch.rand(300, 2, 2, generator=generator)
     place = torch.stack([landmarks[:, 0], torch.rand(300, 2, generator=generator)], dim=1)
     value = torch.rand(300, 2, generator=generator)
-    found = location_instability(Peaks(value, place), landmarks, (32, 48))
+    found = location_instability(PeaksResult(value, place), landmarks, (32, 48))
     assert found[0, 0] == 0
     for c, k in ((0, 1), (1, 0), (1, 1)):
         order = value[:, c].argsort(descending=True)[:100]
@@ -184,11 +258,19 @@ def test_a_filter_that_follows_a_landmark_is_stable() -> None:
         assert found[c, k].item() == pytest.approx(d.numpy().std(), rel=1e-5)
 
 
+def test_images_that_do_not_excite_a_filter_do_not_count() -> None:
+    value, place = torch.tensor([[3.0, 0.0], [2.0, 0.0], [0.0, 0.0]]), torch.rand(3, 2, 2)
+    found = location_instability(PeaksResult(value, place), torch.rand(3, 1, 2), (8, 8))
+    two = location_instability(PeaksResult(value[:2, :1], place[:2, :1]), torch.zeros(2, 1, 2), (8, 8))
+    assert found[1].isnan().all()
+    assert not two.isnan().any()
+
+
 def test_images_without_the_landmark_do_not_count() -> None:
     landmarks = torch.rand(6, 1, 2, generator=torch.Generator().manual_seed(0))
     landmarks[3:] = torch.nan
-    found = Peaks(torch.rand(6, 1), torch.rand(6, 1, 2))
-    expected = location_instability(Peaks(found.value[:3], found.place[:3]), landmarks[:3], (8, 8))
+    found = PeaksResult(torch.rand(6, 1), torch.rand(6, 1, 2))
+    expected = location_instability(PeaksResult(found.value[:3], found.place[:3]), landmarks[:3], (8, 8))
     assert torch.equal(location_instability(found, landmarks, (8, 8)), expected)
     landmarks[1:] = torch.nan
     assert location_instability(found, landmarks, (8, 8)).isnan().all()

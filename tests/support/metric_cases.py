@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 import convscope.metrics as metrics
+from convscope.metrics.functional import peaks
 
 Inputs = tuple[Tensor, ...]
 K, S = 3, 2  # classes or outputs, and filter sets
@@ -102,6 +103,13 @@ class Outcome(metrics.InterventionOutcome):
         super().update(losses.T, hits.T, target)
 
 
+class Proxy(metrics.EquivarianceProxy):
+    """Takes activations, as the others do."""
+
+    def update(self, before: Tensor, after: Tensor) -> None:  # type: ignore[override]
+        super().update(peaks(before), peaks(after))
+
+
 ALONE, PAIRS = frozenset({""}), frozenset({"mean_abs", "redundant_share"})
 JUDGED = ("accuracy", "balanced_accuracy", "selectivity", "control_accuracy", "chance")
 RANKED = ("mean_average_precision", "mean_iou", "chance", "selectivity", "control", "control_score", "predicted")
@@ -155,6 +163,24 @@ CASES: dict[str, Case] = {
     ),
     "SegmentationProbe": Case(
         lambda c: metrics.SegmentationProbe(), lambda d: (d.activation, d.masks), 2, True, None, loose=RANKED
+    ),
+    "FilterPartScore": Case(
+        lambda c: metrics.FilterPartScore(c, side=2), lambda d: (d.activation,), indexed=True, powers=None
+    ),
+    "FilterPurity": Case(
+        lambda c: metrics.FilterPurity(c, K),
+        lambda d: (d.activation, d.labels),
+        loose=("owner",),
+        correlations=frozenset({"purity"}),
+    ),
+    "PeakInstability": Case(
+        lambda c: metrics.PeakInstability(c, (8, 8), top=5),
+        lambda d: (d.activation, d.outputs[:, :2, None].expand(-1, -1, 2).sigmoid()),
+        indexed=True,
+        correlations=ALONE,
+    ),
+    "EquivarianceProxy": Case(
+        lambda c: Proxy(c, (8, 8), flipped=True), lambda d: (d.activation, d.gradient), correlations=ALONE
     ),
     "GiniCoefficient": Case(
         lambda c: metrics.GiniCoefficient(), lambda d: (d.vector.abs(),), one_shot=True, gathers=True
