@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -177,3 +178,9 @@ def test_max_layers_spreads_over_depth_and_says_so(fit: Any, caplog: Any) -> Non
     layers = [tag for tag in run.events.Tags()["scalars"] if tag.startswith("correlation/mean_abs/")]
     assert layers == [f"correlation/mean_abs/{UNITS[i]}" for i in (0, 2, 5)]
     assert any("observes 3 of 6 layers, evenly over depth" in message for message in caplog.messages)
+
+
+def test_interventions_are_on_256_samples_as_the_suite_says() -> None:
+    for kind in (convscope.ForwardFromLayer, convscope.AblationOracle):
+        assert signature(kind).parameters["samples"].default == 256
+    assert "on at most 256 samples" in " ".join((convscope.suite.__doc__ or "").split())

@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import pytest
@@ -286,6 +286,40 @@ def test_out_of_memory_in_the_network_halves_the_chunk_and_lets_go_of_the_first_
     for name, value in expected.scalars.items():
         if name.startswith(("probe/", "importance/", "health/")):
             assert done.scalars[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+class HungryReference(TinyResNet):
+    """Has no memory for more than 20 samples at a time."""
+
+    tried: ClassVar[list[int]] = []  # of all copies: the callback keeps one of its own
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.tried.append(len(x))
+        if len(x) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
+        return super().forward(x)
+
+
+def test_out_of_memory_in_the_reference_halves_its_chunk_alone(tmp_path: Path) -> None:
+    heldout = convscope.HeldOut(images(30), batch_size=30)
+    reference = HungryReference(4, classes=3)
+    found, expected = (
+        train(
+            [convscope.RepresentationDrift(reference=net, heldout=heldout)], tmp_path,
+            make=lambda: Classifier(TinyResNet(4, classes=3)), max_epochs=1,
+        )
+        for net in (reference, as_tiny(reference))
+    )  # fmt: skip
+    assert max(HungryReference.tried) == 30  # it was tried whole
+    name = "drift/cka_reference/net.conv1"
+    assert found.scalars[name] == pytest.approx(expected.scalars[name], rel=1e-5)
+
+
+def as_tiny(network: TinyResNet) -> TinyResNet:
+    """The same weights in a network without a limit."""
+    copy = TinyResNet(4, classes=3)
+    copy.load_state_dict(network.state_dict())
+    return copy
 
 
 class HungryMetric(convscope.FilterCorrelation):
