@@ -66,8 +66,8 @@ def _lines(names: list[str], table: list[list[str]], widths: list[int], start: i
 def format_value(value: float | None) -> str:
     """A number in few characters; "–" for None and NaN. Counts, given as integers, print as they are.
 
-    >>> [format_value(v) for v in (0.5, -0.034, 17.26, 1234.0, 2.5e-6, 3.1e7, None)]
-    ['0.500', '-0.034', '17.3', '1234', '2.5e-06', '3.1e+07', '–']
+    >>> [format_value(v) for v in (0.5, -0.034, 0.00344, 17.26, 1234.0, 2.5e-6, 3.1e7, None)]
+    ['0.500', '-0.034', '0.0034', '17.3', '1234', '2.5e-06', '3.1e+07', '–']
     """
     if value is None or math.isnan(value):
         return MISSING
@@ -76,6 +76,8 @@ def format_value(value: float | None) -> str:
     size = abs(value)
     if value != 0 and (size < 1e-3 or size >= 1e6):
         return f"{value:.1e}" if math.isfinite(value) else f"{value}"
+    if 0 < size < 0.01:
+        return f"{value:.4f}"
     return f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:.0f}"
 
 

@@ -20,7 +20,9 @@ FAMILIES = {
     "drift": "RepresentationDrift",
     "health": "FilterHealth",
 }
-OWN = "convscope"  # logged by whatever observer there is
+# Families of companion methods. Rules on them are for those who add the method: without it nothing is missing.
+COMPANIONS = {"resampling": "InputResampling"}
+OWN = "zz_convscope"  # logged by whatever observer there is
 PATIENCE = 3  # checks; some tags compare with the check before and begin at the second
 
 
@@ -42,14 +44,16 @@ class UnseenMetrics:
         self._checks += 1
         self._logged.update({tag.split("/")[0] for tag in values})
         there = {callback.name for callback in trainer.callbacks if isinstance(callback, LayerObserver)}  # type: ignore[attr-defined]
-        inactive = {name: globs for name, globs in watch.inactive().items() if name not in self._said}
+        unwanted = {name for name, globs in watch.inactive().items() if _families(globs) & COMPANIONS.keys() - there}
+        count = len(watch.given) - len(unwanted)
+        inactive = {n: globs for n, globs in watch.inactive().items() if n not in self._said | unwanted}
         optional = {rule.name for rule in watch.given if rule.optional}
         absent = {name: globs for name, globs in inactive.items() if _absent(globs, there)}
-        self._say_absent({n: globs for n, globs in absent.items() if n in optional}, there, len(watch.given))
+        self._say_absent({n: globs for n, globs in absent.items() if n in optional}, there, count)
         rest = {name: globs for name, globs in inactive.items() if not (name in absent and name in optional)}
         self._warn({name: globs for name, globs in rest.items() if name not in optional}, there, watch, values)
         if self._checks == PATIENCE:
-            self._say_own({name: globs for name, globs in rest.items() if name in optional}, there, len(watch.given))
+            self._say_own({name: globs for name, globs in rest.items() if name in optional}, there, count)
 
     def _say_absent(self, rules: Mapping[str, list[str]], there: set[str], count: int) -> None:
         if not rules:

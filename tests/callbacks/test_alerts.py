@@ -12,7 +12,6 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import convscope
 from convscope.alerts.judge import Judge
@@ -151,13 +150,6 @@ def test_without_a_validation_loop_it_reads_after_each_training_epoch(fit: Any) 
     alert = DriftAlert(rules())
     fit([alert], module=Mean(), max_epochs=3, limit_val_batches=0)
     assert [(a.epoch, a.step) for a in alert.alerts] == [(1, 7)]
-
-
-def test_without_a_validation_loop_it_must_come_last(fit: Any) -> None:
-    observer = convscope.FilterCorrelation(pictures=False)
-    with pytest.raises(MisconfigurationException, match="FilterCorrelation come later"):
-        fit([DriftAlert(rules()), observer], limit_val_batches=0)
-    fit([DriftAlert(rules()), observer], max_epochs=1)
 
 
 def test_the_sanity_check_is_no_check(fit: Any) -> None:

@@ -183,7 +183,7 @@ def test_an_auxiliary_head_costs_its_own_gradient_alone(fit: Fit, caplog: pytest
 def test_raw_and_activated_convolutions_beside_each_other(fit: Fit) -> None:
     """Two observers of one layer's name get each its own activation."""
     importance = [
-        FilterImportance(criterion="activation", observe_at=at, name=at, on_error="raise")
+        FilterImportance(criterion="activation", observe_at=at, name=at, on_error="raise", curves="all")
         for at in ("conv", "activation")
     ]
     run = fit(importance, max_epochs=1)

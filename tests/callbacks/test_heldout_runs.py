@@ -227,7 +227,7 @@ VALUES = {
 def test_heldout_takes_what_a_held_out_set_is_read_from(name: str, tmp_path: Path) -> None:
     value = VALUES[name]()
     probe = convscope.LayerProbe(heldout=value, on_error="raise")
-    _, correlation = convscope.suite("light", heldout=value, on_error="raise")
+    _, correlation = convscope.suite("light", heldout=value, alerts=False, on_error="raise")
     train([probe, correlation], tmp_path, make=small, max_epochs=1)
     assert isinstance(probe.heldout, convscope.HeldOut)
     assert probe.heldout.identity == correlation.heldout.identity  # one set, read once

@@ -50,7 +50,7 @@ def expected(module: Any, criterion: str) -> np.ndarray:
     ["taylor", "gradient_activation", "activation", "weight_l1", "weight_l2", "batchnorm", "output_correlation"],
 )
 def test_each_criterion_is_its_formula(fit: Any, criterion: str) -> None:
-    callback = convscope.FilterImportance(criterion=criterion, heldout=convscope.HeldOut(batch_size=7))
+    callback = convscope.FilterImportance(criterion=criterion, heldout=convscope.HeldOut(batch_size=7), curves="all")
     run = fit([callback])
     found = callback._previous["net.conv1"].numpy()
     np.testing.assert_allclose(found, expected(run.module, criterion), rtol=2e-3)

@@ -9,7 +9,7 @@ import pytest
 
 import convscope
 from convscope.callbacks.alerts import DriftAlert
-from convscope.callbacks.parts.unseen_metrics import FAMILIES
+from convscope.callbacks.parts.unseen_metrics import COMPANIONS, FAMILIES
 from tests.callbacks.conftest import Classifier
 
 
@@ -88,5 +88,7 @@ def test_a_rule_on_what_comes_at_the_second_check_is_not_warned_of(fit: Any, rec
 def test_families_are_those_of_the_callbacks() -> None:
     assert {family: getattr(convscope, name).family for family, name in FAMILIES.items()} == {f: f for f in FAMILIES}
     globs = {glob for rule in convscope.rules.default() for one in rule.conditions for glob in one.globs}
-    own = {"train", "val", "convscope"}
-    assert {glob.split("/")[0] for glob in globs if "/" in glob} - own == FAMILIES.keys()
+    own = {"train", "val", "convscope", "zz_convscope"}
+    companions = {family: getattr(convscope, name).family for family, name in COMPANIONS.items()}
+    assert companions == {family: family for family in COMPANIONS}
+    assert {glob.split("/")[0] for glob in globs if "/" in glob} - own == FAMILIES.keys() | COMPANIONS.keys()

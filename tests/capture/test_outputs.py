@@ -334,7 +334,7 @@ def test_probabilities_of_a_sigmoid_are_told_by_the_operation_that_made_them(tas
     assert settle_outputs(Runs([small], [N], (), lambda: None), summarise_targets(targets), said).why_not is None
     unknown = settled(lambda: small)  # no graph tells
     assert unknown.why_not is not None
-    assert "cannot be told" in unknown.why_not
+    assert "is not known" in unknown.why_not
 
 
 def test_sigmoids_of_classes_are_no_logits() -> None:
@@ -357,7 +357,7 @@ def test_sigmoids_of_classes_are_no_logits() -> None:
     logits = settled(lambda: small * weight.square().mean() / weight.square().mean().detach())
     assert (logits.task, logits.form) == ("classes", "logits")
     assert any("are taken for logits; if they are probabilities" in note for note in logits.notes)
-    assert "cannot be told" in (settled(lambda: small).why_not or "")
+    assert "is not known" in (settled(lambda: small).why_not or "")
     assert settled(lambda: values(3) @ weight * 0).why_not is None
     softmax = settled(lambda: (values(3) @ weight).softmax(1))
     assert (softmax.task, softmax.form) == ("classes", "probabilities")
