@@ -156,7 +156,7 @@ def choose_images(heldout: HeldOut, outputs: Outputs, count: int) -> tuple[list[
     """At most ``count`` images of a prepared held-out set, drawn by its seed; every process must call it.
 
     Classes keep their shares; where there are more classes than images, each image is of another class. Samples whose
-    label is ignored, and images that are one value everywhere, are not drawn.
+    label is ignored, and images that have one value everywhere, are not drawn.
 
     Returns:
         The images in the order of their numbers, the same on every process, and how many were constant.
