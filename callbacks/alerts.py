@@ -50,7 +50,7 @@ DEFAULT_ACTIONS: dict[str, list[ActionSpec]] = {
 class DriftAlert(Callback):
     """Watches every metric that is logged, including the user's own, and reports when something goes wrong.
 
-A check is made after each validation, else at the end of each training epoch; values from before training are
+    A check is made after each validation, else at the end of each training epoch; values from before training are
     not judged, and a metric that was not logged since the last check is left alone. The main process's values decide
     for all processes. Alerts of one check, and what follows from them later, form one
     :class:`~convscope.alerts.Incident`, which is reported once.

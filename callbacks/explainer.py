@@ -1,4 +1,4 @@
-"""Explainer network: the share of a layer's features that part filters can express, distilled while the model trains."""
+"""Explainer network: the share of a layer's features that part filters express, distilled while the model trains."""
 
 from __future__ import annotations
 

@@ -18,13 +18,13 @@ from convscope.metrics.functional.parts import SCALES, Scale
 class FilterLoss(Callback):
     """Adds the filter loss of every :class:`~convscope.InterpretableConv` layer to the training loss.
 
-It adds ``weight`` times the sum over layers of the mean over filters of ``-MI(X; T)`` between a batch's maps and
+    It adds ``weight`` times the sum over layers of the mean over filters of ``-MI(X; T)`` between a batch's maps and
     part templates. It is added as the backward begins, so that automatic optimization, accumulated gradients, loss
     scaling and several processes (each with its own batch, as for the loss itself) are right; maps larger than
     14 × 14 are max-pooled to that. Source: paper (Zhang, Wu and Zhu 2018, arXiv 1710.00935), with ``Z_T`` and ``p(x)``
     of the batch: give batches of at least a few dozen images.
 
-Unlike the callbacks that measure, this one changes training: that is its purpose.
+    Unlike the callbacks that measure, this one changes training: that is its purpose.
 
     Args:
         weight: Weight of the filter loss, beside a training loss of weight 1; at least 0, which only logs.

@@ -33,7 +33,7 @@ _TOP = 100  # images over which instability is taken, as in the paper
 class PartInterpretability(LayerObserver):
     """Filter loss, class purity and location instability of a layer's filters.
 
-A filter is part-like if its map says of every image either "my part is here" (one peak) or "it is not there".
+    A filter is part-like if its map says of every image either "my part is here" (one peak) or "it is not there".
     The filter loss is the negative mutual information between its maps and such templates; it splits into two
     entropies: doubt whether the part is there, and doubt where it is. Larger maps are reduced to at most
     14 × 14 by max-pooling, and negative activations count as 0. Source: paper (Zhang, Wu and Zhu 2018, arXiv

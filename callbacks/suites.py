@@ -77,7 +77,7 @@ def suite(
                   removal curves and ablation, pictures of filters, part scores, and input resampling
     ============  ===========================================================================================
 
-A callback of your own in the same list replaces the suite's callback of the same class and name:
+    A callback of your own in the same list replaces the suite's callback of the same class and name:
     ``[*suite(), RepresentationDrift(reference=...)]``. So does a :class:`~convscope.DriftAlert` or a
     :class:`~convscope.LayerTable`.
 

@@ -199,7 +199,7 @@ def instability_proxy(
 
 
 def likest(explained: torch.Tensor, original: torch.Tensor) -> list[int]:
-    """For each filter of the explainer, the layer's filter whose peak values over images correlate most with its own."""
+    """For each filter of the explainer, the layer's filter whose peak values over images are most correlated."""
     one, other = (_standardised(maps.flatten(2).amax(2).double()) for maps in (explained, original))
     return [int(best) for best in (one.T @ other).argmax(1)]
 
