@@ -211,7 +211,7 @@ def severity_level(incidents: list[Incident]) -> int:
 
 
 def _once(alerts: list[Alert]) -> list[Alert]:
-    """The alerts in a few words: critical ones first, and each rule once."""
+    """The alerts with critical ones first, and each rule once."""
     ordered = sorted(alerts, key=lambda alert: alert.severity != "critical")
     return list({alert.rule: alert for alert in reversed(ordered)}.values())[::-1]
 

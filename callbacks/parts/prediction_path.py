@@ -119,7 +119,7 @@ class PathSnapshot(NamedTuple):
 def changed_table(
     path: PredictionPath, before: PathSnapshot, rows: int, class_label: Callable[[int], str] = str
 ) -> str:
-    """Markdown table of the samples whose prediction moved most since the check before."""
+    """Markdown table of the samples whose prediction moved most since the previous check."""
     now = path.snapshot()
     change = now.change(before)
     lines = [
