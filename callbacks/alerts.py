@@ -93,7 +93,7 @@ class DriftAlert(Callback):
 
     gives_alerts: ClassVar[bool] = True
     by_default = False
-    """Return whether a suite added it: then one that the user gives replaces it."""
+    """True if a suite added it: then one that the user gives replaces it."""
 
     def __init__(
         self,

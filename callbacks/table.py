@@ -31,7 +31,7 @@ class LayerTable(Callback):
     """
 
     by_default = False
-    """Return whether a suite added it: then one that the user gives replaces it."""
+    """True if a suite added it: then one that the user gives replaces it."""
 
     def __init__(self) -> None:
         self._printed = -1

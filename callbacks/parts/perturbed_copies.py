@@ -109,7 +109,7 @@ class PerturbedCopies(HeldOut):
 
     @property
     def has_negative(self) -> bool:
-        """Whether an image has values below zero, as normalised ones do."""
+        """Return whether an image has values below zero, as normalised ones do."""
         return any(bool((image.image < 0).any()) for image in self.images)
 
     def try_out(self) -> None:
