@@ -1,4 +1,4 @@
-"""Rules, detectors, and the judge that runs them over logged series. Knows neither torch nor Lightning."""
+"""Rules, detectors, and the judge that runs them over logged series. Imports neither torch nor Lightning."""
 
 from convscope.alerts.alert import Alert, When
 from convscope.alerts.incidents import Incident

@@ -1,4 +1,4 @@
-"""Alert: one rule that fired at one check, and the moment of a check."""
+"""Alert: a rule that fired at one check, and the moment of that check."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class When:
 
     @property
     def label(self) -> str:
-        """For people: "epoch 3", as in the table."""
+        """The moment for people: "epoch 3", as in the table."""
         return f"epoch {self.epoch}"
 
 
@@ -35,14 +35,14 @@ class Alert:
         rule: Name of the rule.
         severity: ``info``, ``warning`` or ``critical``.
         message: The sentence.
-        likely: What is probably the matter.
-        look_at: Where to look first.
+        likely: Probable cause.
+        look_at: Place to look first.
         epoch: Epoch, counted from 0.
         step: Training step, on the axis that ``self.log`` uses.
         check: Number of the check, counted from 1.
-        values: Value by tag of the series that the rule found, the worst first.
-        expected: What the detector would have expected of each, in the unit of the value.
-        incident: Number of the incident that the alert belongs to, None where nobody has grouped it.
+        values: Value by tag of the series that the rule found, worst first.
+        expected: Value that the detector would have expected of each, in the same unit.
+        incident: Number of the incident that the alert belongs to, None before it is grouped.
     """
 
     rule: str
@@ -63,18 +63,18 @@ class Alert:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Alert:
-        """An alert from its plain values, those of another version among them."""
+        """An alert from its plain values, including those of another version."""
         known = {one.name for one in fields(cls)}
         return cls(**{name: value for name, value in state.items() if name in known})
 
     @property
     def text(self) -> str:
-        """The alert in one line: the sentence, what is likely, and where to look."""
+        """The alert in one line: the sentence, the probable cause, and the place to look."""
         return " ".join(part for part in (sentence(self.message), self.advice) if part)
 
     @property
     def advice(self) -> str:
-        """What is likely and where to look, in one line; empty where the rule says neither."""
+        """Probable cause and place to look, in one line; empty if the rule gives neither."""
         likely = f"Likely: {sentence(self.likely)}" if self.likely else ""
         look_at = f"Look at: {sentence(self.look_at)}" if self.look_at else ""
         return " ".join(part for part in (likely, look_at) if part)
@@ -86,7 +86,7 @@ class Alert:
 
     @property
     def layers(self) -> list[str]:
-        """Layers of the series that the rule found, the worst first; empty where none of them is a layer's."""
+        """Layers of the series that the rule found, worst first; empty if none of them belongs to a layer."""
         return list(dict.fromkeys(layer for tag in self.values if (layer := layer_in(tag)) is not None))
 
 
@@ -102,11 +102,11 @@ def sentence(text: str) -> str:
 
 
 def layer_in(tag: str) -> str | None:
-    """The layer in ``<family>/<quantity>/<layer>``, None where the tag is no layer's."""
+    """The layer in ``<family>/<quantity>/<layer>``, None if the tag does not belong to a layer."""
     parts = tag.split("/", 2)
     return parts[2] if len(parts) == 3 else None
 
 
 def layer_of(tag: str) -> str:
-    """The layer in ``<family>/<quantity>/<layer>``; the tag itself where there is none."""
+    """The layer in ``<family>/<quantity>/<layer>``; the tag itself if there is none."""
     return layer_in(tag) or tag

@@ -1,4 +1,4 @@
-"""Conditions at work: the series that one condition of a rule watches, and the words for what it found."""
+"""State of conditions: the series that a condition of a rule watches, and the words for its findings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Series:
         self.gate = Gate(self.detector.persistence, self.detector.out_of)
         self.transform = condition.transform
         self.previous: float | None = None  # as the transform sees it
-        self.base = math.nan  # what the value was compared with, where the transform compares
+        self.base = math.nan  # what the value was compared with, if the transform compares
         self.value, self.active, self.evidence = math.nan, False, Evidence()
 
     def observe(self, value: float) -> None:
@@ -32,18 +32,18 @@ class Series:
         self.active, _ = self.gate.update(exceeded)
 
     def expected(self) -> float:
-        """What was expected, in the unit of the tag, whatever the detector sees of it."""
+        """The expected value in the unit of the tag, whatever transform the detector sees."""
         expected = self.evidence.expected
         if self.transform in ("change", "log_change"):
             expected += self.base
         return 10 ** min(expected, 300) if self.transform.startswith("log") else expected
 
     def badness(self) -> tuple[float, float]:
-        """For an order from bad to worse; infinite scores are told apart by how far the value moved."""
+        """Key to sort from bad to worse; infinite scores are ordered by how far the value moved."""
         return _size(self.evidence.excess), _size(self.value - self.expected())
 
     def factor(self) -> float:
-        """How many times larger or smaller than what it is compared with."""
+        """Factor by which it is larger or smaller than the value that it is compared with."""
         if self.transform == "log_change":
             return 10 ** min(abs(self.evidence.score + self.evidence.expected), 300)
         expected = self.expected()
@@ -64,7 +64,7 @@ class Series:
         return None if previous is None else value - previous
 
     def start_over(self) -> None:
-        """Forget what was found and most of the past: the present level is the usual one from now on."""
+        """Forget findings and most of the past: the present level counts as normal from now on."""
         self.detector.rebase()
         self.gate = Gate(self.detector.persistence, self.detector.out_of)
         self.active = False
@@ -88,7 +88,7 @@ class ConditionWatch:
         self.unmatched = set(condition.globs)
 
     def update(self, values: Mapping[str, float]) -> bool:
-        """Whether the condition holds now. Series that were not logged stay as they were."""
+        """Return whether the condition holds now. Series that were not logged stay as they were."""
         fresh = [self._observed(tag, value) for tag, value in values.items() if self._matches(tag)]
         for series, exceeded in zip(fresh, self._exceeded(fresh), strict=True):
             series.decide(exceeded)
@@ -98,12 +98,12 @@ class ConditionWatch:
 
     @property
     def memory(self) -> int:
-        """Checks that an answer rests on."""
+        """Number of checks that an answer is based on."""
         detector = self.condition.make_detector()
         return detector.out_of or detector.persistence
 
     def found(self) -> dict[str, Series]:
-        """The series that make the condition hold, the worst first."""
+        """The series that make the condition hold, worst first."""
         active = {tag: series for tag, series in self._counted().items() if series.active}
         # A stable sort: of layers that are equally bad the first in depth comes first.
         return dict(sorted(active.items(), key=lambda item: item[1].badness(), reverse=True))
@@ -127,7 +127,7 @@ class ConditionWatch:
         return [rejected.get(id(series), False) for series in fresh]
 
     def _counted(self) -> dict[str, Series]:
-        """Series in the depth that counts; they are in the order in which they were first logged."""
+        """Series in the range of depth that counts; they are in the order in which they were first logged."""
         low, high = self.condition.depth
         places = enumerate(self.series.items())
         return dict(item for place, item in places if low <= (place + 0.5) / len(self.series) <= high)
@@ -137,7 +137,7 @@ class ConditionWatch:
         return {"series": series, "unmatched": sorted(self.unmatched), "kind": self._kind()}
 
     def _kind(self) -> list[str]:
-        """What the series' states are of: those of another detector, or of other tags, are of no use."""
+        """Identity of the series' states: states of another detector, or of other tags, cannot be used."""
         return [str(self.condition.detector["kind"]), self.condition.transform, *self.condition.globs]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Context of an incident: learning rate, losses and held-out set, compared with the check before."""
+"""Context of an incident: learning rate, losses and held-out set, compared with the previous check."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 LEARNING_RATE = "convscope/learning_rate"
 
-SHARE = 0.2  # a smaller change is not worth a word
+SHARE = 0.2  # a smaller change is not worth mentioning
 
 
 @dataclass(frozen=True)
 class Named:
-    """What is named, the tags under which it is logged, and whether only a rise is news, as it is of a loss."""
+    """A name, the tags under which it is logged, and whether only a rise matters, as for a loss."""
 
     name: str
     tags: tuple[str, ...]
@@ -34,13 +34,13 @@ Changed = dict[str, tuple[float, float]]
 
 
 class Context:
-    """Last values of the few tags that explain an incident to whom it is told."""
+    """Last values of the few tags that help to explain an incident."""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
 
     def update(self, values: Mapping[str, float]) -> Changed:
-        """Take in one check; returns ``{name: (before, now)}`` of what changed by more than its share."""
+        """Take in one check; returns ``{name: (before, now)}`` of values that changed by more than a share."""
         found: Changed = {}
         for named in CONTEXT:
             tag = next((tag for tag in named.tags if tag in values), None)
@@ -55,7 +55,7 @@ class Context:
 
     @staticmethod
     def without(changed: Changed, tags: Collection[str]) -> Changed:
-        """What changed, without what the alerts themselves are about."""
+        """The changes, without those that the alerts themselves are about."""
         known = {named.name for named in CONTEXT if any(tag in tags for tag in named.tags)}
         return {name: pair for name, pair in changed.items() if name not in known}
 

@@ -9,7 +9,7 @@ from convscope.alerts.alert import layer_in
 
 
 class DepthOrder:
-    """Layers from the input on.
+    """Layers in order, from the input on.
 
     Callbacks log their layers in depth order, but each of them may observe others: the orders are merged, so that a
     layer that only one of them knows comes after the one that this callback logged before it.
@@ -45,5 +45,5 @@ class DepthOrder:
                 place += 1
 
     def place(self, layer: str | None) -> float:
-        """Place in the network, from 0; infinite for what is no layer."""
+        """Place in the network, from 0; infinite for a name that is not a layer."""
         return self.layers.index(layer) if layer in self.layers else math.inf

@@ -15,20 +15,20 @@ SETTLED = "the values have settled"
 
 @dataclass
 class Incident:
-    """What is told as one thing: the alert nearest to the cause, and what follows from it.
+    """Group of alerts that is reported as one: the alert nearest to the cause, and those that follow from it.
 
-    What an :class:`~convscope.alerts.Alert` says of itself (``rule``, ``message``, ``values``, …) an incident says of
+    An incident has the fields of an :class:`~convscope.alerts.Alert` (``rule``, ``message``, ``values``, …): those of
     the alert that heads it.
 
     Attributes:
         number: Number in the run, counted from 1; ``incident`` of its alerts.
         severity: The highest of its alerts.
-        alerts: The one that heads it first, then the others as they came, those that were only added among them.
+        alerts: The one that heads it first, then the others as they came, including those that were only added.
         opened: The check that found it.
         closed: The check that closed it, None while it is open.
         ending: Why it was closed: :data:`BACK` or :data:`SETTLED`.
-        escalated: The check at which it became critical, None where it began so or never did.
-        changed: What else changed since the check before: ``{"learning rate": (0.01, 0.1)}``, before and now.
+        escalated: The check at which it became critical, None if it began so or never did.
+        changed: Other changes since the previous check: ``{"learning rate": (0.01, 0.1)}``, before and now.
     """
 
     number: int
@@ -47,12 +47,12 @@ class Incident:
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing has closed it yet."""
+        """Return whether it is not closed yet."""
         return self.closed is None
 
     @property
     def layers(self) -> list[str]:
-        """Layers of its alerts, without repetition: those of the head first, and of them the worst first."""
+        """Layers of its alerts, without repetition: those of the head first, worst first."""
         return list(dict.fromkeys(layer for alert in self.alerts for layer in alert.layers))
 
     @property
@@ -62,7 +62,7 @@ class Incident:
 
     @property
     def sentence(self) -> str:
-        """What happened, in one sentence: the message of the head, with a full stop."""
+        """The event in one sentence: the message of the head, with a full stop."""
         return sentence(self.head.message)
 
     @property
@@ -72,19 +72,19 @@ class Incident:
 
     @property
     def context(self) -> str:
-        """What else changed since the check before: ``"learning rate 0.01 to 0.1"``; may be empty."""
+        """Other changes since the previous check: ``"learning rate 0.01 to 0.1"``; may be empty."""
         return ", ".join(f"{name} {before:.3g} to {now:.3g}" for name, (before, now) in self.changed.items())
 
     @property
     def duration(self) -> str:
-        """When it was opened, and closed: ``"epoch 5 to epoch 8, the values are back"``."""
+        """Moments of its opening and closing: ``"epoch 5 to epoch 8, the values are back"``."""
         if self.closed is None:
             return f"open since {self.opened.label}"
         return f"{self.opened.label} to {self.closed.label}, {self.ending}"
 
     @property
     def text(self) -> str:
-        """All of it in one line, as it is told when it is opened, or when it has become critical."""
+        """The whole incident in one line, as reported when it is opened, or when it has become critical."""
         parts = [self.sentence, self.head.advice]
         if self.escalated:
             worse = next(alert for alert in self.alerts if alert.severity == self.severity)
@@ -95,7 +95,7 @@ class Incident:
             parts.append(f"What else changed: {self.context}.")
         return " ".join(part for part in parts if part)
 
-    # What is said of the alert that heads it.
+    # Fields of the alert that heads it.
 
     @property
     def rule(self) -> str:
@@ -109,12 +109,12 @@ class Incident:
 
     @property
     def likely(self) -> str:
-        """What is probably the matter."""
+        """Probable cause."""
         return self.head.likely
 
     @property
     def look_at(self) -> str:
-        """Where to look first."""
+        """Place to look first."""
         return self.head.look_at
 
     @property
@@ -139,7 +139,7 @@ class Incident:
 
     @property
     def expected(self) -> dict[str, float]:
-        """What was expected of each."""
+        """Expected value of each."""
         return self.head.expected
 
     # Plain values.
@@ -161,7 +161,7 @@ class Incident:
         return self.head.as_dict() | own
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values from which :meth:`of` makes the incident again."""
+        """Plain values from which :meth:`of` restores the incident."""
         own = {
             name: self.as_dict()[name] for name in ("severity", "opened", "closed", "ending", "escalated", "changed")
         }
@@ -184,7 +184,7 @@ class Incident:
 
 
 def incident_records(incident: Incident) -> list[dict[str, Any]]:
-    """Lines for a file: one of each alert, then one each of its opening, its escalation and its closing.
+    """Lines for a file: one per alert, then one each for its opening, its escalation and its closing.
 
     A line of an incident has an ``event`` (``opened``, ``escalated`` or ``closed``), and ``epoch``, ``step`` and
     ``check`` of that event; its other fields are those of the alert that heads it, and the incident's own.
@@ -198,7 +198,7 @@ def incident_records(incident: Incident) -> list[dict[str, Any]]:
 
 
 def by_urgency(incidents: list[Incident]) -> list[Incident]:
-    """Incidents in the order in which to read them: the critical ones first, open before closed, the latest first."""
+    """Incidents in reading order: critical ones first, open before closed, latest first."""
     return sorted(
         incidents,
         key=lambda one: (-SEVERITIES.index(one.severity), not one.is_open, -one.number),  # type: ignore[arg-type]
@@ -211,7 +211,7 @@ def severity_level(incidents: list[Incident]) -> int:
 
 
 def _once(alerts: list[Alert]) -> list[Alert]:
-    """The critical ones first, and each rule once."""
+    """The alerts with critical ones first, and each rule once."""
     ordered = sorted(alerts, key=lambda alert: alert.severity != "critical")
     return list({alert.rule: alert for alert in reversed(ordered)}.values())[::-1]
 

@@ -35,7 +35,7 @@ class Judge:
 
     @property
     def incidents(self) -> list[Incident]:
-        """All incidents so far, the first one first."""
+        """All incidents so far, oldest first."""
         return self.ledger.incidents
 
     def update(self, values: Mapping[str, float], epoch: int = 0, step: int = 0) -> Changes:
@@ -52,7 +52,7 @@ class Judge:
         return changes
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values: what rules and incidents know."""
+        """State of rules and incidents as plain values."""
         return {"watch": self.watch.state_dict(), "ledger": self.ledger.state_dict()}
 
 

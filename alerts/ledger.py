@@ -19,13 +19,13 @@ CALM = 2  # checks in a row
 
 @dataclass
 class Changes:
-    """What one check did to the incidents.
+    """Changes that one check made to the incidents.
 
     Attributes:
         alerts: The alerts of the check, with the numbers of their incidents.
         opened: Incidents that are new.
         escalated: Incidents that have become critical.
-        extended: Incidents that were open before and have new alerts, those that escalated among them.
+        extended: Incidents that were open before and have new alerts, including those that escalated.
         closed: Incidents that are over.
     """
 
@@ -42,7 +42,7 @@ class Changes:
 
     @property
     def touched(self) -> list[Incident]:
-        """Incidents that are no longer as they were."""
+        """Incidents that have changed."""
         return [*self.opened, *self.extended, *self.closed]
 
 
@@ -96,7 +96,7 @@ class Ledger:
         homes = [(alert, self._home(alert)) for alert in alerts]
         own = [alert for alert, home in homes if home is None]
         for alert, home in homes:
-            # What follows from an old incident may as well follow from what is new.
+            # An alert that follows from an old incident may also follow from the new one.
             if home is not None and not any(self._follows(alert, other.rule) for other in own):
                 self._add(home, alert, when, changes)
             elif home is not None:
@@ -110,9 +110,9 @@ class Ledger:
 
     def _belongs(self, alert: Alert, incident: Incident) -> bool:
         if incident.severity == "info" != alert.severity:
-            return False  # more than a note does not go under a note
-        # What is nearer to the cause than the head is no aftermath, but a cause of its own. Where it makes the incident
-        # critical it is told in any case, and need not be another one.
+            return False  # a warning is not added to a note
+        # An alert nearer to the cause than the head is not a consequence, but a cause of its own. If it makes the
+        # incident critical it is reported in any case, and need not be another one.
         escalates = alert.severity == "critical" != incident.severity
         later = escalates or self._rank(alert.rule) >= self._rank(incident.rule)
         return later and any(self._follows(alert, rule) for rule in incident.rules)
@@ -137,7 +137,7 @@ class Ledger:
         changes.opened.append(incident)
 
     def _order(self, alert: Alert) -> tuple[bool, int, int, float]:
-        """Deepest cause first, notes last; of equal ones the more severe, then the one nearest to the input."""
+        """Sort key: deepest cause first, notes last; of equal ones the more severe, then the nearest to the input."""
         rank, severity = self._rank(alert.rule), _SEVERITY[alert.severity]
         place = self._depth.place(alert.layers[0] if alert.layers else None)
         return alert.severity == "info", rank, severity, place
@@ -177,7 +177,7 @@ class Ledger:
                 changes.closed.append(incident)
 
     def released(self, closed: list[Incident]) -> set[str]:
-        """Names of the rules that no incident holds any more."""
+        """Names of the rules that are no longer held by any incident."""
         return self._held_by(closed) - self.held()
 
     def _held_by(self, incidents: list[Incident]) -> set[str]:
@@ -200,7 +200,7 @@ class Ledger:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue, with the incidents that were open."""
+        """Continue from a state, with the incidents that were open."""
         incidents = [Incident.of(one) for one in state["incidents"]]
         excursions = {
             int(number): {tag: Excursion(**one) for tag, one in found.items()}

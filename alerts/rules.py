@@ -1,4 +1,4 @@
-"""Rules as data: which metrics to watch, when to fire, and the sentence. Plain mappings, so YAML holds them too."""
+"""Rules as data: metrics to watch, conditions to fire, and the sentence. Plain mappings, so YAML holds them too."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Condition:
         detector: ``{"kind": name, **arguments}``: :data:`~convscope.alerts.detectors.DETECTORS` and their arguments
             (``warm_up``, ``persistence``, ``out_of`` and ``direction`` included; ``cool_down`` is the rule's).
         transform: What the detector sees of a series: its ``value``, its ``change`` since the last, its ``log``
-            (base 10; values of 0 or below are passed over) or ``log_change``, in decades.
-        depth: Which of the matching series count, as a range of depth: ``(0.5, 1)`` is the deeper half.
-        quorum: How many series must agree: a count, or a share in (0, 1).
+            (base 10; values of 0 or below are skipped) or ``log_change``, in decades.
+        depth: Range of depth in which matching series count: ``(0.5, 1)`` is the deeper half.
+        quorum: Number of series that must agree: a count, or a share in (0, 1).
         alpha: Instead of each series by itself, control the false discovery rate over all of them at this level
             (Benjamini–Hochberg). Needs a detector with p-values: ``robust_z`` or ``ewma``.
 
@@ -78,7 +78,7 @@ class Condition:
         return (self.metric,) if isinstance(self.metric, str) else tuple(self.metric)
 
     def make_detector(self) -> Detector:
-        """A fresh detector for one series."""
+        """A new detector for one series."""
         if not isinstance(self.detector, Mapping):
             raise ValueError(f"detector: got {self.detector!r}; give a mapping such as {{kind: threshold, limit: 0.5}}")
         arguments = dict(self.detector)
@@ -95,29 +95,29 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A rule: when to fire, and the message.
+    """A rule: conditions to fire, and the message.
 
     Args:
-        name: Names the rule in tags (``alert/<name>``), files and checkpoints.
+        name: Name of the rule in tags (``alert/<name>``), files and checkpoints.
         when: Conditions, all of which must hold at the same check.
         message: The sentence, with placeholders ``{layer}`` (the worst), ``{layers}``, ``{others}`` ("; also: conv2"
             or nothing), ``{count}``, ``{metric}``, ``{value}``, ``{expected}``, ``{change}``, ``{percent}`` and
             ``{points}`` (changes times 100, relative and absolute, without sign), ``{factor}`` (times more or less than
             before), all of the first condition.
         severity: ``info``, ``warning`` or ``critical``.
-        likely: What is probably the matter.
-        look_at: Where to look first.
-        unless: Conditions that excuse it: the rule is silent while any of them holds. What it would have said is
-            said afterwards, if it still holds then.
-        cool_down: Checks after an alert during which the rule is silent. It is silent, too, for as long as its
-            conditions go on holding.
-        optional: Say nothing where no tag matches: the rule is for those who use the callback that logs it.
+        likely: Probable cause.
+        look_at: Place to look first.
+        unless: Conditions that excuse it: the rule is silent while any of them holds. Afterwards it fires if its
+            own conditions still hold.
+        cool_down: Number of checks after an alert during which the rule is silent. It is also silent as long as its
+            conditions continue to hold.
+        optional: Say nothing if no tag matches: the rule is for those who use the callback that logs it.
         rank: Place in the chain from cause to consequence, 0 (a cause) to 100 (a consequence): of the alerts of one
-            check the one of the lowest rank heads the incident.
+            check, the one of the lowest rank heads the incident.
         follows: Names (or globs) of rules whose open incident this one may be a consequence of: it is added to that
-            incident and opens none of its own.
+            incident and does not open its own.
         held_by: Names (or globs) of rules during whose open incident this one would be misleading: it does not fire,
-            and begins again, from the level of then, once the incident is closed.
+            and starts over from the new level once the incident is closed.
 
     Raises:
         ValueError: if a field is out of range; it names the rule and the field.
@@ -285,7 +285,7 @@ def _check_message(message: str) -> None:
 
 
 def _located(where: str, make: Callable[[], T]) -> T:
-    """Result of ``make``; its errors say where."""
+    """Result of ``make``; its errors name the place."""
     try:
         return make()
     except ValueError as error:

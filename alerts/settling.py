@@ -1,4 +1,4 @@
-"""Settling: whether a series that an alert named is back where it was expected, or has come to rest elsewhere."""
+"""Settling: tells if a series that an alert named is back at its expected value, or has come to rest elsewhere."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 TOLERANCE = 0.25  # share of the way from the expected value to the worst one
-REST = 3  # values that must lie within it of each other
+REST = 3  # number of values that must lie within that distance of each other
 
 
 @dataclass
 class Excursion:
-    """A series since an alert named it.
+    """A series after an alert named it.
 
     ``back``: it has come back to within a quarter of its way from ``expected`` to its worst value, or is beyond
     ``expected`` on the good side. ``settled``: its last three values lie within a quarter of that way of each other. A
@@ -24,21 +24,21 @@ class Excursion:
     recent: list[float] = field(default_factory=list)
 
     def take(self, value: float) -> None:
-        """The series has a new value."""
+        """Take in a new value of the series."""
         self.recent = [*self.recent, value][-REST:]
         if math.isfinite(value) and self._away(value) > self._away(self.worst):
             self.worst = value
 
     @property
     def back(self) -> bool:
-        """Whether the series is where it was expected."""
+        """Return whether the series is where it was expected."""
         if not self.recent or not math.isfinite(self.recent[-1]):
             return False
         return not math.isfinite(self._size) or self._away(self.recent[-1]) <= TOLERANCE * self._size
 
     @property
     def settled(self) -> bool:
-        """Whether the series has come to rest."""
+        """Return whether the series has come to rest."""
         if len(self.recent) < REST or not all(map(math.isfinite, self.recent)):
             return False
         return max(self.recent) - min(self.recent) <= TOLERANCE * self._size
@@ -48,7 +48,7 @@ class Excursion:
         return self._away(self.worst)
 
     def _away(self, value: float) -> float:
-        """Distance from ``expected`` on the bad side, NaN where nothing finite was expected or found."""
+        """Distance from ``expected`` on the bad side, NaN if nothing finite was expected or found."""
         return math.copysign(1.0, self.worst - self.expected) * (value - self.expected)
 
     def state_dict(self) -> dict[str, Any]:

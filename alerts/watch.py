@@ -1,4 +1,4 @@
-"""Watch: runs rules over series, values in, alerts out. Knows no trainer and no tensors."""
+"""Watch: runs rules over series, values in, alerts out. Does not know trainers or tensors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ NOT_FINITE = "not_finite"
 class Watch:
     """All rules over the series of one run.
 
-    Besides the rules given, every tag that one of them watches is an alert ``not_finite`` where it turns NaN or
-    infinite; a rule of that name takes the place of it.
+    Besides the rules given, every tag that one of them watches gives an alert ``not_finite`` if it turns NaN or
+    infinite; a rule of that name replaces this.
 
     Args:
         rules: The rules.
-        on_fault: Told of a rule that fails, with its name and the error, while the others go on; without it the error
-            is raised.
+        on_fault: Called with the name of a rule that fails and the error, while the others go on; without it the
+            error is raised.
     """
 
     def __init__(self, rules: Iterable[Rule], on_fault: Callable[[str, Exception], None] | None = None) -> None:
@@ -44,7 +44,7 @@ class Watch:
             values: Values by tag.
             epoch: Epoch, counted from 0.
             step: Training step.
-            held: Names of rules that do not fire at this check; they learn from it all the same.
+            held: Names of rules that do not fire at this check, but learn from it.
         """
         self.checks += 1
         moment = {"epoch": epoch, "step": step, "check": self.checks}
@@ -52,7 +52,7 @@ class Watch:
         return [alert for alert in found if alert is not None]
 
     def start_over(self, names: Iterable[str]) -> None:
-        """Let rules take the present level for the usual one: what was before counts neither for nor against it."""
+        """Let rules take the present level as normal: earlier values do not count for or against it."""
         for name in names:
             self._watches[name].start_over()
 
@@ -64,28 +64,28 @@ class Watch:
             return None
 
     def _recover(self, name: str, error: Exception) -> None:
-        """A rule that fails forgets what it has learnt, which may be of another rule by that name."""
+        """Let a rule that failed forget what it has learnt, which may come from another rule of that name."""
         if self._on_fault is None:
             raise error
         self._watches[name] = _RuleWatch(self._watches[name].rule)
         self._on_fault(name, error)
 
     def inactive(self) -> dict[str, list[str]]:
-        """Of the rules given those that cannot fire, since a condition has matched nothing so far, with its globs."""
+        """Those of the rules that cannot fire, since a condition has matched nothing so far, with its globs."""
         return {rule.name: globs for rule in self.given if (globs := self._watches[rule.name].unmatched())}
 
     @staticmethod
     def nearest(globs: Iterable[str], keys: Iterable[str]) -> dict[str, list[str]]:
-        """The keys that are most like each of the globs."""
+        """The keys that are most similar to each of the globs."""
         known = list(keys)
         return {glob: difflib.get_close_matches(glob, known, n=3, cutoff=0.4) for glob in globs}
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values: what every detector of every series has learnt."""
+        """State of every detector of every series as plain values."""
         return {"checks": self.checks, "rules": {name: watch.state_dict() for name, watch in self._watches.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue; rules that are new or have changed start over, rules that are gone are forgotten."""
+        """Continue from a state; rules that are new or have changed start over, rules that are gone are forgotten."""
         self.checks = state["checks"]
         for name in self._watches.keys() & state["rules"].keys():
             try:
@@ -100,7 +100,7 @@ class _RuleWatch:
         self._conditions = [ConditionWatch(condition) for condition in rule.conditions]
         self._excuses = [ConditionWatch(condition) for condition in rule.excuses]
         self._gate = Gate(cool_down=rule.cool_down)
-        # What was excused when it was seen must not count for persistence once the excuse is over.
+        # A check that was excused must not count for persistence once the excuse is over.
         self._excuse_lasts = max(condition.memory for condition in self._conditions)
         self._excused_for = 0  # checks to come, this one among them
 

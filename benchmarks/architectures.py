@@ -32,7 +32,7 @@ SAMPLES = 3
 
 @dataclass
 class Examination:
-    """What was found of one network. Every check is against plain forward hooks on the convolutions.
+    """Findings for one network. Every check is against plain forward hooks on the convolutions.
 
     Attributes:
         layers: Convolutions that ran on every sample; one on a position grid, the same for all samples, is left out.

@@ -86,7 +86,7 @@ def _loader(data: TensorDataset, shuffle: bool) -> DataLoader:
 
 
 class Checks(L.Callback):
-    """What the explainer logs, at each check, with the seconds that the check took."""
+    """Values that the explainer logs at each check, with the seconds that the check took."""
 
     def __init__(self, layer: str) -> None:
         self.layer, self.found = layer, []  # type: ignore[var-annotated]

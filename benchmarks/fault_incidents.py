@@ -69,7 +69,7 @@ def incident_rows(faulty: list[RunRecord], strength: str) -> list[list[str]]:
 
 
 def is_named(record: RunRecord) -> bool:
-    """Whether the layer that is named first is one of the faulty ones; a fault that is not found counts as no."""
+    """Return whether the layer named first is one of the faulty ones; a fault that is not found counts as no."""
     return named_first(record) in faulty_layers(record)
 
 

@@ -27,7 +27,7 @@ _TALKATIVE = ("lightning.pytorch", "lightning.fabric", "convscope")  # loggers
 
 @dataclass(frozen=True)
 class Job:
-    """What identifies a run. Seeds of the tuning half are even, those of the test half odd.
+    """Identity of a run. Seeds of the tuning half are even, those of the test half odd.
 
     The odd seeds below ``FRESH`` were a test half once, on which the rules failed; they are among the tuning runs now.
     """

@@ -54,7 +54,7 @@ def check(subject: Subject, heldout: HeldOut, observers: list[LayerObserver]) ->
 
 
 def actions(images: int, width: int) -> dict[str, Callable[[], object]]:
-    """What is timed, by name."""
+    """Timed parts, by name."""
     x, y, _ = cifar10(images)
     net = ResNet18(width).eval()
     heldout = HeldOut((x, y), size=images, batch_size=128)

@@ -52,7 +52,7 @@ def measured(net: nn.Module, classes: int, images: int, copies: int, repeats: in
 
 
 def _processor_seconds(action: Callable[[], None]) -> float:
-    """Of this process: on a shared machine the clock on the wall says more of the others."""
+    """Processor time of this process: on a shared machine wall-clock time measures other work too."""
     began = time.process_time()
     action()
     return time.process_time() - began

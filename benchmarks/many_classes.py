@@ -41,7 +41,7 @@ class Design:
 
 
 def designs(classes: int, budget: int = 1024) -> Iterator[Design]:
-    """What one budget of samples can be spent on, then larger sets with every class."""
+    """Ways to spend one budget of samples, then larger sets with every class."""
     for each in (2, 4, 8, 16, 64):
         if each * 2 <= budget and budget // each <= classes:
             yield Design(budget // each, each)

@@ -148,6 +148,6 @@ def _places(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _is_type(node: ast.AST) -> bool:
-    """Whether this ends a union of types, ``list | tuple``, as in ``isinstance``."""
+    """Return whether this ends a union of types, ``list | tuple``, as in ``isinstance``."""
     name = ast.unparse(node).split("[")[0].split(".")[-1]
     return name in ("None", "str", "list", "tuple", "dict", "int", "float", "bool", "bytes", "set") or name.istitle()

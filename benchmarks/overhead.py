@@ -151,7 +151,7 @@ class Classifier(L.LightningModule):
 
 
 class Bill(L.Callback):
-    """What each check cost, part by part, beside a bare training forward and backward over as many images, in turn."""
+    """Cost of each check, part by part, beside a bare training forward and backward over as many images, in turn."""
 
     def __init__(self, bare: Callable[[], None]) -> None:
         self._bare = bare

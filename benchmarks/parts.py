@@ -72,7 +72,7 @@ def compare_planted(seeds: int) -> None:
 
 
 def compare_cost(samples: int, repeats: int) -> None:
-    """What a check of part interpretability takes, beside bare training and a bare forward pass."""
+    """Time of a check of part interpretability, beside bare training and a bare forward pass."""
     images, labels, origin = cifar10(samples, "train")
     network = ResNet18().to(device())
     heldout = HeldOut((images, labels), size=samples, batch_size=CHUNK)

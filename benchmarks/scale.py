@@ -198,7 +198,7 @@ def seconds_of_a_forward(net: nn.Module, images: torch.Tensor) -> float:
 
 
 def summary(case: Case, meter: Meter, bare: float, peak: float, state: int) -> dict[str, Any]:
-    """What the row shows: the first checks, when caches fill, are left out of growth."""
+    """Numbers of a row: the first checks, when caches fill, are left out of growth."""
     tail = max(1, case.checks // 10)
     settled = case.checks // 20
     grown = meter.memory[-1] - meter.memory[settled]

@@ -175,7 +175,7 @@ def convergence(watched: Records) -> str:
 
 
 def not_reproduced(watched: Records, runs: Records) -> str:
-    """What failed; the limits (0.5, 0.6) were chosen with the runs in sight."""
+    """Failures; the limits (0.5, 0.6) were chosen with the runs in sight."""
 
     def named(found: Records) -> str:
         return ", ".join(f"{run['model']} seed {run['seed']}" for run in found) or "no run"

@@ -37,9 +37,9 @@ from convscope.callbacks.parts.unseen_metrics import UnseenMetrics
 log = logging.getLogger("convscope")
 
 STATE_VERSION = 2
-"""Of what a checkpoint keeps; state of the first version, without a number, is read too."""
+"""Version of the state in checkpoints; state of the first version, which has no number, is read too."""
 
-# "info" is for the record; what a person should see now begins at "warning".
+# "info" is for the record; what a person should see at once begins at "warning".
 DEFAULT_ACTIONS: dict[str, list[ActionSpec]] = {
     "info": ["tensorboard", "jsonl"],
     "warning": ["log", "tensorboard", "jsonl"],
@@ -48,12 +48,12 @@ DEFAULT_ACTIONS: dict[str, list[ActionSpec]] = {
 
 
 class DriftAlert(Callback):
-    """Watches every metric that is logged, the user's own included, and says when something is going wrong.
+    """Watches every metric that is logged, including the user's own, and reports when something goes wrong.
 
-    A check is made after each validation, else at the end of each training epoch; what is measured before training is
+    A check is made after each validation, else at the end of each training epoch; values from before training are
     not judged, and a metric that was not logged since the last check is left alone. The main process's values decide
-    for all processes. Alerts of one check, and what follows from them later, are one
-    :class:`~convscope.alerts.Incident`, which is told once.
+    for all processes. Alerts of one check, and what follows from them later, form one
+    :class:`~convscope.alerts.Incident`, which is reported once.
 
     Args:
         rules: None for :func:`convscope.rules.default`, the path of a YAML file, or a list of rules or mappings.
@@ -62,7 +62,7 @@ class DriftAlert(Callback):
 
             ==============  ==================================================================================
             ``log``         one line through Python's logging, at the level of the severity
-            ``tensorboard`` ``alert/severity`` at every check, in every logger (of the open incidents the highest: 0
+            ``tensorboard`` ``alert/severity`` at every check, in every logger (the highest of the open incidents: 0
                             for none, 1 info, 2 warning, 3 critical), and a list of all incidents under text
             ``jsonl``       lines in ``alerts.jsonl`` beside the run, of alerts and of incidents that are opened and
                             closed; ``{"jsonl": {"path": …}}`` elsewhere
@@ -70,11 +70,11 @@ class DriftAlert(Callback):
                             :class:`~convscope.loggers.WebhookSink`
             ``checkpoint``  saves ``alerts/<rule>-….ckpt`` beside the run
             ``stop``        stops as EarlyStopping does, after ``min_epochs``
-            ``raise``       raises :class:`~convscope.AlertError`, after all else was done
+            ``raise``       raises :class:`~convscope.AlertError`, after all other actions
             ==============  ==================================================================================
 
-            A callable is called with each :class:`~convscope.alerts.Incident`. An incident is told once, by the
-            actions of its severity, and once more if it becomes critical. An action that fails is reported once, and
+            A callable is called with each :class:`~convscope.alerts.Incident`. An incident is reported once, by
+            the actions of its severity, and again if it becomes critical. An action that fails is reported once, and
             training goes on.
 
     Attributes:
@@ -93,7 +93,7 @@ class DriftAlert(Callback):
 
     gives_alerts: ClassVar[bool] = True
     by_default = False
-    """Whether a suite brought it: then it leaves its place to one that the user gives."""
+    """True if a suite added it: then one that the user gives replaces it."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class DriftAlert(Callback):
 
     @property
     def incidents(self) -> list[Incident]:
-        """Every incident so far, the first one first."""
+        """Every incident so far, oldest first."""
         return self._judge.incidents
 
     # Lightning's hooks.
@@ -209,7 +209,7 @@ class DriftAlert(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint. A part that is missing or of another version starts over."""
+        """Continue from a checkpoint. A part that is missing or of another version starts over."""
         self._guarded("restoring the run's number", lambda: self._restore_run(state_dict))
         self._guarded("restoring earlier alerts", lambda: self._restore_alerts(state_dict))
         self._guarded("restoring the rules", lambda: self._judge.watch.load_state_dict(state_dict["watch"]))

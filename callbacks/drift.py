@@ -57,14 +57,14 @@ class RepresentationDrift(LayerObserver):
 
     family = "drift"
     charts: ClassVar[dict[str, str]] = {
-        "cka_previous": "CKA with the check before",
+        "cka_previous": "CKA with the previous check",
         "cka_first": "CKA with the first check",
         "correlation_change": "change of filter correlation",
         "mean_shift": "shift of channel means / std",
         "variance_shift": "shift of channel variances",
     }
     maps: ClassVar[dict[str, MapSpec]] = {
-        "cka_previous": MapSpec("Similarity to the check before", "linear CKA", 0.0, 1.0),
+        "cka_previous": MapSpec("Similarity to the previous check", "linear CKA", 0.0, 1.0),
         "cka_first": MapSpec("Similarity to the first check", "linear CKA", 0.0, 1.0),
     }
     columns: ClassVar[dict[str, str]] = {"cka_previous": "CKA prev"}

@@ -1,4 +1,4 @@
-"""Explainer network: how much of a layer's features can be told in parts, distilled while the model trains."""
+"""Explainer network: the share of a layer's features that part filters express, distilled while the model trains."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from convscope.loggers.filter_grid import FilterRow, example_grid
 from convscope.metrics.functional import part_maps, part_scores
 
 MOST_VALUES = 1 << 26
-"""Values of features that are kept at once, a quarter of a gigabyte; of large maps fewer samples are used."""
+"""Number of feature values kept at once, a quarter of a gigabyte; with large maps fewer samples are used."""
 
 _JUDGED = 4  # one sample in so many is not trained on
 
 
 class Explainer(LayerObserver):
-    """Distils an explainer network on the frozen model at each check, and measures what it can tell in parts.
+    """Distils an explainer network on the frozen model at each check, and measures the share that part filters express.
 
     An interpretable track (two convolutions with template masks and the filter loss) and an ordinary one, mixed by
     ``p = sigmoid(w)``, reconstruct the model's next features from those of a layer; no labels are used. Source:
@@ -57,21 +57,21 @@ class Explainer(LayerObserver):
 
     Args:
         target: Name of the layer whose features are reconstructed, after the explained one; by default the next conv
-            unit, and after the last one the model's output.
+            unit, or after the last one the model's output.
         images: Images to distil on, or what ``HeldOut(...)`` reads them from: the training data set. By default three
-            quarters of the held-out samples; what is logged is of the others then.
-        samples: Held-out samples that are used, drawn once; fewer where their features would take more than 256 MB.
-        steps: Optimizer steps a check, at most.
-        seconds: The steps end after so many seconds, and the log says so.
-        batch_size: Samples of a step.
-        learning_rate: Of Adam.
-        interpretable: Weight η of ``-log p``, the wish for interpretable features; at least 0.
+            quarters of the held-out samples; what is logged is then measured on the others.
+        samples: Number of held-out samples used, drawn once; fewer if their features would take more than 256 MB.
+        steps: Largest number of optimizer steps per check.
+        seconds: Time after which the steps end in any case, and the log says so.
+        batch_size: Samples per step.
+        learning_rate: Learning rate of Adam.
+        interpretable: Weight η of ``-log p``, which rewards interpretable features; at least 0.
         filter_weight: Weight of the filter loss of the interpretable track; at least 0.
-        filters: Filters of each track; None for as many as the layer has, at most 128.
-        warm_start: Go on from the last check's explainer; False begins afresh at each.
+        filters: Number of filters per track; None for as many as the layer has, at most 128.
+        warm_start: Continue from the last check's explainer; False starts over at each check.
         landmarks: As in :class:`~convscope.PartInterpretability`.
-        proxy_images: Without landmarks, held-out images that are moved for the proxy; 0 for none.
-        pictured: Part filters in the picture; 0 for no picture.
+        proxy_images: Without landmarks, the number of held-out images moved for the proxy; 0 for none.
+        pictured: Number of part filters in the picture; 0 for no picture.
         **arguments: See :class:`~convscope.LayerObserver`; by default ``every_n_epochs`` is 5, ``on_start`` False and
             ``max_layers`` 1, the last one.
 
@@ -164,7 +164,7 @@ class Explainer(LayerObserver):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self._trainer, self.saved = trainer, []
-        # Here, where every process is: the trainer asks the main one for it.
+        # Computed here, on every process: the trainer asks only the main one for it.
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
 
     # Before training.
@@ -248,7 +248,7 @@ class Explainer(LayerObserver):
             self._points = landmark_points(self.landmarks, plan.heldout, self._trainer)
         elif self.proxy_images and image is None:
             plan.messages.append(
-                f"{self.name} has no equivariance proxy: the held-out inputs are no images (N, C, H, W)"
+                f"{self.name} has no equivariance proxy: the held-out inputs are not images (N, C, H, W)"
             )
         elif self.proxy_images:
             self._moved = plan.heldout.sample(self.proxy_images)
@@ -310,7 +310,7 @@ class Explainer(LayerObserver):
         return network
 
     def _tell_progress(self) -> None:
-        """One step of a layer's distillation, where the engine shows how far a check has come."""
+        """Report one step of a layer's distillation to the engine's progress bar."""
         progress = getattr(self.session, "progress", None)
         if progress is not None:
             progress.advance(1 / self.settings.steps)
@@ -319,7 +319,7 @@ class Explainer(LayerObserver):
         return LayerResult(dict(self._found[layer.name])) if layer.name in self._found else None
 
     def remember(self, findings: Findings, when: Moment) -> None:
-        """Remember, and save the explainers beside the checkpoints."""
+        """Keep the explainers, and save them beside the checkpoints."""
         super().remember(findings, when)
         trainer = self._trainer
         if trainer is None or not trainer.is_global_zero or bridge.fast_dev_run(trainer):
@@ -389,13 +389,13 @@ def _moment(when: Moment) -> str:
 
 
 def _beside_checkpoints(trainer: pl.Trainer, otherwise: Path) -> Path:
-    """Where checkpoints are, if that is a local folder."""
+    """Folder of the checkpoints, None if it is not a local one."""
     found = getattr(trainer.checkpoint_callback, "dirpath", None)
     return otherwise if found is None or "://" in str(found) else Path(found)
 
 
 def _save(saved: dict[str, Any], path: Path) -> None:
-    """Whole or not at all: a run that is killed leaves no half of a file."""
+    """Save the file whole or not at all: a run that is killed does not leave half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     torch.save(saved, part)

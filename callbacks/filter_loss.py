@@ -16,27 +16,27 @@ from convscope.metrics.functional.parts import SCALES, Scale
 
 
 class FilterLoss(Callback):
-    """Adds the filter loss of all :class:`~convscope.InterpretableConv` layers to the training loss.
+    """Adds the filter loss of every :class:`~convscope.InterpretableConv` layer to the training loss.
 
-    Added is ``weight`` times the sum over layers of the mean over filters of ``-MI(X; T)`` between a batch's maps and
+    It adds ``weight`` times the sum over layers of the mean over filters of ``-MI(X; T)`` between a batch's maps and
     part templates. It is added as the backward begins, so that automatic optimization, accumulated gradients, loss
     scaling and several processes (each with its own batch, as for the loss itself) are right; maps larger than
     14 × 14 are max-pooled to that. Source: paper (Zhang, Wu and Zhu 2018, arXiv 1710.00935), with ``Z_T`` and ``p(x)``
-    of the batch: at least a few dozen images a batch should be given.
+    of the batch: give batches of at least a few dozen images.
 
-    Unlike the callbacks that measure, this one changes training: that is what it is for.
+    Unlike the callbacks that measure, this one changes training: that is its purpose.
 
     Args:
-        weight: Of the filter loss, beside a training loss of weight 1; at least 0, which only logs.
+        weight: Weight of the filter loss, beside a training loss of weight 1; at least 0, which only logs.
         scale: ``"total"`` brings each filter's maps to one mean total before the loss (ours); ``"as_is"`` is the
-            paper's. As they are, activations of a few units, as networks with normalisation layers have, give next to
+            paper's. As they are, activations of a few units, usual in networks with normalisation layers, give almost
             no gradient, whatever the weight.
 
     Logged for each layer, as means over the epoch:
         ``filter_loss/<layer>``, nats, at most 0.
 
     Raises:
-        ValueError: if ``weight`` is no such number, or ``scale`` unknown; before training, a
+        ValueError: if ``weight`` is not such a number, or ``scale`` unknown; before training, a
             ``MisconfigurationException`` if there is no such layer, or the optimization is manual.
     """
 
@@ -60,7 +60,7 @@ class FilterLoss(Callback):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find the layers; here, since a model may be configured or compiled after ``setup``.
+        """Find the layers; not earlier, since a model may be configured or compiled after ``setup``.
 
         Raises:
             MisconfigurationException: There is none.
@@ -96,6 +96,6 @@ class FilterLoss(Callback):
 
 
 def _as_scaled(trainer: pl.Trainer, value: torch.Tensor) -> torch.Tensor:
-    """A loss as Lightning has scaled its own by now, where gradients are float16."""
+    """The loss, scaled as Lightning has scaled its own by now, if gradients are float16."""
     scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
     return value if scaler is None else scaler.scale(value)

@@ -43,8 +43,8 @@ class FilterHealth(LayerObserver):
         function, for layers where that has a known bound (sigmoid, tanh, ReLU6, ELU, …);
         ``health/activation_rms/<layer>``, ``health/gradient_rms/<layer>``: root mean square of the activation, and of
         each sample's loss gradient there;
-        ``health/activation_ratio/<layer>``: RMS here divided by that of the observed layer before, in the order in
-        which they run; ``health/gradient_ratio/<layer>``: gradient RMS of the layer before divided by that here. Far
+        ``health/activation_ratio/<layer>``: RMS here divided by that of the previous observed layer, in the order in
+        which they run; ``health/gradient_ratio/<layer>``: gradient RMS of the previous layer divided by that here. Far
         below 1 the signal vanishes on its way through this layer, far above 1 it explodes;
         ``health/nonfinite/<layer>``, ``health/nonfinite_gradients/<layer>``: counts of NaN and infinite values. Where
         there are some, the numbers that they would spoil are left out.
@@ -64,9 +64,9 @@ class FilterHealth(LayerObserver):
     charts: ClassVar[dict[str, str]] = {
         "dead_filters": "share of dead filters",
         "activation_rms": "RMS of activations",
-        "activation_ratio": "activation RMS / layer before",
+        "activation_ratio": "activation RMS / previous layer",
         "gradient_rms": "RMS of gradients",
-        "gradient_ratio": "gradient RMS, layer before / here",
+        "gradient_ratio": "gradient RMS, previous layer / here",
         "update_ratio": "weight update / weights",
         "not_learning": "does not learn though it should",
         "nonfinite": "NaN and infinite activations",
@@ -186,7 +186,7 @@ class FilterHealth(LayerObserver):
         return scalars if found.nonfinite > 0 else scalars | {"gradient_rms": float(found.rms)}
 
     def _ratios(self, name: str) -> dict[str, float]:
-        """Ratios of this layer's sizes to those of the layer before, where both are known and not zero."""
+        """Ratios of this layer's sizes to those of the previous layer, if both are known and not zero."""
         activation, gradient = self._rms[name]
         activation_before, gradient_before = self._rms.get(self._before.get(name, ""), (None, None))
         scalars = {}

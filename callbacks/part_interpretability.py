@@ -1,4 +1,4 @@
-"""Part interpretability: whether a filter means one part of an object, measured on ordinary filters."""
+"""Part interpretability of ordinary filters: how far each stands for one part of an object."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ from convscope.metrics import FilterPartScore, FilterPurity, PeakInstability
 from convscope.metrics.functional.parts import SCALES, Scale, part_side
 
 PURE = 0.8
-"""Purity above which a filter counts as one class's."""
+"""Purity above which a filter counts as a filter of one class."""
 
-_TOP = 100  # images that instability is taken over, the paper's
+_TOP = 100  # images over which instability is taken, as in the paper
 
 
 class PartInterpretability(LayerObserver):
     """Filter loss, class purity and location instability of a layer's filters.
 
-    A filter is part-like where its map says of every image either "my part is here", one peak, or "it is not there".
+    A filter is part-like if its map says of every image either "my part is here" (one peak) or "it is not there".
     The filter loss is the negative mutual information between its maps and such templates; it splits into two
-    entropies: doubt about whether the part is there, and about where. Maps of any size are brought to at most
+    entropies: doubt whether the part is there, and doubt where it is. Larger maps are reduced to at most
     14 × 14 by max-pooling, and negative activations count as 0. Source: paper (Zhang, Wu and Zhu 2018, arXiv
     1710.00935); purity, ``scale="total"`` and the proxy are ours.
 
     Args:
-        images: Held-out images that filter losses are of, drawn once; at least n² + 1 = 197 let the loss reach its
-            bound. Purity and instability are of all images.
-        filters: Filters of a layer that are measured, evenly spread; None for all.
+        images: Number of held-out images for the filter losses, drawn once; at least n² + 1 = 197 let the loss reach
+            its bound. Purity and instability use all images.
+        filters: Number of filters per layer that are measured, evenly spread; None for all.
         scale: ``"as_is"``, as in the paper; ``"total"`` brings each filter's maps to one mean total, so that epochs
             and layers compare however large activations are.
         landmarks: Points of each image for location instability: a ``callable(inputs) -> (K, 2)``, or the name or
-            place of a field of the held-out batches that holds ``(N, K, 2)``: rows and columns in pixels, NaN for what
-            an image lacks.
+            place of a field of the held-out batches that holds ``(N, K, 2)``: rows and columns in pixels, NaN for
+            points that an image lacks.
         proxy_images: Without landmarks, move so many held-out images (a flip, a shift) and see whether peaks follow:
-            two more forward passes of them a check. 0 for no proxy.
+            two more forward passes of them per check. 0 for no proxy.
         pictured: Number of filters with the lowest and with the highest filter loss in a layer's picture.
         **arguments: See :class:`~convscope.LayerObserver`.
 
     Logged for each layer:
         ``parts/filter_loss/<layer>``, ``parts/category_entropy/<layer>``, ``parts/spatial_entropy/<layer>`` (medians
-        over filters, nats), ``parts/pure_filters/<layer>`` (share of filters with a purity above 0.8, 0 to 1; for
-        classes), ``parts/instability/<layer>`` (with landmarks) or ``parts/instability_proxy/<layer>`` (mean over
+        over filters, nats), ``parts/pure_filters/<layer>`` (share of filters with a purity above 0.8, 0 to 1; only
+        for classes), ``parts/instability/<layer>`` (with landmarks) or ``parts/instability_proxy/<layer>`` (mean over
         filters, image diagonals).
 
-    Picture: ``parts/maps/<layer>``, where the most and the least part-like filters are active on the images that
-    excite them. Histogram: ``parts/filters/<layer>``, the filter losses.
+    Picture: ``parts/maps/<layer>``, the places at which the most and the least part-like filters are active on the
+    images that excite them. Histogram: ``parts/filters/<layer>``, the filter losses.
     """
 
     family = "parts"
@@ -97,7 +97,7 @@ class PartInterpretability(LayerObserver):
         self._instability = PerLayer[PeakInstability]()
         self._task: Task | None = None
         self._classes = torch.empty(0, dtype=torch.long)
-        self._numbers = torch.empty(0, dtype=torch.long)  # of the images that filter losses are of
+        self._numbers = torch.empty(0, dtype=torch.long)  # of the images that filter losses use
         self._points: LandmarkPoints | None = None
         self._moved: MovedImages | None = None
         self._examples: ExampleImages | None = None
@@ -120,7 +120,7 @@ class PartInterpretability(LayerObserver):
         try:
             self._task = class_task(heldout)
         except (NoTaskError, ValueError):
-            self._task = None  # no purity; filter losses need no classes
+            self._task = None  # no purity; filter losses do not need classes
         return None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -141,13 +141,13 @@ class PartInterpretability(LayerObserver):
             self._points = landmark_points(self.landmarks, heldout, self._trainer)
         elif self.proxy_images and image is None:
             plan.messages.append(
-                f"{self.name} has no equivariance proxy: the held-out inputs are no images (N, C, H, W)"
+                f"{self.name} has no equivariance proxy: the held-out inputs are not images (N, C, H, W)"
             )
         elif self.proxy_images:
             self._moved = MovedImages(plan, heldout.sample(self.proxy_images), self._size, self._of_chosen)
             samples = min(self.proxy_images, heldout.total)
             plan.messages.append(
-                f"{self.name} runs {self._moved.passes} forward passes of {samples} moved images a check"
+                f"{self.name} runs {self._moved.passes} forward passes of {samples} moved images per check"
             )
 
     def begin(self, layers: list[Layer], samples: int) -> None:
@@ -229,12 +229,12 @@ class PartInterpretability(LayerObserver):
         return FilterPartScore(len(self._chosen(layer)), part_side(*layer.spatial), self.scale)
 
     def _chosen(self, layer: Layer) -> torch.Tensor:
-        """Numbers of the filters that are measured."""
+        """Numbers of the measured filters."""
         most = layer.channels if self.filters is None else min(self.filters, layer.channels)
         return torch.linspace(0, layer.channels - 1, most).round().long()
 
     def _of_chosen(self, layer: Layer, values: torch.Tensor) -> torch.Tensor:
-        """What concerns the filters that are measured, of values ``(n, C, *)`` of all."""
+        """The measured filters' part of values ``(n, C, *)`` of all filters."""
         chosen = self._chosen(layer)
         return values if len(chosen) == layer.channels else values[:, chosen.to(values.device)]
 

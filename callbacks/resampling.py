@@ -1,4 +1,4 @@
-"""Input resampling: which filters move with the output, which stay put under noise, and whether these are the same."""
+"""Input resampling: filters that move with the output, filters that stay put under noise, and their overlap."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class InputResampling(LayerObserver):
 
     =========  ==========================================================================================
     influence  mean over positions of ``|Pearson(a, y)|``
-    precision  one over the mean over positions of ``Var(a)``; none where the mean activation is below 0.1
+    precision  one over the mean over positions of ``Var(a)``; none if the mean activation is below 0.1
     overlap    ``Σ|A∩B| / Σ(|A| + |B|)`` over layers, A and B the ``top`` filters by each; 0.5 at most
     =========  ==========================================================================================
 
@@ -53,30 +53,30 @@ class InputResampling(LayerObserver):
     the scale-free precision ``mean² / Var`` and perturbations other than the first are ours.
 
     Args:
-        images: How many held-out images, classes in their shares, the same at every check.
-        perturbations: Copies of each image, the image itself among them.
+        images: Number of held-out images, classes in their shares, the same at every check.
+        perturbations: Number of copies of each image, including the image itself.
         perturbation: ``"growing_noise"`` (the paper's ``x · (1 + i·ε)``), ``"constant_noise"``, ``"occlusion"``,
             ``"blur"``, ``"quantisation"``, or a function ``(image, number, copies, generator) -> image`` of one image
             ``(C, H, W)``. Randomness must come from the generator, so that every check has the same copies.
-        strength: Of a named perturbation, None for its default: standard deviation of ``ε`` (0.1) or of the constant
-            noise (0.1), share of the side that is occluded (0.25), largest blur in pixels (3), coarsest step (64).
+        strength: Strength of a named perturbation, None for its default: standard deviation of ``ε`` (0.1) or of the
+            constant noise (0.1), share of the side occluded (0.25), largest blur in pixels (3), coarsest step (64).
         target: The class whose probability is the output: ``"label"``, ``"predicted"`` for the image as it is, or a
             number.
-        top: Filters a layer that are chosen by influence, and as many by precision.
-        precision: What filters are chosen by: ``"paper"`` for ``1 / Var``, ``"relative"`` for ``mean² / Var``.
+        top: Number of filters per layer that are chosen by influence, and as many by precision.
+        precision: Score that filters are chosen by: ``"paper"`` for ``1 / Var``, ``"relative"`` for ``mean² / Var``.
         normalisation: ``(mean, std)`` of each channel, to perturb ``x · std + mean`` instead of the inputs as the
             network gets them.
         examples: Number of images that get a picture of copies and filters at each check; 0 for none.
-        max_forwards: At most so many copies a check; where there would be more, fewer images are used.
+        max_forwards: Largest number of copies per check; if there would be more, fewer images are used.
         **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default.
 
     Logged for each layer, means over images:
         ``resampling/overlap/<layer>`` (0 to 0.5), ``resampling/jaccard/<layer>`` (0 to 1), ``resampling/overlap_chance/
         <layer>``, ``resampling/influence_top_share/<layer>`` (share of all influence that the top filters have),
-        ``resampling/precision_median/<layer>`` (of ``mean² / Var``, over filters and images), and where
+        ``resampling/precision_median/<layer>`` (of ``mean² / Var``, over filters and images), and if
         :class:`~convscope.FilterImportance` with Taylor's criterion is in the same check
         ``resampling/spearman_taylor/<layer>`` (rank correlation of influence with it, -1 to 1).
-    Logged once a check, over all layers:
+    Logged once per check, over all layers:
         ``resampling/overlap``, ``resampling/jaccard``, ``resampling/overlap_chance``, ``resampling/jaccard_chance``,
         ``resampling/above_chance`` (0 at chance, 1 at the largest overlap), ``resampling/overlap_of_means`` (of
         filters chosen by their mean scores over images).
@@ -155,7 +155,7 @@ class InputResampling(LayerObserver):
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         images = image_among(next(iter(heldout.chunks())).inputs)
         if images is None:
-            return "the held-out inputs are no images (N, C, H, W)"
+            return "the held-out inputs are not images (N, C, H, W)"
         if not images.is_floating_point():
             return f"the held-out images are {images.dtype}, which take no noise; make them floats where they are read"
         if heldout.summary is None and self.target == "label":
@@ -166,7 +166,7 @@ class InputResampling(LayerObserver):
         reason = self._why_not(plan)
         chosen, constant = ([], 0) if reason else choose_images(plan.heldout, plan.outputs, self._most_images)
         if not reason and not chosen:
-            reason = f"none of the held-out images can be perturbed: {constant} are one value everywhere"
+            reason = f"none of the held-out images can be perturbed: {constant} have one value everywhere"
         if reason:
             plan.messages.append(f"{self.name} is inactive: {reason}")
             plan.observers.remove(self)
@@ -192,16 +192,16 @@ class InputResampling(LayerObserver):
 
     def _why_not(self, plan: Plan) -> str | None:
         if not plan.layers[self.name][-1].is_output:
-            return "the model's output is not one row a sample"
+            return "the model's output is not one row per sample"
         return why_no_probability(plan.outputs, self.target)
 
     def _notes(self, plan: Plan, samples: PerturbedCopies, constant: int) -> list[str]:
         count, copies = len(samples.images), self.perturbations
         cut = f" (max_forwards={self.max_forwards}; {self.images} images would take {self.images * copies})"
         few = count < self.images and self._most_images < self.images
-        notes = [f"{self.name} runs {count * copies} perturbed copies of {count} images a check{cut if few else ''}"]
+        notes = [f"{self.name} runs {count * copies} perturbed copies of {count} images per check{cut if few else ''}"]
         if constant:
-            notes.append(f"{self.name} leaves out {constant} held-out images that are one value everywhere")
+            notes.append(f"{self.name} leaves out {constant} held-out images that have one value everywhere")
         if self.normalisation is None and self.perturbation == "growing_noise" and samples.has_negative:
             notes.append(
                 f"{self.name}: the noise multiplies the inputs as the network gets them, which are negative in places; "
@@ -258,7 +258,7 @@ class InputResampling(LayerObserver):
         return summary
 
     def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
-        """Add the rank correlation of influence with Taylor importance, where that is measured in this check."""
+        """Add the rank correlation of influence with Taylor importance, if that is measured in this check."""
         taylor = check.get("importance")
         for name, result in findings.layers.items() if taylor is not None and taylor.kind == "importance" else ():
             other = taylor.layers.get(name) if taylor is not None else None
@@ -308,7 +308,7 @@ class InputResampling(LayerObserver):
 
 
 def _perturbation(given: Any, strength: float | None) -> Perturbation:
-    """The perturbation that is named, of that strength, or the user's own function.
+    """The named perturbation with the given strength, or the user's own function.
 
     Raises:
         ValueError: if it is neither, or a function is given together with a strength.
@@ -328,13 +328,13 @@ def _perturbation(given: Any, strength: float | None) -> Perturbation:
 
 
 def _mean(found: list[Overlap], name: str) -> float:
-    """Mean over images; NaN where nothing was chosen in any."""
+    """Mean over images; NaN if nothing was chosen in any of them."""
     known = [value for value in (getattr(one, name) for one in found) if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
 
 
 def _median(values: torch.Tensor) -> float:
-    """Median of what is known; NaN, not measured, where most filters do not move at all."""
+    """Median of the known values; NaN (not measured) if most filters do not move at all."""
     middle = float(values.nanmedian())
     return math.nan if math.isinf(middle) else middle
 
@@ -345,6 +345,6 @@ def _top_share(influence: torch.Tensor, top: int) -> float:
 
 
 def _spearman(influence: torch.Tensor, other: torch.Tensor) -> float:
-    """Over the filters whose influence is known; NaN where there is no order."""
+    """Rank correlation over the filters whose influence is known; NaN if there is no order."""
     known = influence.isfinite() & other.isfinite() if influence.shape == other.shape else torch.tensor(False)
     return float(rank_stability(influence[known], other[known])) if int(known.sum()) > 2 else math.nan

@@ -33,7 +33,7 @@ class LayerSimilarity(LayerObserver):
         **arguments: See :class:`~convscope.LayerObserver`.
 
     Logged for each layer:
-        ``similarity/to_previous/<layer>`` (CKA with the layer before; from the second layer on) and
+        ``similarity/to_previous/<layer>`` (CKA with the previous layer; from the second layer on) and
         ``similarity/to_output/<layer>``, 0 to 1 (debiased estimates may fall a little below 0).
     Logged once per check:
         ``similarity/mean`` (mean over pairs of different layers).
@@ -43,7 +43,7 @@ class LayerSimilarity(LayerObserver):
 
     family = "similarity"
     charts: ClassVar[dict[str, str]] = {
-        "to_previous": "CKA with the layer before",
+        "to_previous": "CKA with the previous layer",
         "to_output": "CKA with the output",
     }
     maps: ClassVar[dict[str, MapSpec]] = {"to_output": MapSpec("Similarity to the output", "linear CKA", 0.0, 1.0)}

@@ -34,7 +34,7 @@ SuiteName = Literal["light", "standard", "full"]
 
 Alerts = bool | str | Path | Sequence[Rule | dict[str, Any]] | Mapping[str, Sequence[ActionSpec]]
 
-# What is in each suite: class and its own arguments. Data, so that a suite can be read at a glance.
+# The callbacks of each suite: class and its own arguments. Data, so that a suite can be read at a glance.
 _STANDARD: list[tuple[type[LayerObserver], dict[str, Any]]] = [
     (LayerProbe, {}),
     (FilterImportance, {}),
@@ -72,21 +72,21 @@ def suite(
     ``light``     probe accuracy and correlation, forward only, no pictures and no table
     ``standard``  probe accuracy, Taylor importance, correlation, drift and health of each layer, with pictures and a
                   printed table
-    ``full``      besides: logistic and kNN probes, importance by weight norm and by output correlation, each layer's
+    ``full``      also logistic and kNN probes, importance by weight norm and by output correlation, each layer's
                   prediction, similarity of layers, filters by class; every fifth epoch, on at most 256 samples,
                   removal curves and ablation, pictures of filters, part scores, and input resampling
     ============  ===========================================================================================
 
-    A callback of your own in the same list takes the place of the suite's of its class and name:
+    A callback of your own in the same list replaces the suite's callback of the same class and name:
     ``[*suite(), RepresentationDrift(reference=...)]``. So does a :class:`~convscope.DriftAlert` or a
     :class:`~convscope.LayerTable`.
 
     Args:
-        name: Which suite.
+        name: Name of the suite.
         heldout: The held-out set of all callbacks, or what ``HeldOut(...)`` reads one from: a loader, a data set,
             tensors; by default 1,024 samples of the validation loader.
         alerts: True for the default rules, False for no alerts; the path of a YAML file, or a list, for rules of your
-            own; ``{"warning": ["log"], "critical": ["log", "stop"]}`` for what is done, by severity, where a default
+            own; ``{"warning": ["log"], "critical": ["log", "stop"]}`` for the actions, by severity, when a default
             rule fires. For rules and actions of your own add a ``DriftAlert``.
         **arguments: Given to every callback that measures: ``layers``, ``every_n_epochs``, ``max_layers``,
             ``max_overhead``, … as in :class:`~convscope.LayerObserver`. What only some of them take (``probe``,
@@ -109,7 +109,7 @@ def suite(
     shared = as_heldout(heldout) or HeldOut()
     observers = [kind(**{"heldout": shared, **own, **arguments}) for kind, own in _SUITES[name]]
     table = [] if name == "light" else [LayerTable()]
-    # Behind what they read from, the alert last: what it says belongs under the numbers that it says it of.
+    # Behind what they read from, the alert last: its messages belong under the numbers that they are about.
     callbacks: list[LayerObserver | LayerTable | DriftAlert] = [*observers, *table, *_alert(alerts)]
     for callback in callbacks:
         callback.by_default = True

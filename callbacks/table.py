@@ -23,7 +23,7 @@ log = logging.getLogger("convscope")
 
 
 class LayerTable(Callback):
-    """Prints one line a layer after each epoch in which a check was made, above the progress bar.
+    """Prints one line per layer after each epoch in which a check was made, above the progress bar.
 
     Give it with other convscope callbacks: it shows their columns (probe accuracy, Gini, effective rank, …) and
     observes nothing itself. Characters that the terminal lacks are written in others (``rho`` for ``ρ``); a terminal
@@ -31,7 +31,7 @@ class LayerTable(Callback):
     """
 
     by_default = False
-    """Whether a suite brought it: then it leaves its place to one that the user gives."""
+    """True if a suite added it: then one that the user gives replaces it."""
 
     def __init__(self) -> None:
         self._printed = -1
@@ -60,7 +60,7 @@ class LayerTable(Callback):
                 return
             self._printed = session.checks
             say(trainer, layer_table(_rows(session), title, encoding_of(sys.stdout)))
-        except Exception as error:  # a closed pipe or terminal, or a program that put its own stream in the place of it
+        except Exception as error:  # a closed pipe or terminal, or a program that replaced it with its own stream
             self._report(error)
 
     def _report(self, error: Exception) -> None:
@@ -92,7 +92,7 @@ def _rows(session: Session) -> dict[str, dict[str, float | None]]:
 def column_titles(observers: Sequence[Observer]) -> dict[tuple[str, str], str]:
     """Column titles by callback and quantity: "gini (taylor)" where a callback has a variant, or shares its title.
 
-    No two are alike, since no two callbacks have the same name.
+    No two titles are equal, since no two callbacks have the same name.
     """
     keys = [(observer, quantity) for observer in observers for quantity in observer.columns]
     ways = (_plain, lambda o, q: f"{o.columns[q]} ({o.variant})", lambda o, q: f"{o.columns[q]} ({o.name})")
@@ -107,5 +107,5 @@ def column_titles(observers: Sequence[Observer]) -> dict[tuple[str, str], str]:
 
 def _plain(observer: Observer, quantity: str) -> str:
     title = observer.columns[quantity]
-    # A criterion is told even where there is one alone: two runs' tables are compared.
+    # The criterion is named even if there is only one: tables of two runs are compared.
     return title if observer.variant in (observer.family, observer.name) else f"{title} ({observer.variant})"

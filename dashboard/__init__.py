@@ -1,4 +1,4 @@
-"""The record of a run: its format, and its reader. Knows files only: neither torch nor Lightning is imported."""
+"""The record of a run: its format, and its reader. It works on files alone: neither torch nor Lightning is imported."""
 
 from convscope.dashboard.record import Run, find_runs, read_run, read_runs
 

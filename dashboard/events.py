@@ -1,7 +1,7 @@
-"""Index of the record's tensors in a folder's event files, read from where the last look ended.
+"""Index of the record's tensors in a folder's event files; each call reads on from the end of the last one.
 
-TensorBoard's own loader computes the checksum of every byte in Python, a megabyte a second, and imports TensorFlow
-where that is installed; here lengths are believed, and a record that cannot be parsed is left out.
+TensorBoard's own loader computes the checksum of every byte in Python, a megabyte per second, and imports TensorFlow
+if that is installed; here lengths are trusted, and a record that cannot be parsed is left out.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tensorboard.util import tensor_util
 from convscope.dashboard.form import PLUGIN
 
 _MARK = f"{PLUGIN}/".encode()
-_SMALL = 4096  # bytes of an event that is kept, so that a curve is read without opening a file for each check
+_SMALL = 4096  # largest event, in bytes, that is kept, so that a curve is read without opening a file for each check
 _HEAD, _TAIL = 12, 4  # length and its checksum before a record, the checksum of the data after it
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor is: file, place and length of its event, and the event itself where it is small."""
+    """Place of a tensor: file, offset and length of its event, and the event itself if it is small."""
 
     path: Path
     place: int
@@ -35,7 +35,7 @@ class Stored:
     data: bytes | None = None
 
     def read(self, tag: str) -> Any:
-        """The tensor as an array; bytes as they are."""
+        """The tensor as an array; bytes unchanged."""
         data = self.data
         if data is None:
             with self.path.open("rb") as file:
@@ -48,13 +48,13 @@ class Stored:
 
 @dataclass
 class EventFile:
-    """One event file, and how far it has been read."""
+    """One event file, and the place up to which it has been read."""
 
     path: Path
     read: int = 0
 
     def added(self) -> Iterator[tuple[str, int, Stored]]:
-        """Tag, step and place of the record's tensors that are new since the last call; what is cut off waits."""
+        """Tag, step and place of the record's tensors that are new since the last call; a cut-off event waits."""
         with self.path.open("rb") as file:
             size = file.seek(0, 2)
             while self.read + _HEAD + _TAIL <= size:
@@ -73,7 +73,7 @@ class EventFile:
             return
         try:
             event = Event.FromString(data)
-        except DecodeError:  # spoiled on the disk
+        except DecodeError:  # damaged on the disk
             return
         for value in event.summary.value:
             if value.tag.startswith(f"{PLUGIN}/") and value.HasField("tensor"):
@@ -81,7 +81,7 @@ class EventFile:
 
 
 def event_files(folder: Path) -> list[Path]:
-    """Event files of a folder in the order in which they were begun."""
+    """Event files of a folder in the order in which they were started."""
     return sorted(folder.glob("*tfevents*"), key=_begun)
 
 
@@ -91,7 +91,7 @@ def _begun(path: Path) -> tuple[int, str]:
 
 
 def holds_record(path: Path) -> bool:
-    """Whether an event file has anything of a record in it."""
+    """Return whether an event file contains any part of a record."""
     return next(EventFile(path).added(), None) is not None
 
 

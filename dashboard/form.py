@@ -1,7 +1,7 @@
-"""The form of the record: names of its tensors, its version, and how much a check may take.
+"""The form of the record: names of its tensors, its version, and the largest size of a check.
 
 A record is a set of tensors of TensorBoard's plugin ``convscope`` in a run's event file, one event per tag and check.
-docs/record.md describes it; whoever changes what an old reader would misread raises :data:`VERSION`.
+docs/record.md describes it; a change that an old reader would misread must raise :data:`VERSION`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SESSION = f"{PLUGIN}/session"
 MANIFEST = f"{PLUGIN}/manifest"
 INCIDENTS = f"{PLUGIN}/incidents"
 CHECK = f"{PLUGIN}/check"
-"""The last tensor of a check, without which it is cut off: epoch, epochs trained, place in :data:`TRIGGERS`."""
+"""The last tensor of a check, which is incomplete without it: epoch, epochs trained, place in :data:`TRIGGERS`."""
 
 TRIGGERS = ("start", "step", "validation", "train")
 
@@ -91,7 +91,7 @@ def pack(matrix: npt.ArrayLike) -> npt.NDArray[np.float16]:
 
 
 def unpack(packed: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """The symmetric matrix of which :func:`pack` kept the upper triangle.
+    """The symmetric matrix whose upper triangle :func:`pack` kept.
 
     >>> unpack(pack([[1.0, 0.5], [0.5, 1.0]])).tolist()
     [[1.0, 0.5], [0.5, 1.0]]

@@ -1,4 +1,4 @@
-"""Reader of the record of a run: plain arrays from event files, of runs that go on as well."""
+"""Reader of the record of a run: plain arrays from event files, also of runs that are still going."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Correlation:
     """A layer's filter correlation at one check.
 
     Attributes:
-        matrix: ``(K, K)``, filters in cluster order; where K is below the number of filters C, a cell is a block of
+        matrix: ``(K, K)``, filters in cluster order; if K is below the number of filters C, a cell is a block of
             neighbours with their mean ``|ρ|`` and its prevailing sign. NaN for filters that are constant.
         order: ``(C,)`` filter numbers in cluster order.
         starts: ``(K,)`` place in ``order`` at which each row's block begins.
-        partner: ``(C,)`` for each filter the one that it correlates with most, itself where it is constant.
+        partner: ``(C,)`` for each filter the one that it correlates with most, itself if it is constant.
         rho: ``(C,)`` that correlation, -1 to 1.
     """
 
@@ -48,10 +48,10 @@ class Correlation:
 
 
 class Run:
-    """One run's record, as far as it is written; :meth:`refresh` reads what was added.
+    """One run's record, as far as it is written; :meth:`refresh` reads new checks.
 
-    Rows of every table are checks, in the order of ``steps``; only whole checks are there. Where a run was resumed,
-    what it did again replaces what it had done.
+    Rows of every table are checks, in the order of ``steps``; only whole checks are there. If a run was resumed,
+    the checks that it repeated replace the earlier ones.
 
     Args:
         folder: The folder with the run's event files.
@@ -73,7 +73,7 @@ class Run:
             )
 
     def refresh(self) -> bool:
-        """Read what was written since; returns whether anything was."""
+        """Read new checks; return whether there were any."""
         before = len(self.steps), len(self._tensors), len(self._manifests)
         found = False
         for path in event_files(self.folder):
@@ -90,17 +90,17 @@ class Run:
         self._tensors.setdefault(tag, {})[step] = stored
 
     def _drop_from(self, begins: int) -> None:
-        """A session that begins at a step does again what an earlier one did from there on."""
+        """Drop the checks of earlier sessions from the step at which a later session begins: it repeats them."""
         by_step: list[dict[int, Any]] = [*self._tensors.values(), self._manifests]
         for kept in by_step:
             for step in [step for step in kept if step >= begins]:
                 del kept[step]
 
-    # What there is.
+    # Contents.
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The newest manifest: what was measured where, units, ranges, meanings, versions."""
+        """The newest manifest: quantities of each callback by layer, units, ranges, meanings, versions."""
         return self._manifests[max(self._manifests)]
 
     @property
@@ -132,7 +132,7 @@ class Run:
 
     @property
     def triggers(self) -> list[str]:
-        """What triggered each check: ``"start"``, ``"step"``, ``"validation"`` or ``"train"``."""
+        """Trigger of each check: ``"start"``, ``"step"``, ``"validation"`` or ``"train"``."""
         return [form.TRIGGERS[place] for place in self._of_checks(2)]
 
     def _of_checks(self, place: int) -> npt.NDArray[np.int64]:
@@ -142,7 +142,7 @@ class Run:
     # Numbers.
 
     def values(self, family: str, quantity: str) -> Numbers:
-        """A quantity of all layers at all checks, ``(checks, layers)``; NaN where it was not measured."""
+        """A quantity of all layers at all checks, ``(checks, layers)``; NaN if not measured."""
         tag, layers = form.values_tag(family, quantity), self.layers
         table = np.full((len(self.steps), len(layers)), np.nan, dtype=np.float32)
         place = {name: column for column, name in enumerate(layers)}
@@ -152,7 +152,7 @@ class Run:
         return table
 
     def summary(self, family: str) -> dict[str, Numbers]:
-        """Numbers over depth by name, each ``(checks,)``; NaN where they were not measured."""
+        """Numbers over depth by name, each ``(checks,)``; NaN if not measured."""
         tag = form.summary_tag(family)
         found: dict[str, Numbers] = {}
         for row, step, stored in self._rows(tag):
@@ -162,7 +162,7 @@ class Run:
         return found
 
     def filters(self, family: str, layer: str) -> Numbers:
-        """One value per filter at all checks, ``(checks, C)``; NaN where not measured, ``(0, 0)`` where never."""
+        """One value per filter at all checks, ``(checks, C)``; NaN if not measured, ``(0, 0)`` if never measured."""
         tag, scales = form.filters_tag(family, layer), form.scales_tag(family)
         rows: dict[int, Numbers] = {}
         for row, step, stored in self._rows(tag):
@@ -177,7 +177,7 @@ class Run:
         return table
 
     def correlation(self, family: str, layer: str, check: int = -1) -> Correlation | None:
-        """A layer's filter correlation at a check (its place, the last by default); None where it was not measured."""
+        """A layer's filter correlation at a check (its place, the last by default); None if it was not measured."""
         step = self.steps[check]
         tag, order_tag = form.matrix_tag(family, layer), form.order_tag(family, layer)
         if step not in self._tensors.get(tag, {}):
@@ -190,16 +190,16 @@ class Run:
         rho = self._tensors[partner_tag][step].read(partner_tag).astype(np.float32)
         return Correlation(matrix, order, starts, partner, rho)
 
-    # What is kept beside numbers.
+    # Data beside numbers.
 
     @property
     def incidents(self) -> list[dict[str, Any]]:
-        """What alerts found so far, as last written; the oldest first."""
+        """The incidents so far, as last written; oldest first."""
         found = self._tensors.get(form.INCIDENTS, {})
         return [] if not found else list(json.loads(as_text(found[max(found)].read(form.INCIDENTS))))
 
     def array(self, family: str, name: str, check: int = -1) -> Any:
-        """A further array of a callback as it was at a check (or a list of texts or bytes); None where none."""
+        """A further array of a callback as it was at a check (or a list of texts or bytes); None if there is none."""
         return self._latest(form.array_tag(family, name), check)
 
     def arrays(self, family: str) -> list[str]:
@@ -301,7 +301,7 @@ def read_run(path: str | Path) -> Run:
     """The record of a run.
 
     Args:
-        path: The run's folder, a folder with this run alone somewhere below it, or one of its event files.
+        path: The run's folder, a folder with only this run below it, or one of its event files.
 
     Raises:
         FileNotFoundError: if there is no such folder.

@@ -1,4 +1,4 @@
-"""Networks, segmentations and perturbations of the companion methods. Knows torch only."""
+"""Networks, segmentations and perturbations of the companion methods. Imports only torch."""
 
 from convscope.explainers.interpretable import InterpretableConv
 from convscope.explainers.two_track import ExplainerNetwork

@@ -20,15 +20,15 @@ Penalty = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class DistilSettings:
-    """How an explainer is trained.
+    """Settings of an explainer's training.
 
     Attributes:
-        steps: Optimizer steps, at most.
-        batch_size: Samples of a step.
-        learning_rate: Of Adam; it falls to 0 along half a cosine.
+        steps: Largest number of optimizer steps.
+        batch_size: Samples per step.
+        learning_rate: Learning rate of Adam; it falls to 0 along half a cosine.
         interpretable: Weight η of ``-log p``.
         filter_weight: Weight of the mean filter loss of the interpretable track.
-        seed: Of the order of the samples.
+        seed: Seed of the order of the samples.
     """
 
     steps: int = 300
@@ -54,12 +54,12 @@ def distil(
     Global random streams are not used, and the model is not run.
 
     Args:
-        network: Trained in place; left in evaluation mode.
+        network: The explainer, trained in place and left in evaluation mode.
         features: ``(N, C, H, W)`` of the layer.
         target: ``(N, *target)`` next features of the same samples.
         settings: See :class:`DistilSettings`.
         penalty: The filter loss.
-        go_on: Asked before each step, by its number from 0; False ends the training.
+        go_on: Called before each step with its number, from 0; False ends the training.
 
     Returns:
         Number of steps made.
@@ -99,7 +99,7 @@ def reconstruction_error(found: Tensor, target: Tensor) -> float:
 
     Args:
         found: ``(N, *target)``.
-        target: Likewise; NaN where they do not vary over samples.
+        target: The same shape; the result is NaN if it does not vary over samples.
     """
     spread = float((target - target.mean(0)).double().square().sum())
     return float((found - target).double().square().sum()) / spread if spread > 0 else float("nan")

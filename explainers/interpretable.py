@@ -1,4 +1,4 @@
-"""A convolution whose filters are trained to mean one part each: template masks, and the maps for the filter loss.
+"""A convolution whose filters are trained to stand for one part each: template masks, and maps for the filter loss.
 
 Source: paper (Zhang, Wu and Zhu 2018, arXiv 1710.00935).
 """
@@ -20,7 +20,7 @@ def template_masks(maps: Tensor) -> Tensor:
 
     The paper's template without its factor τ, which would make a map 400 times smaller at n = 14, and without its
     negative part, which the paper cuts off after masking. In a map that is not square, rows count in shares of its
-    height and columns of its width. Of several equal peaks the first in reading order; no gradient goes through μ̂.
+    height and columns in shares of its width. Of several equal peaks the first is used; no gradient goes through μ̂.
     """
     height, width = maps.shape[2:]
     with torch.no_grad():
@@ -32,15 +32,15 @@ def template_masks(maps: Tensor) -> Tensor:
 
 
 class InterpretableConv(nn.Module):
-    """A convolution, a ReLU and a template mask: each filter says of an image where its one part is, or that it is not.
+    """A convolution, a ReLU and a template mask: each filter gives the place of its one part, or none if it is absent.
 
-    ``forward`` masks what lies away from each map's peak, in training and in evaluation. The masks alone make no filter
-    part-like: the filter loss does, which :class:`~convscope.FilterLoss` adds to the training loss. By hand::
+    ``forward`` masks values away from each map's peak, in training and in evaluation. The masks alone do not make a
+    filter part-like: the filter loss does, which :class:`~convscope.FilterLoss` adds to the training loss. By hand::
 
         loss = loss + weight * filter_loss(part_maps(layer.maps)).mean()
 
     Args:
-        conv: What computes the maps ``(N, C, H, W)``: a convolution, or one with its normalisation.
+        conv: Module that computes the maps ``(N, C, H, W)``: a convolution, or one with its normalisation.
 
     Attributes:
         maps: Maps of the last forward pass in training, after the ReLU and before the mask, with their gradient;

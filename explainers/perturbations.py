@@ -1,7 +1,7 @@
 """Perturbed copies of an image, for input resampling.
 
 A perturbation is a function ``(image, number, copies, generator) -> image`` that makes copy ``number`` of ``copies``;
-:data:`PERTURBATIONS` names the ones here. Copy 0 is the image itself, which no perturbation is asked for. All
+:data:`PERTURBATIONS` names the ones here. Copy 0 is the image itself; perturbations are not called for it. All
 randomness comes from the generator, which is seeded by run, image and copy: an image has the same copies at every
 check, in any chunks and on every process.
 """
@@ -96,7 +96,7 @@ PERTURBATIONS: dict[str, Callable[..., Perturbation]] = {
     "blur": Blur,
     "quantisation": Quantisation,
 }
-"""By name; each takes its strength as its only argument."""
+"""Perturbations by name; each takes its strength as its only argument."""
 
 
 def perturb(
@@ -107,27 +107,27 @@ def perturb(
     Args:
         image: ``(C, H, W)``, floating point.
         perturbation: One of :data:`PERTURBATIONS`, or a function of your own.
-        numbers: Of the copies that are wanted, from 0 to ``copies - 1``.
-        copies: How many there are in all, at least 2.
-        seed: Of the run.
+        numbers: Numbers of the wanted copies, from 0 to ``copies - 1``.
+        copies: Number of copies in all, at least 2.
+        seed: Seed of the run.
         sample: The image's number in the held-out set.
 
     Returns:
         ``(n, C, H, W)``.
 
     Raises:
-        ValueError: if ``image`` is no floating-point image, is one value everywhere, or the function returns
-            something else than an image of the same shape, or NaN.
+        ValueError: if ``image`` is not a floating-point image, has one value everywhere, or the function returns
+            anything but an image of the same shape, or NaN.
     """
     check_image(image, sample)
     return torch.stack([_copy(image, perturbation, number, copies, seed, sample) for number in numbers])
 
 
 def check_image(image: Tensor, sample: int) -> None:
-    """``image`` can be perturbed.
+    """Check that ``image`` can be perturbed.
 
     Raises:
-        ValueError: if it is no floating-point image, or is one value everywhere.
+        ValueError: if it is not a floating-point image, or has one value everywhere.
     """
     if image.ndim != 3 or not image.is_floating_point():
         raise ValueError(
@@ -141,7 +141,7 @@ def check_image(image: Tensor, sample: int) -> None:
 
 
 def is_constant(image: Tensor) -> bool:
-    """Whether every channel of an image ``(C, H, W)`` is one value everywhere."""
+    """Return whether every channel of an image ``(C, H, W)`` has one value everywhere."""
     return bool((image.amax((1, 2)) == image.amin((1, 2))).all())
 
 
@@ -166,7 +166,7 @@ def _normal(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _mixed(seed: int, number: int) -> int:
-    """A seed of its own for each number: neighbours must not share their streams."""
+    """A seed for each number: neighbours must not share their random streams."""
     return (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 1) % 2**63
 
 
@@ -181,7 +181,7 @@ def _blurred(image: Tensor, sigma: float) -> Tensor:
 
 
 def _blocks(image: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Blocks ``(…, 8, 8)`` of an image, its edge repeated to whole blocks, and the way back."""
+    """Blocks ``(…, 8, 8)`` of an image, its edge repeated to whole blocks, and the inverse."""
     channels, height, width = image.shape
     padded = F.pad(image[None], (0, -width % 8, 0, -height % 8), mode="replicate")[0]
     down, across = padded.shape[1] // 8, padded.shape[2] // 8
@@ -194,7 +194,7 @@ def _blocks(image: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 
 
 def _cosines() -> Tensor:
-    """The orthonormal cosine basis of 8 values, a row per frequency."""
+    """The orthonormal cosine basis of 8 values, one row per frequency."""
     k, n = torch.arange(8.0)[:, None], torch.arange(8.0)[None]
     basis = torch.cos(math.pi * (2 * n + 1) * k / 16) * 0.5
     basis[0] /= math.sqrt(2)

@@ -22,8 +22,8 @@ class Segments:
 
     Attributes:
         coarse: ``(H, W)`` number of each pixel's coarse super-pixel, from 0.
-        fine: ``(H, W)`` number of its fine one, from 0.
-        membership: ``(q, p)`` float64, 1 where a fine super-pixel lies inside a coarse one: one in each row.
+        fine: ``(H, W)`` number of each pixel's fine super-pixel, from 0.
+        membership: ``(q, p)`` float64, 1 if a fine super-pixel lies inside a coarse one: one in each row.
     """
 
     coarse: Tensor
@@ -40,11 +40,11 @@ def segment(image: Tensor, method: str = "grid", coarse: int = 16, fine: int = 6
     """Super-pixels at two scales.
 
     Args:
-        image: ``(C, H, W)`` in any range; the grid looks at its size only.
+        image: ``(C, H, W)`` in any range; the grid uses only its size.
         method: ``"grid"``; or ``"slic"`` or ``"quickshift"``, which need scikit-image (``pip install
             scikit-image``).
-        coarse: About so many coarse super-pixels; for the grid their exact number is a product of whole numbers.
-        fine: About so many fine ones, at least as many.
+        coarse: Approximate number of coarse super-pixels; for the grid the exact one is a product of whole numbers.
+        fine: Approximate number of fine ones, at least as large.
 
     Raises:
         ValueError: if the image is not ``(C, H, W)``, the method is unknown, or the numbers do not fit the image.
@@ -74,7 +74,7 @@ def segment(image: Tensor, method: str = "grid", coarse: int = 16, fine: int = 6
 def segment_means(values: Tensor, segments: Tensor, count: int) -> Tensor:
     """Mean of a map over each super-pixel: ``(N, count)`` from ``(N, H, W)`` and numbers ``(H, W)``.
 
-    A map of another size than the image is brought to it first, each pixel taking the value of the cell it lies in.
+    A map of another size than the image is resized first: each pixel takes the value of the cell in which it lies.
     """
     if values.shape[1:] != segments.shape:
         values = torch.nn.functional.interpolate(values[:, None], segments.shape, mode="nearest-exact")[:, 0]
@@ -85,7 +85,7 @@ def segment_means(values: Tensor, segments: Tensor, count: int) -> Tensor:
 
 
 def _grid(height: int, width: int, cells: int) -> Tensor:
-    """Cells of about equal sides, as many as come nearest to ``cells``."""
+    """Cells of about equal sides, their number as near to ``cells`` as possible."""
     rows = max(1, min(height, round((cells * height / width) ** 0.5)))
     columns = max(1, min(width, round(cells / rows)))
     row = torch.arange(height) * rows // height
@@ -113,7 +113,7 @@ def _by_colour(image: Tensor, method: str, coarse: int, fine: int) -> tuple[Tens
         numbers = [skimage.slic(pixels, n_segments=n, start_label=0, channel_axis=-1) for n in (coarse, fine)]
     else:
         colours = pixels if pixels.shape[2] == 3 else np.repeat(pixels[..., :1], 3, axis=2)
-        # Quickshift takes a distance, not a number: that at which so many segments of equal size would lie.
+        # Quickshift takes a distance, not a number: the distance between so many segments of equal size.
         reach = [float((pixels.shape[0] * pixels.shape[1] / n) ** 0.5) for n in (coarse, fine)]
         numbers = [
             skimage.quickshift(colours, kernel_size=max(1.0, r / 4), max_dist=r, rng=0) for r in reach

@@ -1,6 +1,6 @@
 """Copies of an image with some of its super-pixels switched off.
 
-Source: paper (Cui, Wang and Wang, IEEE TMM 2019): each super-pixel is on or off with equal chance, and zero where
+Source: paper (Cui, Wang and Wang, IEEE TMM 2019): each super-pixel is on or off with equal chance, and zero if
 off. The other fills are ours.
 """
 
@@ -21,7 +21,7 @@ def draw_switches(copies: int, segments: int, seed: int) -> Tensor:
 
 
 def fill_image(image: Tensor, fill: str) -> Tensor:
-    """Pixels ``(C, H, W)`` in the place of super-pixels that are off.
+    """Pixels ``(C, H, W)`` that replace super-pixels that are off.
 
     Args:
         image: ``(C, H, W)``.

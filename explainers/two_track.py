@@ -1,4 +1,4 @@
-"""The explainer network: a model's features told in parts by one track, and the rest by another.
+"""The explainer network: one track expresses a model's features in parts, another one the rest.
 
 Source: reconstruction (Zhang et al., Explanatory Networks, arXiv 1805.07468, whose body is not public): the two tracks,
 the mixing weight, the template masks and the decoder are named there; sizes and normalisation here are ours.
@@ -18,7 +18,7 @@ from convscope._arguments import whole_number
 from convscope.explainers.interpretable import InterpretableConv
 
 VERSION = 1
-"""Of what :meth:`ExplainerNetwork.save` writes."""
+"""Version of the data that :meth:`ExplainerNetwork.save` writes."""
 
 
 class ExplainerNetwork(nn.Module):
@@ -32,10 +32,10 @@ class ExplainerNetwork(nn.Module):
     and a linear layer on the means over positions) gives the next features.
 
     Args:
-        channels: C of the layer that is explained.
+        channels: Number of channels C of the explained layer.
         size: Its height and width.
         target: Shape of the next features: ``(C', H', W')``, or ``(K,)`` for a vector.
-        filters: Filters of each track; by default C, at most 128.
+        filters: Number of filters per track; by default C, at most 128.
 
     Attributes:
         p: Share of the interpretable track, a scalar in (0, 1).
@@ -109,7 +109,7 @@ class ExplainerNetwork(nn.Module):
         return maps * self.target_scale[:, None, None] + self.target_mean[:, None, None]
 
     def saved(self, **about: Any) -> dict[str, Any]:
-        """Tensors and plain values from which :meth:`restored` makes the network; ``about`` is kept beside."""
+        """Tensors and plain values from which :meth:`restored` makes the network; ``about`` is kept with them."""
         state = {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
         return {"version": VERSION, "config": self.config, "state": state, "about": about}
 
@@ -130,7 +130,7 @@ class ExplainerNetwork(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> ExplainerNetwork:
-        """The network from a file that the callback wrote; nothing but tensors and plain values is read.
+        """The network from a file that the callback wrote; only tensors and plain values are read.
 
         Raises:
             ValueError: if it was saved by a later version.
@@ -140,7 +140,7 @@ class ExplainerNetwork(nn.Module):
 
 
 class _MeanNorm(nn.Module):
-    """Divides each channel by its mean activation: of the batch in training, else of the batches of training."""
+    """Divides each channel by its mean activation: over the batch in training, else over the batches of training."""
 
     running: Tensor
 
@@ -159,7 +159,7 @@ class _MeanNorm(nn.Module):
 
 
 def _not_zero(values: Tensor) -> Tensor:
-    """A channel that is always silent is divided by its own 0 otherwise."""
+    """The values, with 1 for those near 0: a channel that is always silent would be divided by 0 otherwise."""
     return torch.where(values > 1e-6, values, 1.0)
 
 
@@ -168,7 +168,7 @@ def _conv(channels: int, filters: int) -> nn.Conv2d:
 
 
 def _strided(width: int, size: Sequence[int], wanted: Sequence[int]) -> nn.Conv2d:
-    """A convolution to the wanted size where that divides its own, so that places within a cell are not averaged."""
+    """A convolution to the wanted size if that divides its own, so that places within a cell are not averaged."""
     rows, columns = (side // goal if side % goal == 0 else 1 for side, goal in zip(size, wanted, strict=True))
     kernel = max(3, 2 * rows - 1), max(3, 2 * columns - 1)
     return nn.Conv2d(width, width, kernel, (rows, columns), padding=((kernel[0] - 1) // 2, (kernel[1] - 1) // 2))

@@ -164,7 +164,7 @@ def column_height(names: Sequence[str], width: int) -> int:
 
 
 def _are_words(names: Sequence[str], width: int) -> bool:
-    """Whether names are written upwards: not numbers, nor so short that they fit side by side."""
+    """Return whether names are written upwards: not numbers, and not so short that they fit side by side."""
     return tick_stride(len(names), width, max(map(len, names))) > 1 and not all(name.isdigit() for name in names)
 
 

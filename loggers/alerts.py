@@ -133,7 +133,7 @@ def _item(record: AlertRow) -> Iterator[str]:
 
 
 def _time(record: AlertRow) -> str:
-    """When it was, for incidents from when to when."""
+    """Moment of an alert, or beginning and end of an incident."""
     opened, closed = record.get("opened") or record, record.get("closed")
     if closed:
         return f"{_label(opened)} to {_label(closed)}, {escape_markdown(str(record.get('ending', '')))}"

@@ -1,4 +1,4 @@
-"""The one interface of loggers: where histograms, pictures and texts go, besides scalars, which Lightning sends."""
+"""The interface of loggers for histograms, pictures and texts; scalars are sent by Lightning."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Backend(ABC):
     """Writes the histograms, pictures and texts of one logger.
 
     A backend of your own implements :meth:`of`, :meth:`histogram`, :meth:`image` and :meth:`text`, and is made known
-    with :func:`register_backend`. What a method raises is logged once and costs this logger alone; training goes on.
+    with :func:`register_backend`. An error in a method is logged once and costs only this logger; training goes on.
     """
 
     @classmethod
     @abstractmethod
     def of(cls, logger: Any) -> Backend | None:
-        """The backend of this logger, None where it is of another kind."""
+        """The backend of this logger, None if it is of another kind."""
 
     @abstractmethod
     def histogram(self, tag: str, values: npt.ArrayLike, step: int) -> None:
@@ -40,21 +40,21 @@ class Backend(ABC):
         """Write Markdown."""
 
     def layout(self, charts: Layout) -> None:
-        """Arrange scalars in charts, where the logger has such a thing."""
+        """Arrange scalars in charts, if the logger has charts."""
         return
 
     def scalar_tag(self, tag: str) -> str:
-        """The name under which the logger takes a scalar of ours; another than ``tag`` where it has rules for names."""
+        """The name under which the logger accepts a scalar of ours; not ``tag`` if it has rules for names."""
         return tag
 
     @property
     def free_space(self) -> float:
-        """Bytes that are free where the logger writes; infinite where that is not known."""
+        """Free bytes in the place where the logger writes; infinite if that is not known."""
         return math.inf
 
 
 def is_a(logger: Any, name: str) -> bool:
-    """Whether a logger is of the class with this name, or of one derived from it.
+    """Return whether a logger is of the class with this name, or of one derived from it.
 
     By name, since Lightning's classes exist twice, in ``lightning.pytorch`` and in ``pytorch_lightning``.
 
@@ -75,7 +75,7 @@ def finite(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def check_picture(tag: str, array: Pixels) -> None:
-    """Refuse what is no picture.
+    """Refuse an array that is not a picture.
 
     Raises:
         ValueError: if ``array`` is not ``(H, W, 3)`` of uint8, or is empty.
@@ -88,7 +88,7 @@ def check_picture(tag: str, array: Pixels) -> None:
 
 
 def claim(kinds: dict[str, str], tag: str, kind: str) -> None:
-    """Note what kind of thing a tag is; TensorBoard would show the first kind only.
+    """Note the kind of a tag; TensorBoard would show only its first kind.
 
     Raises:
         ValueError: if the tag is of another kind already.

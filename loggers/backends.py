@@ -1,4 +1,4 @@
-"""Which backend a logger has: those that come with convscope, and those that were registered."""
+"""Backends of loggers: those that come with convscope, and those that were registered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def register_backend(kind: Class) -> Class:
         kind: A class derived from :class:`~convscope.loggers.Backend`.
 
     Raises:
-        ValueError: if it is no such class.
+        ValueError: if it is not such a class.
 
     >>> register_backend(int)
     Traceback (most recent call last):
@@ -37,7 +37,7 @@ def register_backend(kind: Class) -> Class:
 
 
 def backend_of(logger: Any) -> Backend | None:
-    """The backend of a logger; None where nothing but its scalars can be written.
+    """The backend of a logger; None if only scalars can be written to it.
 
     >>> backend_of(object()) is None
     True

@@ -1,4 +1,4 @@
-"""Pictures, histograms and texts as plain files beside the run, for loggers that know numbers only."""
+"""Pictures, histograms and texts as plain files beside the run, for loggers that accept only numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FilesBackend(Backend):
     """Writes ``<folder>/<tag>/step=<step>.png``, ``….md``, and a line per step in ``<tag>/histograms.jsonl``.
 
     Args:
-        folder: Made at the first file.
+        folder: Folder of the files, made for the first one.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,7 +61,7 @@ class FilesBackend(Backend):
 
 
 def tag_path(tag: str) -> Path:
-    """A tag as a relative path that every file system takes, another one for each tag.
+    """A tag as a relative path that every file system accepts, a different one for each tag.
 
     >>> tag_path("probe/map/conv1@2").as_posix(), tag_path("a/../b:c").as_posix()
     ('probe/map/conv1@2', 'a/%2E%2E/b%3Ac')

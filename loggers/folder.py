@@ -8,14 +8,14 @@ from typing import Any
 
 
 def logger_folder(logger: Any, root: str) -> Path:
-    """Where a run with this logger keeps its files: the logger's own folder, else the one that Lightning makes for it.
+    """Folder of a run with this logger: the logger's own folder, else the one that Lightning makes for it.
 
     TensorBoard's and CSV's loggers have a folder for each run, ``log_dir``. For others (W&B, MLflow, Comet) it is
     ``<save_dir>/<name>/<version>``, where Lightning saves their checkpoints too.
 
     Args:
         logger: The logger, or None.
-        root: ``default_root_dir``, where there is no logger or it keeps nothing on this machine.
+        root: ``default_root_dir``, used if there is no logger or if it keeps nothing on this machine.
 
     >>> import types
     >>> logger_folder(types.SimpleNamespace(save_dir="runs", name="digits", version="a1b2"), ".").as_posix()
@@ -36,7 +36,7 @@ def logger_folder(logger: Any, root: str) -> Path:
 
 
 def is_remote(folder: Any) -> bool:
-    """Whether a folder is not on this machine (``s3://…``).
+    """Return whether a folder is not on this machine (``s3://…``).
 
     >>> is_remote("s3://bucket/runs"), is_remote("C:/runs"), is_remote("runs")
     (True, False, False)

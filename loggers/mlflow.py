@@ -45,7 +45,7 @@ class MlflowBackend(Backend):
         self._client.log_text(self._logger.run_id, markdown, f"texts/{mlflow_name(tag)}/step={step}.md")
 
     def scalar_tag(self, tag: str) -> str:
-        """The name of a metric; what is too long for MLflow is listed in the artifact ``convscope/long_names.json``."""
+        """The name of a metric; names too long for MLflow are listed in the artifact ``convscope/long_names.json``."""
         name = mlflow_name(tag)
         if len(name) == LONGEST and self._long.get(name) != tag:
             self._long[name] = tag

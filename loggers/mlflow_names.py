@@ -1,4 +1,4 @@
-"""Names that MLflow allows, and back."""
+"""Conversion of tags to names that MLflow allows, and back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LONGEST = 250  # MLflow refuses longer names, and with them the whole batch of m
 
 
 def mlflow_name(tag: str) -> str:
-    """A tag as Lightning and MLflow let it through: characters outside ``A-Za-z0-9_/. -`` become ``-u<code>-``.
+    """A tag as Lightning and MLflow accept it: characters outside ``A-Za-z0-9_/. -`` become ``-u<code>-``.
 
     Nothing is lost: :func:`tag_of_mlflow_name` gives the tag back. A name of more than 250 characters is cut and ends
     in a digest of the whole.
@@ -18,7 +18,7 @@ def mlflow_name(tag: str) -> str:
     ('probe/accuracy/conv1-u40-2', 'probe/accuracy/layer1.0.conv1')
     """
     escaped = re.sub(r"[^a-zA-Z0-9_/. -]|-(?=u)", _escape, tag)
-    # Names are paths to MLflow: an empty part, "." and ".." would lead elsewhere.
+    # MLflow treats names as paths: an empty part, "." and ".." would lead elsewhere.
     escaped = re.sub(r"(?<![^/])\.|^/|/(?=/|$)", _escape, escaped)
     if len(escaped) <= LONGEST:
         return escaped

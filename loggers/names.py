@@ -91,7 +91,7 @@ def short_labels(names: Sequence[str], limit: int) -> list[str]:
 
 
 def _without_shared_words(names: Sequence[str]) -> Iterator[list[str]]:
-    """The names as they are, then without one, two, … of the words that all of several words begin with, then end with.
+    """The names unchanged, then without one, two, … of the words that all names of several words begin, then end with.
 
     A name of one word, such as ``output``, stays.
     """
@@ -112,5 +112,5 @@ def _without_shared_words(names: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _shared(words: Sequence[Sequence[str]], most: int) -> int:
-    """How many words all begin with."""
+    """Number of words that all begin with."""
     return next((n for n in range(most) if len({each[n] for each in words}) > 1), most)

@@ -28,7 +28,7 @@ class Marker(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """One learning map: ``values`` ``(L, T)``, and the column of the overview of each of its T checks."""
+    """One learning map: ``values`` ``(L, T)``, and the overview's column for each of its T checks."""
 
     title: str
     values: Floats
@@ -46,7 +46,7 @@ def overview_picture(
         panels: at least one map.
         x: labels of the columns.
         x_label: what they count.
-        markers: alerts; of one column the most severe is drawn.
+        markers: alerts; in each column the most severe is drawn.
 
     Returns:
         ``(H, 350, 3)`` uint8.

@@ -1,4 +1,4 @@
-"""A correlation matrix in few values: cells in cluster order, and each filter's closest partner."""
+"""Compact form of a correlation matrix: cells in cluster order, and each filter's closest partner."""
 
 from __future__ import annotations
 

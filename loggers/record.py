@@ -25,8 +25,8 @@ class TensorWriter:
     """Writes tensors of a plugin; TensorBoard finds their kind in the first event of each tag.
 
     Args:
-        plugin: Its name.
-        target: The ``SummaryWriter`` of the run, or the folder in which an event file is begun.
+        plugin: Name of the plugin.
+        target: The ``SummaryWriter`` of the run, or the folder in which an event file is started.
     """
 
     def __init__(self, plugin: str, target: SummaryWriter | Path) -> None:
@@ -35,7 +35,7 @@ class TensorWriter:
         self._file = None if isinstance(target, SummaryWriter) else _begin(target, plugin)
 
     def write(self, tag: str, value: Storable, step: int) -> int:
-        """Write one tensor; returns the bytes that it takes.
+        """Write one tensor; return the number of bytes that it takes.
 
         Raises:
             ValueError: if the file was closed.
@@ -49,7 +49,7 @@ class TensorWriter:
         return int(summary.ByteSize()) + _EVENT
 
     def flush(self) -> None:
-        """See to it that a reader finds what was written."""
+        """Flush, so that a reader finds everything written."""
         if self._file is not None:
             self._file.flush()
         elif self._writer is not None:

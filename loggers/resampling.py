@@ -1,4 +1,4 @@
-"""Pictures of input resampling: overlap over training, filters by both scores, copies and what filters see of them."""
+"""Pictures of input resampling: overlap over training, filters by both scores, copies and filters' maps on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from convscope.loggers.predictions import thumbnail
 
 HEIGHT, LEFT, TOP = 170, 52, 44
 BAND, GRID, GREY = (226, 226, 226), (240, 240, 240), (130, 130, 130)
-# Okabe and Ito's palette: told apart by eyes that do not see red and green.
+# Okabe and Ito's palette: distinct for eyes that do not distinguish red and green.
 MEASURED, PRECISE, INFLUENTIAL, BOTH = (0, 114, 178), (0, 158, 115), (213, 94, 0), (0, 0, 0)
 SIDE, GAP, LABEL = 58, 4, 96
 
@@ -28,7 +28,7 @@ def overlap_over_training(
         epochs: T places, rising.
         overlap: T values in [0, 0.5]; NaN leaves a gap.
         chance: T expected values of random choices.
-        limit: T values that one random choice in 20 exceeds; what lies below is shaded.
+        limit: T values that one random choice in 20 exceeds; the area below is shaded.
         title: the line above.
 
     Returns:
@@ -140,7 +140,7 @@ class MapRow:
 
 
 def copies_grid(copies: Sequence[Picture], names: Sequence[str], rows: Sequence[MapRow], title: str) -> Picture:
-    """Draw some copies of an image in a row, and below them what filters see on each.
+    """Draw some copies of an image in a row, and below them the filters' maps on each.
 
     A filter's maps share one colour scale, from the least (dark) to the greatest (bright) of its values.
 
@@ -188,7 +188,7 @@ def _fitted(values: Floats) -> tuple[int, int]:
 
 
 def _places(epochs: Sequence[float], width: int) -> list[int]:
-    """Columns of the checks, with a little room on both sides."""
+    """Columns of the checks, with a little space on both sides."""
     span = max(epochs[-1] - epochs[0], 1e-9)
     return [8 + round((epoch - epochs[0]) / span * (width - 17)) for epoch in epochs]
 
@@ -198,7 +198,7 @@ def _rows(values: Sequence[float]) -> Floats:
 
 
 def _shade(plot: Picture, places: list[int], rows: Floats) -> None:
-    """What lies below a curve."""
+    """Polygon of the area below a curve."""
     for column in range(places[0], places[-1] + 1):
         row = np.interp(column, places, rows)
         if np.isfinite(row):

@@ -1,4 +1,4 @@
-"""The range of a learning map's colours: from chance, or the least value, to the best, outliers left out."""
+"""The range of a learning map's colours: from chance, or the least value, to the best, without outliers."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-LEAST_SPAN = 0.05  # of what the quantity can span: below that, differences are noise and should look like none
+LEAST_SPAN = 0.05  # share of the quantity's possible range: smaller differences are noise and should not be visible
 _FENCE = 3.0  # interquartile ranges beyond the quartiles: Tukey's "far out"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Values of the darkest and the brightest colour, and what they are called.
+    """Values of the darkest and the brightest colour, and their names.
 
     Attributes:
-        low: Values at or below it are the darkest.
-        high: Values at or above it are the brightest.
+        low: Value at and below which colours are darkest.
+        high: Value at and above which colours are brightest.
         low_name: ``"chance"``, or empty.
         high_name: ``"best"``, or empty.
     """
@@ -35,17 +35,17 @@ def scale_of(
     start: float | None = None,
     start_name: str = "",
 ) -> Scale:
-    """The range of colours that tells ``values`` apart.
+    """The range of colours that distinguishes ``values``.
 
     It runs from ``start``, else the least value, to the greatest. Values more than three interquartile ranges beyond
-    the quartiles do not stretch it. It spans at least 5 % of what the quantity can, so that noise stays one colour.
+    the quartiles do not stretch it. It spans at least 5 % of the possible range, so that noise stays one colour.
 
     Args:
         values: any shape; NaN and infinite values do not count.
         least: the least value that the quantity can have; None where there is no bound.
-        most: the greatest.
-        start: where the range begins, such as the accuracy of a guess.
-        start_name: what that is called; the upper end is then called "best".
+        most: the greatest, likewise.
+        start: value at which the range begins, such as the accuracy of a guess.
+        start_name: name of that value; the upper end is then called "best".
 
     >>> scale_of([0.25, 0.31, 0.46], 0, 1, start=0.25, start_name="chance")
     Scale(low=0.25, high=0.46, low_name='chance', high_name='best')
@@ -67,7 +67,7 @@ def scale_of(
 def _without_outliers(found: npt.NDArray[np.float64]) -> tuple[float, float]:
     quarter, three = np.percentile(found, [25, 75])
     fence = _FENCE * (three - quarter)
-    # Where most values are equal (no dead filters) the others are no outliers but what the map is there to show.
+    # If most values are equal (no dead filters), the others are not outliers: the map must show them.
     kept = found[(found >= quarter - fence) & (found <= three + fence)] if fence > 0 else found
     return float(kept.min()), float(kept.max())
 

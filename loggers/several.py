@@ -1,4 +1,4 @@
-"""All loggers of a run as one backend: what is drawn once goes to each, and one that fails costs the others nothing."""
+"""All loggers of a run as one backend: each picture, drawn once, goes to all; one that fails does not affect others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AllLoggers(Backend):
 
     Args:
         backends: By the name under which a failure is reported.
-        report: Called with a name and the exception where a backend fails.
+        report: Called with a name and the exception if a backend fails.
     """
 
     def __init__(self, backends: Mapping[str, Backend], report: Callable[[str, Exception], None]) -> None:
@@ -31,7 +31,7 @@ class AllLoggers(Backend):
         return None
 
     def begin(self) -> None:
-        """A check begins: loggers that failed in the one before are tried again."""
+        """Begin a check: loggers that failed in the previous one are tried again."""
         self._failures = dict.fromkeys(self._backends, 0)
 
     def drop(self, name: str) -> None:
@@ -76,7 +76,7 @@ class AllLoggers(Backend):
 
     @property
     def usable(self) -> bool:
-        """Whether any backend is left in this check."""
+        """Return whether any backend is left in this check."""
         return any(failures < TRIES for failures in self._failures.values())
 
     def _each(self, write: Callable[[Backend], None]) -> None:

@@ -21,7 +21,7 @@ def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str, enco
     Args:
         rows: layer -> {column: value}, layers in depth order, input first.
         title: the line above the table.
-        encoding: of the terminal; columns line up in the plain characters that stand for what it lacks. None where
+        encoding: of the terminal; columns line up in the plain characters that replace those it lacks. None if
             all can be shown.
 
     Returns:
@@ -47,7 +47,7 @@ def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str, enco
 
 
 def _blocks(widths: list[int], space: int) -> list[tuple[int, int]]:
-    """Columns that fit beside one another, as ranges; at least one each."""
+    """Ranges of columns that fit beside one another; at least one column each."""
     blocks, start, taken = [], 0, 0
     for place, width in enumerate(widths):
         if place > start and taken + width + len(GAP) > space:

@@ -66,7 +66,7 @@ def depth_charts(title: str, tags: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _layers_of(tags: Sequence[str]) -> list[str]:
-    """What follows the family and the quantity."""
+    """The part of a tag after the family and the quantity."""
     return [tag.split("/", 2)[-1] for tag in tags]
 
 

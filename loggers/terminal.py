@@ -13,7 +13,7 @@ def printable(text: str, encoding: str | None) -> str:
 
     Args:
         text: Any text; layer names come from users.
-        encoding: Of the stream that it is for; None for a stream that takes all text, such as ``StringIO``.
+        encoding: Encoding of the stream; None for a stream that accepts all text, such as ``StringIO``.
 
     >>> printable("mean |ρ| – 3×3", "cp1252"), printable("mean |ρ| – 3×3", "ascii")
     ('mean |rho| – 3×3', 'mean |rho| - 3x3')

@@ -15,7 +15,7 @@ BINS = 64
 class WandbBackend(Backend):
     """Writes to the run of Lightning's ``WandbLogger``, online, offline or disabled.
 
-    What a check writes is kept back (``commit=False``) until its scalars follow, so that both are one row of the run's
+    Media of a check are held back (``commit=False``) until its scalars follow, so that both are one row of the run's
     history, on the axis ``trainer/global_step`` that the logger itself uses.
 
     Args:

@@ -26,7 +26,7 @@ def summary_writer(logger: Any) -> SummaryWriter | None:
     """
     try:
         experiment = getattr(logger, "experiment", None)
-    except Exception as error:  # another tool's connection, which may fail in its own way
+    except Exception as error:  # a connection of another tool, which may fail in its own way
         log.debug("convscope: %s has no experiment to show (%s)", type(logger).__name__, error)
         return None
     return experiment if all(hasattr(type(experiment), name) for name in _OFFERS) else None

@@ -77,12 +77,12 @@ class ObservationMetric(Metric):
     plot_fields: ClassVar[tuple[str, ...]] = ()
     """Fields of a result that :meth:`plot` draws; by default its single numbers, else its first field."""
     plot_axes: ClassVar[tuple[str, str]] = ("filter", "filter")
-    """What rows and columns of a vector or matrix are."""
+    """Names of the rows and columns of a vector or matrix."""
 
     def plot(self, val: Any = None, ax: Any = None) -> tuple[Any, Any]:
         """Draw a result, as the ``plot`` of torchmetrics' own metrics does; needs matplotlib.
 
-        Single numbers are points, a vector ``(C,)`` is bars, a matrix a heat-map. Of several results, one a check,
+        Single numbers are points, a vector ``(C,)`` is bars, a matrix a heat-map. Of several results, one per check,
         numbers are lines over time and vectors a heat-map, filters against checks.
 
         Args:
@@ -145,7 +145,7 @@ class StreamingMean(ObservationMetric):
     """A mean over samples of one number per filter, kept as a sum and a count."""
 
     quantity: ClassVar[str]
-    """What errors call it."""
+    """Name in errors."""
     total: Tensor
     count: Tensor
 

@@ -12,7 +12,7 @@ MOST_NUMBERED = 24  # bars whose numbers do not touch
 
 
 def parts_to_draw(value: Any, fields: Sequence[str]) -> Tensor | dict[str, Tensor]:
-    """What of a result is drawn: of a named tuple the named fields, else its single numbers, else its first vector."""
+    """Part of a result that is drawn: a named tuple's named fields, else its single numbers, else its first vector."""
     if isinstance(value, Tensor):
         return value.squeeze() if value.numel() == 1 else value
     found: dict[str, Tensor] = {name: part for name, part in value._asdict().items() if isinstance(part, Tensor)}

@@ -22,7 +22,7 @@ from convscope.metrics.functional.health import (
 
 
 class FilterActivity(ObservationMetric):
-    """Which filters are dead, constant or saturated, and the size of the layer's signal, over all chunks and ranks.
+    """Dead, constant and saturated filters, and the size of the layer's signal, over all chunks and ranks.
 
     States are extremes and float64 sums a filter. See :func:`~convscope.metrics.functional.filter_activity` for what
     the words mean.

@@ -24,7 +24,7 @@ from convscope.metrics.functional.places import PeaksResult, displacement, locat
 
 
 class PurityResult(NamedTuple):
-    """Whose filter each is.
+    """Class of each filter.
 
     Attributes:
         owner: ``(C,)`` class whose images activate the filter most on average.
@@ -255,7 +255,7 @@ class PeakInstability(_IndexedMetric):
 
 
 class EquivarianceProxy(ObservationMetric):
-    """How far peaks are from where they should be once images were flipped and shifted: a proxy without landmarks.
+    """Distance of peaks from their expected places after images were flipped and shifted: a proxy without landmarks.
 
     A filter that follows its part moves with it. One that follows the image's border, or a texture that is everywhere,
     does not. It stands in for :class:`PeakInstability` and is not the same number.

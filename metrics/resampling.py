@@ -19,7 +19,7 @@ from convscope.metrics.functional.resampling import (
 
 
 class ImageResampling(ObservationMetric):
-    """How every filter moves over perturbed copies of one image: with the output, and at all.
+    """Movement of every filter over perturbed copies of one image: with the output, and at all.
 
     Args:
         num_channels: C.

@@ -55,7 +55,7 @@ class _TwoVectors(GatheringMetric):
 
 
 class GiniCoefficient(_OneVector):
-    """How unevenly importance is spread over filters: 0 evenly, 1 - 1/C all in one filter.
+    """Unevenness of importance over filters: 0 if even, 1 - 1/C if all is in one filter.
 
     See :func:`~convscope.metrics.functional.gini` for the formula.
 

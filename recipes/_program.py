@@ -32,7 +32,7 @@ def watched_trainer(
         epochs: To train.
         heldout: Shared by all callbacks.
         logdir: Folder of the runs.
-        *callbacks: Of the recipe's own; one of a kind that the suite has takes the place of the suite's.
+        *callbacks: The recipe's own callbacks; one of a class that the suite has replaces the suite's.
     """
     alert = convscope.DriftAlert()
     trainer = L.Trainer(

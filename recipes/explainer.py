@@ -1,4 +1,4 @@
-"""Distil an explainer while a CNN learns objects of three parts, and see how much of it can be told in parts.
+"""Distil an explainer while a CNN learns objects of three parts, and see how much of it can be expressed in parts.
 
 Run ``python -m convscope.recipes.explainer`` (``--help`` for options). The images are those of the recipe
 ``part_filters``; ``--labels random`` trains on labels without meaning, to compare with. Nothing is downloaded.

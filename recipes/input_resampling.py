@@ -65,7 +65,7 @@ def _unit(sizes: tuple[int, int]) -> nn.Sequential:
 
 
 class Curve(L.Callback):
-    """What the check after each epoch found, and the accuracy it goes with."""
+    """Findings of the check after each epoch, with the accuracy at that time."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []

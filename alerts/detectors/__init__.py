@@ -1,4 +1,4 @@
-"""Detectors for short series (10 to 200 values): plain Python, nothing but numbers in and out.
+"""Detectors for short series (10 to 200 values): plain Python, only numbers in and out.
 
 ``detector.update(value)`` gives a verdict, and ``state_dict`` holds plain values, so that a run resumes where it was.
 """
@@ -17,7 +17,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "page_hinkley": PageHinkley,
     "finite": Finite,
 }
-"""Detectors by the name that rules call them by."""
+"""Detectors by their name in rules."""
 
 __all__ = [
     "CUSUM",

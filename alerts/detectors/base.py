@@ -18,12 +18,12 @@ class Evidence:
     """Judgement of one value by a detector.
 
     Attributes:
-        ready: Whether it can judge yet; where not, ``exceeded`` is False and means nothing.
-        exceeded: Whether the value lies beyond the limit.
-        score: How far the value (or the chart's statistic) has moved, signed, in the detector's own unit.
+        ready: True if it can judge yet; if not, ``exceeded`` is False and means nothing.
+        exceeded: True if the value lies beyond the limit.
+        score: Signed distance that the value (or the chart's statistic) has moved, in the detector's own unit.
         expected: The value that the detector would have expected.
-        p_value: Probability of so large a score where nothing has changed; None for detectors that have none.
-        excess: How bad it is, to rank series by; the size of the score unless the detector says otherwise.
+        p_value: Probability of so large a score if nothing has changed; None for detectors that have none.
+        excess: Measure of how bad it is, to rank series; the size of the score unless the detector says otherwise.
     """
 
     ready: bool = False
@@ -51,8 +51,8 @@ class Verdict:
 class Gate:
     """Conversion of a sequence of yes and no into single alarms.
 
-    Active once ``persistence`` of the last ``out_of`` answers were yes; fires when it becomes active, and not again
-    before it has been inactive and ``cool_down`` further answers have passed.
+    It is active once ``persistence`` of the last ``out_of`` answers were yes. It fires when it becomes active, and not
+    again before it has been inactive and ``cool_down`` further answers have passed.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -100,16 +100,16 @@ class Gate:
 
 @dataclass(kw_only=True)
 class Detector(ABC):
-    """Judge of the values of one series as they come, 10 to 200 in all.
+    """Judge of the values of one series as they arrive, 10 to 200 in all.
 
     Values that are not finite are skipped: :class:`Finite` is the detector for those.
 
     Args:
         direction: Direction that is worth an alarm.
         warm_up: Number of values taken in before the first is judged.
-        persistence: Values of the last ``out_of`` that must exceed the limit.
-        out_of: See ``persistence``; as many by default.
-        cool_down: Values after an alarm during which there is no other.
+        persistence: Number of values among the last ``out_of`` that must exceed the limit.
+        out_of: See ``persistence``; equal to it by default.
+        cool_down: Number of values after an alarm during which there is no other.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -150,11 +150,11 @@ class Detector(ABC):
         return Verdict(evidence, active, fired)
 
     def restart(self) -> None:
-        """Forget accumulated evidence after an alarm, where there is any; the baseline stays."""
+        """Forget accumulated evidence after an alarm, if there is any; the baseline stays."""
         return
 
     def rebase(self) -> None:
-        """Take the present level for the usual one, as far as the detector keeps a past that it compares with."""
+        """Take the present level as normal, if the detector keeps a past that it compares with."""
         self.restart()
 
     @abstractmethod

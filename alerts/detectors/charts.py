@@ -20,7 +20,7 @@ class RobustZ(Detector):
 
     .. math:: z = \frac{x - \operatorname{med}}{\max(1.4826\,\mathrm{MAD},\ \texttt{least\_scale})}
 
-    The p-value takes :math:`z/\sqrt{1+\pi/(2n)}` (the median of ``n`` values errs too) as a t with
+    The p-value takes :math:`z/\sqrt{1+\pi/(2n)}` (the median of ``n`` values has an error too) as a t with
     :math:`\max(0.4\,(n - 1), 1)` degrees of freedom, fitted to the quantiles of normal values: approximate. Its size
     at 5 % was measured between 4 % and 6 % for n of 5 to 60; a test repeats that.
 
@@ -123,7 +123,7 @@ class EWMA(_Chart):
     Args:
         limit: :math:`L`, above 0.
         smoothing: :math:`\lambda` in (0, 1]; 1 is a Shewhart chart.
-        mean: In-control mean; estimated from the first ``warm_up`` values where None, as is ``std``.
+        mean: In-control mean; estimated from the first ``warm_up`` values if None, as is ``std``.
         std: In-control standard deviation. If it is estimated from few values, false alarms are more frequent than
             the textbook's run lengths.
         least_scale: Least standard deviation that an estimate may have.
@@ -166,7 +166,7 @@ class EWMA(_Chart):
 
     def _p_value(self, score: float) -> float:
         count = len(self._baseline)
-        if count:  # the estimated mean errs as well, by 1/count
+        if count:  # the estimated mean has an error too, by 1/count
             score /= math.sqrt(1 + (1 - (1 - self.smoothing) ** self._steps) ** 2 / (count * self._variance()))
         if self.direction != "both":
             return _tail(score if self.direction == "up" else -score, count)
@@ -187,8 +187,8 @@ class CUSUM(_Chart):
 
     Args:
         limit: :math:`h` in standard deviations, above 0.
-        slack: :math:`k` in standard deviations, at least 0: half the shift that is to be found.
-        mean: In-control mean; estimated from the first ``warm_up`` values where None, as is ``std``.
+        slack: :math:`k` in standard deviations, at least 0: half the shift to be found.
+        mean: In-control mean; estimated from the first ``warm_up`` values if None, as is ``std``.
         std: In-control standard deviation, see :class:`EWMA`.
         least_scale: Least standard deviation that an estimate may have.
 
@@ -234,8 +234,8 @@ class PageHinkley(Detector):
     .. math::
         U_t = \alpha U_{t-1} + x_t - \bar{x}_t - \delta,\quad U_t - \min_{s \le t} U_s > \texttt{limit}
 
-    and likewise downwards. In the unit of the series; the score is the signed distance. After an alarm it begins
-    again, with a new mean.
+    and likewise downwards. All is in the unit of the series; the score is the signed distance. After an alarm it
+    starts over, with a new mean.
 
     Args:
         limit: Limit in the unit of the series, above 0.

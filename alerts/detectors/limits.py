@@ -1,4 +1,4 @@
-"""Detectors that compare a value with a fixed limit, or with the best or the usual of the series so far."""
+"""Detectors that compare a value with a fixed limit, or with the best or the median of the series so far."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from convscope._arguments import number, one_of, whole_number
 from convscope.alerts.detectors.base import Detector, Direction, Evidence
 
-REBASED = 2  # values that are left of the past where the present level is declared the usual one
+REBASED = 2  # past values that are kept when the present level is declared normal
 
 
 @dataclass(kw_only=True)
@@ -50,8 +50,8 @@ class RelativeDrop(Detector):
     r"""A fall (or, with ``direction="up"``, a rise) by a share of an earlier level of the series.
 
     With :math:`r` the reference (``"best"``: the most favourable of the last ``window`` values, ``"median"``: their
-    median), the score is :math:`(x - r)/|r|`; it exceeds where it is beyond ``limit`` and :math:`|x - r|` is beyond
-    ``least`` as well. ``limit=0`` with ``least`` gives an absolute drop, ``window=1`` a change since the last value.
+    median), the score is :math:`(x - r)/|r|`; it exceeds if it is beyond ``limit`` and :math:`|x - r|` is also beyond
+    ``least``. ``limit=0`` with ``least`` gives an absolute drop, ``window=1`` a change since the last value.
 
     Args:
         limit: Share of ``|r|``, at least 0.
@@ -101,7 +101,7 @@ class RelativeDrop(Detector):
         else:
             score = change / abs(reference)
         exceeded = self._beyond(score, self.limit) and self._beyond(change, self.least)
-        # Without a limit on the share it is the amount that counts: a rise from nothing is an infinite share.
+        # Without a limit on the share the amount counts: a rise from nothing is an infinite share.
         return Evidence(True, exceeded, score, reference, excess=abs(score if self.limit else change))
 
     def _reference(self) -> float:

@@ -107,7 +107,7 @@ def _parts(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def network_name(module: pl.LightningModule, named: Iterable[str | None]) -> str:
-    """What a user calls the network: its class, or that of its only part with parameters where the user wrote that."""
+    """Name of the network for the user: its class, or that of its only part with parameters if the user wrote that."""
     chosen = {_unwrapped(module if name is None else _submodule(module, name)) for name in named}
     found = next(iter(chosen)) if len(chosen) == 1 else module
     parts = [_unwrapped(part) for part in _parts(found).values()] if found is module else []
@@ -121,7 +121,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def gives_alerts(trainer: pl.Trainer) -> bool:
-    """Whether a callback of the trainer judges what is logged."""
+    """Return whether a callback of the trainer judges logged values."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     return any(getattr(callback, "gives_alerts", False) for callback in callbacks)
 
@@ -475,7 +475,7 @@ def tensorboard_writers(trainer: pl.Trainer) -> list[SummaryWriter]:
 
 
 def backends(trainer: pl.Trainer) -> dict[str, Backend]:
-    """Where the run's loggers take histograms, pictures and texts, by the logger's name, on the main process."""
+    """Backends of the run's loggers for histograms, pictures and texts, by the logger's name, on the main process."""
     if not trainer.is_global_zero or fast_dev_run(trainer):
         return {}
     found = [(logger, backend) for logger in trainer.loggers if (backend := backend_of(logger)) is not None]
@@ -494,19 +494,19 @@ def write_text(trainer: pl.Trainer, tag: str, markdown: str, step: int) -> None:
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
-    """Where the run keeps its files: the first logger's folder, else ``default_root_dir``. On every process at once."""
+    """Folder of the run's files: the first logger's, else ``default_root_dir``. Call it on every process at once."""
     logger = trainer.loggers[0] if trainer.loggers else None
     # Only the main process's logger knows the number of its run.
     return Path(trainer.strategy.broadcast(str(logger_folder(logger, trainer.default_root_dir))))
 
 
 def writes_tensors(writer: Any) -> bool:
-    """Whether a TensorBoard writer takes events as they are: torch's own does, look-alikes need not."""
+    """Return whether a TensorBoard writer accepts plain events: torch's own does, similar classes may not."""
     return isinstance(writer, SummaryWriter) and hasattr(writer, "_get_file_writer")
 
 
 def record_folder(trainer: pl.Trainer, run: str) -> Path:
-    """Where the record lies that no TensorBoard logger takes; called on the main process alone.
+    """Folder of the record if no TensorBoard logger takes it; called on the main process alone.
 
     Raises:
         ValueError: if the run keeps nothing on this machine.

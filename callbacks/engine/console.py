@@ -1,4 +1,4 @@
-"""Text above Lightning's progress bar, not on its line: what is logged, warned or printed while a bar is live."""
+"""Text above Lightning's progress bar, not on its line: log lines, warnings and prints while a bar is live."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _LOGGERS = (
 
 
 def live_bar(trainer: pl.Trainer) -> ProgressBar | None:
-    """The trainer's progress bar; None where there is none, the user has switched it off, or on another process."""
+    """The trainer's progress bar; None if there is none, if the user has switched it off, and on other processes."""
     bar: Any = trainer.progress_bar_callback
     return bar if isinstance(bar, both(ProgressBar)) and getattr(bar, "is_enabled", False) else None
 
 
 @contextmanager
 def above_the_bar(trainer: pl.Trainer) -> Iterator[None]:
-    """Within the block log lines and warnings, whoever writes them, are lines of their own above the progress bar."""
+    """A block within which log lines and warnings, from any source, are lines of their own above the progress bar."""
     bar = live_bar(trainer)
     if bar is None:
         yield
@@ -66,7 +66,7 @@ def _aside(bar: ProgressBar | None, handler: logging.Handler | None = None) -> A
 
 @contextmanager
 def _through_rich(handler: logging.StreamHandler[Any]) -> Iterator[None]:
-    """Rich puts a stream of its own in the place of ``sys.stderr`` while it is live; a handler keeps the one before."""
+    """Rich replaces ``sys.stderr`` with a stream of its own while it is live; a handler keeps the earlier one."""
     before = handler.stream
     if getattr(before, "isatty", bool)() and type(before) is not type(sys.stderr):
         handler.setStream(sys.stderr)
@@ -90,7 +90,7 @@ def _console_handlers() -> list[logging.Handler]:
 
 @contextmanager
 def _wrapped(owner: Any, name: str, aside: Aside) -> Iterator[None]:
-    """``owner.name`` called in a context. An attribute that was on the class is taken off again."""
+    """Wrap ``owner.name`` in a context. An attribute that was on the class is removed again."""
     own, original = name in vars(owner), getattr(owner, name)
 
     def call(*args: Any, **kwargs: Any) -> Any:

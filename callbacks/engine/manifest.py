@@ -1,4 +1,4 @@
-"""The manifest of a record: layers in depth order, who measured what where, and what the numbers mean."""
+"""The manifest of a record: layers in depth order, the quantities of each callback by layer, and their meaning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = npt.NDArray[np.float32]
 
 
 class Manifest:
-    """Grows with what a run measures; numbers are written in the order that it states."""
+    """Layers and quantities of a run, which grow as it measures; numbers are written in the manifest's order."""
 
     def __init__(self) -> None:
         self.versions: dict[str, str] = {}
@@ -33,7 +33,7 @@ class Manifest:
         return len(self._layers)
 
     def learn(self, plans: list[Plan], found: list[tuple[Observer, Findings]], own: dict[str, float]) -> None:
-        """Take in the plans' layers, and quantities that came up."""
+        """Take in the plans' layers, and new quantities."""
         self._heldout = [_heldout(plan) for plan in plans]
         layers = {layer.name: layer for plan in plans for layers in plan.layers.values() for layer in layers}
         self._layers |= {name: _layer(layer) for name, layer in layers.items() if name not in self._layers}
@@ -51,7 +51,7 @@ class Manifest:
                 family["quantities"][quantity] = self._describe(observer, family["kind"], quantity)
 
     def _describe(self, observer: Observer, kind: str, quantity: str) -> dict[str, Any]:
-        """What convscope knows of a quantity; of one that a user's callback measures, what its charts and maps say."""
+        """Description of a quantity by convscope; for a quantity of a user's callback, by its charts and maps."""
         known = describe(kind, quantity)
         spec = observer.maps.get(quantity)
         title = observer.charts.get(quantity, quantity.replace("_", " "))
@@ -75,11 +75,11 @@ class Manifest:
         return json.dumps(found, default=str)
 
     def row(self, by_layer: dict[str, float]) -> Row:
-        """Numbers by layer in the manifest's order, NaN where there is none."""
+        """Numbers by layer in the manifest's order, NaN for layers without one."""
         return np.array([by_layer.get(name, np.nan) for name in self._layers], dtype=np.float32)
 
     def rows(self, findings: Findings) -> dict[str, Row]:
-        """A row for each quantity of the layers."""
+        """One row for each quantity of the layers."""
         return {quantity: self.row(by_layer) for quantity, by_layer in findings.values.items()}
 
     def summary_row(self, family: str, summary: dict[str, float]) -> Row:

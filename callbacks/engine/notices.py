@@ -1,4 +1,4 @@
-"""Sentences for the user: each once a fit, and the one that says what is being watched."""
+"""Sentences for the user: each once per fit, and the one that says what is being watched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convscope.capture.network.trace import Layer
 
 
 class Notices:
-    """Says each sentence once, on the main process, whoever has it to say."""
+    """Says each sentence once, on the main process, whichever observer it comes from."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -22,7 +22,7 @@ class Notices:
             rank_zero_info(f"convscope: {sentence}")
 
     def warn(self, sentence: str) -> None:
-        """Tell what may be wrong; raises where the user has made warnings errors."""
+        """Warn of what may be wrong; raises if the user has made warnings errors."""
         if self._is_new(sentence):
             rank_zero_warn(f"convscope: {sentence}")
 
@@ -33,7 +33,7 @@ class Notices:
 
 
 def shared_answers(plans: Sequence[Plan]) -> list[str]:
-    """What was answered to several observers, once for all that got the same answer."""
+    """Sentences of answers to observers, one for all that got the same answer."""
     answers: dict[str, list[str]] = {}
     for plan in plans:
         for observer, given in plan.answers.items():
@@ -44,7 +44,7 @@ def shared_answers(plans: Sequence[Plan]) -> list[str]:
 
 
 def _names(names: list[str], everyone: int) -> str:
-    """The subject of a sentence, in the singular: answers are of one observer."""
+    """The subject of a sentence, in the singular: an answer is written for one observer."""
     if len(names) == 1:
         return names[0]
     if len(names) == everyone:
@@ -53,7 +53,7 @@ def _names(names: list[str], everyone: int) -> str:
 
 
 def watching(plans: Sequence[Plan], network: str, seconds: float, alerts: bool) -> str:
-    """What is being watched, on which samples, what it costs, and whether anybody gives a warning."""
+    """The sentence about a run: layers that are watched, samples, cost of a check, and whether alerts are on."""
     layers = {layer.name: layer for plan in plans for chosen in plan.layers.values() for layer in chosen}
     inner = [layer for layer in layers.values() if not layer.is_output]
     total = len({name for plan in plans for name in plan.available})

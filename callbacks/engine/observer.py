@@ -30,7 +30,7 @@ class Observer(Protocol):
     """
 
     family: ClassVar[str]
-    # Settings, as the user gave them.
+    # Settings as the user gave them.
     name: str
     heldout: HeldOut | None
     layers: LayerSpec
@@ -40,7 +40,7 @@ class Observer(Protocol):
     on_error: Literal["warn", "raise"]
     pictures: bool
     schedule: Schedule
-    # What is kept from check to check.
+    # State that is kept from check to check.
     history: History
     logged: dict[str, float]
     run: str
@@ -64,7 +64,7 @@ class Observer(Protocol):
 
     def is_logged(self, quantity: str) -> bool: ...
 
-    # What it needs.
+    # Needs.
 
     @property
     def needs_gradient(self) -> bool: ...

@@ -1,4 +1,4 @@
-"""The run at a glance: a curve over all layers of each leading quantity, and one picture of all learning maps."""
+"""Overview of the run: one curve over all layers per leading quantity, and one picture of all learning maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OVERVIEW = "0_overview"
 
 
 def overview_scalars(found: Iterable[tuple[Observer, Findings]]) -> dict[str, float]:
-    """One number over all layers of each quantity that an observer names in ``overview``."""
+    """One number over all layers for each quantity that an observer names in ``overview``."""
     ways: dict[str, Callable[[Collection[float]], float]] = {"highest": max, "lowest": min, "mean": _mean}
     return {
         f"{OVERVIEW}/{observer.name}_{quantity}_{which}": float(ways[which](values.values()))
@@ -30,21 +30,21 @@ def _mean(values: Collection[float]) -> float:
 
 
 def map_title(observer: Observer, spec: MapSpec) -> str:
-    """What a learning map shows, and by which of several callbacks of its kind: "… (taylor)"."""
+    """Title of a learning map: its quantity and, among several callbacks of a kind, which one: "… (taylor)"."""
     return spec.title if observer.variant == observer.family else f"{spec.title} ({observer.variant})"
 
 
 class Overview:
     """All learning maps of a run, on one time axis.
 
-    Observers may have been checked at different times: a column is a moment at which any of them was.
+    Observers may have had checks at different times: a column is a moment at which any of them had one.
     """
 
     def __init__(self, observers: list[Observer]) -> None:
         self.observers = [observer for observer in observers if observer.pictures and observer.history.steps]
 
     def picture(self, order: list[str], alerts: list[tuple[int, str]]) -> Picture | None:
-        """The picture, or None where there is no map.
+        """The picture, or None if there is no map.
 
         Args:
             order: All layers in depth order.

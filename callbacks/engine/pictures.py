@@ -31,7 +31,7 @@ SPARE = 64 << 20
 
 
 class DrawnPictures(Backend):
-    """Takes the pictures that callbacks draw of their own; others can be drawn again from the record's numbers."""
+    """Collects the pictures that callbacks draw themselves; others can be drawn again from the record's numbers."""
 
     def __init__(self) -> None:
         self._taken: dict[str, Pixels] = {}
@@ -57,11 +57,11 @@ class DrawnPictures(Backend):
 
 
 class Pictures:
-    """Pictures of what observers found. One layout event per run holds the charts of all observers.
+    """Pictures of the observers' findings. One layout event per run holds the charts of all observers.
 
     Args:
         failures: Record of pictures that cannot be drawn: one costs the pictures of its observer alone.
-        record: Takes the pictures that observers draw of their own, whatever the loggers.
+        record: Collects the pictures that observers draw themselves, whatever the loggers.
     """
 
     def __init__(self, failures: Failures, record: DrawnPictures) -> None:
@@ -152,7 +152,7 @@ class Pictures:
         """Draw all learning maps in one picture, once the alerts of their last check are known."""
         if not trainer.is_global_zero or fast_dev_run(trainer):
             return
-        with self._failures.guard("drawing the overview"), suppress(ImportError):  # said where maps were to be drawn
+        with self._failures.guard("drawing the overview"), suppress(ImportError):  # reported when maps were to be drawn
             require_matplotlib()
             picture = Overview(observers).picture(order, alerts) if self._known and self._loggers.usable else None
             if picture is not None:

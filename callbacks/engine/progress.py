@@ -1,4 +1,4 @@
-"""Progress of a wait, in Lightning's own progress bar: Rich or tqdm, and none where the user has switched it off."""
+"""Progress of a wait, in Lightning's own progress bar: Rich or tqdm, and none if the user has switched it off."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from convscope.callbacks.engine.console import live_bar
 from convscope.callbacks.engine.hierarchies import both
 
 PATIENCE = 1.0
-"""Seconds of a wait after which it is shown: what is over sooner needs no bar, and no wait of two is without one."""
+"""Seconds after which a wait is shown: a shorter one needs no bar, and every wait of two seconds has one."""
 
 _SECONDS_BETWEEN = 0.1
 log = logging.getLogger("convscope")
 
 
 class _Line(Protocol):
-    """A line of a progress bar that is ours while a wait lasts."""
+    """Our line of a progress bar, while a wait lasts."""
 
     def show(self, what: str, done: float, total: float) -> None: ...
 
@@ -32,9 +32,9 @@ class _Line(Protocol):
 
 
 class Progress:
-    """How far a wait has come. Told of each small step; draws at most ten times a second, and nothing for short waits.
+    """Progress of a wait. It is told of each small step, draws at most ten times a second, and skips short waits.
 
-    Reporting never fails: what goes wrong in drawing ends the drawing, for the rest of the run.
+    Reporting never fails: an error in drawing ends the drawing for the rest of the run.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Progress:
 
     @contextmanager
     def waiting(self, trainer: pl.Trainer) -> Iterator[None]:
-        """The user waits within this block; what is told outside of one is not shown."""
+        """A block during which the user waits; steps that are told outside such a block are not shown."""
         self._trainer, self._began, self._drawn = trainer, time.perf_counter(), 0.0
         try:
             yield
@@ -58,16 +58,16 @@ class Progress:
                 self._guarded(line.close)
 
     def phase(self, what: str, total: float | None) -> None:
-        """A part of the wait begins, of ``total`` steps (None where nobody knows)."""
+        """Begin a part of the wait, of ``total`` steps (None if unknown)."""
         self._what, self._done, self._total = what, 0.0, total
         self._draw()
 
     def advance(self, steps: float = 1.0) -> None:
-        """So much more is done; may be part of a step."""
+        """Add ``steps`` that are done; may be part of a step."""
         self.reach(self._done + steps)
 
     def reach(self, done: float) -> None:
-        """So much is done of this part."""
+        """Set the number of steps that are done of this part."""
         self._done = done
         self._draw()
 
@@ -108,7 +108,7 @@ class Progress:
 
 
 class _TqdmLine:
-    """One more tqdm bar below those that are there; gone without a trace when it is closed."""
+    """One more tqdm bar below the present ones; it vanishes when it is closed."""
 
     def __init__(self) -> None:
         self._bar: Tqdm | None = None
@@ -132,10 +132,10 @@ class _TqdmLine:
 
 
 class _RichTask:
-    """A task of Lightning's own Rich bar, where that is on the screen.
+    """A task of Lightning's own Rich bar, if that is on the screen.
 
-    It is made once, and hidden afterwards: Lightning finds its tasks by their place in the list, so that none may ever
-    be taken out of it.
+    It is made once, and hidden afterwards: Lightning finds its tasks by their place in the list, so none may ever
+    be removed from it.
     """
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class _RichTask:
         self._task: Any = None
 
     def joins(self, bar: Any) -> bool:
-        """Whether the bar is on the screen; then this task is one of it."""
+        """Return whether the bar is on the screen; then this task is part of it."""
         if bar.progress is None or not bar.progress.live.is_started:
             return False
         if self._progress is not bar.progress:
@@ -159,10 +159,10 @@ class _RichTask:
 
 
 class _RichLine:
-    """A Rich bar of our own, in the user's columns and colours, where Lightning's is not on the screen yet."""
+    """A Rich bar of our own, in the user's columns and colours, if Lightning's is not on the screen yet."""
 
     def __init__(self, bar: Any, trainer: pl.Trainer) -> None:
-        from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress  # there where Rich is installed
+        from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress  # exists if Rich is installed
 
         self._progress = CustomProgress(*bar.configure_columns(trainer), transient=True)
         self._task = self._progress.add_task("", total=1)

@@ -1,4 +1,4 @@
-"""The record of a run: what each check found, as tensors in the run's event file."""
+"""The record of a run: the findings of each check, as tensors in the run's event file."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Pairs = list[tuple[Observer, Findings]]
 
 
 class RecordKeeper:
-    """Writes the record, on the main process alone. A failure costs the record of that check, and one line.
+    """Writes the record, on the main process alone. A failure costs that check's record, and one log line.
 
-    It reads what has been computed anyway, plain numbers and NumPy arrays, and asks nothing of the device.
+    It reads plain numbers and NumPy arrays that have been computed anyway, and asks nothing of the device.
     """
 
     def __init__(self, failures: Failures, observers: list[Observer]) -> None:
@@ -71,7 +71,7 @@ class RecordKeeper:
             self._flush()
 
     def tell_incidents(self, trainer: pl.Trainer, step: int) -> None:
-        """Write the incidents where they are others than last written: alerts are judged after a check's numbers."""
+        """Write the incidents if they have changed since last written: alerts are judged after a check's numbers."""
         if self._writers:
             with self._failures.guard("writing the record"):
                 if self._write_incidents(trainer, max(step, self._step)):
@@ -88,7 +88,7 @@ class RecordKeeper:
     def _begin(self, trainer: pl.Trainer, when: Moment) -> None:
         self._step = when.step
         if self._writers is None:
-            self._writers = []  # so that what fails below is not tried at each check
+            self._writers = []  # so that a failure below is not repeated at each check
             writers = [writer for writer in bridge.tensorboard_writers(trainer) if bridge.writes_tensors(writer)]
             targets: list[Any] = [*writers] or [bridge.record_folder(trainer, self._run())]
             self._folders = [Path(getattr(target, "log_dir", target)) for target in targets]
@@ -97,7 +97,7 @@ class RecordKeeper:
             self._put(form.SESSION, json.dumps({"begins": when.step, "version": form.VERSION}), when.step)
 
     def _run(self) -> str:
-        """A name for the run where no logger has one; a resumed run goes on under it."""
+        """A name for the run if no logger has one; a resumed run continues under it."""
         kept = next((observer.run for observer in self._observers if observer.run), "")
         name = kept or f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:6]}"
         for observer in self._observers:
@@ -105,7 +105,7 @@ class RecordKeeper:
         return name
 
     def _short_of_space(self) -> bool:
-        """Whether the disk has no more room than training itself will want."""
+        """Return whether the disk has no more space than training itself will need."""
         return any(shutil.disk_usage(folder).free < pictures.SPARE for folder in self._folders if folder.exists())
 
     def _write_numbers(self, findings: Findings, step: int) -> None:
@@ -151,7 +151,7 @@ class RecordKeeper:
         self._spent += taken
 
     def _keep(self, tag: str, value: Storable, step: int) -> bool:
-        """Write what holds until it is another one."""
+        """Write an array that holds until another one is written."""
         now = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
         if self._last.get(tag) == now:
             return False
@@ -165,7 +165,7 @@ class RecordKeeper:
 
 
 def incidents_of(trainer: pl.Trainer) -> list[dict[str, Any]]:
-    """Incidents, or else alerts, of all callbacks that have some, as plain values."""
+    """Incidents, or else alerts, of all callbacks that have any, as plain values."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     kept = [getattr(callback, "incidents", getattr(callback, "alerts", [])) for callback in callbacks]
     return [_plain(one) for found in kept if isinstance(found, list | tuple) for one in found]
@@ -178,7 +178,7 @@ def _plain(incident: Any) -> dict[str, Any]:
 
 
 def matrix_sides(sizes: list[int], room: int) -> list[int]:
-    """Sides at which symmetric matrices of these sizes fit into ``room`` bytes together, small ones whole first.
+    """Sides at which symmetric matrices of these sizes together fit into ``room`` bytes; small ones stay whole first.
 
     >>> matrix_sides([8, 64, 500], 10_000)
     [8, 64, 75]
@@ -191,7 +191,7 @@ def matrix_sides(sizes: list[int], room: int) -> list[int]:
     return sides
 
 
-_FEWEST = 36  # cells of a matrix that is kept however little room there is: eight by eight
+_FEWEST = 36  # cells of a matrix that is kept however little space there is: eight by eight
 _EVENT = 130  # bytes of an event besides its values and the names in its tag, generously
 
 

@@ -60,7 +60,7 @@ class Session:
         observers: The trainer's observers; the first acts for all.
         latest: The newest findings of each observer, by its name.
         checks: Number of checks made in this fit.
-        progress: Where whatever takes long tells how far it has come.
+        progress: Receives the progress of everything that takes long.
     """
 
     def __init__(self, observers: Sequence[Observer]) -> None:
@@ -95,10 +95,10 @@ class Session:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What the parts of the last check took: passes, solving, drawing and writing, logging."""
+        """Seconds that each part of the last check took: passes, solving, drawing and writing, logging."""
         return dict(self._stopwatch.parts)
 
-    # Before training: what the user gave wrongly is raised here, when nothing can be lost.
+    # Before training: a mistake of the user's is raised here, when nothing can be lost.
 
     def prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the held-out sets and plan the layers.
@@ -138,7 +138,7 @@ class Session:
 
     @contextmanager
     def _attended(self, trainer: pl.Trainer) -> Iterator[None]:
-        """The user waits for this block, and sees its progress and, above it, what it has to say."""
+        """A block that the user waits for: its progress is shown, and its messages above that."""
         with above_the_bar(trainer), self.progress.waiting(trainer):
             yield
 
@@ -213,7 +213,7 @@ class Session:
         group.plan = plan
 
     def _refuse_if_idle(self) -> None:
-        """Raise if every observer is inactive for lack of layers: then the user wants something else."""
+        """Raise if every observer is inactive for lack of layers: that cannot be what the user wants."""
         idle = [reason for plan in self._plans for reason in plan.idle]
         if any(plan.hidden for plan in self._plans):
             return  # there are layers that cannot be seen: no mistake of the user's
@@ -283,7 +283,7 @@ class Session:
             self._log(trainer, pl_module, found, when)
 
     def _say_watching(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Once a fit, after the first check of all held-out sets, so that what is said is true of the whole run."""
+        """Once per fit, after the first check of all held-out sets, so that the sentence is true of the whole run."""
         planned = all(group.plan is not None or group.resting for group in self._groups)
         if self._said_watching or not planned:
             return
@@ -301,7 +301,7 @@ class Session:
 
     @contextmanager
     def _as_in_a_check(self, trainer: pl.Trainer, trigger: str) -> Iterator[None]:
-        """Have the model see a validation, with the weights that are in training, whatever triggered the check."""
+        """Let the model see a validation, with the weights that are in training, whatever triggered the check."""
         with (
             bridge.quiet_logging(trainer),
             bridge.as_validation(trainer),
@@ -373,7 +373,7 @@ class Session:
         return tags
 
     def show_overview(self, trainer: pl.Trainer) -> None:
-        """Draw the overview where a check was made since the last one. Alerts are known by then."""
+        """Draw the overview if a check was made since the last one. Alerts are known by then."""
         step, self._undrawn = self._undrawn, None
         if step is not None and any(observer.pictures for observer in self.observers):
             with self._failures.guard("the overview"):
@@ -381,7 +381,7 @@ class Session:
                 self._pictures.draw_overview(trainer, self.observers, self.layer_names(), alerts, step)
 
     def _keep_available(self, trainer: pl.Trainer) -> None:
-        """Put back the values from before a resume, so that a monitor finds them at an epoch without a check too."""
+        """Restore the values from before a resume, so that a monitor finds them at an epoch without a check too."""
         known = {tag: value for observer in self.observers for tag, value in observer.logged.items()}
         self._tags |= known.keys()
         bridge.keep_available(trainer, known)
@@ -407,7 +407,7 @@ class Session:
         return next((key for key in self._monitored if key.startswith(own) and key not in observer.logged), None)
 
     def tell_incidents(self, trainer: pl.Trainer, step: int) -> None:
-        """Put into the record what alerts have said since the last check."""
+        """Write the alerts since the last check into the record."""
         self._recorder.tell_incidents(trainer, step)
 
     def close(self, trainer: pl.Trainer) -> None:
@@ -496,6 +496,6 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _differ(weights: torch.Tensor, measured: torch.Tensor) -> bool:
-    """Return whether the same parameter has other values; one of another kind is not the same."""
+    """Return whether the same parameter has other values; a parameter of another kind is not the same."""
     same_kind = [weights.shape, weights.dtype, weights.device] == [measured.shape, measured.dtype, measured.device]
     return same_kind and not torch.equal(weights, measured)

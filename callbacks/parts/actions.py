@@ -43,7 +43,7 @@ class Occasion:
 
     @property
     def messages(self) -> list[Incident]:
-        """What is to be told by the main process: nothing by the others."""
+        """The incidents that the main process reports: other processes report nothing."""
         return self.told if self.trainer.is_global_zero else []
 
 
@@ -155,7 +155,7 @@ def show_in_loggers(trainer: pl.Trainer, incidents: list[Incident], step: int, *
     """``alert/severity`` in every logger, and a list of all incidents where it takes texts, if they have changed.
 
     The curve is the highest severity of the open incidents: 0 for none, 1 for info, 2 for warning, 3 for critical. Both
-    are of all incidents, so they are written once a check, whatever the severities that have the action.
+    are of all incidents, so they are written once per check, whatever the severities that have the action.
     """
     if not trainer.is_global_zero:
         return
@@ -231,5 +231,5 @@ def _named(name: str, arguments: Any) -> Action:
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
-    """Where the run keeps its files: the first logger's folder, else ``default_root_dir``. On every process at once."""
+    """Folder of the run's files: the first logger's, else ``default_root_dir``. Call it on every process at once."""
     return bridge.run_folder(trainer)

@@ -21,13 +21,13 @@ _MAP_SIDE = 24
 
 
 class Choice(NamedTuple):
-    """The filters chosen in one layer on one image, masks ``(C,)``.
+    """The filters chosen in one layer on one image, as masks ``(C,)``.
 
     Attributes:
         influential: The top ones by influence.
         precise: The top ones by precision.
-        with_influence: Those whose influence could be measured.
-        with_precision: Those that have a precision.
+        with_influence: Filters whose influence could be measured.
+        with_precision: Filters that have a precision.
     """
 
     influential: torch.Tensor
@@ -59,14 +59,14 @@ class FilterView:
 
 
 class CopyScores:
-    """What one check's pass over copies gives: a chunk's activations wait for its outputs, then go into sums.
+    """Scores and maps from one check's pass over copies: a chunk's activations wait for its outputs, then are summed.
 
     Args:
         samples: The copies that the pass goes through.
         output: From the outputs ``(n, K)`` of copies, their probabilities ``(n, Q)``.
         target: From an image and the probabilities ``(Q,)`` of its first copy, which of them influence is on.
-        choose: Which filters are chosen on an image.
-        shown: The images of which maps are kept.
+        choose: From scores, the filters chosen on an image.
+        shown: Images whose maps are kept.
         views: Numbers of the copies on which they are shown.
     """
 
@@ -99,7 +99,7 @@ class CopyScores:
     def on_activation(self, record: Record) -> None:
         """Take in one layer's activations of a chunk; the output comes last."""
         if not record.layer.is_output:
-            # The rest of the forward may write into it before the outputs come.
+            # The rest of the forward pass may write into it before the outputs come.
             kept = record.activation.clone() if record.layer.overwritten else record.activation
             self._waiting.append((record.layer, kept))
             return
@@ -127,7 +127,7 @@ class CopyScores:
             self._class = self._target(self._by_number[number], first)
 
     def _guarded(self, name: str, call: Callable[[], None]) -> None:
-        """What fails costs the layer, and not the output at which it comes up; see :meth:`of`."""
+        """Keep a failure for its layer, not for the output at which it occurs; see :meth:`of`."""
         if name in self._failed:
             return
         try:
@@ -140,7 +140,7 @@ class CopyScores:
     def _add(self, layer: Layer, activation: torch.Tensor, output: torch.Tensor) -> None:
         metric = self._sums.get(layer.name)
         if metric is None or metric.positions != activation[0, 0].numel():
-            # Of this process alone: an image is not divided.
+            # On this process alone: an image is not divided.
             metric = ImageResampling(layer.channels, activation[0, 0].numel(), sync_on_compute=False)
             self._sums[layer.name] = metric.to(activation.device)
             self._scores.on(layer, activation.device)
@@ -151,7 +151,7 @@ class CopyScores:
             self._maps.setdefault(layer.name, []).append(_small(activation[rows]))
 
     def _close(self, name: str) -> None:
-        """All copies of an image have been seen."""
+        """Finish an image, whose copies have all been seen."""
         scores = self._sums[name].compute()
         self._sums[name].reset()
         number = torch.tensor([self._number])

@@ -126,7 +126,7 @@ class Criteria:
         names: The same.
 
     Raises:
-        ValueError: if a name is no criterion, or there is none.
+        ValueError: if a name is not a criterion, or there is none.
     """
 
     def __init__(self, names: Sequence[Criterion]) -> None:

@@ -32,7 +32,7 @@ class ExampleImages:
 
     @property
     def has_images(self) -> bool:
-        """Whether the inputs are images ``(N, C, H, W)``."""
+        """Return whether the inputs are images ``(N, C, H, W)``."""
         return first_image(self._heldout.one(int(self._heldout.index[0]))) is not None
 
     def picture(self, number: int) -> Picture | None:
@@ -52,7 +52,7 @@ class ExampleImages:
         return np.asarray(scaled.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy(), dtype=np.uint8)
 
     def thumbnail(self, number: int) -> bytes | None:
-        """The picture as PNG of at most 64 pixels a side; None if it is no image."""
+        """The picture as PNG of at most 64 pixels a side; None if it is not an image."""
         from PIL import Image
 
         picture, kept = self.picture(number), io.BytesIO()

@@ -1,4 +1,4 @@
-"""One layer's explainer at one check: what it is trained on, and what is measured of it."""
+"""One layer's explainer at one check: its training and its measurements."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from convscope.metrics.functional.parts import part_side
 
 _TRAINED_SIDE = 7
 _TOGETHER = 10  # steps after which processes agree to go on
-_MARGIN = 1.5  # times the slowest step: what is left for the steps until the clock is read again
+_MARGIN = 1.5  # times the slowest step: time left for the steps until the clock is read again
 
 
 class Clock:
@@ -38,7 +38,7 @@ class Clock:
 
     Args:
         seconds: The budget.
-        heldout: Whose processes stay in step.
+        heldout: The held-out set, whose processes stay in step.
     """
 
     def __init__(self, seconds: float, heldout: HeldOut) -> None:
@@ -48,7 +48,7 @@ class Clock:
         self._slowest = 0.0
 
     def __call__(self, step: int) -> bool:
-        """Whether there is time for the steps until the next look."""
+        """Return whether there is time for the steps until the clock is read again."""
         now = time.perf_counter()
         self._slowest, self._last = max(self._slowest, now - self._last), now
         if self._alone or step % _TOGETHER == 0:
@@ -59,11 +59,11 @@ class Clock:
 
 @dataclass
 class Split:
-    """Rows of the samples that features are kept of, in the order of their numbers.
+    """Rows of the samples whose features are kept, in the order of their numbers.
 
     Attributes:
         numbers: ``(N,)`` of all of them.
-        fitted: ``(N,)`` which the explainer is trained on; what is measured is of the others.
+        fitted: ``(N,)`` True for those that the explainer is trained on; measurements use the others.
         truth: ``(N,)`` class of each, negative where it has none.
     """
 
@@ -73,13 +73,13 @@ class Split:
 
     @property
     def judged(self) -> torch.Tensor:
-        """Rows that are measured."""
+        """Rows of the samples that measurements use."""
         return ~self.fitted
 
 
 @contextmanager
 def own_training(device: torch.device, seed: int) -> Iterator[None]:
-    """Gradients, in float32, and random streams of one's own, whatever is going on around."""
+    """A block with gradients, in float32, and with its own random streams, whatever is set around it."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -131,7 +131,7 @@ def judged_error(found: torch.Tensor, target: torch.Tensor, split: Split) -> flo
 
 
 def predictions(plan: Plan, sample: HeldOut, target: Layer, found: torch.Tensor, split: Split) -> torch.Tensor:
-    """Predicted classes ``(N,)`` with the reconstruction in the place of the target's activation; -1 for those fitted.
+    """Predicted classes ``(N,)`` with the reconstruction instead of the target's activation; -1 for fitted samples.
 
     Every process must call it: each runs its own samples.
     """
@@ -185,7 +185,7 @@ def instability(
 def instability_proxy(
     network: ExplainerNetwork, layer: Layer, plan: Plan, sample: HeldOut, size: tuple[int, int]
 ) -> dict[str, float]:
-    """The same without landmarks: whether peaks follow images that are moved, a pass for each move."""
+    """The same without landmarks: how well peaks follow images that are moved, with one pass per move."""
     before = maps_of(plan.subject, sample, [layer], plan.chunk_size).of(layer)
     found: dict[str, list[torch.Tensor]] = {"instability_proxy": [], "original_instability_proxy": []}
     for move in moves(*size):
@@ -199,7 +199,7 @@ def instability_proxy(
 
 
 def likest(explained: torch.Tensor, original: torch.Tensor) -> list[int]:
-    """For each filter of the explainer the layer's own whose peaks rise and fall with its own over images."""
+    """For each filter of the explainer, the layer's filter whose peak values over images are most correlated."""
     one, other = (_standardised(maps.flatten(2).amax(2).double()) for maps in (explained, original))
     return [int(best) for best in (one.T @ other).argmax(1)]
 

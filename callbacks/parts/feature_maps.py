@@ -1,4 +1,4 @@
-"""Whole activations of some layers on some held-out samples, alike on every process."""
+"""Whole activations of some layers on some held-out samples, equal on every process."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ Landmarks = Callable[[Any], Any] | str | int
 
 _GIVE = (
     "a callable(inputs) -> (K, 2), the name or the place of a field of the batches that holds (N, K, 2), rows and "
-    "columns in pixels, or None where there are none"
+    "columns in pixels, or None if there are none"
 )
 
 
@@ -57,7 +57,7 @@ def landmark_points(landmarks: Landmarks, heldout: HeldOut, trainer: pl.Trainer 
     """Read the landmarks of all held-out samples of this process; every process must call it.
 
     Raises:
-        ValueError: if they are no ``(K, 2)`` points, or the field cannot be read beside the images.
+        ValueError: if they are not ``(K, 2)`` points, or the field cannot be read beside the images.
     """
     numbers = [number for number in heldout.index.tolist() if number >= 0]
     fields = None if callable(landmarks) else _field_of_all(landmarks, heldout, trainer)
@@ -66,7 +66,7 @@ def landmark_points(landmarks: Landmarks, heldout: HeldOut, trainer: pl.Trainer 
         inputs = heldout.one(number)
         image = first_image(inputs)
         if image is None:
-            raise ValueError(f"landmarks={_said(landmarks)}: the held-out inputs are no images (N, C, H, W)")
+            raise ValueError(f"landmarks={_said(landmarks)}: the held-out inputs are not images (N, C, H, W)")
         given = landmarks(inputs) if callable(landmarks) else None if fields is None else fields.one(number)
         raw[number] = _as_shares(given, landmarks, image.shape[-2:])
     lengths = {len(points) for points in raw.values()}
@@ -95,7 +95,7 @@ def _said(landmarks: Landmarks) -> str:
 
 
 class FieldAdapter:
-    """An adapter that gives a field of a batch in the place of its inputs, and the targets as they were."""
+    """An adapter that gives a field of a batch instead of its inputs, and the targets unchanged."""
 
     def __init__(self, adapter: Any, field: str | int) -> None:
         self._adapter, self._field = adapter, field
@@ -121,7 +121,7 @@ def _field(batch: Any, field: str | int) -> Any:
 
 
 def _field_of_all(field: str | int, heldout: HeldOut, trainer: pl.Trainer | None) -> HeldOut:
-    """The same held-out samples once more, the field in the place of the inputs."""
+    """The same held-out samples again, with the field instead of the inputs."""
     twin = HeldOut(
         heldout.source,
         heldout.size,

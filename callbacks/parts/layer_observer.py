@@ -68,7 +68,7 @@ class LayerObserver(Callback, ABC):
     columns: ClassVar[dict[str, str]] = {}
     """Quantities that the printed table shows: ``{quantity: column title}``."""
     by_default = False
-    """Whether a suite brought it: then it leaves its place to one of its class and name that the user gives."""
+    """True if a suite added it: then one of its class and name that the user gives replaces it."""
     details: ClassVar[frozenset[str]] = frozenset()
     """Quantities that loggers get with ``curves="all"`` only: near copies of others, counts that are mostly zero."""
     overview: ClassVar[dict[str, Literal["highest", "lowest", "mean"]]] = {}
@@ -113,15 +113,15 @@ class LayerObserver(Callback, ABC):
 
     @property
     def variant(self) -> str:
-        """What tells this callback from others of its kind in titles: ``taylor``, ``knn``; else its name."""
+        """Word that distinguishes this callback from others of its kind in titles: ``taylor``, ``knn``, or its name."""
         return self.name
 
     def shown(self, distribution: Vector) -> Vector:
-        """What a layer's histogram shows of its ``distribution``, one value a filter."""
+        """Values of ``distribution`` that a layer's histogram shows, one per filter."""
         return distribution
 
     def is_logged(self, quantity: str) -> bool:
-        """Whether loggers get a quantity, or only ``callback_metrics``."""
+        """Return whether loggers get a quantity, or only ``callback_metrics``."""
         return self.curves == "all" or quantity not in self.details
 
     @property

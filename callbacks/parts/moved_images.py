@@ -1,4 +1,4 @@
-"""Peaks of filters on moved images: the equivariance proxy of all layers in one pass a move."""
+"""Peaks of filters on moved images: the equivariance proxy of all layers in one pass per move."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SHIFT = 1 / 8
 
 @dataclass(frozen=True)
 class Move:
-    """A flip from left to right, or a shift down and to the right; what comes in repeats the border."""
+    """A flip from left to right, or a shift down and to the right; new pixels repeat the border."""
 
     flipped: bool
     rows: int
     columns: int
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Moved images ``(N, C, H, W)``; any other tensor as it is."""
+        """Moved images ``(N, C, H, W)``; any other tensor is unchanged."""
         if image.dim() != 4:
             return image
         moved = image.flip(3) if self.flipped else image
@@ -42,20 +42,20 @@ class Move:
 
 
 def moves(height: int, width: int) -> list[Move]:
-    """The moves of images of a size."""
+    """The moves for images of a size."""
     return [Move(True, 0, 0), Move(False, max(1, round(height * SHIFT)), max(1, round(width * SHIFT)))]
 
 
 class MovedImages:
     """Runs the network on moved copies of some held-out images, and compares where filters peak.
 
-    What the network is like is left to the shared pass's own machinery: same state, same random streams.
+    The state of the network and its random streams are handled as in the shared pass.
 
     Args:
         plan: The run's plan.
         sample: The samples that are moved, a part of the plan's held-out set.
         size: Height and width of the images.
-        take: A layer's activation, to that of the filters that are compared.
+        take: From a layer's activation, that of the filters that are compared.
     """
 
     def __init__(self, plan: Plan, sample: HeldOut, size: tuple[int, int], take: Take) -> None:
@@ -66,11 +66,11 @@ class MovedImages:
 
     @property
     def passes(self) -> int:
-        """Forward passes of the sample a check."""
+        """Forward passes of the sample per check."""
         return len(self._moves)
 
     def begin(self, layers: list[Layer]) -> None:
-        """Start a check of these layers."""
+        """Start a check of some layers."""
         self._layers = layers
         self._before: dict[str, dict[int, PeaksResult]] = {layer.name: {} for layer in layers}
         self._proxies: list[PerLayer[EquivarianceProxy]] = []
@@ -78,7 +78,7 @@ class MovedImages:
         self._failed: dict[str, Exception] = {}
 
     def see(self, record: Record) -> None:
-        """Keep the peaks of the images as they are."""
+        """Keep the peaks on the unmoved images."""
         mine = torch.isin(record.index, self.numbers)
         if bool(mine.any()):
             found = peaks(self._take(record.layer, record.activation[mine.to(record.activation.device)]))
@@ -89,7 +89,7 @@ class MovedImages:
         """Run the moved images once for all layers; every process calls it for the same layers.
 
         Raises:
-            Exception: what went wrong, of all layers or of this one. It is kept, so that no process runs more passes.
+            Exception: the failure of all layers or of this one. It is kept, so that no process runs more passes.
         """
         if self._ran != self._plan.chunk_size:
             self._ran, self._failed, self._proxies = self._plan.chunk_size, {}, []
@@ -128,7 +128,7 @@ class MovedImages:
 
 
 def moved_subject(subject: Subject, move: Move) -> Subject:
-    """The network, which sees every image moved."""
+    """The network, with every image moved."""
 
     def forward(inputs: Any) -> Any:
         return subject.forward(tree_map(move, inputs))
@@ -137,7 +137,7 @@ def moved_subject(subject: Subject, move: Move) -> Subject:
 
 
 class _Comparer:
-    """Compares the peaks on moved images with those before."""
+    """Compares the peaks on moved images with those on the unmoved ones."""
 
     needs_gradient = False
     takes_nonfinite = False

@@ -27,17 +27,17 @@ def check_target(target: Target) -> Target:
 
 
 def why_no_probability(outputs: Outputs, target: Target) -> str | None:
-    """Why the output gives no probability of that class for each sample, a sentence; None where it does.
+    """A sentence that says why the output gives no probability of that class for each sample; None if it does.
 
     Raises:
         ValueError: if the target is none of the classes.
     """
     if outputs.shape is None:
-        return "the model's output is not one row a sample"
+        return "the model's output is not one row per sample"
     if outputs.task == "quantities":
         return "the model predicts quantities, and influence is on the probability of a class"
     if len(outputs.shape) > 1:
-        return "the model predicts a class for each position, and influence is on one probability a sample"
+        return "the model predicts a class for each position, and influence is on one probability per sample"
     if target == "label" and outputs.task == "labels":
         return "a sample has several labels; InputResampling(target=<number>) looks at one of them"
     classes = outputs.shape[0] if outputs.task == "labels" else max(outputs.shape[0], 2)
@@ -47,8 +47,8 @@ def why_no_probability(outputs: Outputs, target: Target) -> str | None:
 
 
 def class_probabilities(outputs: Outputs, values: torch.Tensor) -> torch.Tensor:
-    """Probabilities ``(n, K)`` of classes, or of each of several labels, from a model's outputs ``(n, K)``; of a single
-    one ``(n, 2)``. In float32 or better.
+    """Probabilities ``(n, K)`` of classes, or of each of several labels, from a model's outputs ``(n, K)``; for a
+    single label ``(n, 2)``. In float32 or better.
     """
     logits = outputs.logits(values)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -109,7 +109,7 @@ class PerturbedCopies(HeldOut):
 
     @property
     def has_negative(self) -> bool:
-        """Whether an image has values below zero, as normalised ones do."""
+        """Return whether an image has values below zero, as normalised ones do."""
         return any(bool((image.image < 0).any()) for image in self.images)
 
     def try_out(self) -> None:
@@ -156,7 +156,7 @@ def choose_images(heldout: HeldOut, outputs: Outputs, count: int) -> tuple[list[
     """At most ``count`` images of a prepared held-out set, drawn by its seed; every process must call it.
 
     Classes keep their shares; where there are more classes than images, each image is of another class. Samples whose
-    label is ignored, and images that are one value everywhere, are not drawn.
+    label is ignored, and images that have one value everywhere, are not drawn.
 
     Returns:
         The images in the order of their numbers, the same on every process, and how many were constant.

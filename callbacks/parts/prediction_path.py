@@ -76,7 +76,7 @@ class PredictionPath:
         return [int(self.numbers[ordered[place]]) for place in chosen]
 
     def strips(self, chosen: list[int], most: int = 10) -> dict[str, npt.NDArray[Any]]:
-        """What a few samples are taken for at every layer, as arrays of S samples, L layers and K classes at most.
+        """Predictions for a few samples at every layer, as arrays of at most S samples, L layers and K classes.
 
         ``samples`` ``(S,)``, ``truth`` ``(S,)`` labels, ``classes`` ``(S, K)`` labels, of each sample the true one and
         those that some layer finds likeliest; ``probability`` ``(S, L, K)`` float16.
@@ -119,7 +119,7 @@ class PathSnapshot(NamedTuple):
 def changed_table(
     path: PredictionPath, before: PathSnapshot, rows: int, class_label: Callable[[int], str] = str
 ) -> str:
-    """Markdown table of the samples whose prediction moved most since the check before."""
+    """Markdown table of the samples whose prediction moved most since the previous check."""
     now = path.snapshot()
     change = now.change(before)
     lines = [

@@ -1,4 +1,4 @@
-"""Which filters are redundant: pairs by layer, as text."""
+"""Redundant filters: pairs by layer, as text."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MOST_LISTED = 20
 
 
 class Pairs(NamedTuple):
-    """Redundant pairs of one layer.
+    """Redundant pairs of filters in one layer.
 
     Attributes:
-        filters: How many filters the layer has.
-        redundant: How many of their pairs are redundant.
-        listed: The most alike: both numbers and ``ρ``.
+        filters: Number of the layer's filters.
+        redundant: Number of their pairs that are redundant.
+        listed: The most similar pairs: both filter numbers and ``ρ``.
     """
 
     filters: int
@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
 
 
 def redundant_pairs(matrix: Vector, threshold: float) -> Pairs:
-    """Pairs of filters with ``|ρ|`` above a threshold, the most alike first, at most 20.
+    """Pairs of filters with ``|ρ|`` above a threshold, the most similar first, at most 20.
 
     Args:
         matrix: ``(C, C)`` Pearson correlations; NaN counts as none.
@@ -45,7 +45,7 @@ def redundant_pairs(matrix: Vector, threshold: float) -> Pairs:
 
 
 def redundancy_text(pairs: Mapping[str, Pairs], threshold: float, when: str) -> str:
-    """Markdown list of the redundant pairs of each layer that has some, in depth order.
+    """Markdown list of the redundant pairs of each layer that has any, in depth order.
 
     >>> print(redundancy_text({"conv1": Pairs(8, 1, [(2, 5, -0.97)]), "conv2": Pairs(8, 0, [])}, 0.9, "epoch 3"))
     Pairs of filters with |ρ| above 0.9, epoch 3: 1 in 1 of 2 layers. A negative ρ is a filter and its opposite.

@@ -1,4 +1,4 @@
-"""Pictures that input resampling draws, and what they need to remember of earlier checks."""
+"""Pictures that input resampling draws, and the state that they keep from earlier checks."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _CURVES = ("overlap", "overlap_chance", "overlap_limit")
 
 
 class ResamplingPictures:
-    """Overlap over training, filters by both scores, and copies of some images with what filters see on them.
+    """Overlap over training, filters by both scores, and copies of some images with the filters' maps on them.
 
     Attributes:
-        shown: Numbers of the images that are shown: with several processes the main one's.
+        shown: Numbers of the images that are shown; with several processes, images of the main one.
         views: Numbers of the copies on which they are shown.
     """
 
@@ -38,7 +38,7 @@ class ResamplingPictures:
         self.end()
 
     def look_at(self, samples: PerturbedCopies, examples: int, views: int) -> None:
-        """Choose what is shown of a run's copies."""
+        """Choose the images and copies that are shown."""
         self._samples, self._images = samples, samples.here[:examples]
         self.shown = [image.number for image in self._images]
         steps = np.linspace(0, samples.copies - 1, min(views, samples.copies))
@@ -87,7 +87,7 @@ class ResamplingPictures:
         dashboard.image(f"{name}/example/{image.number}", copies_grid(pictures, names, rows, title), when.step)
 
     def end(self) -> None:
-        """Let go of the check's scores."""
+        """Release the check's scores."""
         self._layers: dict[str, tuple[torch.Tensor, torch.Tensor, Choice]] = {}
 
     def restart(self) -> None:
@@ -100,7 +100,7 @@ class ResamplingPictures:
         return {"epochs": list(self._epochs), **{name: list(values) for name, values in self._curves.items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state`."""
+        """Continue from :meth:`state`."""
         self._epochs = list(state["epochs"])
         self._curves = {name: list(state[name]) for name in _CURVES}
 

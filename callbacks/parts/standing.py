@@ -1,4 +1,4 @@
-"""Callbacks beside each other in a Trainer: what is there twice, and what a suite brings by default alone."""
+"""Callbacks beside each other in a Trainer: those given twice, and those that a suite adds only by default."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from convscope.callbacks.engine.hierarchies import MisconfigurationException
 
 
 def settle_observers(trainer: pl.Trainer, observers: list[Any]) -> list[Any]:
-    """Who observes: in the place of a suite's observer the user's own of the same class, or a subclass, and name.
+    """The observers of a trainer: the user's own replaces a suite's of the same class (or a base class) and name.
 
     Raises:
-        MisconfigurationException: if an observer, or two of one class and name, are there more than once all the same.
+        MisconfigurationException: if an observer is still there twice, or two have one class and name.
     """
     kept = observers
     for one in [observer for observer in observers if observer.by_default]:
@@ -44,7 +44,7 @@ def _label(observer: Any) -> tuple[str, str]:
 
 
 def settle_beside(trainer: pl.Trainer, callback: Any) -> None:
-    """Of callbacks of which a run has one, the user's own is kept, and a suite's, which is there by default, taken out.
+    """Keep one callback of a class of which a run has one: the user's own replaces a suite's, which is a default.
 
     Raises:
         MisconfigurationException: if the user gives more than one.
@@ -65,11 +65,11 @@ def _take_out(trainer: pl.Trainer, superfluous: Sequence[Any], own: Any) -> None
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     _replace(trainer, [one for one in callbacks if not any(one is other for other in superfluous)])
     if own is not None:
-        rank_zero_info(f"convscope: your own {type(own).__name__} takes the place of the suite's")
+        rank_zero_info(f"convscope: your own {type(own).__name__} replaces the suite's")
 
 
 def place_after(trainer: pl.Trainer, callback: Any, watched: type) -> None:
-    """Put a callback behind the ones that it reads from, wherever the user has put it."""
+    """Move a callback behind those that it reads from, wherever the user has put it."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     places = [place for place, one in enumerate(callbacks) if isinstance(one, watched)]
     mine = next((place for place, one in enumerate(callbacks) if one is callback), None)
@@ -80,10 +80,10 @@ def place_after(trainer: pl.Trainer, callback: Any, watched: type) -> None:
 
 
 def _replace(trainer: pl.Trainer, callbacks: list[Any]) -> None:
-    # Another list, since Lightning walks along the one that there is when it calls setup().
+    # A new list, since Lightning iterates over the present one when it calls setup().
     trainer.callbacks = callbacks  # type: ignore[attr-defined]
 
 
 def _root(callback: Any) -> type[Any]:
-    """The class that says of itself that a run has one: a subclass of the user's is its like."""
+    """The class that declares that a run has one of it; a subclass of the user's counts as that class."""
     return next(kind for kind in reversed(type(callback).__mro__) if "by_default" in vars(kind))

@@ -1,4 +1,4 @@
-"""What rules watch and nobody logs: said once, and only when it is certain that it will not come."""
+"""Metrics that rules watch and nobody logs: named once, and only when they are certain not to come."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from convscope.alerts.watch import Watch
 from convscope.callbacks.parts.layer_observer import LayerObserver
 
-# The callback that logs a family of tags. What starts with none of these is the user's own.
+# The callback that logs a family of tags. Tags that start with none of these are the user's own.
 FAMILIES = {
     "probe": "LayerProbe",
     "importance": "FilterImportance",
@@ -22,12 +22,12 @@ FAMILIES = {
 }
 # Families of companion methods. Rules on them are for those who add the method: without it nothing is missing.
 COMPANIONS = {"resampling": "InputResampling"}
-OWN = "zz_convscope"  # logged by whatever observer there is
-PATIENCE = 3  # checks; some tags compare with the check before and begin at the second
+OWN = "zz_convscope"  # logged by any observer
+PATIENCE = 3  # checks; some tags compare with the previous check and begin at the second
 
 
 class UnseenMetrics:
-    """Says which rules are inactive, and which globs match nothing."""
+    """Reports the rules that are inactive, and the globs that match nothing."""
 
     def __init__(self) -> None:
         self._checks = 0
@@ -37,9 +37,9 @@ class UnseenMetrics:
     def look(self, trainer: pl.Trainer, watch: Watch, values: Mapping[str, float]) -> None:
         """Take in one check, on every process.
 
-        A family whose callback the trainer lacks never comes. What a callback that is there may still log is waited
-        for, until it has made a few checks. The user's own metrics are named at the first check where a rule insists
-        on them, else after a few checks.
+        A family whose callback the trainer lacks never comes. A callback that is there may still log its metrics: it is
+        given a few checks. The user's own metrics are named at the first check if a rule insists on them, else after a
+        few checks.
         """
         self._checks += 1
         self._logged.update({tag.split("/")[0] for tag in values})
@@ -84,11 +84,11 @@ class UnseenMetrics:
             rank_zero_warn(f"convscope: no logged metric matches these globs of DriftAlert's rules: {shown}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values: what was said is not said again after a resume."""
+        """Plain values, so that nothing is said again after a resume."""
         return {"checks": self._checks, "logged": dict(self._logged), "said": sorted(self._said)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue; without a state, begin."""
+        """Continue from a state; without one, start over."""
         self._checks = state.get("checks", 0)
         self._logged, self._said = Counter(state.get("logged", {})), set(state.get("said", ()))
 
@@ -103,7 +103,7 @@ def _families(globs: Iterable[str]) -> set[str]:
 
 
 def _absent(globs: list[str], there: set[str]) -> bool:
-    """Whether some of what the rule needs is logged by a callback that is not there."""
+    """Return whether a metric that the rule needs is logged by a callback that is not there."""
     missing = _families(globs) & FAMILIES.keys() - there
     return bool(missing) or (OWN in _families(globs) and not there)
 

@@ -65,7 +65,7 @@ def _names_in(source: Any, deepest: int) -> tuple[str, ...] | None:
 
 
 def _of_features(features: Any) -> tuple[str, ...] | None:
-    """Of the one column of labels that has names."""
+    """Names from the one column of labels that has names."""
     columns = features.values() if isinstance(features, Mapping) else []
     found = [names for column in columns if (names := _texts(_attribute(column, "names"))) is not None]
     return found[0] if len(found) == 1 else None
@@ -87,12 +87,12 @@ def _texts(names: Any) -> tuple[str, ...] | None:
 
 
 def wrong_count(names: Sequence[str], summary: TargetSummary | None, outputs: int = 0) -> str | None:
-    """Why there cannot be so many classes, a sentence; None where nothing says so.
+    """A sentence that says why there cannot be so many classes; None if nothing rules it out.
 
     Args:
         names: The names.
-        summary: The targets; of a row there is one name a column.
-        outputs: How many classes the model's outputs tell apart, 0 where that is not known.
+        summary: The targets; a row has one name per column.
+        outputs: Number of classes that the model's outputs distinguish, 0 if unknown.
     """
     if outputs not in (0, len(names)):
         return f"the model's outputs tell {outputs} classes apart"

@@ -29,7 +29,7 @@ def at_least_single(tensor: Tensor) -> Tensor:
 
 
 def is_varying(variance: Tensor, mean_square: Tensor) -> Tensor:
-    """Which columns vary by more than float32 rounding does."""
+    """Mask of the columns that vary by more than float32 rounding."""
     return variance > _CONSTANT_VARIANCE_SHARE * mean_square
 
 

@@ -41,7 +41,7 @@ class TwoScaleSums(NamedTuple):
 
 
 class TwoScaleWeights(NamedTuple):
-    """What the solver found, float64.
+    """Result of the solver, float64.
 
     Attributes:
         coarse: ``(B, p)`` weights of the coarse super-pixels.

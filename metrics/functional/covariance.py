@@ -25,7 +25,7 @@ class Moments(NamedTuple):
 
 
 def sample_positions(num_positions: int, max_positions: int | None, seed: int) -> Tensor | None:
-    """Which positions of a map to look at: fixed by the seed and the size of the map, ``None`` for all."""
+    """Positions of a map that are used: fixed by the seed and the size of the map, ``None`` for all."""
     if max_positions is None or num_positions <= max_positions:
         return None
     generator = torch.Generator().manual_seed(seed)

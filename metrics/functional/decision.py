@@ -37,7 +37,7 @@ def decision_depth(predictions: Tensor) -> Tensor:
 
 
 def information_gain(log_probability: Tensor, prior: Tensor) -> Tensor:
-    r"""What each layer adds to the log-probability of the true class, mean over samples.
+    r"""Gain of each layer in the log-probability of the true class, mean over samples.
 
     .. math:: \Delta_l = \mathbb{E}_x[\log p_l(y) - \log p_{l-1}(y)], \quad p_0 = \text{shares of the classes}
 

@@ -97,7 +97,7 @@ def activity_result(sums: ActivitySums, rectified: bool, saturated_share: float)
 def filter_activity(
     activation: Tensor, rectified: bool = True, bounds: Bounds = (None, None), saturated_share: float = 0.95
 ) -> ActivityResult:
-    """Which filters of a layer are dead, constant or saturated, and how large the layer's signal is.
+    """Dead, constant and saturated filters of a layer, and the size of the layer's signal.
 
     - **dead**: never active. With a rectifier (ReLU, GELU, SiLU, …) no value is above zero; otherwise every value
       is exactly zero, since a negative output is as good as a positive one.
@@ -222,7 +222,7 @@ def direction_change(current: Tensor, previous: Tensor) -> Tensor:
 
 
 def standing_still(changes: Tensor) -> Tensor:
-    """Which layers stand still while others move.
+    """Mask of the layers that stand still while others move.
 
     Args:
         changes: ``(L,)`` relative change of each layer's weights, as :func:`direction_change` gives it.

@@ -18,7 +18,7 @@ from convscope.metrics.functional._validation import (
 )
 
 NAME = "filter importance"
-"""What errors call it."""
+"""Name in errors."""
 
 
 def taylor_sums(activation: Tensor, gradient: Tensor) -> Tensor:

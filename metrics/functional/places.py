@@ -16,7 +16,7 @@ from convscope.metrics.functional._validation import check_finite
 
 
 class PeaksResult(NamedTuple):
-    """Where each map is highest.
+    """Position of each map's peak.
 
     Attributes:
         value: ``(N, C)`` float32 the highest activation.
@@ -100,7 +100,7 @@ def _deviation(values: Tensor, counts: Tensor) -> Tensor:
 def equivariance_proxy(
     before: PeaksResult, after: PeaksResult, shift: tuple[float, float], flipped: bool, size: tuple[int, int]
 ) -> Tensor:
-    """How far peaks are from where they should be once the image was flipped and shifted (ours, a proxy).
+    """Distance of peaks from their expected places after the image was flipped and shifted (ours, a proxy).
 
     Stands in for :func:`location_instability` without landmarks: a filter that follows its part moves with it.
 

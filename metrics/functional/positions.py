@@ -19,7 +19,7 @@ BlockScorer = Callable[[Tensor], Tensor]
 
 
 def spread_positions(index: Tensor, total: int, positions: int, seed: int = 0) -> Tensor:
-    """Which positions of each sample are read: consecutive samples walk through one random order of all positions.
+    """Positions of each sample that are read: consecutive samples walk through one random order of all positions.
 
     The choice depends on a sample's number alone, not on how samples are divided; and over the samples every position
     comes up equally often, so that a class at the border is not missed.

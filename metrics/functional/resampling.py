@@ -155,7 +155,7 @@ def _influence(sums: ResamplingSums, mean: Tensor, variance: Tensor) -> Tensor:
 
 
 def top_filters(scores: Tensor, k: int) -> Tensor:
-    """Which filters are among the ``k`` highest ``(C,)`` bool; NaN never is, and ties go to the first.
+    """Mask ``(C,)`` bool of the ``k`` highest filters; NaN is never among them, and ties go to the first.
 
     Args:
         scores: ``(C,)``.
@@ -181,7 +181,7 @@ def top_filters(scores: Tensor, k: int) -> Tensor:
 
 
 class Overlap(NamedTuple):
-    """How two choices of filters agree, over one layer or several.
+    """Agreement of two choices of filters, over one layer or several.
 
     Attributes:
         overlap: ``Σ|A∩B| / Σ(|A| + |B|)``, as the paper's authors compute it: 0 to 0.5.

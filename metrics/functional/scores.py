@@ -35,7 +35,7 @@ def one_hot(target: Tensor) -> Tensor:
 
 
 def best_classes(scores: Tensor, counts: Tensor) -> Tensor:
-    """Which classes ``(..., K)`` a probe may name: the highest score; of equal ones the most frequent class.
+    """Classes ``(..., K)`` that a probe may name: the highest score; of equal ones the most frequent class.
 
     More than one where the frequencies are equal too: nothing tells these classes apart.
 
@@ -50,7 +50,7 @@ def best_classes(scores: Tensor, counts: Tensor) -> Tensor:
 
 
 def _hits(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """How far each sample is right ``(N,)``, a share where scores are equal, and its class."""
+    """Correctness of each sample ``(N,)``, a share if scores are equal, and its class."""
     check_target(target, scores.shape[0])
     classes, codes = encode_classes(target.to(scores.device))
     if scores.ndim != 2 or scores.shape[1] != classes.numel() or scores.shape[0] == 0:

@@ -48,7 +48,7 @@ def gini(values: Tensor) -> Tensor:
 
 
 def top_count(num_values: int, fraction: float) -> int:
-    """How many filters make up the top ``fraction``: at least one."""
+    """Number of filters in the top ``fraction``: at least one."""
     fraction = share("fraction", fraction, "a share of the filters")
     return max(1, round(fraction * num_values))
 

@@ -85,7 +85,7 @@ __all__ = [
 ]
 
 _HOMES = ("convscope.dashboard", "convscope.callbacks", "convscope.capture", "convscope.explainers")
-"""Where names are looked for, the packages that know neither torch nor Lightning first."""
+"""Packages in which names are looked up, those without torch and Lightning first."""
 _PACKAGES = ("alerts", "callbacks", "capture", "dashboard", "explainers", "loggers", "metrics", "rules")
 
 

@@ -37,7 +37,7 @@ def test_the_full_suite_measures_every_layer(fit: Any, entry: Any) -> None:  # n
 
 
 def test_frames_of_one_sample_count_as_positions(fit: Any) -> None:  # noqa: F811
-    """What the probe is given is each sample's mean over frames, not a row a frame."""
+    """The probe is given each sample's mean over frames, not one row per frame."""
     seen: list[torch.Tensor] = []
 
     class Probe(convscope.LayerProbe):

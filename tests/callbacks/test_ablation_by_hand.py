@@ -1,4 +1,4 @@
-"""What AblationOracle and ForwardFromLayer log in a real fit, against ablation by hand with plain hooks."""
+"""Values that AblationOracle and ForwardFromLayer log in a real fit, against ablation by hand with plain hooks."""
 
 from __future__ import annotations
 

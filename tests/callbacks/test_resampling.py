@@ -222,7 +222,7 @@ def test_the_budget_holds_and_is_said(fit: Fit, caplog: pytest.LogCaptureFixture
     callback = once(images=6, perturbations=8, max_forwards=17)
     with caplog.at_level(logging.INFO):
         quick(fit, [callback], logger=False)
-    assert "runs 16 perturbed copies of 2 images a check (max_forwards=17; 6 images would take 48)" in caplog.text
+    assert "runs 16 perturbed copies of 2 images per check (max_forwards=17; 6 images would take 48)" in caplog.text
 
 
 # The same number everywhere.
@@ -411,7 +411,7 @@ def test_named_inputs_and_grey_images(fit: Fit) -> None:
     ("inputs", "reason"),
     [
         (lambda x: (x * 50).to(torch.uint8), "are torch.uint8, which take no noise"),
-        (lambda x: torch.ones_like(x), "none of the held-out images can be perturbed: 20 are one value everywhere"),
+        (lambda x: torch.ones_like(x), "none of the held-out images can be perturbed: 20 have one value everywhere"),
     ],
 )
 def test_images_that_cannot_be_perturbed_leave_the_callback_out(
@@ -435,7 +435,7 @@ def test_a_constant_image_is_left_out_and_said(fit: Fit, caplog: pytest.LogCaptu
     x[:4] = 0.7
     with caplog.at_level(logging.INFO):
         quick(fit, [once(heldout=HeldOut((x, y)), images=20, max_forwards=400)], logger=False)
-    assert "leaves out 4 held-out images that are one value everywhere" in caplog.text
+    assert "leaves out 4 held-out images that have one value everywhere" in caplog.text
     assert "of 16 images" in caplog.text
 
 

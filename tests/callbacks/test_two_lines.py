@@ -95,7 +95,7 @@ def test_a_drift_alert_of_ones_own_takes_the_place_of_the_suites(
     assert suite[-1] not in run.trainer.callbacks
     assert suite[-1].alerts == []
     assert [alert.rule for alert in own.alerts] == ["mine"]
-    assert len(said(caplog, "your own Mine takes the place of the suite's")) == 1
+    assert len(said(caplog, "your own Mine replaces the suite's")) == 1
 
 
 def test_a_table_of_ones_own_is_the_only_one(fit: Any, capsys: Any) -> None:
@@ -121,7 +121,7 @@ def test_an_observer_of_ones_own_takes_the_place_of_the_suites_of_its_name(fit: 
     ]
     assert "drift/cka_reference/net.conv1" in tags
     assert "gini" in " ".join(tags)  # the others of the suite are there
-    assert len(said(caplog, "takes the place of the suite's")) == 2
+    assert len(said(caplog, "replaces the suite's")) == 2
 
 
 def test_two_alerts_of_ones_own_are_refused(fit: Any) -> None:
