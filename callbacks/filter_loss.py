@@ -12,7 +12,7 @@ from convscope.callbacks.engine.hierarchies import Callback, MisconfigurationExc
 from convscope.capture.network.modules import named_modules
 from convscope.explainers.interpretable import InterpretableConv
 from convscope.metrics.functional import filter_loss, part_maps
-from convscope.metrics.functional.parts import SCALES, Scale
+from convscope.metrics.functional.parts import SCALES, LossScale
 
 
 class FilterLoss(Callback):
@@ -40,9 +40,9 @@ class FilterLoss(Callback):
             ``MisconfigurationException`` if there is no such layer, or the optimization is manual.
     """
 
-    def __init__(self, weight: float = 0.1, scale: Scale = "total") -> None:
+    def __init__(self, weight: float = 0.1, scale: LossScale = "total") -> None:
         self.weight = number("weight", weight, least=0.0)
-        self.scale: Scale = one_of("scale", scale, SCALES)
+        self.scale: LossScale = one_of("scale", scale, SCALES)
         self._layers: dict[str, InterpretableConv] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -22,7 +22,7 @@ from convscope.capture.observation import Record
 from convscope.loggers import Backend
 from convscope.loggers.filter_grid import FilterRow, example_grid
 from convscope.metrics import FilterPartScore, FilterPurity, PeakInstability
-from convscope.metrics.functional.parts import SCALES, Scale, part_side
+from convscope.metrics.functional.parts import SCALES, LossScale, part_side
 
 PURE = 0.8
 """Purity above which a filter counts as a filter of one class."""
@@ -79,7 +79,7 @@ class PartInterpretability(LayerObserver):
         *,
         images: int = 256,
         filters: int | None = 64,
-        scale: Scale = "as_is",
+        scale: LossScale = "as_is",
         landmarks: Landmarks | None = None,
         proxy_images: int = 64,
         pictured: int = 3,
@@ -87,7 +87,7 @@ class PartInterpretability(LayerObserver):
     ) -> None:
         self.images = whole_number("images", images, "a whole number of held-out images", least=2)
         self.filters = whole_number_or_none("filters", filters, "all filters", "a whole number of filters")
-        self.scale: Scale = one_of("scale", scale, SCALES)
+        self.scale: LossScale = one_of("scale", scale, SCALES)
         self.landmarks = check_landmarks(landmarks)
         self.proxy_images = whole_number_or_zero("proxy_images", proxy_images, "no proxy", "a whole number of images")
         self.pictured = whole_number_or_zero("pictured", pictured, "no picture", "a whole number of filters")

@@ -13,8 +13,8 @@ from convscope.metrics.functional._validation import check_channels, check_finit
 from convscope.metrics.functional.parts import (
     LARGEST_MAP,
     SCALES,
+    LossScale,
     PartScoreResult,
-    Scale,
     class_activation,
     filter_classes,
     part_maps,
@@ -91,11 +91,11 @@ class FilterPartScore(_IndexedMetric):
 
     maps: list[Tensor]
 
-    def __init__(self, num_channels: int, side: int, scale: Scale = "as_is", **kwargs: Any) -> None:
+    def __init__(self, num_channels: int, side: int, scale: LossScale = "as_is", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._add_rows(num_channels, maps=torch.float32)
         self.side = whole_number("side", side, most=LARGEST_MAP)
-        self.scale: Scale = one_of("scale", scale, SCALES)
+        self.scale: LossScale = one_of("scale", scale, SCALES)
 
     def update(self, activation: Tensor, index: Tensor | None = None) -> None:
         """Add a chunk.

@@ -28,7 +28,7 @@ from convscope.loggers.figures import cluster_order
 from convscope.loggers.packed import packed_correlation
 from convscope.loggers.record import Storable, TensorWriter
 
-Pairs = list[tuple[Observer, Findings]]
+Measured = list[tuple[Observer, Findings]]
 
 
 class RecordKeeper:
@@ -46,7 +46,9 @@ class RecordKeeper:
         self._step = self._spent = 0  # training step of the last check; bytes that this one has taken
         self.pictures = pictures.DrawnPictures()
 
-    def write(self, trainer: pl.Trainer, plans: list[Plan], found: Pairs, own: dict[str, float], when: Moment) -> None:
+    def write(
+        self, trainer: pl.Trainer, plans: list[Plan], found: Measured, own: dict[str, float], when: Moment
+    ) -> None:
         """Write one check; ``own`` are the numbers on the check itself."""
         drawn = self.pictures.taken()
         if not trainer.is_global_zero or bridge.fast_dev_run(trainer):
@@ -135,7 +137,7 @@ class RecordKeeper:
             self._put(form.order_tag(family, layer), np.stack([order, packed.partner]).astype(np.uint16), step)
             self._put(form.partner_tag(family, layer), packed.rho.astype(np.float16), step)
 
-    def _write_arrays(self, found: Pairs, step: int) -> None:
+    def _write_arrays(self, found: Measured, step: int) -> None:
         for observer, findings in found:
             with self._failures.guard(f"the arrays of {observer.name} for the record"):
                 for name, value in observer.arrays().items():

@@ -22,8 +22,8 @@ from convscope.metrics.functional._validation import check_finite, check_target
 LARGEST_MAP = 14
 """Larger maps are max-pooled to this size: templates number n² + 1, each of n² values."""
 
-Scale = Literal["as_is", "total"]
-SCALES: tuple[Scale, ...] = get_args(Scale)
+LossScale = Literal["as_is", "total"]
+SCALES: tuple[LossScale, ...] = get_args(LossScale)
 
 _BETA = 4.0  # the paper's
 _CLEAR = 20.0  # times n²: total of a map that tells one template from another by exp(20)
@@ -82,7 +82,16 @@ def part_maps(activation: Tensor, side: int | None = None) -> Tensor:
     height, width = single.shape[2:]
     if height % side == 0 and width % side == 0:  # the same cells, but with a backward that is deterministic on a GPU
         return F.max_pool2d(single, (height // side, width // side)).clamp(min=0)
+    if single.requires_grad:
+        return _cells(_cells(single, side, 2), side, 3).clamp(min=0)
     return F.adaptive_max_pool2d(single, side).clamp(min=0)
+
+
+def _cells(maps: Tensor, side: int, dim: int) -> Tensor:
+    """Maxima of the cells of adaptive pooling along one axis; its own backward is not deterministic on a GPU."""
+    size = maps.shape[dim]
+    bounds = [(i * size // side, -(-(i + 1) * size // side)) for i in range(side)]
+    return torch.stack([maps.narrow(dim, low, high - low).amax(dim) for low, high in bounds], dim)
 
 
 def scaled_to_total(maps: Tensor) -> Tensor:
@@ -124,7 +133,7 @@ def template_shares(n: int) -> Tensor:
     return torch.full((n * n + 1,), 1 / (1 + n * n), dtype=torch.float64)
 
 
-def part_scores(maps: Tensor, scale: Scale = "as_is") -> PartScoreResult:
+def part_scores(maps: Tensor, scale: LossScale = "as_is") -> PartScoreResult:
     r"""Filter loss and its two entropies over a set of images.
 
     .. math:: \text{loss} = -\sum_T p(T) \sum_x p(x|T) \log \frac{p(x|T)}{p(x)}, \quad
@@ -160,7 +169,7 @@ def part_scores(maps: Tensor, scale: Scale = "as_is") -> PartScoreResult:
     return PartScoreResult((bound + category + spatial).clamp(max=0), category, spatial, bound)
 
 
-def _scaled(maps: Tensor, scale: Scale) -> Tensor:
+def _scaled(maps: Tensor, scale: LossScale) -> Tensor:
     return scaled_to_total(maps) if scale == "total" else maps
 
 
@@ -183,7 +192,7 @@ def _scores(maps: Tensor, templates: Tensor, prior: float) -> tuple[Tensor, Tens
     return category.clamp(min=0), (torch.xlogy(there, there).sum(1) - own).clamp(min=0)
 
 
-def filter_loss(maps: Tensor, scale: Scale = "as_is") -> Tensor:
+def filter_loss(maps: Tensor, scale: LossScale = "as_is") -> Tensor:
     """Filter loss ``(C,)`` of a batch with a gradient, to be added to a training loss.
 
     The same number as :func:`part_scores` gives. The paper keeps ``Z_T`` and ``p(x)`` of the training set and lets

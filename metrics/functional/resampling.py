@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -239,7 +240,7 @@ def set_overlap(
         return Overlap(*[torch.nan] * 5)
     chances = _shared_by_chance(layers)
     number = torch.arange(len(chances), dtype=torch.float64)
-    limit = int((chances.cumsum(0) < 1 - _ONE_IN_20).sum())
+    limit = sum(total < 1 - _ONE_IN_20 for total in accumulate(chances.tolist()))
     return Overlap(
         shared / sizes,
         shared / (sizes - shared),

@@ -87,7 +87,7 @@ def test_a_weight_of_zero_logs_alone(fit: Any) -> None:
 
 def test_it_lowers_the_filter_loss_that_is_measured_on_other_images(fit: Any) -> None:
     def measured(weight: float) -> float:
-        measure = PartInterpretability(layers="net.parts.conv", proxy_images=0, on_error="raise")
+        measure = PartInterpretability(layers="net.parts.conv", scale="total", proxy_images=0, on_error="raise")
         model = module()
         model.lr = 3e-3
         run = fit([FilterLoss(weight), measure], model, (bright(4), bright(4)), max_epochs=4)

@@ -28,7 +28,9 @@ def held_out() -> HeldOut:
 
 def once(kind: Any, **arguments: Any) -> Any:
     """One check, after training."""
-    return kind(heldout=held_out(), layers=LAYER, every_n_epochs=2, on_start=False, on_error="raise", **arguments)
+    return kind(
+        heldout=held_out(), layers=LAYER, every_n_epochs=2, on_start=False, on_error="raise", curves="all", **arguments
+    )
 
 
 def last(run: Any, tag: str) -> float:

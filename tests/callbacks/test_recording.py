@@ -25,14 +25,15 @@ RULES = [
 ]
 
 
-def small() -> list[Any]:
-    return [convscope.LayerProbe(), convscope.FilterCorrelation()]
+def small(**arguments: Any) -> list[Any]:
+    return [convscope.LayerProbe(**arguments), convscope.FilterCorrelation(**arguments)]
 
 
 def test_the_record_is_what_was_logged_and_every_quantity_has_a_meaning(fit: Any) -> None:
     watched = [
-        *small(), convscope.FilterImportance(), convscope.RepresentationDrift(), convscope.FilterHealth(),
-        convscope.LayerSimilarity(), convscope.ClassFilters(), convscope.LayerPrediction(examples=2),
+        *small(curves="all"), convscope.FilterImportance(curves="all"), convscope.RepresentationDrift(curves="all"),
+        convscope.FilterHealth(curves="all"), convscope.LayerSimilarity(), convscope.ClassFilters(),
+        convscope.LayerPrediction(examples=2, curves="all"),
     ]  # fmt: skip
     run = fit([*watched, convscope.DriftAlert(RULES)], max_epochs=2)
     assert run.trainer.callback_metrics["zz_convscope/errors"] == 0
