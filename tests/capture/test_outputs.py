@@ -367,6 +367,8 @@ def test_predictions_and_classes() -> None:
     binary = verdict(rows(1), THREE > 0)
     assert binary.classes == 2
     assert binary.predicted(torch.tensor([[[0.2], [-0.2]]])).tolist() == [[1, 0]]
+    several = torch.stack([values(3), -values(3)])  # of two filter sets
+    assert torch.equal(verdict(rows(3), THREE).predicted(several), several.argmax(2))
     one_hot = verdict(rows(3), F.one_hot(THREE))
     assert torch.equal(one_hot.true_classes(F.one_hot(THREE)), THREE)
     assert torch.equal(one_hot.predicted(values(3)), values(3).argmax(1))

@@ -13,7 +13,7 @@ from torch import nn
 from convscope.capture import HeldOut, Subject, observe, select_layers, trace_layers
 from convscope.capture.network.rows import RowOrder
 from convscope.capture.network.samples import Samples
-from convscope.capture.network.trace import Layer, Trace
+from convscope.capture.network.trace import Layer, Trace, output_layer
 from tests.capture.test_axes import Keeper, hooked
 from tests.networks import TinyResNet
 from tests.support.folding import FOLDS, Body, Folding, K, Mixing, blockwise, flipped_tiles
@@ -471,3 +471,8 @@ class Gradients(Keeper):
 
     def on_gradient(self, record: Any, gradient: torch.Tensor) -> None:
         self.names.append(record.layer.name)
+
+
+def test_an_output_with_several_rows_per_sample_has_them_before_its_positions() -> None:
+    assert output_layer(torch.zeros(2, 3, 4, 5), RowOrder(2, 1)).spatial == (2, 4, 5)
+    assert output_layer(torch.zeros(1, 3, 4, 5)).spatial == (4, 5)
