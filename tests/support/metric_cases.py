@@ -196,7 +196,7 @@ CASES: dict[str, Case] = {
     "Turnover": Case(lambda c: metrics.Turnover(), lambda d: (d.vector, d.other_vector), one_shot=True, gathers=True),
     "ImageResampling": Case(
         lambda c: metrics.ImageResampling(c, 6),
-        lambda d: (d.activation, d.outputs[:, 0]),
+        lambda d: (d.activation.flatten(2)[..., :6], d.outputs[:, 0]),
         2,
         powers={"variance": 2, "mean": 1},
         correlations=frozenset({"influence"}),
