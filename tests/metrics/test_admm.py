@@ -187,6 +187,7 @@ def test_an_output_of_zero_and_no_super_pixels_give_zero() -> None:
         ({"fine_penalty": torch.ones(2)}, "or one for each image"),
         ({"balance": 0.0}, "balance=0.0: give a finite number, above 0"),
         ({"max_iterations": 0}, "max_iterations=0: give a whole number, at least 1"),
+        ({"tolerance": 0.0}, "tolerance=0.0: give a finite number, above 0"),
         ({"membership": torch.ones(12, 4)}, "inside at most one coarse one"),
         ({"membership": torch.eye(4)}, r"must have shape \(3, 12, 4\) or \(12, 4\)"),
     ],
