@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from scipy.stats import spearmanr
 from torchmetrics import Metric
 
 import convscope
+from convscope.capture.gradients import HALF_SCALES
 from tests.callbacks.conftest import Classifier
 from tests.compatibility.cells import assert_same, few, train
 from tests.networks import Plain, images
@@ -157,3 +159,7 @@ def test_training_is_the_same_bit_for_bit(precision: str, tmp_path: Path) -> Non
     if precision == "16-mixed":
         scalers = [done.trainer.precision_plugin.scaler.state_dict() for done in (without, observed)]
         assert scalers[0] == scalers[1]
+
+
+def test_the_factors_of_the_loss_change_no_digit() -> None:
+    assert [math.frexp(scale)[0] for scale in HALF_SCALES] == [0.5] * len(HALF_SCALES)  # powers of two
