@@ -12,6 +12,7 @@ from convscope._arguments import number, one_of, refuse, whole_number, whole_num
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.copy_scores import Choice, CopyScores, agreement
+from convscope.callbacks.parts.example_images import image_among
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.output_probability import Target, check_target, class_probabilities, why_no_probability
 from convscope.callbacks.parts.perturbed_copies import (
@@ -20,7 +21,6 @@ from convscope.callbacks.parts.perturbed_copies import (
     PerturbedCopies,
     check_normalisation,
     choose_images,
-    image_among,
 )
 from convscope.callbacks.parts.resampling_pictures import ResamplingPictures
 from convscope.capture.data.heldout import HeldOut

@@ -7,11 +7,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy.typing as npt
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from convscope.callbacks.engine.bridge import backends, fast_dev_run
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings, Moment
+from convscope.callbacks.engine.notices import Notices
 from convscope.callbacks.engine.observer import Observer
 from convscope.callbacks.engine.overview import OVERVIEW, Overview, map_title
 from convscope.callbacks.engine.progress import Progress
@@ -69,7 +69,7 @@ class Pictures:
         self._loggers = AllLoggers({}, self._report)
         self._known: dict[str, Backend] = {}
         self._charts: dict[str, dict[str, list[str]]] = {}
-        self._said: set[str] = set()
+        self._notices = Notices()
 
     def draw(
         self, trainer: pl.Trainer, found: list[tuple[Observer, Findings]], when: Moment, progress: Progress
@@ -84,7 +84,7 @@ class Pictures:
             with self._failures.guard(f"naming the charts of {observer.name}"):
                 self._charts[observer.name] = _charts(observer, findings)
         if not self._known and any(observer.pictures for observer, _ in found):
-            self._say_once("no logger takes pictures, so there are none; scalars go to the loggers there are")
+            self._notices.say("no logger takes pictures, so there are none; scalars go to the loggers there are")
         if not self._known or self._loggers.usable:
             self._draw_all(found, when, progress)
 
@@ -96,7 +96,7 @@ class Pictures:
         for name, free in self._loggers.spaces.items():
             if free < SPARE:
                 self._loggers.drop(name)
-                self._say_once(
+                self._notices.say(
                     f"less than {SPARE >> 20} MiB are free where the files of {name} are: histograms and pictures are "
                     "skipped, so that there is room for scalars and checkpoints"
                 )
@@ -122,7 +122,7 @@ class Pictures:
         try:
             require_matplotlib()
         except ImportError as error:
-            self._say_once(str(error))
+            self._notices.say(str(error))
             return
         for layer, result in findings.layers.items():
             if result.matrix is not None and self._known:
@@ -157,11 +157,6 @@ class Pictures:
             picture = Overview(observers).picture(order, alerts) if self._known and self._loggers.usable else None
             if picture is not None:
                 self._loggers.image(f"{OVERVIEW}/all_maps", picture, step)
-
-    def _say_once(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
-            rank_zero_info(f"convscope: {message}")
 
 
 def _charts(observer: Observer, findings: Findings) -> dict[str, list[str]]:

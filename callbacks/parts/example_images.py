@@ -72,5 +72,10 @@ def _thinned(image: torch.Tensor) -> torch.Tensor:
 
 def first_image(inputs: Any) -> torch.Tensor | None:
     """The first image ``(C, H, W)`` among a sample's inputs."""
-    found = (t for t in tree_tensors(inputs) if t.dim() == 4 and not t.is_complex())
-    return next((image[0].float() for image in found), None)
+    found = image_among(inputs)
+    return None if found is None else found[0].float()
+
+
+def image_among(inputs: Any) -> torch.Tensor | None:
+    """The first image ``(n, C, H, W)`` among the inputs of some samples."""
+    return next((tensor for tensor in tree_tensors(inputs) if tensor.dim() == 4 and not tensor.is_complex()), None)

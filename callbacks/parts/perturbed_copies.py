@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from convscope._arguments import numbers, refuse
-from convscope.capture.data.batches import take_rows, tree_map, tree_tensors
+from convscope.callbacks.parts.example_images import image_among
+from convscope.capture.data.batches import take_rows, tree_map
 from convscope.capture.data.heldout import Chunk, HeldOut
 from convscope.capture.data.sampling import random_order, stratified
 from convscope.capture.outputs.choice import Outputs
@@ -57,11 +58,6 @@ class ChosenImage:
         if found is None:
             raise ValueError(f"held-out sample {self.number} has no image (C, H, W)")
         return found[0]
-
-
-def image_among(inputs: Any) -> torch.Tensor | None:
-    """The first image ``(n, C, H, W)`` among the inputs of some samples."""
-    return next((tensor for tensor in tree_tensors(inputs) if tensor.dim() == 4 and not tensor.is_complex()), None)
 
 
 class PerturbedCopies(HeldOut):
