@@ -494,10 +494,14 @@ def write_text(trainer: pl.Trainer, tag: str, markdown: str, step: int) -> None:
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
-    """Folder of the run's files: the first logger's, else ``default_root_dir``. Call it on every process at once."""
+    """Folder of the run's files: the first logger's, else ``default_root_dir``. Call it on every process at once.
+
+    If neither is on this machine it is the current folder.
+    """
     logger = trainer.loggers[0] if trainer.loggers else None
+    folder = logger_folder(logger, trainer.default_root_dir)
     # Only the main process's logger knows the number of its run.
-    return Path(trainer.strategy.broadcast(str(logger_folder(logger, trainer.default_root_dir))))
+    return Path(trainer.strategy.broadcast("." if is_remote(folder) else str(folder)))
 
 
 def writes_tensors(writer: Any) -> bool:
