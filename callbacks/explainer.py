@@ -99,7 +99,7 @@ class Explainer(LayerObserver):
         steps: int = 300,
         seconds: float = 60.0,
         batch_size: int = 64,
-        learning_rate: float = 3e-3,
+        learning_rate: float = 1e-2,
         interpretable: float = 0.1,
         filter_weight: float = 0.05,
         filters: int | None = None,
