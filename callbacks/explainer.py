@@ -13,7 +13,6 @@ from convscope._arguments import flag, number, whole_number, whole_number_or_non
 from convscope.callbacks.engine import bridge
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment
 from convscope.callbacks.engine.observer import Plan
-from convscope.callbacks.parts.beside_checkpoints import beside_checkpoints, moment_name, save_whole
 from convscope.callbacks.parts.example_images import ExampleImages, first_image
 from convscope.callbacks.parts.explainer_pictures import part_rows
 from convscope.callbacks.parts.explaining import (
@@ -30,6 +29,7 @@ from convscope.callbacks.parts.explaining import (
 from convscope.callbacks.parts.feature_maps import FeatureMaps, maps_of, values_of
 from convscope.callbacks.parts.landmarks import LandmarkPoints, Landmarks, check_landmarks, landmark_points
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.run_files import checkpoint_folder, moment_name, save_whole
 from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
 from convscope.capture.network.layers import select_layers
 from convscope.capture.network.trace import Layer
@@ -326,7 +326,7 @@ class Explainer(LayerObserver):
             return
         for name in findings.layers:
             suffix = f"-{name}" if len(self._targets) > 1 else ""
-            path = beside_checkpoints(trainer, self._folder) / f"{self.name}-{moment_name(when)}{suffix}.pt"
+            path = checkpoint_folder(trainer, self._folder) / f"{self.name}-{moment_name(when)}{suffix}.pt"
             about = {"layer": name, "target": self._targets[name].name, "epoch": when.epoch, "step": when.step}
             save_whole(self._networks[name].saved(**about), path)
             self.saved.append(path)

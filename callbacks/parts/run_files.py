@@ -20,7 +20,7 @@ def moment_name(when: Moment) -> str:
     return f"epoch={when.epoch}" + (f"-step={when.step}" if when.trigger == "step" else "")
 
 
-def beside_checkpoints(trainer: pl.Trainer, otherwise: Path) -> Path:
+def checkpoint_folder(trainer: pl.Trainer, otherwise: Path) -> Path:
     """Folder of the checkpoints; ``otherwise`` if there are none or it is not on this machine."""
     found = getattr(trainer.checkpoint_callback, "dirpath", None)
     return otherwise if found is None or is_remote(found) else Path(found)
