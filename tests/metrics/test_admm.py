@@ -45,7 +45,7 @@ def by_cvxpy(data: dict[str, Tensor], image: int, penalties: tuple[float, float]
     return float(problem.value)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("penalties", [(0.0, 0.0), (0.3, 0.1), (1.0, 0.5), (0.0, 0.4), (2.0, 0.0), (50.0, 50.0)])
 @pytest.mark.parametrize("balance", [1.0, 0.2])
 def test_the_objective_is_cvxpys(seed: int, penalties: tuple[float, float], balance: float) -> None:
