@@ -11,6 +11,7 @@ from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.multi_scale import MultiScaleInterpretation
 from convscope.callbacks.parts.actions import AlertError
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import PerLayer
@@ -39,6 +40,7 @@ __all__ = [
     "LayerTable",
     "MapSpec",
     "Moment",
+    "MultiScaleInterpretation",
     "PerLayer",
     "Plan",
     "RepresentationDrift",

@@ -94,7 +94,7 @@ def segment_means(values: Tensor, segments: Tensor, count: int) -> Tensor:
 
 
 def _grids(height: int, width: int, coarse: int, fine: int) -> Segments:
-    """Cells of about equal sides. A fine side is a whole fraction of a coarse one, so that no cell is cut into slivers."""
+    """Cells of about equal sides; a fine side is a whole fraction of a coarse one, so that there are no slivers."""
     rows = max(1, min(height, round((coarse * height / width) ** 0.5)))
     columns = max(1, min(width, round(coarse / rows)))
     each = fine / (rows * columns)

@@ -14,6 +14,7 @@ from convscope.metrics.importance import (
     TaylorImportance,
     WeightImportance,
 )
+from convscope.metrics.multi_scale import MultiScaleFit, SwitchingAreas
 from convscope.metrics.prediction import OutputReadout
 from convscope.metrics.probe import CentroidProbe, KNNProbe, LogisticProbe, ProbeResult, RidgeProbe
 from convscope.metrics.summary import GiniCoefficient, RankStability, TopShare, Turnover
@@ -42,6 +43,7 @@ __all__ = [
     "LogisticProbe",
     "MultiLabelProbe",
     "MultiLabelResult",
+    "MultiScaleFit",
     "OutputCorrelation",
     "OutputReadout",
     "PooledFeatures",
@@ -54,6 +56,7 @@ __all__ = [
     "SegmentationResult",
     "SignalRMS",
     "SignalResult",
+    "SwitchingAreas",
     "TaylorImportance",
     "TopShare",
     "Turnover",

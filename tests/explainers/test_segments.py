@@ -157,7 +157,8 @@ def test_fine_cells_are_about_equal(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "counts"), [((32, 32), (16, 64)), ((8, 8), (4, 16)), ((4, 4), (1, 4)), ((1, 1), (1, 1)), ((2, 40), (5, 20))]
+    ("size", "counts"),
+    [((32, 32), (16, 64)), ((8, 8), (4, 16)), ((4, 4), (1, 4)), ((1, 1), (1, 1)), ((2, 40), (5, 20))],
 )
 def test_usual_counts_fit_the_image(size: tuple[int, int], counts: tuple[int, int]) -> None:
     assert usual_counts(*size) == counts
