@@ -57,7 +57,8 @@ class MultiScaleInterpretation(LayerObserver):
         nonzero: Largest share of an image's fine super-pixels that get a weight, in (0, 1].
         balance: Weight of the fine scale in the objective, the paper's μ.
         layers: Candidates for both layers, as in :class:`~convscope.LayerObserver`.
-        **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default, ``max_layers`` None.
+        **arguments: See :class:`~convscope.LayerObserver`; ``every_n_epochs`` is 5 by default, ``on_start``
+            False, ``max_layers`` None.
 
     Logged once a check, means over images:
         ``multi_scale/r2_coarse``, ``multi_scale/r2_fine`` (weighted R² of each scale, 0 to 1),
@@ -100,6 +101,7 @@ class MultiScaleInterpretation(LayerObserver):
         balance: float = 1.0,
         layers: LayerSpec = None,
         every_n_epochs: int = 5,
+        on_start: bool = False,
         max_layers: int | None = None,
         **arguments: Any,
     ) -> None:
@@ -119,7 +121,9 @@ class MultiScaleInterpretation(LayerObserver):
         require_segmenter(self.segments)
         named = [name for name in (self.shallow, self.deep) if name is not None]
         candidates = [*(as_entries(layers) or ["*"]), *named] if named else layers
-        super().__init__(candidates, every_n_epochs=every_n_epochs, max_layers=max_layers, **arguments)
+        super().__init__(
+            candidates, every_n_epochs=every_n_epochs, on_start=on_start, max_layers=max_layers, **arguments
+        )
         self._images: ExplainedImages | None = None
         self._copies: SwitchedCopies | None = None
         self._places: tuple[Layer, ...] = ()

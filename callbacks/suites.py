@@ -14,6 +14,7 @@ from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.multi_scale import MultiScaleInterpretation
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.prediction import LayerPrediction
 from convscope.callbacks.probe import LayerProbe
@@ -42,6 +43,7 @@ _SUITES: dict[str, list[tuple[type[LayerObserver], dict[str, Any]]]] = {
         (FilterPictures, {"every_n_epochs": 5}),
         (ForwardFromLayer, {"every_n_epochs": 5}),
         (AblationOracle, {"every_n_epochs": 5}),
+        (MultiScaleInterpretation, {"every_n_epochs": 5}),
     ],
 }
 
@@ -54,7 +56,8 @@ def suite(name: SuiteName = "standard", heldout: HeldOutLike = None, **arguments
     ``standard``  probe accuracy, Taylor importance and correlation, with pictures
     ``full``      besides: logistic and kNN probes, importance by weight norm and by output correlation, drift
                   and health of each layer, its prediction, similarity of layers, filters by class; every fifth
-                  epoch, on at most 256 samples, removal curves and ablation, and pictures of filters
+                  epoch, on at most 256 samples, removal curves and ablation, pictures of filters, and where the
+                  network looks in 8 images
     ============  ===========================================================================================
 
     Args:

@@ -1,9 +1,9 @@
 """A shortcut that the explanations show: a mark in the corner that tells the class, in training images alone.
 
 Run ``python -m convscope.recipes.multi_scale`` (``--help`` for options). A CNN learns scikit-learn's digits, each
-somewhere on a noisy ground. From epoch ``--from-epoch`` on most training images have a mark in the upper left corner whose
-brightness is the label. Two sets are explained at each epoch: validation images as they are, and the same ones with the
-mark, as training sees them. Nothing is downloaded.
+somewhere on a noisy ground. From epoch ``--from-epoch`` on most training images have a mark in the upper left corner
+whose brightness is the label. Two sets are explained at each epoch: validation images as they are, and the same ones
+with the mark, as training sees them. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -105,7 +105,11 @@ def train(epochs: int, from_epoch: int, share: float, logdir: Path) -> L.Trainer
         callbacks=[
             *(
                 convscope.MultiScaleInterpretation(
-                    name=name, heldout=convscope.HeldOut((inputs, labels[:400]), size=64), images=6, every_n_epochs=1
+                    name=name,
+                    heldout=convscope.HeldOut((inputs, labels[:400]), size=64),
+                    images=6,
+                    every_n_epochs=1,
+                    on_start=True,
                 )
                 for name, inputs in sets.items()
             ),

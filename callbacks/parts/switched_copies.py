@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from convscope.capture.data.heldout import Chunk, HeldOut
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Observed, Record, observe
 from convscope.capture.outputs.choice import Outputs
-from convscope.capture.state.isolation import isolated
+from convscope.capture.state.isolation import isolated, preserved_random_state
 from convscope.explainers.segments import Segments, segment_means
 from convscope.explainers.switches import Fill, fill_image, switched
 
@@ -46,7 +47,9 @@ class View:
 class SwitchedCopies:
     """Runs a network on the images of one plan, whole and in copies.
 
-    Each pass begins with the same random streams and the same state of the network.
+    Each pass begins with the same random streams and the same state of the network. To restore all that a forward can
+    change takes as long as the forward of a small network; so it is tried, in :meth:`block`, whether what a pass leaves
+    changes the next one.
 
     Args:
         plan: Network, device and precision; its chunk size bounds a pass.
@@ -71,6 +74,7 @@ class SwitchedCopies:
         self._plan, self._sample, self._images, self._layers = plan, sample, images, layers
         self._explain, self._fill, self._on_pass = explain, fill, on_pass
         self.precision = torch.float32  # of the network's outputs
+        self._forgets = False
 
     def views(self) -> dict[int, View]:
         """What the network makes of this process's images as they are, by their places; not of those without a label.
@@ -84,6 +88,31 @@ class SwitchedCopies:
         report = observe(subject, self._sample, used, [look], chunk_size=self._plan.chunk_size)
         _require(report)
         return look.views()
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """Within the block the network's state is restored once, at the end, if passes do not depend on it."""
+        subject, seed = self._plan.subject, self._plan.heldout.seed
+        with isolated(subject.module, seed=seed, gradients=False):
+            self._forgets = True
+            first, *again = [self._whole() for _ in range(3)]
+            self._forgets = all(torch.equal(first, other) for other in again)
+            try:
+                yield
+            finally:
+                self._forgets = False
+
+    def _whole(self) -> torch.Tensor:
+        """The output for this process's first image as it is."""
+        _, chunk = next(self.each())
+        with self._fresh():
+            return self._plan.subject.logits(chunk.inputs).clone()
+
+    def _fresh(self) -> AbstractContextManager[None]:
+        seed = self._plan.heldout.seed
+        if self._forgets:
+            return preserved_random_state(seed)
+        return isolated(self._plan.subject.module, seed=seed, gradients=False)
 
     def each(self) -> Iterator[tuple[int, Chunk]]:
         """This process's images one by one with their places, -1 for what only keeps processes in step."""
@@ -116,7 +145,7 @@ class SwitchedCopies:
         where = self._images.images[place].segments.fine if place >= 0 else torch.zeros(image.shape[1:]).long()
         copies = switched(image, off, where, on)
         inputs = _with_images(take_rows(chunk.inputs, torch.zeros(len(on), dtype=torch.long), 1), copies)
-        with isolated(subject.module, seed=self._plan.heldout.seed, gradients=False):
+        with self._fresh():
             values = subject.logits(inputs)
             self.precision = values.dtype
             found = class_probability(outputs, values, torch.full((len(values),), chosen, device=values.device))

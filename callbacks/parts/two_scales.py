@@ -83,8 +83,9 @@ def explained(
     everyone = {place: what for part in told for place, what in part.items()}
     if not everyone:
         raise ValueError("none of the images to explain has a label that counts; give explain='prediction'")
-    result = _fitted(copies, images, views, settings, start)
-    areas = _areas(copies, images, views, result, settings.seed)
+    with copies.block():
+        result = _fitted(copies, images, views, settings, start)
+        areas = _areas(copies, images, views, result, settings.seed)
     if not all(with_gradient for *_, with_gradient in everyone.values()):
         areas = {name: area for name, area in areas.items() if not name.endswith("gradient")}
     said = [everyone.get(place, (-1, 0.0, False)) for place in range(len(images))]

@@ -184,8 +184,8 @@ def two_scale_regression(
     found = _Found(problem)
     while True:
         steps = min(_EVERY, max_iterations - iterations)
-        for _ in range(steps):
-            run.step()
+        for step in range(1, steps + 1):
+            run.step(measure=step == steps)
         iterations += steps
         found.take(run, iterations, tolerance)
         if iterations == max_iterations or not bool(found.open.any()):
@@ -258,7 +258,7 @@ class _Admm:
         self._coarse_inverse = _inverse(sums.coarse_gram + 2 * rho * eye_c)
         self._fine_inverse = _inverse(problem.balance * sums.fine_gram + rho * (tied + eye_f))
 
-    def step(self) -> None:
+    def step(self, measure: bool) -> None:
         """Smooth coarse and sparse fine weights, then smooth fine and sparse coarse ones, then the multipliers."""
         problem, sums, rho = self._problem, self._problem.sums, self._rho
         tied = problem.to_coarse(self.fine)
@@ -279,7 +279,8 @@ class _Admm:
         self._tie = self._tie + coarse_for_tie - tied
         self._of_coarse = self._of_coarse + coarse_for_copy - self.sparse_coarse
         self._of_fine = self._of_fine + fine_for_copy - self.fine
-        self._measure(before, tied)
+        if measure:
+            self._measure(before, tied)
 
     def _measure(self, before: tuple[Tensor, Tensor, Tensor], tied: Tensor) -> None:
         apart = [self.coarse - tied, self.coarse - self.sparse_coarse, self.sparse_fine - self.fine]

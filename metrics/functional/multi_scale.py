@@ -20,7 +20,8 @@ from convscope.metrics.functional.admm import TwoScaleSums, TwoScaleWeights, two
 
 _LEAST = 1e-3  # of the penalty at which everything vanishes
 _HALVINGS = 6  # so that the penalty is known to a tenth of itself
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-9
+_VISIBLE = 1e-6  # of the largest contribution: what is smaller is zero to the precision of the outputs
 
 
 class MultiScaleResult(NamedTuple):
@@ -95,12 +96,28 @@ def sparse_two_scale_regression(
         penalties = (at.exp() * limit for limit in limits)
         return two_scale_regression(sums, membership, *penalties, balance, start=begin, tolerance=_TOLERANCE)
 
+    best = None
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         start = solve(middle, start)
-        too_many = (start.fine != 0).sum(1) > most
-        low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
-    return solve(high, start), high.exp()
+        few = nonzero_weights(start.fine, sums.fine_gram).sum(1) <= most
+        low, high = torch.where(few, low, middle), torch.where(few, middle, high)
+        best = start if best is None else _where(few, start, best)
+    # An image that had too many at every penalty tried is solved with the last that is left.
+    return best if bool((high < 0).all()) and best is not None else solve(high, start), high.exp()
+
+
+def _where(images: Tensor, one: TwoScaleWeights, other: TwoScaleWeights) -> TwoScaleWeights:
+    """For each image, a mask ``(B,)``, what was found for it in one or in the other."""
+    pairs = zip(one, other, strict=True)
+    return TwoScaleWeights(*(torch.where(images[:, None] if a.ndim == 2 else images, a, b) for a, b in pairs))
+
+
+def nonzero_weights(weights: Tensor, gram: Tensor) -> Tensor:
+    """Which weights ``(B, q)`` are not zero, by more than rounding of what they contribute."""
+    size = weights.abs() * gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+    largest = size.amax(1, keepdim=True) if size.shape[1] else size.new_zeros(len(size), 1)
+    return size > _VISIBLE * largest
 
 
 def weighted_r2(gram: Tensor, moment: Tensor, weights: Tensor, square: Tensor, total: Tensor, weight: Tensor) -> Tensor:
@@ -178,10 +195,8 @@ def explain_two_scales(
         )
     ]
     counts = membership.sum(1).gt(0).sum(1), membership.sum(2).gt(0).sum(1)
-    shares = [
-        (found != 0).sum(1) / count.clamp(min=1)
-        for found, count in zip((weights.coarse, weights.fine), counts, strict=True)
-    ]
+    nonzeros = nonzero_weights(weights.coarse, sums.coarse_gram), nonzero_weights(weights.fine, sums.fine_gram)
+    shares = [found.sum(1) / count.clamp(min=1) for found, count in zip(nonzeros, counts, strict=True)]
     coarse, fine = (found * as_double(a) for found, a in zip((weights.coarse, weights.fine), activations, strict=True))
     return MultiScaleResult(coarse, fine, *r2, *shares, strength, weights)
 

@@ -17,7 +17,8 @@ from convscope.explainers.segments import segment, segment_means
 from convscope.explainers.switches import distances, draw_switches, fill_image, nearness, share_on, switched
 from convscope.metrics import MultiScaleFit
 from tests.callbacks.conftest import Classifier, loaders
-from tests.networks import TinyResNet, images
+from tests.networks import Plain, TinyResNet, images
+from tests.support import awkward
 
 Fit = Callable[..., Any]
 ALONE = {
@@ -30,7 +31,7 @@ CHANGES = {"top1_stability", "iou", "rank_correlation"}
 
 def small(**arguments: Any) -> MultiScaleInterpretation:
     """Few images and copies, at every epoch."""
-    given: dict[str, Any] = {"images": 3, "samples": 24, "every_n_epochs": 1, "on_error": "raise"}
+    given: dict[str, Any] = {"images": 3, "samples": 24, "every_n_epochs": 1, "on_start": True, "on_error": "raise"}
     return MultiScaleInterpretation(**{**given, **arguments})
 
 
@@ -120,7 +121,7 @@ def test_the_one_region_that_decides_is_found_and_switching_it_off_shows_it(fit:
     assert (row.coarse[:, :3].abs() < 0.05 * row.coarse[:, 3:]).all()
     quarters = segment(x[0], "grid", 4, 16).membership[:, 3] > 0
     assert (row.fine[:, quarters].sum(1) > 0.95 * row.fine.abs().sum(1)).all()
-    assert run.curve("multi_scale/r2_fine")[-1][1] > 0.7
+    assert run.curve("multi_scale/r2_fine")[-1][1] > 0.5
     assert run.curve("multi_scale/deletion_gain")[-1][1] > 0.1
     assert run.curve("multi_scale/focus")[-1][1] >= 1 / 16
     assert run.curve("multi_scale/constraint_residual")[-1][1] < 1e-6
@@ -195,6 +196,18 @@ def test_super_pixels_by_colour(fit: Fit) -> None:
     assert callback._rows[0].fine.shape[0] == 2
 
 
+@pytest.mark.parametrize("network", [awkward.TestTimeCalls, awkward.MemoryBank, awkward.WritesIntoInput])
+def test_a_network_that_remembers_gives_the_same_at_any_chunk_size(fit: Fit, network: Any) -> None:
+    def found(chunk: int) -> Any:
+        torch.manual_seed(0)
+        callback = small(every_n_epochs=0, images=2, heldout=HeldOut(images(9, 4), batch_size=chunk))
+        run = fit([callback], module=Classifier(network(), lr=0.0), max_epochs=1)
+        assert tags(run)
+        return callback._rows[0].fine
+
+    torch.testing.assert_close(found(5), found(64), rtol=1e-4, atol=1e-6)
+
+
 class BatchHead(TinyResNet):
     """Logits relative to those of the batch."""
 
@@ -244,8 +257,9 @@ def test_a_resumed_run_goes_on_where_it_was(fit: Fit, tmp_path: Any) -> None:
     def run(epochs: int, path: Any = None) -> Any:
         torch.manual_seed(0)
         callback = small(images=2)
+        module = Classifier(Plain(channels=3))  # without dropout: a resumed run draws other numbers
         keep = ModelCheckpoint(tmp_path / f"kept{epochs}", save_last=True)
-        return callback, fit([callback, keep], max_epochs=epochs, ckpt_path=path)
+        return callback, fit([callback, keep], module=module, max_epochs=epochs, ckpt_path=path)
 
     whole, _ = run(3)
     run(2)
