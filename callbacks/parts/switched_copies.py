@@ -22,6 +22,7 @@ from convscope.explainers.switches import Fill, fill_image, switched
 
 Explain = Literal["label", "prediction"]
 _SAME = 2e-3  # in probability: more than any order of summation makes
+_TRIED = 8  # rows of the passes that show whether a network remembers
 
 
 @dataclass(frozen=True)
@@ -92,27 +93,37 @@ class SwitchedCopies:
     @contextmanager
     def block(self) -> Iterator[None]:
         """Within the block the network's state is restored once, at the end, if passes do not depend on it."""
-        subject, seed = self._plan.subject, self._plan.heldout.seed
-        with isolated(subject.module, seed=seed, gradients=False):
+        with isolated(self._plan.subject.module, seed=self._seed, gradients=False):
+            found = self._found_to_forget()
+        if not found:
+            yield
+            return
+        with isolated(self._plan.subject.module, seed=self._seed, gradients=False):
             self._forgets = True
-            first, *again = [self._whole() for _ in range(3)]
-            self._forgets = all(torch.equal(first, other) for other in again)
             try:
                 yield
             finally:
                 self._forgets = False
 
-    def _whole(self) -> torch.Tensor:
-        """The output for this process's first image as it is."""
-        _, chunk = next(self.each())
-        with self._fresh():
-            return self._plan.subject.logits(chunk.inputs).clone()
+    def _found_to_forget(self) -> bool:
+        """Whether the network says the same of an image three times, its state left as each pass leaves it."""
+        place, chunk = next(self.each())
+        on = torch.ones(min(_TRIED, self._plan.chunk_size), self._images.counts(place)[1], dtype=torch.bool)
+        self._forgets = True
+        try:
+            first, *again = [self._pass(place, chunk, on, 0) for _ in range(3)]
+        finally:
+            self._forgets = False
+        return all(torch.equal(first, other) for other in again)
 
     def _fresh(self) -> AbstractContextManager[None]:
-        seed = self._plan.heldout.seed
         if self._forgets:
-            return preserved_random_state(seed)
-        return isolated(self._plan.subject.module, seed=seed, gradients=False)
+            return preserved_random_state(self._seed)
+        return isolated(self._plan.subject.module, seed=self._seed, gradients=False)
+
+    @property
+    def _seed(self) -> int:
+        return self._plan.heldout.seed
 
     def each(self) -> Iterator[tuple[int, Chunk]]:
         """This process's images one by one with their places, -1 for what only keeps processes in step."""
@@ -121,8 +132,9 @@ class SwitchedCopies:
 
     def probabilities(self, place: int, chunk: Chunk, on: torch.Tensor, view: View | None) -> torch.Tensor:
         """Probability ``(K,)`` float64 of the class for copies ``on`` ``(K, q)`` of one image, on the CPU."""
-        size, chosen = self._plan.chunk_size, 0 if view is None else view.chosen
-        return torch.cat([self._pass(place, chunk, part, chosen) for part in on.split(size)])
+        chosen, passes = 0 if view is None else view.chosen, -(-len(on) // self._plan.chunk_size)
+        # In parts of about one size: there are networks that take no single row.
+        return torch.cat([self._pass(place, chunk, part, chosen) for part in on.tensor_split(passes)])
 
     def whole_and_off(self, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor]:
         """The image ``(C, H, W)``, and what stands where it is off, on the CPU."""
@@ -150,12 +162,13 @@ class SwitchedCopies:
             self.precision = values.dtype
             found = class_probability(outputs, values, torch.full((len(values),), chosen, device=values.device))
         self._on_pass()
-        return found.cpu()
+        return found
 
 
 def class_probability(outputs: Outputs, values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Probability ``(n,)`` float64 of one class per sample, from a model's outputs ``(n, K)``."""
-    return class_logits(outputs, values).log_softmax(1).exp().gather(1, chosen[:, None])[:, 0].detach().double()
+    """Probability ``(n,)`` float64 on the CPU of one class per sample, from a model's outputs ``(n, K)``."""
+    logits = class_logits(outputs, values.detach())
+    return logits.softmax(1).gather(1, chosen.to(logits.device)[:, None])[:, 0].cpu().double()
 
 
 def class_logits(outputs: Outputs, values: torch.Tensor) -> torch.Tensor:

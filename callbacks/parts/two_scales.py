@@ -96,7 +96,7 @@ def explained(
         torch.tensor([chosen for chosen, *_ in said]),
         torch.tensor([probability for _, probability, _ in said]),
     )
-    shares = torch.stack([images.shares(place, result.fine[place], _PLACES) for place in everyone])
+    shares = torch.stack([images.shares(place, result.fine[place], _PLACES) for place in sorted(everyone)])
     return TwoScales(result, explanations, areas, float(common_focus(shares)))
 
 

@@ -216,6 +216,30 @@ class BatchHead(TinyResNet):
         return 5 * (found - found.mean(0))
 
 
+class Forgetful(awkward.Base):
+    """Its logits rise from call to call, by what it keeps in a plain attribute."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += not self.training
+        return super().forward(x) * (1 + 0.5 * self.calls)
+
+
+def test_what_a_pass_leaves_behind_does_not_reach_the_next_one(fit: Fit) -> None:
+    torch.manual_seed(0)
+    module = Classifier(Forgetful(), lr=0.0)
+    callback = small(every_n_epochs=0, images=2, heldout=HeldOut(images(9, 4), batch_size=8))
+    fit([callback], module=module, num_sanity_val_steps=0, limit_val_batches=0, max_epochs=1)
+    assert module.net.calls == 0
+    x, y = images(9, 4)
+    number = sorted(callback.heldout.sample(2).index.tolist())[0]
+    module.net.calls = 0
+    with torch.no_grad():
+        expected = module.net.eval()(x[number : number + 1]).softmax(1)[0, int(y[number])]
+    assert float(callback._rows[0].probability[0]) == pytest.approx(float(expected), abs=1e-5)
+
+
 def test_a_network_that_looks_at_its_batch_is_not_explained(fit: Fit, caplog: pytest.LogCaptureFixture) -> None:
     run = fit([small(on_error="warn")], module=Classifier(BatchHead(4, classes=3)), max_epochs=1)
     assert "depends on its batch or on chance" in caplog.text
