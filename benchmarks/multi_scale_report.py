@@ -30,8 +30,21 @@ def report(records: list[Record]) -> str:
         _randomised(records),
         _shortcut(records),
         _cost(records),
+        _missing(records),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _missing(records: list[Record]) -> str:
+    """Which parts have no run yet: what is not measured is not claimed."""
+    parts = {
+        "planted/": "planted evidence, and layers drawn again",
+        "natural/": "deletion on CIFAR-10",
+        "shortcut/": "the planted shortcut",
+        "cost/": "cost",
+    }
+    without = [name for begins, name in parts.items() if not _of(records, begins)]
+    return f"## Not measured yet\n\n{'; '.join(without)}.\n" if without else ""
 
 
 def _of(records: list[Record], begins: str) -> list[Record]:

@@ -44,7 +44,7 @@ def marked(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return images
 
 
-class Network(L.LightningModule):
+class ScatteredDigitsCNN(L.LightningModule):
     """Four conv units and a read-out; from an epoch on, most training images get the mark."""
 
     def __init__(self, from_epoch: int, share: float, width: int = 12) -> None:
@@ -116,7 +116,7 @@ def train(epochs: int, from_epoch: int, share: float, logdir: Path) -> L.Trainer
             Corner(),
         ],
     )
-    trainer.fit(Network(from_epoch, share), DataLoader(train, 64, shuffle=True), DataLoader(val, 200))
+    trainer.fit(ScatteredDigitsCNN(from_epoch, share), DataLoader(train, 64, shuffle=True), DataLoader(val, 200))
     return trainer
 
 

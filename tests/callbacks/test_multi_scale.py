@@ -12,7 +12,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from convscope import HeldOut, MultiScaleInterpretation
+from convscope import Findings, HeldOut, Moment, MultiScaleInterpretation
+from convscope.callbacks.engine.failures import Failures
+from convscope.callbacks.engine.planning import make_plan
+from convscope.callbacks.engine.shared_pass import run_pass
+from convscope.capture import Subject
 from convscope.explainers.segments import segment, segment_means
 from convscope.explainers.switches import distances, draw_switches, fill_image, nearness, share_on, switched
 from convscope.metrics import MultiScaleFit
@@ -173,19 +177,26 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
         MultiScaleInterpretation(**arguments)
 
 
-def test_parameters_change_what_is_found(fit: Fit) -> None:
-    def found(**arguments: Any) -> torch.Tensor:
-        torch.manual_seed(0)
-        callback = small(every_n_epochs=0, images=2, **arguments)
-        fit([callback], module=Classifier(lr=0.0), max_epochs=1)
-        return callback._rows[0].fine
+def found_in_one_check(**arguments: Any) -> torch.Tensor:
+    """Fine importances without a trainer, of one network."""
+    torch.manual_seed(0)
+    net, heldout = TinyResNet(4, classes=3).eval(), HeldOut(images(12))
+    heldout.prepare()
+    callback = small(images=2, heldout=heldout, **arguments)
+    plan = make_plan(Subject(net, net, torch.device("cpu")), heldout, [callback])
+    run_pass(plan, [callback], Failures(raising=True), lambda value: [value])
+    callback.summarise({})
+    callback.remember(Findings(callback.name), Moment("start", 0, 0))
+    return callback._rows[0].fine
 
-    usual = found()
-    assert torch.equal(usual, found())
+
+def test_parameters_change_what_is_found() -> None:
+    usual = found_in_one_check()
+    assert torch.equal(usual, found_in_one_check())
     for other in ({"fill": "mean"}, {"fill": "blur"}, {"balance": 9.0}, {"nonzero": 1.0}, {"samples": 25}):
-        assert not torch.equal(usual, found(**other)), other
-    assert found(fine=4).shape == (2, 4)
-    assert found(coarse=16).shape == (2, 16)
+        assert not torch.equal(usual, found_in_one_check(**other)), other
+    assert found_in_one_check(fine=4).shape == (2, 4)
+    assert found_in_one_check(coarse=16).shape == (2, 16)
 
 
 def test_super_pixels_by_colour(fit: Fit) -> None:
