@@ -13,9 +13,9 @@ from convscope.loggers._canvas import CARD, Floats, Page, Picture, colour
 from convscope.loggers.names import shorten_middle
 from convscope.loggers.predictions import thumbnail
 
-SIDE = 82
+SIDE = 78
 GAP = 4
-LABEL = 88
+LABEL = 102
 TOP = 44
 GROUND = 0.35  # how much of the grey image is left under a colour
 
@@ -61,7 +61,7 @@ def explanation_sheet(
 
     >>> picture, halves = np.zeros((4, 4, 3), dtype=np.uint8), np.arange(4)[:, None] // 2 + np.zeros((4, 4), dtype=int)
     >>> explanation_sheet(picture, (halves, halves), [SheetRow("epoch 0", "p 0.9", [0, 1], [0, 1])], "sample 3").shape
-    (130, 350, 3)
+    (126, 350, 3)
     """
     if not rows or any(numbers.shape != image.shape[:2] for numbers in segments):
         raise ValueError(

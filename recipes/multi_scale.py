@@ -121,8 +121,8 @@ def train(epochs: int, from_epoch: int, share: float, logdir: Path) -> L.Trainer
 
 
 def main() -> None:
-    parser = command_line(__doc__, epochs=12)
-    parser.add_argument("--from-epoch", type=int, default=6, help="first epoch, from 0, with marks (default 6)")
+    parser = command_line(__doc__, epochs=10)
+    parser.add_argument("--from-epoch", type=int, default=5, help="first epoch, from 0, with marks (default 5)")
     parser.add_argument("--share", type=float, default=0.9, help="share of the training images with one (default 0.9)")
     options = parser.parse_args()
     trainer = train(options.epochs, options.from_epoch, options.share, options.logdir)
