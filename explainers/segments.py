@@ -144,7 +144,8 @@ def _colour_segments(skimage: Any, pixels: Any, method: str, count: int) -> Tens
         # Quickshift takes a distance, not a number: that at which so many segments of equal size would lie.
         reach = float((pixels.shape[0] * pixels.shape[1] / count) ** 0.5)
         found = skimage.quickshift(colours, kernel_size=max(1.0, reach / 4), max_dist=reach, rng=0)
-    return torch.from_numpy(found.astype(np.int64)).unique(return_inverse=True)[1]
+    numbers: Tensor = torch.from_numpy(found.astype(np.int64)).unique(return_inverse=True)[1]
+    return numbers
 
 
 def require_segmenter(method: str) -> None:

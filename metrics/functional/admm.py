@@ -109,8 +109,12 @@ class _TwoScaleProblem:
 
     def part(self, images: Tensor) -> _TwoScaleProblem:
         """The problem of some of the images, a mask ``(B,)``."""
-        sums, penalties = TwoScaleSums(*(part[images] for part in self.sums)), (self.coarse_penalty, self.fine_penalty)
-        return _TwoScaleProblem(sums, self.membership[images], *(each[images] for each in penalties), self.balance)
+        sums, coarse, fine = (
+            (part[images] for part in self.sums),
+            self.coarse_penalty[images],
+            self.fine_penalty[images],
+        )
+        return _TwoScaleProblem(TwoScaleSums(*sums), self.membership[images], coarse, fine, self.balance)
 
     def to_coarse(self, fine: Tensor) -> Tensor:
         return (fine[:, None] @ self.membership)[:, 0]

@@ -93,8 +93,8 @@ def sparse_two_scale_regression(
     low, high = (torch.full_like(sums.output_square, edge) for edge in (math.log(_LEAST), 0.0))
 
     def solve(at: Tensor, begin: TwoScaleWeights | None) -> TwoScaleWeights:
-        penalties = (at.exp() * limit for limit in limits)
-        return two_scale_regression(sums, membership, *penalties, balance, start=begin, tolerance=_TOLERANCE)
+        coarse, fine = (at.exp() * limit for limit in limits)
+        return two_scale_regression(sums, membership, coarse, fine, balance, start=begin, tolerance=_TOLERANCE)
 
     best = None
     for _ in range(_HALVINGS):
@@ -198,7 +198,7 @@ def explain_two_scales(
     nonzeros = nonzero_weights(weights.coarse, sums.coarse_gram), nonzero_weights(weights.fine, sums.fine_gram)
     shares = [found.sum(1) / count.clamp(min=1) for found, count in zip(nonzeros, counts, strict=True)]
     coarse, fine = (found * as_double(a) for found, a in zip((weights.coarse, weights.fine), activations, strict=True))
-    return MultiScaleResult(coarse, fine, *r2, *shares, strength, weights)
+    return MultiScaleResult(coarse, fine, r2[0], r2[1], shares[0], shares[1], strength, weights)
 
 
 def switching_area(probability: Tensor, shares: Sequence[float]) -> Tensor:
