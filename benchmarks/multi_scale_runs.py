@@ -40,7 +40,7 @@ def explain(
     net: nn.Module, x: torch.Tensor, y: torch.Tensor, **arguments: Any
 ) -> tuple[Explanations, dict[str, float]]:
     """One check of all images without a trainer."""
-    heldout = HeldOut((x, y), size=len(x), batch_size=128, stratify=False)
+    heldout = HeldOut((x, y), size=len(x), batch_size=128, stratify=False, classes=10, logits=lambda output: output)
     heldout.prepare()
     subject = Subject(net.eval(), net, torch.device("cpu"))
     callback = MultiScaleInterpretation(heldout=heldout, images=len(x), on_error="raise", **arguments)
