@@ -97,6 +97,8 @@ def main(folder: Path, devices: int, mode: str) -> None:
         )
         often: dict[str, Any] = {"heldout": heldout, "layers": "*.layer2.0.conv1", "every_n_epochs": 1, "samples": 20}
         callbacks.append(convscope.AblationOracle(name="ablation_often", **often))
+        explained: dict[str, Any] = {"heldout": heldout, "images": 5, "samples": 30, "every_n_epochs": 1}
+        callbacks.append(convscope.MultiScaleInterpretation(name="multi_scale_often", **explained))
         callbacks.append(convscope.ForwardFromLayer(name="forward_often", criterion="weight_l1", **often))
     if mode == "sampled":
         callbacks = list(convscope.suite("standard", heldout=heldout, on_error="raise"))

@@ -45,7 +45,7 @@ def by_cvxpy(data: dict[str, Tensor], image: int, penalties: tuple[float, float]
     return float(problem.value)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("penalties", [(0.0, 0.0), (0.3, 0.1), (1.0, 0.5), (0.0, 0.4), (2.0, 0.0), (50.0, 50.0)])
 @pytest.mark.parametrize("balance", [1.0, 0.2])
 def test_the_objective_is_cvxpys(seed: int, penalties: tuple[float, float], balance: float) -> None:
@@ -116,14 +116,14 @@ def test_a_warm_start_takes_fewer_steps_to_the_same_weights() -> None:
     data["output"] = data["output"] + 0.001
     again = two_scale_regression(sums_of(data), data["membership"], 0.3, 0.1)
     warm = two_scale_regression(sums_of(data), data["membership"], 0.3, 0.1, start=cold)
-    assert warm.iterations <= again.iterations
+    assert bool((warm.iterations <= again.iterations).all())
     torch.testing.assert_close(warm.objective, again.objective, rtol=1e-9, atol=0)
 
 
 def test_a_step_limit_is_kept_and_said() -> None:
     data = draws(3)
     found = two_scale_regression(sums_of(data), data["membership"], 0.3, 0.1, max_iterations=3)
-    assert found.iterations == 3
+    assert found.iterations.tolist() == [3, 3, 3]
     assert not bool(found.converged.any())
     assert bool((found.primal_residual > 0).all())
 
@@ -205,6 +205,9 @@ def test_bad_arguments_are_named(change: dict[str, object], message: str) -> Non
         ({"weight": -torch.ones(3, 60)}, "weight must not be negative"),
         ({"output": torch.full((3, 60), torch.nan)}, "output must be finite"),
         ({"fine": torch.zeros(3, 59, 12)}, r"Give coarse \(B, K, p\)"),
+        ({"output": torch.zeros(3, 59)}, r"Give coarse \(B, K, p\)"),
+        ({"weight": torch.ones(3, 59)}, r"Give coarse \(B, K, p\)"),
+        ({"weight": torch.ones(60)}, r"Give coarse \(B, K, p\)"),
     ],
 )
 def test_bad_copies_are_named(change: dict[str, Tensor], message: str) -> None:

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from convscope.recipes import digits, dying_relu, forgetting, input_resampling, label_corruption
+from convscope.recipes import digits, dying_relu, forgetting, input_resampling, label_corruption, multi_scale
 
 pytest.importorskip("sklearn")
 
@@ -32,7 +32,7 @@ def test_forgetting_is_found(tmp_path: Path) -> None:
     assert "forgetting" in {alert.rule for alert in alerts}
 
 
-@pytest.mark.parametrize("recipe", [digits, dying_relu, forgetting, input_resampling, label_corruption])
+@pytest.mark.parametrize("recipe", [digits, dying_relu, forgetting, input_resampling, label_corruption, multi_scale])
 def test_help_is_plain_text(
     recipe: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,7 +45,7 @@ def test_help_is_plain_text(
     assert all(option in printed for option in ("--epochs", "--logdir"))
 
 
-@pytest.mark.parametrize("recipe", [digits, dying_relu, forgetting, input_resampling, label_corruption])
+@pytest.mark.parametrize("recipe", [digits, dying_relu, forgetting, input_resampling, label_corruption, multi_scale])
 def test_every_recipe_runs_and_says_how_to_see_the_run(
     recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
