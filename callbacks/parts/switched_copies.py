@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,13 +94,11 @@ class SwitchedCopies:
     @contextmanager
     def block(self) -> Iterator[None]:
         """Within the block the network's state is restored once, at the end, if passes do not depend on it."""
-        with isolated(self._plan.subject.module, seed=self._seed, gradients=False):
-            found = self._found_to_forget()
-        if not found:
-            yield
-            return
-        with isolated(self._plan.subject.module, seed=self._seed, gradients=False):
-            self._forgets = True
+        with ExitStack() as stack:
+            stack.enter_context(isolated(self._plan.subject.module, seed=self._seed, gradients=False))
+            self._forgets = self._found_to_forget()
+            if not self._forgets:
+                stack.close()  # each pass restores it
             try:
                 yield
             finally:
