@@ -91,14 +91,14 @@ def main(folder: Path, devices: int, mode: str) -> None:
             norm.momentum = 0.0  # each process sees other training batches
     heldout = convscope.HeldOut(size=29, batch_size=4)  # uneven shares
     callbacks: list[Any] = list(convscope.suite("full", heldout=heldout, on_error="warn", on_start=True))
+    few: dict[str, Any] = {"heldout": heldout, "images": 5, "samples": 30, "every_n_epochs": 1}  # in the suite's place
+    callbacks.append(convscope.MultiScaleInterpretation(**few))
     if mode == "plain":
         callbacks.append(
             convscope.RepresentationDrift(heldout=heldout, reference=TinyResNet(4, classes=3), name="reference")
         )
         often: dict[str, Any] = {"heldout": heldout, "layers": "*.layer2.0.conv1", "every_n_epochs": 1, "samples": 20}
         callbacks.append(convscope.AblationOracle(name="ablation_often", **often))
-        explained: dict[str, Any] = {"heldout": heldout, "images": 5, "samples": 30, "every_n_epochs": 1}
-        callbacks.append(convscope.MultiScaleInterpretation(name="multi_scale_often", **explained))
         callbacks.append(convscope.ForwardFromLayer(name="forward_often", criterion="weight_l1", **often))
     if mode == "sampled":
         callbacks = list(convscope.suite("standard", heldout=heldout, on_error="raise"))
