@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convscope._arguments import number, share, whole_number
 from convscope.metrics._base import ObservationMetric
+from convscope.metrics.functional._validation import check_finite
 from convscope.metrics.functional.admm import TwoScaleSums, TwoScaleWeights, two_scale_sums
 from convscope.metrics.functional.multi_scale import MultiScaleResult, explain_two_scales, switching_area
 
@@ -186,8 +187,9 @@ class SwitchingAreas(ObservationMetric):
         """Add one image: ``(num_orders, 2, R)``, super-pixels switched off in the first row, on in the second.
 
         Raises:
-            ValueError: if the shape does not fit.
+            ValueError: if the shape does not fit, or a value is not finite.
         """
+        check_finite("probability", probability)
         if probability.shape != (self.num_orders, 2, len(self.shares)):
             raise ValueError(
                 f"The curves must have shape {(self.num_orders, 2, len(self.shares))}, got {tuple(probability.shape)}."

@@ -224,6 +224,7 @@ def _on_support(
 
 def _solved(system: Tensor, target: Tensor) -> Tensor:
     """Solution of a symmetric system; the smallest one where there are several."""
+    found: Tensor
     found, failed = torch.linalg.solve_ex(system, target)
     bound = _ACCURATE * (1 + float(target.abs().max()))
     if bool(failed) or not bool(((system @ found - target).abs() <= bound).all()):

@@ -268,7 +268,7 @@ def _curvature(gram: Tensor, rows: Tensor) -> Tensor:
 
 
 def _norm(values: Tensor) -> Tensor:
-    return values.norm(dim=1)
+    return torch.linalg.vector_norm(values, dim=1)
 
 
 def _above_zero(values: Tensor, otherwise: float = 1e-300) -> Tensor:

@@ -65,6 +65,25 @@ def smooth_gradient(data: dict[str, Tensor], found: TwoScaleWeights, balance: fl
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_some_subgradient_of_the_penalties_cancels_the_gradient(seed: int) -> None:
+    """The conditions of Karush, Kuhn and Tucker, coarse super-pixel by coarse super-pixel."""
+    data, (of_coarse, of_fine) = draws(seed), (0.3, 0.1)
+    found = two_scale_regression(sums_of(data), data["membership"], of_coarse, of_fine)
+    gradient = smooth_gradient(data, found, 1.0)
+    for image in range(3):
+        for place in range(4):
+            inside = data["membership"][:, place] > 0
+            needed, weights, total = -gradient[image, inside], found.fine[image, inside], found.coarse[image, place]
+            # needed = of_coarse * s + of_fine * t, s common to the super-pixel and both in the subdifferentials of | |
+            low = torch.where(weights == 0, needed - of_fine, needed - of_fine * weights.sign()).max()
+            high = torch.where(weights == 0, needed + of_fine, needed - of_fine * weights.sign()).min()
+            lowest, highest = (-of_coarse, of_coarse) if total == 0 else (of_coarse * total.sign(),) * 2
+            assert float(low) <= float(highest) + 1e-7
+            assert float(high) >= float(lowest) - 1e-7
+            assert float(low) <= float(high) + 1e-7
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_no_small_feasible_step_goes_down(seed: int) -> None:
     data = draws(seed)
     sums, to = sums_of(data), data["membership"]
