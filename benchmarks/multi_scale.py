@@ -19,7 +19,7 @@ TUNING = 100  # seeds from here on are those that the limits of rules were set o
 
 def keys() -> list[str]:
     """All runs, every kind early, so that a report of few of them says something about each."""
-    found = ["cost/16", "cost/32"]
+    found = ["cost/16"]
     for seed in range(SEEDS):
         found += [f"planted/quarters/{net}/{seed}" for net in NETS]
         found += [f"shortcut/{strength}/{TUNING + seed}" for strength in ("strong", "none")]
@@ -27,7 +27,11 @@ def keys() -> list[str]:
         found += [f"natural/{net}/{seed}" for net in NETS]
     found += [f"shortcut/{strength}/{seed}" for seed in range(SEEDS) for strength in ("strong", "none", "medium")]
     found += [f"shortcut/weak/{seed}" for seed in range(SEEDS)]
-    return found + [f"shortcut/{strength}/{seed}" for seed in range(SEEDS, 6) for strength in ("none", "strong")]
+    return (
+        found
+        + [f"shortcut/{strength}/{seed}" for seed in range(SEEDS, 6) for strength in ("none", "strong")]
+        + ["cost/32"]
+    )
 
 
 def load(path: Path) -> list[dict]:

@@ -84,7 +84,7 @@ def _planted(records: list[Record]) -> str:
         "## Planted evidence\n\nOne region alone decides the class: a digit in one of 16 coarse cells "
         "(`digits`), or one of "
         "ten patterns in a quarter of one (`quarters`), on a ground of smooth noise that varies by as much. "
-        "Shares of 32 "
+        "Shares of 24 "
         "test images in which the right super-pixel has the greatest importance. Chance is 0.06 at the coarse "
         "scale, 0.02 "
         "at the fine one, and 0.25 among the quarters of the right cell. Wanted: at least 0.95 at the coarse "
@@ -148,7 +148,7 @@ def _randomised(records: list[Record]) -> str:
     return (
         "## Layers drawn again\n\nThe sanity check of Adebayo et al. 2018 "
         "([1810.03292](https://arxiv.org/abs/1810.03292)): rank correlation of fine importances with those of the "
-        f"trained network, {len(runs)} networks of the planted runs, 8 images each. An explanation that stays "
+        f"trained network, {len(runs)} networks of the planted runs, 6 images each. An explanation that stays "
         f"the same "
         "when the network is replaced explains something else.\n\n"
         + _rows("| layers drawn again | rank correlation |", rows)

@@ -37,8 +37,8 @@ from convscope.metrics.functional import switching_area
 Record = dict[str, Any]
 NETS = ("vgg_bn", "resnet_bn")
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
-TEST_IMAGES = 32
-RIVALS = 16  # images on which orders are compared
+TEST_IMAGES = 24
+RIVALS = 12  # images on which orders are compared
 REPEATS = 5
 
 
@@ -151,7 +151,7 @@ def planted_run(task: str, kind: str, seed: int) -> Record:
         "after": {name: sum(s * part[name] for s, part in zip(shares, found, strict=True)) for name in before},
         "scalars": scalars,
         "lime": lime(net, x_test[first], y_test[first]),
-        "randomised": randomised(net, x_test[:8], y_test[:8], row.fine[:8]),
+        "randomised": randomised(net, x_test[:6], y_test[:6], row.fine[:6]),
     }
 
 
