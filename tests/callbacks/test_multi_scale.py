@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from convscope import Findings, HeldOut, Moment, MultiScaleInterpretation
+from convscope import Findings, HeldOut, Moment, MultiScaleInterpretation, read_run
+from convscope.callbacks.engine import progress
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.planning import make_plan
 from convscope.callbacks.engine.shared_pass import run_pass
@@ -55,6 +58,25 @@ def test_every_documented_tag_is_written_and_a_picture_per_image(fit: Fit) -> No
     assert len(pictures) == 3
     heights = [event.height for event in run.events.Images(pictures[0])]
     assert np.diff(heights).tolist() == [82, 82]  # a row per check
+
+
+def test_the_record_has_the_importances(fit: Fit) -> None:
+    callback = small()
+    run = fit([callback])
+    record = read_run(run.trainer.logger.log_dir)
+    for name, expected in (("coarse", (3, 4)), ("fine", (3, 16)), ("classes", (3,)), ("probability", (3,))):
+        assert record.array("multi_scale", name).shape == expected
+    np.testing.assert_array_equal(record.array("multi_scale", "fine"), callback._rows[-1].fine.numpy())
+    assert record.array("multi_scale", "images").tolist() == sorted(record.array("multi_scale", "images").tolist())
+
+
+def test_copies_move_the_progress_bar(fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN", 0.0)
+    callback, bar = small(heldout=HeldOut(images(12), batch_size=8), every_n_epochs=0), TQDMProgressBar()
+    fit([callback, bar], enable_progress_bar=True, num_sanity_val_steps=0, max_epochs=1)
+    shown = re.findall(r"convscope, multi_scale: +(\d+)%", capsys.readouterr().out)
+    assert len(set(shown)) > 10
 
 
 def by_hand(net: Any, x: torch.Tensor, y: int, number: int, copies: int) -> MultiScaleFit:
@@ -262,6 +284,8 @@ def test_a_network_that_looks_at_its_batch_is_not_explained(fit: Fit, caplog: py
     ("data", "message"),
     [
         (lambda x, y: (x, x.mean((2, 3))), "predicts quantities, and the probability of a class is needed"),
+        (lambda x, y: (x, (torch.stack([y, y > 0, y < 2], 1) > 0).float()), "a sample has several labels; target="),
+        (lambda x, y: x, "there are no labels; MultiScaleInterpretation(target='predicted') needs none"),
         (lambda x, y: (x[..., :3], y), "too small for two scales"),
     ],
 )
@@ -269,7 +293,7 @@ def test_it_is_inactive_with_one_sentence_where_there_is_nothing_to_explain(
     fit: Fit, caplog: pytest.LogCaptureFixture, data: Any, message: str
 ) -> None:
     with caplog.at_level("INFO"):
-        run = fit([small(heldout=HeldOut(data(*images(12))))], max_epochs=1)
+        run = fit([small(heldout=HeldOut(data(*images(12)), logits=lambda output: output))], max_epochs=1)
     assert message in caplog.text
     assert tags(run) == set()
 
@@ -287,8 +311,6 @@ def test_images_whose_label_is_ignored_are_left_out(fit: Fit) -> None:
 
 
 def test_a_resumed_run_goes_on_where_it_was(fit: Fit, tmp_path: Any) -> None:
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     def run(epochs: int, path: Any = None) -> Any:
         torch.manual_seed(0)
         callback = small(images=2)
@@ -301,3 +323,31 @@ def test_a_resumed_run_goes_on_where_it_was(fit: Fit, tmp_path: Any) -> None:
     resumed, _ = run(3, tmp_path / "kept2" / "last.ckpt")
     assert [row.when for row in resumed._rows] == ["before training", "epoch 0", "epoch 1", "epoch 2"]
     torch.testing.assert_close(resumed._rows[-1].fine, whole._rows[-1].fine, rtol=0, atol=1e-5)
+
+
+class Summed(Classifier):
+    """A classifier of samples with several labels each."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(self(batch[0]), batch[1].float())
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+
+@pytest.mark.parametrize("labels", ["several", "none"])
+def test_a_class_may_be_named_where_there_is_no_label_of_one(fit: Fit, labels: str) -> None:
+    x, y = images(12)
+    many = (torch.stack([y, y > 0, y < 2], 1) > 0).float()
+    heldout = HeldOut((x, many) if labels == "several" else x, logits=lambda output: output)
+    callback = small(heldout=heldout, target=2, on_start=False)
+    module = Summed(lr=0.0) if labels == "several" else Classifier(lr=0.0)
+    targets = many if labels == "several" else y
+    fit([callback], module=module, data=(DataLoader(TensorDataset(x, targets), 6),) * 2, max_epochs=1)
+    (row,) = callback._rows
+    assert row.chosen.tolist() == [2, 2, 2]
+    numbers = sorted(callback.heldout.sample(3).index.tolist())
+    with torch.no_grad():
+        logits = module.net.eval()(x[numbers])
+    expected = logits.sigmoid() if labels == "several" else logits.softmax(1)
+    torch.testing.assert_close(row.probability.float(), expected[:, 2], rtol=0, atol=1e-4)
