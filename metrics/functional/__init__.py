@@ -1,6 +1,7 @@
 """Every quantity as a pure function of tensors."""
 
 from convscope.metrics.functional.ablation import OutcomeResult, removal_area
+from convscope.metrics.functional.admm import TwoScaleSums, TwoScaleWeights, two_scale_regression, two_scale_sums
 from convscope.metrics.functional.cka import linear_cka, linear_cka_matrix
 from convscope.metrics.functional.correlation import (
     CorrelationResult,
@@ -34,6 +35,14 @@ from convscope.metrics.functional.importance import (
     weight_importance,
 )
 from convscope.metrics.functional.logistic import logistic_probe_scores, logistic_scorer
+from convscope.metrics.functional.multi_scale import (
+    MultiScaleResult,
+    common_focus,
+    explain_two_scales,
+    sparse_two_scale_regression,
+    switching_area,
+    weighted_r2,
+)
 from convscope.metrics.functional.neighbours import (
     centroid_probe_scores,
     centroid_scorer,
@@ -92,6 +101,7 @@ __all__ = [
     "ActivityResult",
     "CorrelationResult",
     "CorrelationSummary",
+    "MultiScaleResult",
     "OutcomeResult",
     "Overlap",
     "ResamplingScores",
@@ -100,6 +110,8 @@ __all__ = [
     "PeaksResult",
     "Scorer",
     "ServingResult",
+    "TwoScaleSums",
+    "TwoScaleWeights",
     "activation_importance",
     "balanced_accuracy",
     "batch_norm_importance",
@@ -110,6 +122,7 @@ __all__ = [
     "centroid_scorer",
     "chance_level",
     "channel_correlation",
+    "common_focus",
     "control_accuracy",
     "control_score",
     "correlation_change",
@@ -120,6 +133,7 @@ __all__ = [
     "effective_rank",
     "equivariance_proxy",
     "exchanged_labels",
+    "explain_two_scales",
     "fair_position_scorer",
     "features_at",
     "filter_activity",
@@ -161,15 +175,20 @@ __all__ = [
     "ridge_scorer",
     "selectivity",
     "signal_rms",
+    "sparse_two_scale_regression",
     "spread_positions",
     "standing_still",
     "serving_filters",
     "set_overlap",
+    "switching_area",
     "taylor_importance",
     "top_filters",
     "top_share",
     "turnover",
+    "two_scale_regression",
+    "two_scale_sums",
     "update_ratio",
     "variance_shift",
     "weight_importance",
+    "weighted_r2",
 ]
