@@ -41,7 +41,7 @@ def scenes(loader: DataLoader, count: int, seed: int) -> TensorDataset:
     return TensorDataset(pictures[:, None], masks)
 
 
-class Segmenter(L.LightningModule):
+class MaskCNN(L.LightningModule):
     """Encoder of two levels and a decoder with one connection across, five classes per pixel."""
 
     def __init__(self, width: int = 16) -> None:
@@ -83,7 +83,7 @@ def train(epochs: int, logdir: Path, count: int = 800) -> L.Trainer:
         log_every_n_steps=5,
         callbacks=convscope.suite(heldout=convscope.HeldOut(size=128, class_names=CLASSES)),
     )
-    trainer.fit(Segmenter(), DataLoader(data, 32, shuffle=True), DataLoader(val, 32))
+    trainer.fit(MaskCNN(), DataLoader(data, 32, shuffle=True), DataLoader(val, 32))
     return trainer
 
 
