@@ -1,4 +1,4 @@
-"""Index of the record's tensors in a folder's event files; each call reads on from the end of the last one.
+"""Index of the record's tensors in an event file; each call reads on from the end of the last one.
 
 TensorBoard's own loader computes the checksum of every byte in Python, a megabyte per second, and imports TensorFlow
 if that is installed; here lengths are trusted, and a record that cannot be parsed is left out.
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.util import tensor_util
@@ -93,9 +92,3 @@ def _begun(path: Path) -> tuple[int, str]:
 def holds_record(path: Path) -> bool:
     """Return whether an event file contains any part of a record."""
     return next(EventFile(path).added(), None) is not None
-
-
-def as_text(value: Any) -> str:
-    """A text that was stored as a tensor."""
-    found = np.asarray(value).item()
-    return found.decode("utf-8") if isinstance(found, bytes) else str(found)
