@@ -1,11 +1,16 @@
-// The list of the runs that have a record.
+// Entry of the tab: TensorBoard imports this module into a frame, and calls `render`.
+
+import { App } from "./app.js";
+import { chooseSource } from "./source.js";
+import style from "./style.css";
+import plotStyle from "uplot/dist/uPlot.min.css";
+
 export async function render() {
+  performance.mark("convscope:begin");
+  const sheet = document.createElement("style");
+  sheet.textContent = plotStyle + style;
+  document.head.append(sheet);
+  document.documentElement.lang = "en";
   document.title = "convscope";
-  const list = document.body.appendChild(document.createElement("ul"));
-  const answer = await fetch(new URL("runs", import.meta.url));
-  const { runs, error } = await answer.json();
-  for (const run of runs ?? []) {
-    list.appendChild(document.createElement("li")).textContent = run.problem ?? `${run.name}: ${run.checks} checks`;
-  }
-  if (!runs?.length) list.textContent = error ?? "No run here has data of convscope.";
+  await new App(document.body, chooseSource()).start();
 }

@@ -1,0 +1,33 @@
+// Layers with what each does at the chosen check; those with a problem first.
+
+import { el, replace } from "../dom.js";
+import { LEVELS } from "../status.js";
+
+export const WORDS = { problem: "✕", watch: "!", fine: "✓" };
+const NAMES = { problem: "problem", watch: "watch", fine: "no problem" };
+
+export class LayerList {
+  constructor(app) {
+    this.app = app;
+    this.node = el("ol", { class: "layers" });
+  }
+
+  show(states) {
+    const order = [...states].sort((a, b) => LEVELS.indexOf(b.level) - LEVELS.indexOf(a.level) || a.place - b.place);
+    const mark = JSON.stringify([order, this.app.place.now.layer]);
+    if (this.mark === mark) return;
+    this.mark = mark;
+    replace(this.node, order.map((state) => this.#line(state)));
+  }
+
+  #line({ layer, level, words }) {
+    const open = () => this.app.place.set({ view: "layer", layer });
+    return el(
+      "li",
+      { class: level, "aria-current": layer === this.app.place.now.layer },
+      el("span", { class: "sign", role: "img", "aria-label": NAMES[level] }, WORDS[level]),
+      el("button", { type: "button", class: "link", "data-key": `layer ${layer}`, title: layer, onclick: open }, layer),
+      el("span", { class: "words" }, words.join("; ") || "–"),
+    );
+  }
+}
