@@ -4,8 +4,8 @@ import { percent } from "./format.js";
 import { at } from "./store.js";
 
 const DEAD = { watch: 0.25, problem: 0.5 }; // share of filters
-const LOST = { watch: 0.05, problem: 0.15 }; // of what the layer had gained over chance or its least value
-const LEAST = 0.03; // score: smaller losses are noise
+const LOST = { watch: 0.1, problem: 0.2 }; // of what the layer had gained over chance or its least value
+const LEAST = 0.05; // score: smaller losses are noise
 const SETTLED = 0.99; // similarity to the previous check
 export const LEVELS = ["fine", "watch", "problem"];
 
@@ -63,7 +63,7 @@ function calm(tables, check, place) {
     return { words: Number.isFinite(gain) ? `settled, ${points(gain)} since the start` : "settled" };
   }
   if (check === 0 || !Number.isFinite(gain)) return null;
-  return { words: gain >= LEAST ? `learns, ${points(gain)} since the start` : `${points(gain)} since the start` };
+  return { words: gain >= 0.02 ? `learns, ${points(gain)} since the start` : `${points(gain)} since the start` };
 }
 
 function points(gain) {
