@@ -24,9 +24,19 @@ async function served(app, layer) {
   ];
 }
 
+/** Purity of the measured filters, and their numbers: of a wide layer only some are measured. */
 async function purity(app, layer) {
-  const found = await arrays(app, "parts", layer, ["layers", "purity"]);
-  return found && { title: "purity", help: "Share of its activation that comes from one class", values: found.purity, text: percent };
+  const found = await arrays(app, "parts", layer, ["layers", "numbers", "purity"]);
+  if (!found) return null;
+  const values = [];
+  found.numbers.forEach((filter, place) => (values[filter] = found.purity[place] ?? NaN));
+  const column = {
+    title: "purity",
+    help: "Share of its activation that comes from one class",
+    values,
+    text: (share) => (Number.isFinite(share) ? percent(share) : "–"),
+  };
+  return { column, numbers: found.numbers };
 }
 
 /** One layer's piece of arrays that hold all layers' filters, by `layers` and `sizes`; null if there are none. */

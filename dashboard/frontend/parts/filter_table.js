@@ -62,8 +62,9 @@ export function columnsOf(meta, check, { filters, correlation, served, purity })
   const numbers = Array.from({ length: size }, (_, filter) => filter);
   const columns = [{ title: "filter", help: "Number of the filter in its layer", values: numbers, text: String }];
   for (const one of filters) {
-    const row = numbers.map((filter) => value(one.table, check, filter));
-    if (row.some((each) => !Number.isNaN(each))) columns.push({ title: one.title, help: one.help, values: row, text: number });
+    const places = one.kind === "parts" && purity ? purity.numbers : null; // which filters the values are of
+    const row = numbers.map((filter) => value(one.table, check, places ? places.indexOf(filter) : filter));
+    if (row.some((each) => !Number.isNaN(each))) columns.push({ title: one.title, help: one.help, values: row, text: one.text ?? number });
     if (one.kind === "health") columns.push(deadSince(meta, check, one.table, numbers));
   }
   if (correlation) {
@@ -74,12 +75,12 @@ export function columnsOf(meta, check, { filters, correlation, served, purity })
     );
   }
   if (served) columns.push(...served);
-  if (purity) columns.push(purity);
+  if (purity) columns.push(purity.column);
   return columns;
 }
 
 function value(table, check, filter) {
-  return check < table.rows && filter < table.columns ? table.values[check * table.columns + filter] : NaN;
+  return check < table.rows && filter >= 0 && filter < table.columns ? table.values[check * table.columns + filter] : NaN;
 }
 
 /** The check since which a filter has been active for no held-out sample. */

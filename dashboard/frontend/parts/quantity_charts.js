@@ -1,5 +1,6 @@
 // Charts of everything that was measured of one layer: quantities of one family and range share a chart.
 
+import { ink } from "../colors.js";
 import { Curves } from "../curves.js";
 import { el, replace } from "../dom.js";
 import { shortMoment } from "../format.js";
@@ -26,8 +27,9 @@ export class QuantityCharts {
     const guesses = await Promise.all(summaries);
     let next = 0;
     const shown = groups.map((group, number) => {
-      const own = group.quantities.map((one) => ({ one, values: tables[next] ? column(tables[next++], place) : (next++, []) }));
-      const known = own.filter(({ values }) => values.some((value) => !Number.isNaN(value)));
+      const own = group.quantities.map((one) => ({ one, table: tables[next++] })).filter(({ table }) => table);
+      const curves = own.map(({ one, table }) => ({ one, values: column(table, place) }));
+      const known = curves.filter(({ values }) => values.some((value) => !Number.isNaN(value)));
       return known.length ? this.#show(group, known, guesses[number], place) : null;
     });
     replace(this.node, shown.filter(Boolean));
@@ -48,7 +50,7 @@ export class QuantityCharts {
     const chance = known.map(({ one }) => chanceOf(meta, { ...one, kind: group.kind }, summary)).find((value) => value !== null);
     const checks = meta.steps.map((_, check) => check);
     const series = known.map(({ one, values }) => ({ label: one.title, values }));
-    if (chance !== undefined) series.push({ label: "chance", values: checks.map(() => chance), dash: [4, 4] });
+    if (chance !== undefined) series.push({ label: "chance", values: checks.map(() => chance), dash: [4, 4], color: ink("muted") });
     const { low, high } = group.quantities[0];
     const names = (check) => (Number.isInteger(check) && check >= 0 && check < checks.length ? shortMoment(meta, check) : "");
     curves.show({

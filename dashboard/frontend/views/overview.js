@@ -1,6 +1,6 @@
 // Overview: which layers learn, which stand still, when something broke and where.
 
-import { theme } from "../colors.js";
+import { ink, theme } from "../colors.js";
 import { Curves } from "../curves.js";
 import { el, fill, menu, replace, say } from "../dom.js";
 import { axisName, change, count, moment, number, shortMoment, shortNames } from "../format.js";
@@ -175,8 +175,8 @@ export class Overview {
     const place = this.hovered.row ?? (app.layer >= 0 ? app.layer : (worst ?? meta.layers.length - 1));
     const { quantity, table, chance } = shown;
     const checks = meta.steps.map((_, each) => each);
-    const own = { label: meta.layers[place].name, values: column(table, place) };
-    const guess = chance === null ? [] : [{ label: "chance", values: checks.map(() => chance), dash: [4, 4] }];
+    const own = { label: shortNames(meta.layers.map((layer) => layer.name))[place], values: column(table, place) };
+    const guess = chance === null ? [] : [{ label: "chance", values: checks.map(() => chance), dash: [4, 4], color: ink("muted") }];
     this.curve.show({
       x: checks,
       series: [own, ...guess],
