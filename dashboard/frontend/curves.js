@@ -110,7 +110,11 @@ export class Curves {
   #place() {
     const known = this.plot && this.x !== undefined && this.x !== null;
     this.line.hidden = !known;
-    if (known) this.line.style.transform = `translateX(${this.given.gutter + this.plot.valToPos(this.x, "x")}px)`;
+    if (!known) return;
+    const { gutter, right } = this.given;
+    const [from, to] = this.shown.span;
+    const place = gutter + ((this.x - from) / (to - from)) * (this.plot.width - gutter - right);
+    this.line.style.transform = `translateX(${place - 1}px)`;
   }
 
   #under(event) {

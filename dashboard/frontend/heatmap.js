@@ -33,8 +33,8 @@ export function paint(canvas, rows, columns, value, scale, name) {
  * the cell, `onhover(null)` that the pointer has left; the label column gives `onpick(row, null)`.
  */
 export class HeatMap {
-  constructor({ onhover, onpick, onopen, describe, tallest = 460, cell = 24 }) {
-    this.given = { onhover, onpick, onopen, describe, tallest, cell };
+  constructor({ onhover, onpick, onopen, share = 0.45 }) {
+    this.given = { onhover, onpick, onopen, share };
     this.cells = document.createElement("canvas");
     this.canvas = el("canvas", { "aria-hidden": "true" });
     this.cross = el("div", { class: "map-check", hidden: true });
@@ -85,7 +85,7 @@ export class HeatMap {
     if (!this.shown || width < GUTTER + 40) return; // hidden: the observer calls again once it is shown
     const { rows, columns } = this.shown;
     this.width = width;
-    this.high = Math.max(Math.min(this.given.tallest, rows * this.given.cell), Math.min(rows, 8) * 8);
+    this.high = this.#height(rows);
     const ratio = window.devicePixelRatio || 1;
     this.canvas.width = Math.round(width * ratio);
     this.canvas.height = Math.round((this.high + AXIS) * ratio);
@@ -99,6 +99,12 @@ export class HeatMap {
     this.#writeNames(context);
     this.#writeMoments(context);
     this.#place();
+  }
+
+  /** Few layers get high rows, many share what the window has. */
+  #height(rows) {
+    const most = Math.min(Math.max(innerHeight * this.given.share, 200), 560);
+    return Math.min(rows * Math.min(Math.max(240 / rows, 18), 40), most);
   }
 
   #writeNames(context) {

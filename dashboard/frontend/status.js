@@ -4,8 +4,8 @@ import { percent } from "./format.js";
 import { at } from "./store.js";
 
 const DEAD = { watch: 0.25, problem: 0.5 }; // share of filters
-const LOST = { watch: 0.05, problem: 0.15 }; // of what the layer had gained over chance or its least value
-const LEAST = 0.03; // score: smaller losses are noise
+const LOST = { watch: 0.1, problem: 0.2 }; // of what the layer had gained over chance or its least value
+const LEAST = 0.05; // score: smaller losses are noise
 const SETTLED = 0.99; // similarity to the previous check
 export const LEVELS = ["fine", "watch", "problem"];
 
@@ -22,7 +22,7 @@ export function states(meta, tables, check, chance, name) {
     ].filter(Boolean);
     const level = found.reduce((worst, one) => (LEVELS.indexOf(one.level) > LEVELS.indexOf(worst) ? one.level : worst), "fine");
     if (!found.length) found.push(calm(tables, check, place));
-    return { layer: layer.name, place, level, words: found.filter(Boolean).map((one) => one.words) };
+    return { layer: layer.name, place, level, words: joined(found.filter(Boolean)) };
   });
 }
 
@@ -31,7 +31,7 @@ function dead(table, check, place, name) {
   if (!(now >= DEAD.watch)) return null;
   const since = begin(check, (each) => at(table, each, place) >= Math.max(DEAD.watch, now / 2));
   const level = now >= DEAD.problem ? "problem" : "watch";
-  return { level, words: `${percent(now)} of filters dead ${sinceWhen(since, name)}` };
+  return { level, words: `${percent(now)} of filters dead`, since: sinceWhen(since, name) };
 }
 
 function lost(table, check, place, chance, name) {
@@ -47,14 +47,14 @@ function lost(table, check, place, chance, name) {
   const share = drop / Math.max(best - least, LEAST);
   if (drop < LEAST || share < LOST.watch) return null;
   const since = begin(check, (each) => best - at(table, each, place) >= Math.max(LEAST, drop / 2));
-  const points = `${Math.round(100 * drop)} points`;
-  return { level: share >= LOST.problem ? "problem" : "watch", words: `lost ${points} ${sinceWhen(since, name)}` };
+  const level = share >= LOST.problem ? "problem" : "watch";
+  return { level, words: `lost ${Math.round(100 * drop)} points`, since: sinceWhen(since, name) };
 }
 
 function still(table, check, place, name) {
   if (!table || at(table, check, place) !== 1) return null;
   const since = begin(check, (each) => at(table, each, place) === 1);
-  return { level: "problem", words: `weights stand still ${sinceWhen(since, name)}` };
+  return { level: "problem", words: "weights stand still", since: sinceWhen(since, name) };
 }
 
 function calm(tables, check, place) {
@@ -63,12 +63,22 @@ function calm(tables, check, place) {
     return { words: Number.isFinite(gain) ? `settled, ${points(gain)} since the start` : "settled" };
   }
   if (check === 0 || !Number.isFinite(gain)) return null;
-  return { words: gain >= LEAST ? `learns, ${points(gain)} since the start` : `${points(gain)} since the start` };
+  return { words: gain >= 0.02 ? `learns, ${points(gain)} since the start` : `${points(gain)} since the start` };
 }
 
 function points(gain) {
   const whole = Math.round(100 * gain);
   return whole === 0 ? "no gain" : `${whole > 0 ? "+" : "−"}${Math.abs(whole)} points`;
+}
+
+/** Findings in words; those that began together share their moment. */
+function joined(found) {
+  const moments = [...new Set(found.map((one) => one.since ?? ""))];
+  const parts = moments.map((since) => {
+    const words = found.filter((one) => (one.since ?? "") === since).map((one) => one.words);
+    return `${words.join(", ")} ${since}`.trim();
+  });
+  return parts.join("; ");
 }
 
 /** The first check of the stretch up to this one in which a condition holds; checks without a value do not end it. */

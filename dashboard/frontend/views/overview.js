@@ -1,9 +1,9 @@
 // Overview: which layers learn, which stand still, when something broke and where.
 
-import { theme } from "../colors.js";
+import { ink, theme } from "../colors.js";
 import { Curves } from "../curves.js";
 import { el, fill, menu, replace, say } from "../dom.js";
-import { axisName, change, count, moment, number, shortMoment } from "../format.js";
+import { axisName, change, count, moment, number, shortMoment, shortNames } from "../format.js";
 import { HeatMap } from "../heatmap.js";
 import { incidentsOf } from "../incidents.js";
 import { card } from "../parts/cards.js";
@@ -75,9 +75,11 @@ export class Overview {
     const { app } = this;
     const quantity = chosen(app.meta, app.place.now.family, app.place.now.quantity);
     if (!quantity) return say(this.headline, "No quantity of a layer was measured in this run.");
-    const table = await app.ask("values", { family: quantity.family, quantity: quantity.name });
+    const [table, summary] = await Promise.all([
+      app.ask("values", { family: quantity.family, quantity: quantity.name }),
+      quantity.kind === "probe" ? app.ask("summary", { family: quantity.family }) : null,
+    ]);
     if (!table) return;
-    const summary = quantity.kind === "probe" ? await app.ask("summary", { family: quantity.family }) : null;
     this.shown = { quantity, table, chance: chanceOf(app.meta, quantity, summary) };
     this.#showMap();
     await this.#showStates();
@@ -102,7 +104,7 @@ export class Overview {
       rows: meta.layers.length,
       columns: meta.steps.length,
       value: (row, each) => at(table, each, row),
-      names: meta.layers.map((layer) => layer.name),
+      names: shortNames(meta.layers.map((layer) => layer.name)),
       moments: meta.steps.map((_, each) => shortMoment(meta, each)),
       scale: this.scale,
       mark: this.painted,
@@ -173,8 +175,8 @@ export class Overview {
     const place = this.hovered.row ?? (app.layer >= 0 ? app.layer : (worst ?? meta.layers.length - 1));
     const { quantity, table, chance } = shown;
     const checks = meta.steps.map((_, each) => each);
-    const own = { label: meta.layers[place].name, values: column(table, place) };
-    const guess = chance === null ? [] : [{ label: "chance", values: checks.map(() => chance), dash: [4, 4] }];
+    const own = { label: shortNames(meta.layers.map((layer) => layer.name))[place], values: column(table, place) };
+    const guess = chance === null ? [] : [{ label: "chance", values: checks.map(() => chance), dash: [4, 4], color: ink("muted") }];
     this.curve.show({
       x: checks,
       series: [own, ...guess],
