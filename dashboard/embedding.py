@@ -108,8 +108,8 @@ def _shown(run: Run, budget: int, made: Embedding, name: str) -> Run:
 
 def incident_checks(run: Run) -> list[int]:
     """Places of the checks at which incidents were opened or closed."""
-    moments = [one.get(event) for one in run.incidents for event in ("opened", "closed")]
-    steps = {moment["step"] for moment in moments if moment}
+    moments = [moment for one in run.incidents for moment in (one.get("opened") or one, one.get("closed"))]
+    steps = {moment.get("step") for moment in moments if moment}
     return [place for place, step in enumerate(run.steps) if step in steps]
 
 

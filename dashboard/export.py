@@ -16,8 +16,8 @@ from convscope.dashboard.record import Run
 from convscope.dashboard.scalars import Curve
 
 COLUMNS = ("run", "step", "epoch", "trigger", "family", "quantity", "layer", "filter", "value")
-"""``epoch``: epochs trained before; without a ``layer`` a number is over depth; only values per filter have a ``filter``.
-The user's own scalars have neither family, epoch nor trigger."""
+"""``epoch``: epochs trained before. Numbers over depth have no ``layer``, only values per filter have a ``filter``, and
+the user's own scalars have neither family, epoch nor trigger."""
 
 Row = tuple[str, int, int | None, str | None, str | None, str, str | None, int | None, float]
 

@@ -35,7 +35,7 @@ body { font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
 .report table { border-collapse: collapse; margin: 4px 0; font-variant-numeric: tabular-nums; }
 .report th, .report td { text-align: right; padding: 2px 10px 2px 0; border-bottom: 1px solid var(--line, #d5d9df); }
 .report th { font-weight: 600; vertical-align: bottom; }
-.report th:first-child, .report td:first-child { text-align: left; overflow-wrap: anywhere; }
+.report th:first-child, .report td:first-child { text-align: left; overflow-wrap: break-word; min-width: 7em; }
 .report .critical { color: var(--critical, #b3261e); }
 .report .warning { color: var(--warning, #8a5a00); }
 .report .small { color: var(--muted, #565d68); font-size: 12px; }

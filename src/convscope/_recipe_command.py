@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
-import runpy
+import importlib
 import sys
 import traceback
 from importlib import resources
@@ -55,7 +55,7 @@ def _started(name: str, arguments: list[str]) -> int:
     """Run the recipe's program; an error of its own is shown with its traceback."""
     before, sys.argv = sys.argv, [f"convscope run {name}", *arguments]
     try:
-        runpy.run_module(f"convscope.recipes.{name}", run_name="__main__")
+        importlib.import_module(f"convscope.recipes.{name}").main()
     except ModuleNotFoundError as error:
         raise ImportError(f"the recipe {name} needs {error.name}: pip install 'convscope[recipes]'") from error
     except Exception:
