@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,5 @@ def test_it_prints(page: TabPage, tmp_path: Path) -> None:
     page.open_file((tmp_path / "r.html").as_uri())
     page.wait_for_text("2 checks of 7 layers")
     printed = base64.b64decode(page.driver.print_page())
-    (tmp_path / "r.pdf").write_bytes(printed)
     assert printed.startswith(b"%PDF")
-    assert printed.count(b"/Type /Page\n") >= 2 or printed.count(b"/Type /Page ") >= 2 or len(printed) > 30_000
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 2  # the summary, then the views
