@@ -142,7 +142,13 @@ function line(one, place) {
 function entry(one, place) {
   const mark = el("span", { class: one.dash ? "swatch dashed" : "swatch" });
   mark.style.borderColor = one.color ?? seriesColor(place);
-  return el("div", { title: one.label }, mark, el("span", { class: "name" }, one.label), el("span", { class: "value" }));
+  return el(
+    "div",
+    { title: one.label },
+    mark,
+    el("span", { class: "name" }, one.label),
+    el("span", { class: "value" }),
+  );
 }
 
 function labels(_, found) {

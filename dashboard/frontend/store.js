@@ -1,6 +1,6 @@
 // Answers of the source, kept as long as their run has no new data.
 
-const MOST = 300; // answers kept: a long session over many checks must not fill the memory
+const MOST = 600; // answers kept: a long session over many checks must not fill the memory
 
 export class Store {
   constructor(source) {

@@ -21,10 +21,15 @@ export class QuantityCharts {
     const { app } = this;
     const { meta } = app;
     const groups = groupsOf(meta);
-    const asked = groups.flatMap((group) => group.quantities.map((one) => app.ask("values", { family: group.family, quantity: one.name })));
-    const summaries = groups.map((group) => (group.kind === "probe" ? app.ask("summary", { family: group.family }) : null));
+    const asked = groups.flatMap((group) =>
+      group.quantities.map((one) => app.ask("values", { family: group.family, quantity: one.name })),
+    );
+    const summaries = groups.map((group) =>
+      group.kind === "probe" ? app.ask("summary", { family: group.family }) : null,
+    );
     const tables = await Promise.all(asked);
     const guesses = await Promise.all(summaries);
+    if (Math.max(app.layer, 0) !== place || app.meta !== meta) return; // another layer was chosen meanwhile
     let next = 0;
     const shown = groups.map((group, number) => {
       const own = group.quantities.map((one) => ({ one, table: tables[next++] })).filter(({ table }) => table);
@@ -47,12 +52,16 @@ export class QuantityCharts {
     const { meta } = this.app;
     if (!this.charts.has(group.key)) this.charts.set(group.key, this.#make(group));
     const { node, curves } = this.charts.get(group.key);
-    const chance = known.map(({ one }) => chanceOf(meta, { ...one, kind: group.kind }, summary)).find((value) => value !== null);
+    const chance = known
+      .map(({ one }) => chanceOf(meta, { ...one, kind: group.kind }, summary))
+      .find((value) => value !== null);
     const checks = meta.steps.map((_, check) => check);
     const series = known.map(({ one, values }) => ({ label: one.title, values }));
-    if (chance !== undefined) series.push({ label: "chance", values: checks.map(() => chance), dash: [4, 4], color: ink("muted") });
+    if (chance !== undefined)
+      series.push({ label: "chance", values: checks.map(() => chance), dash: [4, 4], color: ink("muted") });
     const { low, high } = group.quantities[0];
-    const names = (check) => (Number.isInteger(check) && check >= 0 && check < checks.length ? shortMoment(meta, check) : "");
+    const names = (check) =>
+      Number.isInteger(check) && check >= 0 && check < checks.length ? shortMoment(meta, check) : "";
     curves.show({
       x: checks,
       series,
@@ -81,10 +90,13 @@ function groupsOf(meta) {
   return families.flatMap((family) => {
     const groups = new Map();
     for (const one of family.quantities) {
-      const shared = one.low !== null && one.high !== null && one.low >= -1 && one.high <= 1 && !one.unit.startsWith("0 or");
+      const shared =
+        one.low !== null && one.high !== null && one.low >= -1 && one.high <= 1 && !one.unit.startsWith("0 or");
       const name = shared ? "shares" : one.unit || one.name;
       const last = [...groups.keys()].filter((each) => each.startsWith(name)).length;
-      const key = [...groups.entries()].find(([each, list]) => each.startsWith(name) && list.length < MOST)?.[0] ?? `${name} ${last}`;
+      const key =
+        [...groups.entries()].find(([each, list]) => each.startsWith(name) && list.length < MOST)?.[0] ??
+        `${name} ${last}`;
       groups.set(key, [...(groups.get(key) ?? []), one]);
     }
     return [...groups].map(([key, quantities]) => ({
@@ -92,7 +104,10 @@ function groupsOf(meta) {
       family: family.name,
       kind: family.kind,
       quantities,
-      title: quantities.length === 1 ? `${family.name}: ${quantities[0].title}` : `${family.name}${key.startsWith("shares") ? "" : `: ${key.replace(/ \d+$/, "")}`}`,
+      title:
+        quantities.length === 1
+          ? `${family.name}: ${quantities[0].title}`
+          : `${family.name}${key.startsWith("shares") ? "" : `: ${key.replace(/ \d+$/, "")}`}`,
     }));
   });
 }
