@@ -144,8 +144,8 @@ export class Predictions {
     image.alt = `sample ${one.sample}`;
     const source = `data:image/png;base64,${one.picture}`;
     if (one.picture && image.src !== source) image.src = source;
-    say(title, `Sample ${one.sample}: ${one.truthName}`);
-    const moved = Number.isNaN(one.moved) ? "" : `; moved by ${number(one.moved)} since the last check`;
+    say(title, `Sample ${one.sample}: class ${one.truthName}`);
+    const moved = Number.isNaN(one.moved) ? "" : `; changed by ${number(one.moved)} since the last check`;
     say(said, `${one.right ? "✓" : "✕"} the output says ${one.saidName} (${number(one.saidSure)})${moved}`);
     said.className = one.right ? "right" : "wrong";
     const label =
