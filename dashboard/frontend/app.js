@@ -1,7 +1,7 @@
 // The page around the views: run, view, time, and the newest data without losing the place.
 
 import { followTheme } from "./colors.js";
-import { el, fill, menu, perFrame, replace, say } from "./dom.js";
+import { el, fill, mark, menu, perFrame, replace, say } from "./dom.js";
 import { explain, noRuns } from "./empty.js";
 import { count } from "./format.js";
 import { checkAt } from "./incidents.js";
@@ -15,6 +15,7 @@ import { Methods } from "./views/methods.js";
 import { Overview } from "./views/overview.js";
 import { Predictions } from "./views/predictions.js";
 
+const REST = 70; // milliseconds without a move, after which the slider rests
 const EVERY = 4000; // milliseconds between two looks for new checks
 const VIEWS = {
   overview: ["Overview", Overview],
@@ -70,7 +71,6 @@ export class App {
   async show() {
     const name = this.#run();
     this.#fillRuns(name);
-    this.node = document.documentElement;
     const entry = this.store.entry(name);
     const problem = entry ? entry.problem : "";
     if (!entry || problem || !entry.checks) return this.#explain(entry, problem);
@@ -96,6 +96,16 @@ export class App {
     const last = this.meta.steps.length - 1;
     const within = Math.min(Math.max(check, 0), last);
     this.place.set({ step: within === last ? null : String(this.meta.steps[within]) });
+  }
+
+  /** Waits until the slider rests, for what is asked anew at each check; false if it has moved on meanwhile. */
+  async rests() {
+    const check = this.check;
+    if (this.rested !== check)
+      await new Promise((resolve) => setTimeout(resolve, this.rested === undefined ? 0 : REST));
+    if (!this.meta || this.check !== check) return false;
+    this.rested = check;
+    return true;
   }
 
   /** Place of the layer that is shown, by its name. */
@@ -130,8 +140,9 @@ export class App {
   async #update() {
     const view = this.view;
     try {
+      mark("update");
       await view.update();
-      performance.mark("convscope:shown");
+      mark("shown");
     } catch (error) {
       if (view === this.view && this.meta) say(this.live, `Something failed: ${error.message}`);
       if (!error.status) console.error(error);

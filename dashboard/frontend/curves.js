@@ -72,6 +72,7 @@ export class Curves {
     const { height, gutter, right } = this.given;
     const axis = { stroke: ink("muted"), font: FONT, grid: { stroke: ink("grid"), width: 1 }, ticks: { show: false } };
     const below = { ...axis, size: 20, gap: 4, grid: { show: false } };
+    const left = { ...axis, size: gutter, gap: 4, space: 28, values: labels, ...(log ? { splits: powers } : {}) };
     if (names) Object.assign(below, { splits: (plot) => wholes(span, plot), values: (_, found) => found.map(names) });
     return {
       width,
@@ -83,7 +84,7 @@ export class Curves {
         x: { time: false, range: () => span },
         y: { distr: log ? 3 : 1, range: log ? undefined : (_, low, high) => this.#range(low, high) },
       },
-      axes: [names === null ? { show: false } : below, { ...axis, size: gutter, gap: 4, space: 28, values: labels }],
+      axes: [names === null ? { show: false } : below, left],
       series: [{}, ...series.map((one, place) => line(one, place))],
     };
   }
@@ -142,11 +143,24 @@ function line(one, place) {
 function entry(one, place) {
   const mark = el("span", { class: one.dash ? "swatch dashed" : "swatch" });
   mark.style.borderColor = one.color ?? seriesColor(place);
-  return el("div", { title: one.label }, mark, el("span", { class: "name" }, one.label), el("span", { class: "value" }));
+  return el(
+    "div",
+    { title: one.label },
+    mark,
+    el("span", { class: "name" }, one.label),
+    el("span", { class: "value" }),
+  );
 }
 
 function labels(_, found) {
   return found.map((value) => (value === null ? "" : number(value)));
+}
+
+/** Powers of ten, thinned where there are many: a logarithmic axis with a line at each digit is a wall. */
+function powers(plot) {
+  const [from, to] = [Math.floor(Math.log10(plot.scales.y.min)), Math.ceil(Math.log10(plot.scales.y.max))];
+  const step = Math.max(1, Math.ceil((to - from) / 5));
+  return Array.from({ length: Math.floor((to - from) / step) + 1 }, (_, place) => 10 ** (from + place * step));
 }
 
 function wholes([from, to], plot) {

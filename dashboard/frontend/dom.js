@@ -58,6 +58,12 @@ export function menu(text, onchange) {
   return { node: el("label", { class: "menu" }, el("span", {}, text), select), select };
 }
 
+/** Notes a moment for measurements, the last one of its name. */
+export function mark(name) {
+  performance.clearMarks(`convscope:${name}`);
+  performance.mark(`convscope:${name}`);
+}
+
 /** Calls a function at most once per frame. */
 export function perFrame(act) {
   let asked = 0;

@@ -57,14 +57,16 @@ export function count(amount, word) {
   return `${amount} ${word}${amount === 1 ? "" : "s"}`;
 }
 
-/** Names without the parts that all of them begin with: "backbone.layer1.0" becomes "layer1.0". */
+/**
+ * Names without the parts that all of them begin with: "backbone.layer1.0" becomes "layer1.0". A number alone says
+ * nothing, so "features.0" stays.
+ */
 export function shortNames(names) {
   const own = names.filter((name) => name !== "output");
   if (own.length < 2) return names;
   let shared = own[0].lastIndexOf(".") + 1;
-  while (shared && !own.every((name) => name.startsWith(own[0].slice(0, shared)))) {
-    shared = own[0].lastIndexOf(".", shared - 2) + 1;
-  }
+  const fits = () => own.every((name) => name.startsWith(own[0].slice(0, shared)) && !/^\d/.test(name.slice(shared)));
+  while (shared && !fits()) shared = own[0].lastIndexOf(".", shared - 2) + 1;
   return names.map((name) => (name.startsWith(own[0].slice(0, shared)) ? name.slice(shared) : name));
 }
 

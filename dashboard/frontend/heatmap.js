@@ -104,7 +104,7 @@ export class HeatMap {
   /** Few layers get high rows, many share what the window has. */
   #height(rows) {
     const most = Math.min(Math.max(innerHeight * this.given.share, 200), 560);
-    return Math.min(rows * Math.min(Math.max(240 / rows, 18), 40), most);
+    return Math.min(rows * Math.min(Math.max(200 / rows, 18), 40), most);
   }
 
   #writeNames(context) {

@@ -1,12 +1,13 @@
 // Entry of the tab: TensorBoard imports this module into a frame, and calls `render`.
 
 import { App } from "./app.js";
+import { mark } from "./dom.js";
 import { chooseSource } from "./source.js";
 import style from "./style.css";
 import plotStyle from "uplot/dist/uPlot.min.css";
 
 export async function render() {
-  performance.mark("convscope:begin");
+  mark("begin");
   const sheet = document.createElement("style");
   sheet.textContent = plotStyle + style;
   document.head.append(sheet);

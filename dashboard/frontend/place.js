@@ -26,7 +26,8 @@ export class Place {
     clearTimeout(this.pending); // browsers refuse more than some hundred changes of the address in a few seconds
     this.pending = setTimeout(() => {
       try {
-        history.replaceState(null, "", `#${text}`);
+        // Not "#…" alone: the frame's page has a base address, against which that would be resolved.
+        history.replaceState(null, "", `${location.pathname}${location.search}#${text}`);
         sessionStorage.setItem(this.storage, text);
       } catch {
         // A notebook's sandbox may forbid both; then the place is lost on reload, and nothing else.

@@ -35,9 +35,7 @@ export function balanced(values) {
 
 /** Place of a value in a range, 0 to 1; NaN stays NaN. */
 export function position(value, { low, high, log }) {
-  const share = log
-    ? Math.log(Math.max(value, low) / low) / Math.log(high / low)
-    : (value - low) / (high - low);
+  const share = log ? Math.log(Math.max(value, low) / low) / Math.log(high / low) : (value - low) / (high - low);
   return Math.min(1, Math.max(0, share));
 }
 

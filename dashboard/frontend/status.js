@@ -10,7 +10,7 @@ const SETTLED = 0.99; // similarity to the previous check
 export const LEVELS = ["fine", "watch", "problem"];
 
 /**
- * State of every layer at a check: `{layer, level, words}`. `tables` holds what the run has of `score`, `dead`,
+ * State of every layer at a check: `{layer, place, level, from, words}`, `from` the check at which its problem began. `tables` holds what the run has of `score`, `dead`,
  * `still` and `similar`, null where it has none; `name(check)` gives a check's moment.
  */
 export function states(meta, tables, check, chance, name) {
@@ -20,9 +20,10 @@ export function states(meta, tables, check, chance, name) {
       lost(tables.score, check, place, chance, name),
       still(tables.still, check, place, name),
     ].filter(Boolean);
-    const level = found.reduce((worst, one) => (LEVELS.indexOf(one.level) > LEVELS.indexOf(worst) ? one.level : worst), "fine");
+    const level = LEVELS[Math.max(0, ...found.map((one) => LEVELS.indexOf(one.level)))];
     if (!found.length) found.push(calm(tables, check, place));
-    return { layer: layer.name, place, level, words: joined(found.filter(Boolean)) };
+    const from = Math.min(...found.map((one) => (one?.level === "problem" ? one.from : Infinity)));
+    return { layer: layer.name, place, level, from, words: joined(found.filter(Boolean)) };
   });
 }
 
@@ -31,7 +32,7 @@ function dead(table, check, place, name) {
   if (!(now >= DEAD.watch)) return null;
   const since = begin(check, (each) => at(table, each, place) >= Math.max(DEAD.watch, now / 2));
   const level = now >= DEAD.problem ? "problem" : "watch";
-  return { level, words: `${percent(now)} of filters dead`, since: sinceWhen(since, name) };
+  return { level, words: `${percent(now)} of filters dead`, since: sinceWhen(since, name), from: since };
 }
 
 function lost(table, check, place, chance, name) {
@@ -48,13 +49,13 @@ function lost(table, check, place, chance, name) {
   if (drop < LEAST || share < LOST.watch) return null;
   const since = begin(check, (each) => best - at(table, each, place) >= Math.max(LEAST, drop / 2));
   const level = share >= LOST.problem ? "problem" : "watch";
-  return { level, words: `lost ${Math.round(100 * drop)} points`, since: sinceWhen(since, name) };
+  return { level, words: `lost ${Math.round(100 * drop)} points`, since: sinceWhen(since, name), from: since };
 }
 
 function still(table, check, place, name) {
   if (!table || at(table, check, place) !== 1) return null;
   const since = begin(check, (each) => at(table, each, place) === 1);
-  return { level: "problem", words: "weights stand still", since: sinceWhen(since, name) };
+  return { level: "problem", words: "weights stand still", since: sinceWhen(since, name), from: since };
 }
 
 function calm(tables, check, place) {

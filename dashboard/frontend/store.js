@@ -1,6 +1,6 @@
 // Answers of the source, kept as long as their run has no new data.
 
-const MOST = 300; // answers kept: a long session over many checks must not fill the memory
+const MOST = 600; // answers kept: a long session over many checks must not fill the memory
 
 export class Store {
   constructor(source) {
@@ -51,7 +51,21 @@ export class Store {
 }
 
 function shaped(path, raw) {
+  if (path === "run") return described(raw);
   return path === "values" || path === "filters" ? table(raw.values) : raw;
+}
+
+/** A run whose quantities all have a title, a unit and bounds: those of a user's callback may not say them. */
+function described(meta) {
+  const whole = (one) => ({
+    name: one.name,
+    title: one.title || one.name.replaceAll("_", " "),
+    unit: one.unit ?? "",
+    low: one.low ?? null,
+    high: one.high ?? null,
+    meaning: one.meaning ?? "",
+  });
+  return { ...meta, families: meta.families.map((one) => ({ ...one, quantities: one.quantities.map(whole) })) };
 }
 
 /** A table of numbers with a row for each check: `values[check * columns + column]`, NaN where not measured. */

@@ -18,8 +18,8 @@ export class Timeline {
     this.later = el("button", { type: "button", "aria-label": "Next check", onclick: () => this.#move(1) }, "›");
     this.newest = el("button", { type: "button", onclick: () => app.place.set({ step: null }) }, "Newest");
     this.node = el(
-      "div",
-      { class: "timeline", role: "group", "aria-label": "Time" },
+      "section",
+      { class: "timeline", "aria-label": "Time" },
       this.earlier,
       this.range,
       this.later,

@@ -48,7 +48,12 @@ export class Bars {
     const gap = this.wide > 4 ? 1 : 0;
     this.found.forEach(({ value }, place) => {
       const top = y(Math.max(value, 0));
-      context.fillRect(LEFT + place * this.wide, top, Math.max(this.wide - gap, 0.5), Math.max(y(Math.min(value, 0)) - top, 0.5));
+      context.fillRect(
+        LEFT + place * this.wide,
+        top,
+        Math.max(this.wide - gap, 0.5),
+        Math.max(y(Math.min(value, 0)) - top, 0.5),
+      );
     });
     context.fillStyle = ink("muted");
     context.font = "11px system-ui, sans-serif";
@@ -64,6 +69,9 @@ export class Bars {
 
   #tell() {
     const most = this.found?.slice(0, 5).map((one) => one.filter) ?? [];
-    say(this.readout, most.length ? `greatest: ${most.length > 1 ? "filters" : "filter"} ${most.join(", ")}` : "no filter was measured");
+    say(
+      this.readout,
+      most.length ? `greatest: ${most.length > 1 ? "filters" : "filter"} ${most.join(", ")}` : "no filter was measured",
+    );
   }
 }

@@ -29,7 +29,9 @@ function state(meta, one) {
 
 function details(one) {
   const followed = one.rules.filter((rule) => rule !== one.rule).map((rule) => String(rule).replaceAll("_", " "));
-  const changed = Object.entries(one.changed).map(([name, [before, now]]) => `${name} ${number(before)} → ${number(now)}`);
+  const changed = Object.entries(one.changed).map(
+    ([name, [before, now]]) => `${name} ${number(before)} → ${number(now)}`,
+  );
   const rows = [
     ["Rule", one.rule.replaceAll("_", " ")],
     ["Likely", one.likely],
@@ -37,26 +39,46 @@ function details(one) {
     ["With it", followed.join(", ")],
     ["What else changed", changed.join(", ")],
   ].filter(([, text]) => text);
-  const found = rows.length ? el("dl", {}, rows.map(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]).flat()) : null;
+  const found = rows.length
+    ? el("dl", {}, rows.map(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]).flat())
+    : null;
   return [found, values(one)].filter(Boolean);
 }
 
 function values(one) {
   const tags = Object.keys(one.values);
   if (!tags.length) return null;
-  const lines = tags.slice(0, 12).map((tag) =>
-    el("tr", {}, el("th", { scope: "row" }, tag), el("td", {}, number(one.values[tag])), el("td", {}, number(one.expected[tag]))),
+  const lines = tags
+    .slice(0, 12)
+    .map((tag) =>
+      el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, tag),
+        el("td", {}, number(one.values[tag])),
+        el("td", {}, number(one.expected[tag])),
+      ),
+    );
+  const head = el(
+    "tr",
+    {},
+    ["series", "value", "expected"].map((name) => el("th", { scope: "col" }, name)),
   );
-  const head = el("tr", {}, ["series", "value", "expected"].map((name) => el("th", { scope: "col" }, name)));
   return el("table", { class: "numbers" }, el("thead", {}, head), el("tbody", {}, lines));
 }
 
 function jumps(app, one, most) {
   const step = String(app.meta.steps[one.check]);
   const go = (changes) => () => app.place.set({ step, ...changes });
-  const layers = one.known.slice(0, most).map((layer) =>
-    el("button", { type: "button", "data-key": `jump ${one.key} ${layer}`, onclick: go({ view: "layer", layer }) }, layer),
-  );
+  const layers = one.known
+    .slice(0, most)
+    .map((layer) =>
+      el(
+        "button",
+        { type: "button", "data-key": `jump ${one.key} ${layer}`, onclick: go({ view: "layer", layer }) },
+        layer,
+      ),
+    );
   const more = one.known.length - layers.length;
   return el(
     "p",

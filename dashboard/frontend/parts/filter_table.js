@@ -25,9 +25,17 @@ export class FilterTable {
     const rows = values.map((_, filter) => filter).sort((a, b) => order(values[a], values[b], down) || a - b);
     const shown = rows.slice(0, MOST);
     this.more.textContent = rows.length > MOST ? `The first ${MOST} of ${rows.length} filters in this order.` : "";
-    const head = el("tr", {}, columns.map((one, place) => this.#head(one, place)));
+    const head = el(
+      "tr",
+      {},
+      columns.map((one, place) => this.#head(one, place)),
+    );
     const lines = shown.map((filter) =>
-      el("tr", {}, columns.map((one, place) => cell(place, one.text(one.values[filter], filter)))),
+      el(
+        "tr",
+        {},
+        columns.map((one, place) => cell(place, one.text(one.values[filter], filter))),
+      ),
     );
     const caption = el("caption", {}, "Filters; a column's name sorts by it");
     replace(this.body, el("table", { class: "numbers" }, caption, el("thead", {}, head), el("tbody", {}, lines)));
@@ -41,7 +49,12 @@ export class FilterTable {
       this.show(this.columns);
     };
     const mark = own ? (this.sorted.down ? " ▾" : " ▴") : "";
-    const button = el("button", { type: "button", "data-key": `sort ${one.title}`, title: one.help, onclick: press }, one.title, el("span", { "aria-hidden": "true" }, mark));
+    const button = el(
+      "button",
+      { type: "button", "data-key": `sort ${one.title}`, title: one.help, onclick: press },
+      one.title,
+      el("span", { "aria-hidden": "true" }, mark),
+    );
     return el("th", { scope: "col", "aria-sort": sort }, button);
   }
 }
@@ -64,14 +77,27 @@ export function columnsOf(meta, check, { filters, correlation, served, purity })
   for (const one of filters) {
     const places = one.kind === "parts" && purity ? purity.numbers : null; // which filters the values are of
     const row = numbers.map((filter) => value(one.table, check, places ? places.indexOf(filter) : filter));
-    if (row.some((each) => !Number.isNaN(each))) columns.push({ title: one.title, help: one.help, values: row, text: one.text ?? number });
+    if (row.some((each) => !Number.isNaN(each)))
+      columns.push({ title: one.title, help: one.help, values: row, text: one.text ?? number });
     if (one.kind === "health") columns.push(deadSince(meta, check, one.table, numbers));
   }
   if (correlation) {
-    const partner = numbers.map((filter) => (correlation.partner[filter] === filter ? NaN : correlation.partner[filter]));
+    const partner = numbers.map((filter) =>
+      correlation.partner[filter] === filter ? NaN : correlation.partner[filter],
+    );
     columns.push(
-      { title: "closest", help: "Filter that it correlates with most", values: partner, text: (each) => (Number.isNaN(each) ? "constant" : String(each)) },
-      { title: "ρ", help: "Correlation with the closest filter", values: numbers.map((filter) => (Number.isNaN(partner[filter]) ? NaN : correlation.rho[filter])), text: number },
+      {
+        title: "closest",
+        help: "Filter that it correlates with most",
+        values: partner,
+        text: (each) => (Number.isNaN(each) ? "constant" : String(each)),
+      },
+      {
+        title: "ρ",
+        help: "Correlation with the closest filter",
+        values: numbers.map((filter) => (Number.isNaN(partner[filter]) ? NaN : correlation.rho[filter])),
+        text: number,
+      },
     );
   }
   if (served) columns.push(...served);
@@ -80,7 +106,9 @@ export function columnsOf(meta, check, { filters, correlation, served, purity })
 }
 
 function value(table, check, filter) {
-  return check < table.rows && filter >= 0 && filter < table.columns ? table.values[check * table.columns + filter] : NaN;
+  return check < table.rows && filter >= 0 && filter < table.columns
+    ? table.values[check * table.columns + filter]
+    : NaN;
 }
 
 /** The check since which a filter has been active for no held-out sample. */

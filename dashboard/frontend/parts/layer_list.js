@@ -20,7 +20,10 @@ export class LayerList {
     this.mark = mark;
     const names = shortNames(states.map((state) => state.layer));
     const short = new Map(states.map((state, place) => [state.layer, names[place]]));
-    replace(this.node, order.map((state) => this.#line(state, short.get(state.layer))));
+    replace(
+      this.node,
+      order.map((state) => this.#line(state, short.get(state.layer))),
+    );
   }
 
   #line({ layer, level, words }, name) {

@@ -21,8 +21,15 @@ export class Losses {
     this.node.hidden = !tags.length;
     if (!tags.length) return;
     const losses = tags.filter((tag) => /loss/i.test(tag)).slice(0, MOST);
-    const names = [...(losses.length > 1 ? [{ value: "", text: "all losses" }] : []), ...tags.map((tag) => ({ value: tag, text: tag }))];
-    const wanted = tags.includes(app.place.now.curve) ? [app.place.now.curve] : losses.length ? losses : tags.slice(0, 1);
+    const names = [
+      ...(losses.length > 1 ? [{ value: "", text: "all losses" }] : []),
+      ...tags.map((tag) => ({ value: tag, text: tag })),
+    ];
+    const wanted = tags.includes(app.place.now.curve)
+      ? [app.place.now.curve]
+      : losses.length
+        ? losses
+        : tags.slice(0, 1);
     fill(this.menu.select, names, wanted.length > 1 ? "" : wanted[0]);
     const curves = [];
     for (const tag of wanted) curves.push({ tag, ...((await app.ask("curve", { tag })) ?? { steps: [], values: [] }) });

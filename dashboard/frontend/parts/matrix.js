@@ -28,7 +28,10 @@ export class Matrix {
     this.legend.show(RANGE, "diverging");
     if (this.found === found && this.theme === theme()) return;
     [this.found, this.theme] = [found, theme()];
-    this.canvas.setAttribute("aria-label", `Correlation of the filters of ${layer} in cluster order; pairs are listed beside it`);
+    this.canvas.setAttribute(
+      "aria-label",
+      `Correlation of the filters of ${layer} in cluster order; pairs are listed beside it`,
+    );
     this.redraw();
     this.#list();
   }
@@ -74,13 +77,18 @@ export class Matrix {
 
   #list() {
     const { pairs } = this.found;
-    const lines = pairs.slice(0, 100).map(([one, other, rho]) =>
-      el("tr", {}, el("th", { scope: "row" }, `${one} and ${other}`), el("td", {}, number(rho))),
-    );
+    const lines = pairs
+      .slice(0, 100)
+      .map(([one, other, rho]) =>
+        el("tr", {}, el("th", { scope: "row" }, `${one} and ${other}`), el("td", {}, number(rho))),
+      );
     const head = el("tr", {}, el("th", { scope: "col" }, "filters"), el("th", { scope: "col" }, "ρ"));
     const caption = el("caption", {}, "Each filter with its closest, from |ρ| = 0.5 on");
     const table = el("table", { class: "numbers" }, caption, el("thead", {}, head), el("tbody", {}, lines));
-    replace(this.pairs, lines.length ? table : el("p", { class: "note" }, "No two filters correlate with |ρ| of 0.5 or more."));
+    replace(
+      this.pairs,
+      lines.length ? table : el("p", { class: "note" }, "No two filters correlate with |ρ| of 0.5 or more."),
+    );
   }
 }
 

@@ -21,17 +21,25 @@ export class QuantityCharts {
     const { app } = this;
     const { meta } = app;
     const groups = groupsOf(meta);
-    const asked = groups.flatMap((group) => group.quantities.map((one) => app.ask("values", { family: group.family, quantity: one.name })));
-    const summaries = groups.map((group) => (group.kind === "probe" ? app.ask("summary", { family: group.family }) : null));
+    const asked = groups.flatMap((group) =>
+      group.quantities.map((one) => app.ask("values", { family: group.family, quantity: one.name })),
+    );
+    const summaries = groups.map((group) =>
+      group.kind === "probe" ? app.ask("summary", { family: group.family }) : null,
+    );
     const tables = await Promise.all(asked);
     const guesses = await Promise.all(summaries);
+    if (Math.max(app.layer, 0) !== place || app.meta !== meta) return; // another layer was chosen meanwhile
     let next = 0;
+    this.zeros = [];
     const shown = groups.map((group, number) => {
       const own = group.quantities.map((one) => ({ one, table: tables[next++] })).filter(({ table }) => table);
       const curves = own.map(({ one, table }) => ({ one, values: column(table, place) }));
       const known = curves.filter(({ values }) => values.some((value) => !Number.isNaN(value)));
-      return known.length ? this.#show(group, known, guesses[number], place) : null;
+      const told = known.filter(({ one, values }) => !this.#always(one, values));
+      return told.length ? this.#show(group, told, guesses[number], place) : null;
     });
+    if (this.zeros.length) shown.push(el("p", { class: "note" }, `Always 0: ${this.zeros.join(", ")}.`));
     replace(this.node, shown.filter(Boolean));
   }
 
@@ -43,16 +51,27 @@ export class QuantityCharts {
     }
   }
 
+  /** Notes a count that is 0 at every check, which needs no chart. */
+  #always(one, values) {
+    const zero = values.every((value) => !value) && !isShare(one);
+    if (zero) this.zeros.push(one.title);
+    return zero;
+  }
+
   #show(group, known, summary, place) {
     const { meta } = this.app;
     if (!this.charts.has(group.key)) this.charts.set(group.key, this.#make(group));
     const { node, curves } = this.charts.get(group.key);
-    const chance = known.map(({ one }) => chanceOf(meta, { ...one, kind: group.kind }, summary)).find((value) => value !== null);
+    const chance = known
+      .map(({ one }) => chanceOf(meta, { ...one, kind: group.kind }, summary))
+      .find((value) => value !== null);
     const checks = meta.steps.map((_, check) => check);
     const series = known.map(({ one, values }) => ({ label: one.title, values }));
-    if (chance !== undefined) series.push({ label: "chance", values: checks.map(() => chance), dash: [4, 4], color: ink("muted") });
+    if (chance !== undefined)
+      series.push({ label: "chance", values: checks.map(() => chance), dash: [4, 4], color: ink("muted") });
     const { low, high } = group.quantities[0];
-    const names = (check) => (Number.isInteger(check) && check >= 0 && check < checks.length ? shortMoment(meta, check) : "");
+    const names = (check) =>
+      Number.isInteger(check) && check >= 0 && check < checks.length ? shortMoment(meta, check) : "";
     curves.show({
       x: checks,
       series,
@@ -76,25 +95,37 @@ export class QuantityCharts {
   }
 }
 
+/** Quantities by chart: shares of a family first, then those of one unit, at most five in a chart. */
 function groupsOf(meta) {
   const families = [...meta.families].sort((a, b) => rank(a.kind) - rank(b.kind));
   return families.flatMap((family) => {
-    const groups = new Map();
+    const units = new Map();
     for (const one of family.quantities) {
-      const shared = one.low !== null && one.high !== null && one.low >= -1 && one.high <= 1 && !one.unit.startsWith("0 or");
-      const name = shared ? "shares" : one.unit || one.name;
-      const last = [...groups.keys()].filter((each) => each.startsWith(name)).length;
-      const key = [...groups.entries()].find(([each, list]) => each.startsWith(name) && list.length < MOST)?.[0] ?? `${name} ${last}`;
-      groups.set(key, [...(groups.get(key) ?? []), one]);
+      const unit = isShare(one) ? "" : one.unit || one.title;
+      units.set(unit, [...(units.get(unit) ?? []), one]);
     }
-    return [...groups].map(([key, quantities]) => ({
-      key: `${family.name} ${key}`,
-      family: family.name,
-      kind: family.kind,
-      quantities,
-      title: quantities.length === 1 ? `${family.name}: ${quantities[0].title}` : `${family.name}${key.startsWith("shares") ? "" : `: ${key.replace(/ \d+$/, "")}`}`,
-    }));
+    const sorted = [...units].sort(([one], [other]) => Boolean(one) - Boolean(other));
+    return sorted.flatMap(([unit, all]) =>
+      pieces(all).map((quantities, place) => chart(family, unit, quantities, place)),
+    );
   });
+}
+
+function chart(family, unit, quantities, place) {
+  const what = quantities.length === 1 ? quantities[0].title : unit;
+  const title = what ? `${family.name}: ${what}` : family.name;
+  return { key: `${family.name} ${unit} ${place}`, family: family.name, kind: family.kind, quantities, title };
+}
+
+function pieces(all) {
+  return Array.from({ length: Math.ceil(all.length / MOST) }, (_, place) =>
+    all.slice(place * MOST, (place + 1) * MOST),
+  );
+}
+
+/** Return whether a quantity lies within -1 and 1, and is not a yes or no. */
+function isShare(one) {
+  return one.low !== null && one.high !== null && one.low >= -1 && one.high <= 1 && !one.unit.startsWith("0 or");
 }
 
 function rank(kind) {

@@ -9,7 +9,12 @@ const LEFT = 104;
 const WIDTH = 300;
 const ROW = { least: 5, most: 18 };
 const TALLEST = 190;
-const RANGE = { low: 0, high: 1, log: false };
+export const RANGE = { low: 0, high: 1, log: false };
+
+/** Pixels of a layer's row, the same in the strip and in the history beside it. */
+export function rowHeight(rows) {
+  return Math.min(Math.max(TALLEST / rows, ROW.least), ROW.most);
+}
 
 export class Strip {
   constructor() {
@@ -35,7 +40,7 @@ export class Strip {
   #draw() {
     const { probability, layers, classes, truth } = this.shown;
     const [rows, columns] = [layers.length, classes.length];
-    this.row = Math.min(Math.max(TALLEST / rows, ROW.least), ROW.most);
+    this.row = rowHeight(rows);
     this.wide = (WIDTH - LEFT) / columns;
     const slanted = classes.some((name) => name.length * 7 > this.wide);
     const below = slanted ? 52 : 18;

@@ -21,7 +21,10 @@ export class Thumbs {
     if (this.names !== names) {
       this.names = names;
       this.known = new Map(found.map((one) => [one, this.#make(one)]));
-      replace(this.node, [...this.known.values()].map((each) => each.button));
+      replace(
+        this.node,
+        [...this.known.values()].map((each) => each.button),
+      );
     }
     for (const [one, each] of this.known) {
       each.button.setAttribute("aria-pressed", String(one.family === current.family && one.name === current.name));

@@ -2,6 +2,7 @@
 
 import { el, replace } from "../dom.js";
 import { digits, moment } from "../format.js";
+import { spread } from "./history.js";
 
 const MOST = 12; // checks: more columns than this are no help
 
@@ -21,8 +22,13 @@ export class ValuesTable {
     if (!this.node.open || !this.shown) return;
     const { table, quantity, check } = this.shown;
     const { meta } = this.app;
-    const checks = spread(table.rows, check);
-    const head = el("tr", {}, el("th", { scope: "col" }, "layer"), checks.map((each) => el("th", { scope: "col" }, moment(meta, each))));
+    const checks = columnsAt(table.rows, check);
+    const head = el(
+      "tr",
+      {},
+      el("th", { scope: "col" }, "layer"),
+      checks.map((each) => el("th", { scope: "col" }, moment(meta, each))),
+    );
     const lines = meta.layers.map((layer, place) =>
       el(
         "tr",
@@ -37,8 +43,6 @@ export class ValuesTable {
 }
 
 /** Up to twelve checks, evenly spread, with the first, the last and the chosen one. */
-function spread(rows, check) {
-  const count = Math.min(rows, MOST);
-  const found = Array.from({ length: count }, (_, place) => Math.round((place * (rows - 1)) / Math.max(count - 1, 1)));
-  return [...new Set([...found, Math.min(check, rows - 1)])].sort((a, b) => a - b);
+function columnsAt(rows, check) {
+  return [...new Set([...spread(rows, MOST), Math.min(check, rows - 1)])].sort((a, b) => a - b);
 }

@@ -26,7 +26,18 @@ export class Compare {
     this.table = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Values of both runs" });
     this.none = note("");
     const head = el("div", { class: "toolbar" }, this.other.node, this.quantity.node, this.legend.node);
-    this.body = el("div", {}, this.readout, el("div", { class: "three" }, this.panels.map((one) => one.node)), this.how, this.table);
+    this.body = el(
+      "div",
+      {},
+      this.readout,
+      el(
+        "div",
+        { class: "three" },
+        this.panels.map((one) => one.node),
+      ),
+      this.how,
+      this.table,
+    );
     this.node = el("section", { "aria-label": "Compare" }, head, this.none, this.body);
   }
 
@@ -35,7 +46,11 @@ export class Compare {
     const onhover = (row, column) => this.#tell(name, row, column);
     const map = new HeatMap({ onhover, onpick: (row, column) => this.#pick(name, row, column), share: 0.5 });
     const legend = name === "difference" ? this.balance.node : null;
-    return { heading, map, node: el("div", { class: "panel" }, el("div", { class: "toolbar" }, heading, legend), map.node) };
+    return {
+      heading,
+      map,
+      node: el("div", { class: "panel" }, el("div", { class: "toolbar" }, heading, legend), map.node),
+    };
   }
 
   async update() {
@@ -45,7 +60,11 @@ export class Compare {
     const name = others.find((run) => run.name === place.now.other)?.name ?? others[0]?.name;
     if (!name) return this.#nothing("There is only one run here: start TensorBoard with a folder that holds both.");
     const other = await store.ask("run", { run: name });
-    fill(this.other.select, others.map((run) => ({ value: run.name, text: run.name })), name);
+    fill(
+      this.other.select,
+      others.map((run) => ({ value: run.name, text: run.name })),
+      name,
+    );
     const known = new Set(quantities(other).map((one) => `${one.family}/${one.name}`));
     const shared = options(meta).filter((one) => known.has(one.value));
     if (!shared.length) return this.#nothing(`${meta.name} and ${name} have no quantity in common.`);
@@ -81,11 +100,33 @@ export class Compare {
     }
     this.legend.show(this.scale);
     this.balance.show(this.range, "diverging");
-    this.#draw(0, metas.a, metas.a.layers.map((layer) => layer.name), (row, check) => at(a, check, row), this.scale, metas.a.name);
-    this.#draw(1, metas.b, metas.b.layers.map((layer) => layer.name), (row, check) => at(b, check, row), this.scale, metas.b.name);
+    this.#draw(
+      0,
+      metas.a,
+      metas.a.layers.map((layer) => layer.name),
+      (row, check) => at(a, check, row),
+      this.scale,
+      metas.a.name,
+    );
+    this.#draw(
+      1,
+      metas.b,
+      metas.b.layers.map((layer) => layer.name),
+      (row, check) => at(b, check, row),
+      this.scale,
+      metas.b.name,
+    );
     const { layers, columns, difference } = this.found;
     const names = layers.pairs.map((pair) => pair.name);
-    this.#draw(2, metas.a, names, (row, check) => difference[row * columns + check], this.range, "Difference, first minus second", "diverging");
+    this.#draw(
+      2,
+      metas.a,
+      names,
+      (row, check) => difference[row * columns + check],
+      this.range,
+      "Difference, first minus second",
+      "diverging",
+    );
     const check = this.app.check;
     const partner = this.found.checks.pairs[check];
     this.panels[0].map.at(null, check);
@@ -101,7 +142,17 @@ export class Compare {
     say(node, heading);
     const moments = meta.steps.map((_, check) => shortMoment(meta, check));
     const label = `${heading}: ${title(this.found.quantity)} of ${count(names.length, "layer")} by ${axisName(meta)}`;
-    map.show({ rows: names.length, columns: moments.length, value, names: shortNames(names), moments, scale, name, mark: this.painted, label });
+    map.show({
+      rows: names.length,
+      columns: moments.length,
+      value,
+      names: shortNames(names),
+      moments,
+      scale,
+      name,
+      mark: this.painted,
+      label,
+    });
   }
 
   #fillTable(check, partner) {
@@ -109,12 +160,21 @@ export class Compare {
     const lines = layers.pairs.map((pair) => {
       const [one, other] = [at(a, check, pair.a), pair.b < 0 ? NaN : at(b, partner, pair.b)];
       const cells = [digits(one, quantity), digits(other, quantity), change(one - other)];
-      return el("tr", {}, el("th", { scope: "row" }, pair.name), cells.map((text) => el("td", {}, text)));
+      return el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, pair.name),
+        cells.map((text) => el("td", {}, text)),
+      );
     });
     const head = ["layer", metas.a.name, metas.b.name, "difference"].map((text) => el("th", { scope: "col" }, text));
-    const other = partner < 0 ? "which the second run has not reached" : `and ${moment(metas.b, partner)} of the second`;
+    const other =
+      partner < 0 ? "which the second run has not reached" : `and ${moment(metas.b, partner)} of the second`;
     const caption = el("caption", {}, `${title(quantity)} at ${moment(metas.a, check)} of the first run, ${other}`);
-    replace(this.table, el("table", { class: "numbers" }, caption, el("thead", {}, el("tr", {}, head)), el("tbody", {}, lines)));
+    replace(
+      this.table,
+      el("table", { class: "numbers" }, caption, el("thead", {}, el("tr", {}, head)), el("tbody", {}, lines)),
+    );
   }
 
   #pick(name, row, column) {
@@ -125,11 +185,16 @@ export class Compare {
   }
 
   #tell(name, row, column) {
-    if (!name || row === null || column === null) return say(this.readout, "Point at a map for layer and value; click to choose a check.");
+    if (!name || row === null || column === null)
+      return say(this.readout, "Point at a map for layer and value; click to choose a check.");
     const { metas, a, b, layers, columns, difference } = this.found;
     const meta = name === "b" ? metas.b : metas.a;
     const layer = name === "difference" ? layers.pairs[row].name : meta.layers[row].name;
-    const value = { a: () => at(a, column, row), b: () => at(b, column, row), difference: () => difference[row * columns + column] }[name]();
+    const value = {
+      a: () => at(a, column, row),
+      b: () => at(b, column, row),
+      difference: () => difference[row * columns + column],
+    }[name]();
     say(this.readout, `${layer} · ${moment(meta, column)}: ${name === "difference" ? change(value) : number(value)}`);
   }
 }
@@ -142,7 +207,8 @@ function aligned(metas, a, b) {
   const difference = new Float32Array(layers.pairs.length * columns).fill(NaN);
   layers.pairs.forEach((pair, row) => {
     checks.pairs.forEach((partner, check) => {
-      if (pair.b >= 0 && partner >= 0) difference[row * columns + check] = at(a, check, pair.a) - at(b, partner, pair.b);
+      if (pair.b >= 0 && partner >= 0)
+        difference[row * columns + check] = at(a, check, pair.a) - at(b, partner, pair.b);
     });
   });
   return { layers, checks, columns, difference };

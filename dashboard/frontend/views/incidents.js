@@ -21,18 +21,27 @@ export class Incidents {
     });
     this.which = "all";
     this.list = el("div", { class: "cards wide" });
-    this.node = el("section", { "aria-label": "Incidents" }, el("div", { class: "toolbar" }, this.title, this.menu.node), this.list);
+    this.node = el(
+      "section",
+      { "aria-label": "Incidents" },
+      el("div", { class: "toolbar" }, this.title, this.menu.node),
+      this.list,
+    );
   }
 
   update() {
     const found = incidentsOf(this.app.meta).reverse();
-    const shown = found.filter((one) => ({ open: one.ended === null, critical: one.severity === "critical" })[this.which] ?? true);
+    const shown = found.filter(
+      (one) => ({ open: one.ended === null, critical: one.severity === "critical" })[this.which] ?? true,
+    );
     fill(this.menu.select, SHOWN, this.which);
     const mark = JSON.stringify([shown, this.app.meta.steps]);
     if (this.mark === mark) return;
     this.mark = mark;
     this.title.textContent = `${count(found.length, "incident")}${found.length ? ", newest first" : ""}`;
-    const none = found.length ? "None of this kind." : "No incident so far. DriftAlert, which convscope.suite() includes, finds them.";
+    const none = found.length
+      ? "None of this kind."
+      : "No incident so far. DriftAlert, which convscope.suite() includes, finds them.";
     replace(this.list, shown.length ? shown.map((one) => card(this.app, one)) : el("p", { class: "note" }, none));
   }
 }

@@ -35,7 +35,15 @@ export class Layer {
     };
     const head = el("div", { class: "toolbar" }, this.before, this.layers.node, this.after, this.facts);
     const two = el("div", { class: "two" }, el("div", {}, this.parts.matrix, this.parts.bars), this.parts.table);
-    this.node = el("div", {}, head, this.incidents, section("Over training", this.charts.node), two, this.parts.pictures);
+    this.node = el(
+      "div",
+      {},
+      head,
+      this.incidents,
+      section("Over training", this.charts.node),
+      two,
+      this.parts.pictures,
+    );
   }
 
   async update() {
@@ -43,15 +51,24 @@ export class Layer {
     const { meta } = app;
     const place = Math.max(app.layer, 0);
     const layer = meta.layers[place];
-    fill(this.layers.select, meta.layers.map(({ name }) => ({ value: name, text: name })), layer.name);
+    fill(
+      this.layers.select,
+      meta.layers.map(({ name }) => ({ value: name, text: name })),
+      layer.name,
+    );
     this.before.disabled = place <= 0;
     this.after.disabled = place >= meta.layers.length - 1;
     const spatial = layer.spatial?.length ? ` of ${layer.spatial.join(" × ")}` : "";
-    say(this.facts, `${layer.kind} · ${count(layer.channels, "filter")}${spatial} · layer ${place + 1} of ${meta.layers.length}`);
+    say(
+      this.facts,
+      `${layer.kind} · ${count(layer.channels, "filter")}${spatial} · layer ${place + 1} of ${meta.layers.length}`,
+    );
     this.#showIncidents(layer.name);
-    await this.#showFilters(layer.name);
+    this.charts.at(app.check);
+    if (!(await app.rests())) return;
     await this.charts.update(place);
     this.charts.at(app.check);
+    await this.#showFilters(layer.name);
     this.#showPictures(layer.name);
   }
 
@@ -62,11 +79,16 @@ export class Layer {
   }
 
   #showIncidents(layer) {
-    const found = incidentsOf(this.app.meta).filter((one) => one.layers.includes(layer)).reverse();
+    const found = incidentsOf(this.app.meta)
+      .filter((one) => one.layers.includes(layer))
+      .reverse();
     const mark = JSON.stringify([found, layer]);
     if (this.mark === mark) return;
     this.mark = mark;
-    replace(this.incidents, found.slice(0, 3).map((one) => card(this.app, one, true)));
+    replace(
+      this.incidents,
+      found.slice(0, 3).map((one) => card(this.app, one, true)),
+    );
   }
 
   async #showFilters(layer) {
@@ -74,7 +96,9 @@ export class Layer {
     const { meta, check } = app;
     const families = meta.families.filter((one) => one.filters.includes(layer));
     const tables = await Promise.all(families.map((one) => app.ask("filters", { family: one.name, layer })));
-    const filters = families.map((one, place) => ({ ...described(one), table: tables[place] })).filter((one) => one.table?.rows);
+    const filters = families
+      .map((one, place) => ({ ...described(one), table: tables[place] }))
+      .filter((one) => one.table?.rows);
     const correlated = meta.families.find((one) => one.matrices.includes(layer));
     const correlation = correlated ? await app.ask("correlation", { family: correlated.name, layer, check }) : null;
     const extra = await extraColumns(app, layer);
@@ -82,9 +106,10 @@ export class Layer {
     this.parts.matrix.hidden = !correlated;
     if (correlation) this.matrix.show(correlation, layer);
     this.matrix.node.hidden = !correlation;
-    this.parts.matrix.firstChild.textContent = correlation || !correlated
-      ? `Correlation of filters, ${moment(meta, check)}`
-      : `Correlation of filters was not measured at ${moment(meta, check)}`;
+    this.parts.matrix.firstChild.textContent =
+      correlation || !correlated
+        ? `Correlation of filters, ${moment(meta, check)}`
+        : `Correlation of filters was not measured at ${moment(meta, check)}`;
     const columns = columnsOf(meta, check, { filters, correlation, ...extra });
     this.parts.table.hidden = columns.length < 2;
     if (columns.length > 1) this.table.show(columns);
@@ -94,8 +119,15 @@ export class Layer {
   #showBars(filters, check) {
     this.parts.bars.hidden = !filters.length;
     if (!filters.length) return;
-    const one = filters.find((each) => each.family === this.family) ?? filters.find((each) => each.kind === "importance") ?? filters[0];
-    fill(this.families.select, filters.map((each) => ({ value: each.family, text: each.title })), one.family);
+    const one =
+      filters.find((each) => each.family === this.family) ??
+      filters.find((each) => each.kind === "importance") ??
+      filters[0];
+    fill(
+      this.families.select,
+      filters.map((each) => ({ value: each.family, text: each.title })),
+      one.family,
+    );
     const { values, columns, rows } = one.table;
     const row = check < rows ? Array.from(values.slice(check * columns, (check + 1) * columns)) : [];
     this.bars.show(row, one.title);
@@ -107,7 +139,12 @@ export class Layer {
     this.parts.pictures.hidden = !tags.length;
     const shown = tags.map((tag) => {
       const source = app.store.picture({ run: app.meta.name, tag, check: app.check });
-      return el("figure", {}, el("figcaption", {}, tag), el("img", { src: source, alt: `${tag} at ${moment(app.meta, app.check)}`, loading: "lazy" }));
+      return el(
+        "figure",
+        {},
+        el("figcaption", {}, tag),
+        el("img", { src: source, alt: `${tag} at ${moment(app.meta, app.check)}`, loading: "lazy" }),
+      );
     });
     const mark = `${tags} ${app.check} ${app.meta.revision}`;
     if (this.drawn === mark) return;

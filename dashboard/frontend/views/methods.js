@@ -19,14 +19,22 @@ export class Methods {
     this.more = note("");
     this.none = note(
       "This run has no pictures of methods: InputResampling(), PartInterpretability(), FilterPictures() and " +
-        "suite(\"full\") draw some.",
+        'suite("full") draw some.',
     );
-    this.node = el("section", { "aria-label": "Methods" }, el("div", { class: "toolbar" }, this.title, this.menu.node), this.list, this.more, this.none);
+    this.node = el(
+      "section",
+      { "aria-label": "Methods" },
+      el("div", { class: "toolbar" }, this.title, this.menu.node),
+      this.list,
+      this.more,
+      this.none,
+    );
     this.figures = new Map();
   }
 
-  update() {
+  async update() {
     const { app } = this;
+    if (!(await app.rests())) return;
     const { meta, check } = app;
     const groups = groupsOf(meta);
     const names = [...groups.keys()];
@@ -34,11 +42,21 @@ export class Methods {
     this.menu.node.hidden = !names.length;
     const family = names.includes(this.family) ? this.family : names[0];
     if (!family) return;
-    fill(this.menu.select, names.map((name) => ({ value: name, text: `${name} (${groups.get(name).length})` })), family);
+    fill(
+      this.menu.select,
+      names.map((name) => ({ value: name, text: `${name} (${groups.get(name).length})` })),
+      family,
+    );
     say(this.title, `Pictures as of ${moment(meta, check)}`);
     const tags = groups.get(family);
-    say(this.more, tags.length > MOST ? `The first ${MOST} of ${tags.length} pictures; those of a layer are on its page.` : "");
-    replace(this.list, tags.slice(0, MOST).map((tag) => this.#figure(tag, check)));
+    say(
+      this.more,
+      tags.length > MOST ? `The first ${MOST} of ${tags.length} pictures; those of a layer are on its page.` : "",
+    );
+    replace(
+      this.list,
+      tags.slice(0, MOST).map((tag) => this.#figure(tag, check)),
+    );
   }
 
   #figure(tag, check) {

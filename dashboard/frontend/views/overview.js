@@ -2,7 +2,7 @@
 
 import { ink, theme } from "../colors.js";
 import { Curves } from "../curves.js";
-import { el, fill, menu, replace, say } from "../dom.js";
+import { el, fill, mark, menu, replace, say } from "../dom.js";
 import { axisName, change, count, moment, number, shortMoment, shortNames } from "../format.js";
 import { HeatMap } from "../heatmap.js";
 import { incidentsOf } from "../incidents.js";
@@ -28,14 +28,20 @@ export class Overview {
     this.legend = new Legend();
     this.readout = el("p", { class: "readout", "aria-live": "polite" });
     this.thumbs = new Thumbs(app, (one) => app.place.set({ family: one.family, quantity: one.name }));
-    this.markers = new Markers(app, (one) => app.place.set({ step: String(app.meta.steps[one.check]), layer: one.known[0] ?? null }));
+    this.markers = new Markers(app, (one) =>
+      app.place.set({ step: String(app.meta.steps[one.check]), layer: one.known[0] ?? null }),
+    );
     this.map = new HeatMap({
       onhover: (row, columnUnder) => this.#hover(row, columnUnder),
       onpick: (row, columnUnder) => this.#pick(row, columnUnder),
       onopen: (row) => app.place.set({ view: "layer", layer: app.meta.layers[row].name }),
     });
     this.axis = el("p", { class: "axis-name" });
-    this.curve = new Curves({ height: 110, onhover: (x) => this.#hoverCheck(x), onpick: (x) => app.chooseCheck(Math.round(x)) });
+    this.curve = new Curves({
+      height: 110,
+      onhover: (x) => this.#hoverCheck(x),
+      onpick: (x) => app.chooseCheck(Math.round(x)),
+    });
     this.losses = new Losses(app, (x) => this.#hoverCheck(x));
     this.table = new ValuesTable(app);
     this.list = new LayerList(app);
@@ -68,7 +74,13 @@ export class Overview {
       this.listTitle,
       this.list.node,
     );
-    return el("div", { class: "overview" }, this.headline, this.thumbs.node, el("div", { class: "columns" }, left, right));
+    return el(
+      "div",
+      { class: "overview" },
+      this.headline,
+      this.thumbs.node,
+      el("div", { class: "columns" }, left, right),
+    );
   }
 
   async update() {
@@ -79,7 +91,8 @@ export class Overview {
       app.ask("values", { family: quantity.family, quantity: quantity.name }),
       quantity.kind === "probe" ? app.ask("summary", { family: quantity.family }) : null,
     ]);
-    if (!table) return;
+    const now = chosen(app.meta, app.place.now.family, app.place.now.quantity);
+    if (!table || now?.name !== quantity.name || now.family !== quantity.family) return; // another was chosen meanwhile
     this.shown = { quantity, table, chance: chanceOf(app.meta, quantity, summary) };
     this.#showMap();
     await this.#showStates();
@@ -108,13 +121,14 @@ export class Overview {
       moments: meta.steps.map((_, each) => shortMoment(meta, each)),
       scale: this.scale,
       mark: this.painted,
-      label: `${title(quantity)} of ${count(meta.layers.length, "layer")} at ${count(meta.steps.length, "check")}. ` +
+      label:
+        `${title(quantity)} of ${count(meta.layers.length, "layer")} at ${count(meta.steps.length, "check")}. ` +
         "Arrow keys choose layer and check, Enter opens the layer.",
     });
     this.map.at(app.layer < 0 ? null : app.layer, check);
     this.losses.at(check);
     this.table.show(table, quantity, check);
-    performance.mark("convscope:map");
+    mark("map");
     this.#mark();
     this.#tell();
   }
@@ -152,19 +166,36 @@ export class Overview {
     const { meta, check } = this.app;
     const sofar = incidentsOf(meta).filter((one) => one.check <= check);
     const open = sofar.filter((one) => one.ended === null || one.ended > check);
-    const broken = found.filter((one) => one.level === "problem").length;
+    const broken = found.filter((one) => one.level === "problem");
+    const since = broken.length ? moment(meta, Math.min(...broken.map((one) => one.from))) : "";
+    const layers = count(found.length, "layer");
     const parts = [
-      broken ? `${broken} of ${count(found.length, "layer")} with a problem` : `no problem in ${count(found.length, "layer")}`,
+      broken.length
+        ? `${broken.length} of ${layers} with a problem, the first since ${since}`
+        : `no problem in ${layers}`,
       sofar.length ? `${count(sofar.length, "incident")}, ${open.length || "none"} open` : "no incident",
     ];
     say(this.headline, `${capital(moment(meta, check))}: ${parts.join("; ")}`);
-    this.headline.className = `headline ${broken || open.some((one) => one.severity === "critical") ? "problem" : "fine"}`;
-    const mark = JSON.stringify(sofar);
-    if (this.told === mark) return;
-    this.told = mark;
+    const bad = broken.length || open.some((one) => one.severity === "critical");
+    this.headline.className = `headline ${bad ? "problem" : "fine"}`;
+    const now = JSON.stringify(sofar);
+    if (this.told === now) return;
+    this.told = now;
     const newest = [...sofar].reverse();
-    const all = newest.length > 2 ? el("button", { type: "button", class: "link", onclick: () => this.app.place.set({ view: "incidents" }) }, `All ${newest.length} incidents`) : null;
-    replace(this.cards, newest.slice(0, 2).map((one) => card(this.app, one, true)), all ?? [], newest.length ? [] : el("p", { class: "note" }, "No incident up to this check."));
+    const all =
+      newest.length > 2
+        ? el(
+            "button",
+            { type: "button", class: "link", onclick: () => this.app.place.set({ view: "incidents" }) },
+            `All ${newest.length} incidents`,
+          )
+        : null;
+    replace(
+      this.cards,
+      newest.slice(0, 2).map((one) => card(this.app, one, true)),
+      all ?? [],
+      newest.length ? [] : el("p", { class: "note" }, "No incident up to this check."),
+    );
   }
 
   /** The curve of the layer under the pointer; else of the chosen one, of the one with the worst state, or the last. */
@@ -176,7 +207,8 @@ export class Overview {
     const { quantity, table, chance } = shown;
     const checks = meta.steps.map((_, each) => each);
     const own = { label: shortNames(meta.layers.map((layer) => layer.name))[place], values: column(table, place) };
-    const guess = chance === null ? [] : [{ label: "chance", values: checks.map(() => chance), dash: [4, 4], color: ink("muted") }];
+    const guess =
+      chance === null ? [] : [{ label: "chance", values: checks.map(() => chance), dash: [4, 4], color: ink("muted") }];
     this.curve.show({
       x: checks,
       series: [own, ...guess],
