@@ -69,6 +69,7 @@ export class App {
 
   /** Reads what the place asks for, and renders. */
   async show() {
+    mark("asked");
     const name = this.#run();
     this.#fillRuns(name);
     const entry = this.store.entry(name);
@@ -140,12 +141,12 @@ export class App {
   async #update() {
     const view = this.view;
     try {
-      mark("update");
       await view.update();
-      mark("shown");
     } catch (error) {
       if (view === this.view && this.meta) say(this.live, `Something failed: ${error.message}`);
       if (!error.status) console.error(error);
+    } finally {
+      mark("shown");
     }
   }
 

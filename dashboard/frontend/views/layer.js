@@ -17,7 +17,7 @@ export class Layer {
     this.before = el("button", { type: "button", "aria-label": "Previous layer", onclick: () => this.#move(-1) }, "‹");
     this.after = el("button", { type: "button", "aria-label": "Next layer", onclick: () => this.#move(1) }, "›");
     this.facts = el("span", { class: "note" });
-    this.incidents = el("div", { class: "cards wide" });
+    this.incidents = el("section", { class: "cards wide" });
     this.charts = new QuantityCharts(app);
     this.families = menu("Filters by", (family) => {
       this.family = family;
@@ -87,6 +87,7 @@ export class Layer {
     this.mark = mark;
     replace(
       this.incidents,
+      found.length ? el("h2", {}, "Incidents of this layer") : [],
       found.slice(0, 3).map((one) => card(this.app, one, true)),
     );
   }

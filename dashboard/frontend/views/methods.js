@@ -21,10 +21,11 @@ export class Methods {
       "This run has no pictures of methods: InputResampling(), PartInterpretability(), FilterPictures() and " +
         'suite("full") draw some.',
     );
+    this.head = el("div", { class: "toolbar" }, this.title, this.menu.node);
     this.node = el(
       "section",
       { "aria-label": "Methods" },
-      el("div", { class: "toolbar" }, this.title, this.menu.node),
+      this.head,
       this.list,
       this.more,
       this.none,
@@ -39,7 +40,7 @@ export class Methods {
     const groups = groupsOf(meta);
     const names = [...groups.keys()];
     this.none.hidden = names.length > 0;
-    this.menu.node.hidden = !names.length;
+    this.head.hidden = !names.length;
     const family = names.includes(this.family) ? this.family : names[0];
     if (!family) return;
     fill(
