@@ -57,7 +57,7 @@ class OpenRun:
 
 
 class ConvscopePlugin(base_plugin.TBPlugin):
-    """The tab "convscope"; docs/dashboard.md lists what it answers."""
+    """The tab "convscope"."""
 
     plugin_name = PLUGIN
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from convscope.dashboard import form
 from convscope.dashboard.correlation import Correlation, Numbers
-from convscope.dashboard.tensors import FileTensors, Tensors, as_text
+from convscope.dashboard.tensors import ChosenChecks, FileTensors, Tensors, as_text
 
 
 class Run:
@@ -50,6 +50,10 @@ class Run:
         }
         self._manifests = {step: _checked(kept, self.folder) for step, kept in found.items() if kept}
         return True
+
+    def at_checks(self, places: list[int]) -> Run:
+        """The same record as if only these checks had been made, given by their places in ``steps``."""
+        return Run(self.folder, ChosenChecks(self._tensors, {self.steps[place] for place in places}))
 
     # Contents.
 

@@ -70,6 +70,35 @@ class FileTensors:
         return self._tensors[tag][step].read(tag)
 
 
+class ChosenChecks:
+    """Tensors of a record of which only some checks count as made.
+
+    Args:
+        tensors: Those of the whole record.
+        steps: Steps of the checks that count.
+    """
+
+    def __init__(self, tensors: Tensors, steps: set[int]) -> None:
+        self._whole, self._chosen = tensors, steps
+
+    def refresh(self) -> bool:
+        """True: the choice was made when the record was as it is."""
+        return True
+
+    def tags(self) -> list[str]:
+        """Tags of the whole record."""
+        return self._whole.tags()
+
+    def steps(self, tag: str) -> list[int]:
+        """Steps of a tag's tensors; of the mark of a check those that were chosen."""
+        found = self._whole.steps(tag)
+        return [step for step in found if step in self._chosen] if tag == form.CHECK else found
+
+    def read(self, tag: str, step: int) -> Any:
+        """One tensor as an array; bytes unchanged."""
+        return self._whole.read(tag, step)
+
+
 def as_text(value: Any) -> str:
     """A text that was stored as a tensor."""
     found = np.asarray(value).item()

@@ -12,6 +12,7 @@ export async function render() {
   sheet.textContent = plotStyle + style;
   document.head.append(sheet);
   document.documentElement.lang = "en";
-  document.title = "convscope";
-  await new App(document.body, chooseSource()).start();
+  document.title ||= "convscope";
+  const place = document.getElementById("convscope-view"); // in a report, whose summary stays above
+  await new App(place ?? document.body, chooseSource()).start();
 }

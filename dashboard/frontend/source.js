@@ -21,16 +21,20 @@ export function fetched(base) {
   };
 }
 
-/** The same answers from an object, by `key(path, parameters)`; pictures are data URLs. */
-export function embedded(answers) {
+/** The same answers from an object: `parts`, and `places` of the part of each `key(path, parameters)`; pictures in base64. */
+export function embedded({ parts, places }) {
+  const find = (path, parameters) => parts[places[key(path, parameters)]];
   return {
     live: false,
     async get(path, parameters = {}) {
-      const found = answers[key(path, parameters)];
+      const found = find(path, parameters);
       if (found === undefined) throw Object.assign(new Error("this report does not hold it"), { status: 404 });
       return found;
     },
-    picture: (parameters) => answers[key("picture", parameters)] ?? "",
+    picture: (parameters) => {
+      const found = find("picture", parameters);
+      return found === undefined ? "" : `data:image/png;base64,${found}`;
+    },
   };
 }
 

@@ -43,6 +43,14 @@ class TabPage:
         self.console()
         self.driver.get(address)
 
+    def leave(self) -> None:
+        """Leave the page while its server is there; the console must be without complaints."""
+        found = self.complaints()
+        self.driver.switch_to.default_content()
+        self.driver.get("about:blank")
+        self.console()
+        assert found == []
+
     def enter(self) -> None:
         """Go into the tab's frame."""
         self.driver.switch_to.default_content()
