@@ -34,16 +34,9 @@ export class Layer {
       pictures: section("Pictures", this.pictures),
     };
     const head = el("div", { class: "toolbar" }, this.before, this.layers.node, this.after, this.facts);
-    const two = el("div", { class: "two" }, el("div", {}, this.parts.matrix, this.parts.bars), this.parts.table);
-    this.node = el(
-      "div",
-      {},
-      head,
-      this.incidents,
-      section("Over training", this.charts.node),
-      two,
-      this.parts.pictures,
-    );
+    const two = el("div", { class: "two" }, this.parts.matrix, this.parts.bars);
+    const training = section("Over training", this.charts.node);
+    this.node = el("div", {}, head, this.incidents, training, two, this.parts.table, this.parts.pictures);
   }
 
   async update() {
@@ -168,6 +161,6 @@ function described(family) {
     parts: ["filter loss", "Part interpretability: lower is closer to one part of one class"],
   };
   const [name, help] = known[family.kind] ?? [family.name, `Value of ${family.name} for each filter`];
-  const title = family.name === family.kind ? name : family.name;
+  const title = family.name === family.kind ? name : family.name.replace(`${family.kind}_`, "");
   return { family: family.name, kind: family.kind, title, help };
 }

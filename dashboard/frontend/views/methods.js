@@ -22,14 +22,7 @@ export class Methods {
         'suite("full") draw some.',
     );
     this.head = el("div", { class: "toolbar" }, this.title, this.menu.node);
-    this.node = el(
-      "section",
-      { "aria-label": "Methods" },
-      this.head,
-      this.list,
-      this.more,
-      this.none,
-    );
+    this.node = el("section", { "aria-label": "Methods" }, this.head, this.list, this.more, this.none);
     this.figures = new Map();
   }
 
