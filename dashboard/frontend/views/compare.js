@@ -6,7 +6,7 @@ import { el, fill, menu, note, replace, say } from "../dom.js";
 import { axisName, change, count, digits, moment, number, shortMoment, shortNames } from "../format.js";
 import { HeatMap } from "../heatmap.js";
 import { Legend } from "../parts/legend.js";
-import { chosen, options, quantities, title } from "../quantities.js";
+import { chanceOf, chosen, options, quantities, title } from "../quantities.js";
 import { balanced, scaleOf } from "../scale.js";
 import { at } from "../store.js";
 
@@ -95,7 +95,8 @@ export class Compare {
       this.painted = (this.painted ?? 0) + 1;
       this.found = { ...found, ...aligned(metas, a, b) };
       const both = [...a.values, ...b.values];
-      this.scale = scaleOf(both, quantity);
+      const chance = chanceOf(metas.a, quantity, null);
+      this.scale = scaleOf(both, quantity, chance, chance === null ? "" : "chance");
       this.range = balanced(this.found.difference);
     }
     this.legend.show(this.scale);
