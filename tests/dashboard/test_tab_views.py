@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import statistics
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from benchmarks import tab_runs
-from convscope.dashboard import read_run
+from convscope.dashboard import form, read_run
+from convscope.loggers.record import TensorWriter
 from tests.dashboard.tab_page import TabPage
 from tests.dashboard.tab_views import (
     AXE,
@@ -34,12 +36,12 @@ from tests.support.tensorboards import Served, serve
 pytestmark = pytest.mark.browser
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 SAMPLE = Path(__file__).parent / "sample_v1"
-DYING = "dying_relu/version_0"
+DYING, CORRUPTED = "dying_relu/version_0", "label_corruption/version_0"
 
 
 @pytest.fixture(scope="module")
 def logdir(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose filters die, a sound one, one with hostile names, a large one, and one without data of convscope."""
+    """Runs: filters that die, wrong labels, sound, hostile names, large, cut off, and of a newer version."""
     folder = tmp_path_factory.mktemp("tab") / "runs"
     tab_runs.dying(folder, epochs=5, at_epoch=3)
     shutil.copytree(SAMPLE, folder / "sound")
@@ -48,13 +50,21 @@ def logdir(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     hostile.write(2, 1)
     hostile.recorder.close(hostile.trainer)
     tab_runs.large(folder / "large")
+    tab_runs.corrupted(folder, epochs=3, from_epoch=2)
+    tab_runs.large(folder / "cut", layers=6, checks=20)
+    (file,) = (folder / "cut").iterdir()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    newer = TensorWriter(form.PLUGIN, folder / "newer")
+    newer.write(form.SESSION, json.dumps({"begins": 0, "version": 99}), 0)
+    newer.write(form.MANIFEST, json.dumps({"version": 99}), 0)
+    newer.close()
     return folder
 
 
 @pytest.fixture(scope="module")
 def server(logdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serve(logdir, entry_points=tmp_path_factory.mktemp("paths")) as running:
-        running.wait(runs=4)
+        running.wait(runs=7)
         running.wait(runs=1, checks=500)
         yield running
 
@@ -76,7 +86,7 @@ def test_the_overview_says_which_layers_died_and_when(page: TabPage, server: Ser
     assert min(colors(page, ".thumb canvas")) >= 2
 
 
-@pytest.mark.parametrize("run", [DYING, "sound", "large"])
+@pytest.mark.parametrize("run", [DYING, CORRUPTED, "sound", "large"])
 def test_every_view_is_drawn(page: TabPage, server: Served, run: str) -> None:
     show(page, server, run=run)
     for view in VIEWS:
@@ -171,6 +181,16 @@ def test_hostile_names_are_text(page: TabPage, server: Served) -> None:
     assert page.script("return document.title") == "convscope"
     press(page, "nav button[data-view=layer]")
     assert HOSTILE in options(page, "Layer")
+
+
+def test_a_file_that_is_cut_off_is_shown_and_a_newer_version_is_explained(page: TabPage, server: Served) -> None:
+    show(page, server, run="cut")
+    assert "no problem in 6 layers" in text_of(page, ".headline")
+    assert 1 < int(text_of(page, ".moment").split(" of ")[1].split()[0]) < 20
+    choose(page, "Run", "newer")
+    assert "newer convscope" in text_of(page, "main")
+    choose(page, "Run", "cut")
+    assert "no problem in 6 layers" in text_of(page, ".headline")
 
 
 def test_a_hundred_layers_and_500_checks_are_quick(page: TabPage, server: Served) -> None:

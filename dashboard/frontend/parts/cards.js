@@ -1,7 +1,7 @@
 // An incident as a card: severity, sentence, cause, where to look, and ways to go there.
 
 import { el } from "../dom.js";
-import { moment, number } from "../format.js";
+import { atMoment, moment, number } from "../format.js";
 import { shape } from "../incidents.js";
 
 /** The whole incident; `short` leaves out causes and values. */
@@ -24,7 +24,7 @@ export function card(app, one, short = false) {
 }
 
 function state(meta, one) {
-  return one.ended === null ? "open" : `closed at ${moment(meta, one.ended)}${one.ending ? `, ${one.ending}` : ""}`;
+  return one.ended === null ? "open" : `closed ${atMoment(meta, one.ended)}${one.ending ? `, ${one.ending}` : ""}`;
 }
 
 /** The probable cause in one line, with what else changed. */

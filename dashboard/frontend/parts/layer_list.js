@@ -4,8 +4,8 @@ import { el, replace, say } from "../dom.js";
 import { shortNames } from "../format.js";
 import { LEVELS } from "../status.js";
 
-const SIGNS = { problem: "✕", watch: "!", fine: "✓" };
-const NAMES = { problem: "problem", watch: "watch", fine: "no problem" };
+const SIGNS = { problem: "✕", watch: "!", fine: "✓", none: "–" };
+const NAMES = { problem: "problem", watch: "watch", fine: "no problem", none: "not judged" };
 
 export class LayerList {
   constructor(app) {

@@ -49,6 +49,7 @@ export class QuantityCharts {
       this.others,
       shown.filter((one, number) => one && further[number]),
     );
+    if (!this.leading.childElementCount) this.more.open = true;
     this.more.hidden = !this.others.childElementCount;
   }
 

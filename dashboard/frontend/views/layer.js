@@ -1,7 +1,7 @@
 // Layer: everything about one layer, over time and at the chosen check, and its filters.
 
 import { el, fill, menu, replace, say } from "../dom.js";
-import { count, moment } from "../format.js";
+import { atMoment, count } from "../format.js";
 import { incidentsOf } from "../incidents.js";
 import { Bars } from "../parts/bars.js";
 import { card } from "../parts/cards.js";
@@ -102,8 +102,8 @@ export class Layer {
     this.matrix.node.hidden = !correlation;
     this.parts.matrix.firstChild.textContent =
       correlation || !correlated
-        ? `Correlation of filters, ${moment(meta, check)}`
-        : `Correlation of filters was not measured at ${moment(meta, check)}`;
+        ? `Correlation of filters ${atMoment(meta, check)}`
+        : `Correlation of filters was not measured ${atMoment(meta, check)}`;
     const columns = columnsOf(meta, check, { filters, correlation, ...extra });
     this.parts.table.hidden = columns.length < 2;
     if (columns.length > 1) this.table.show(columns);
@@ -137,7 +137,7 @@ export class Layer {
         "figure",
         {},
         el("figcaption", {}, tag),
-        el("img", { src: source, alt: `${tag} at ${moment(app.meta, app.check)}`, loading: "lazy" }),
+        el("img", { src: source, alt: `${tag} ${atMoment(app.meta, app.check)}`, loading: "lazy" }),
       );
     });
     const mark = `${tags} ${app.check} ${app.meta.revision}`;
