@@ -3,7 +3,7 @@
 import { followTheme } from "./colors.js";
 import { el, fill, mark, menu, perFrame, replace, say } from "./dom.js";
 import { explain, noRuns } from "./empty.js";
-import { count } from "./format.js";
+import { capital, count } from "./format.js";
 import { checkAt } from "./incidents.js";
 import { Place } from "./place.js";
 import { Store } from "./store.js";
@@ -69,6 +69,7 @@ export class App {
 
   /** Reads what the place asks for, and renders. */
   async show() {
+    mark("asked");
     const name = this.#run();
     this.#fillRuns(name);
     const entry = this.store.entry(name);
@@ -123,6 +124,7 @@ export class App {
     const name = this.place.now.view in VIEWS ? this.place.now.view : "overview";
     if (this.shown !== name || !this.view) {
       this.view = new VIEWS[name][1](this);
+      this.explained = null;
       this.shown = name;
       replace(this.main, this.view.node);
     }
@@ -140,12 +142,12 @@ export class App {
   async #update() {
     const view = this.view;
     try {
-      mark("update");
       await view.update();
-      mark("shown");
     } catch (error) {
       if (view === this.view && this.meta) say(this.live, `Something failed: ${error.message}`);
       if (!error.status) console.error(error);
+    } finally {
+      mark("shown");
     }
   }
 
@@ -168,7 +170,11 @@ export class App {
     this.view = null;
     this.timeline.node.hidden = true;
     for (const tab of this.tabs.children) tab.toggleAttribute("disabled", true);
-    replace(this.main, problem ? explain(problem) : noRuns(entry));
+    const now = `${entry?.name} ${problem}`;
+    if (this.explained !== now) replace(this.main, problem ? explain(`${capital(problem)}.`) : noRuns(entry));
+    this.explained = now;
+    this.#tellLive();
+    mark("shown");
   }
 
   #tellLive() {

@@ -19,7 +19,13 @@ export class Curves {
     this.canvas = el("div", { class: "curves-canvas", "aria-hidden": "true" });
     this.line = el("div", { class: "curves-check", hidden: true });
     this.legend = el("div", { class: "curves-legend" });
-    this.node = el("div", { class: "curves", role: "img" }, this.canvas, this.line, this.legend);
+    this.node = el(
+      "div",
+      { class: "curves", role: "img", "aria-label": "Curves" },
+      this.canvas,
+      this.line,
+      this.legend,
+    );
     this.node.style.setProperty("--gutter", `${gutter}px`);
     this.resize = perFrame(() => this.#fit());
     new ResizeObserver(this.resize).observe(this.node);

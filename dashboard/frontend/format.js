@@ -39,6 +39,17 @@ export function moment(meta, check) {
   return `epoch ${meta.epochs[check] - 1}`;
 }
 
+/** The same in a sentence: "before training", "at epoch 3". */
+export function atMoment(meta, check) {
+  const text = moment(meta, check);
+  return meta.triggers[check] === "start" ? text : `at ${text}`;
+}
+
+/** A text with a capital letter at its begin. */
+export function capital(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
 /** The same for an axis: "–", "3", "120". */
 export function shortMoment(meta, check) {
   const trigger = meta.triggers[check];

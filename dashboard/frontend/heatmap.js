@@ -184,8 +184,10 @@ export class HeatMap {
       End: [row, columns - 1],
     };
     if (event.key === "Enter") this.given.onopen?.(row);
-    else if (moves[event.key]) this.given.onpick?.(...moves[event.key]);
-    else return;
+    else if (moves[event.key]) {
+      this.at(...moves[event.key]); // at once: the next key may come before the place is drawn
+      this.given.onpick?.(...moves[event.key]);
+    } else return;
     event.preventDefault();
   }
 }

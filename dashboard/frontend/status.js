@@ -7,11 +7,13 @@ const DEAD = { watch: 0.25, problem: 0.5 }; // share of filters
 const LOST = { watch: 0.1, problem: 0.2 }; // of what the layer had gained over chance or its least value
 const LEAST = 0.05; // score: smaller losses are noise
 const SETTLED = 0.99; // similarity to the previous check
-export const LEVELS = ["fine", "watch", "problem"];
+const JUDGED = ["score", "dead", "still"];
+export const LEVELS = ["none", "fine", "watch", "problem"];
 
 /**
- * State of every layer at a check: `{layer, place, level, from, words}`, `from` the check at which its problem began. `tables` holds what the run has of `score`, `dead`,
- * `still` and `similar`, null where it has none; `name(check)` gives a check's moment.
+ * State of every layer at a check: `{layer, place, level, from, words}`, `from` the check at which its problem began.
+ * `tables` holds what the run has of `score`, `dead`, `still` and `similar`, null where it has none; `name(check)` gives
+ * a check's moment.
  */
 export function states(meta, tables, check, chance, name) {
   return meta.layers.map((layer, place) => {
@@ -20,8 +22,11 @@ export function states(meta, tables, check, chance, name) {
       lost(tables.score, check, place, chance, name),
       still(tables.still, check, place, name),
     ].filter(Boolean);
-    const level = LEVELS[Math.max(0, ...found.map((one) => LEVELS.indexOf(one.level)))];
+    const level = LEVELS[Math.max(1, ...found.map((one) => LEVELS.indexOf(one.level)))];
     if (!found.length) found.push(calm(tables, check, place));
+    if (!JUDGED.some((name) => tables[name] && !Number.isNaN(at(tables[name], check, place)))) {
+      return { layer: layer.name, place, level: "none", from: Infinity, words: "not judged" };
+    }
     const from = Math.min(...found.map((one) => (one?.level === "problem" ? one.from : Infinity)));
     return { layer: layer.name, place, level, from, words: joined(found.filter(Boolean)) };
   });

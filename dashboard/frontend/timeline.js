@@ -33,7 +33,8 @@ export class Timeline {
     const last = meta.steps.length - 1;
     this.range.max = Math.max(last, 0);
     if (Number(this.range.value) !== check) this.range.value = check;
-    const text = `${moment(meta, check)} · check ${check + 1} of ${last + 1} · step ${meta.steps[check]}`;
+    const step = meta.triggers[check] === "step" ? "" : ` · step ${meta.steps[check]}`;
+    const text = `${moment(meta, check)} · check ${check + 1} of ${last + 1}${step}`;
     say(this.label, text);
     this.range.setAttribute("aria-valuetext", text);
     this.earlier.disabled = check <= 0;

@@ -85,6 +85,6 @@ class TabPage:
     def complaints(self) -> list[str]:
         """Lines of the console that tell of an error, a refusal, or a broken content security policy."""
         time.sleep(0.2)
-        # TensorBoard does not find its own fonts below a path prefix.
-        lines = [line for line in self.console() if "/font-roboto/" not in line]
+        # TensorBoard does not find its own fonts below a path prefix, and has no icon for the frame's page alone.
+        lines = [line for line in self.console() if "/font-roboto/" not in line and "/favicon.ico" not in line]
         return [line for line in lines if any(word in line for word in BAD)]

@@ -15,7 +15,7 @@ VIEWS = ("overview", "incidents", "layer", "predictions", "compare", "methods")
 AXE = Path(__file__).parents[2] / "dashboard" / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 
 _SETTLED = """
-const [asked, shown] = ['update', 'shown'].map((name) => performance.getEntriesByName(`convscope:${name}`)[0]);
+const [asked, shown] = ['asked', 'shown'].map((name) => performance.getEntriesByName(`convscope:${name}`)[0]);
 return Boolean(shown && shown.startTime >= asked.startTime);
 """
 # Number of different colours in the canvases that match: a blank canvas has one.

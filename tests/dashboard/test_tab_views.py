@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import statistics
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from benchmarks import tab_runs
-from convscope.dashboard import read_run
+from convscope.dashboard import form, read_run
+from convscope.loggers.record import TensorWriter
 from tests.dashboard.tab_page import TabPage
 from tests.dashboard.tab_views import (
     AXE,
@@ -34,12 +36,12 @@ from tests.support.tensorboards import Served, serve
 pytestmark = pytest.mark.browser
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 SAMPLE = Path(__file__).parent / "sample_v1"
-DYING = "dying_relu/version_0"
+DYING, CORRUPTED = "dying_relu/version_0", "label_corruption/version_0"
 
 
 @pytest.fixture(scope="module")
 def logdir(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose filters die, a sound one, one with hostile names, a large one, and one without data of convscope."""
+    """Runs: filters that die, wrong labels, sound, hostile names, large, cut off, and of a newer version."""
     folder = tmp_path_factory.mktemp("tab") / "runs"
     tab_runs.dying(folder, epochs=5, at_epoch=3)
     shutil.copytree(SAMPLE, folder / "sound")
@@ -48,15 +50,29 @@ def logdir(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     hostile.write(2, 1)
     hostile.recorder.close(hostile.trainer)
     tab_runs.large(folder / "large")
+    tab_runs.corrupted(folder, epochs=3, from_epoch=2)
+    tab_runs.large(folder / "cut", layers=6, checks=20)
+    (file,) = (folder / "cut").iterdir()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    newer = TensorWriter(form.PLUGIN, folder / "newer")
+    newer.write(form.SESSION, json.dumps({"begins": 0, "version": 99}), 0)
+    newer.write(form.MANIFEST, json.dumps({"version": 99}), 0)
+    newer.close()
     return folder
 
 
 @pytest.fixture(scope="module")
 def server(logdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serve(logdir, entry_points=tmp_path_factory.mktemp("paths")) as running:
-        running.wait(runs=4)
+        running.wait(runs=7)
         running.wait(runs=1, checks=500)
         yield running
+
+
+def name_below(server: Served, folder: str, checks: int = 1) -> str:
+    """Name of the run below a folder once it has so many checks."""
+    found = [run["name"] for run in server.ask("runs")["runs"] if run["checks"] >= checks]
+    return next((name for name in found if name.startswith(folder)), "")
 
 
 def test_the_overview_says_which_layers_died_and_when(page: TabPage, server: Served) -> None:
@@ -70,7 +86,7 @@ def test_the_overview_says_which_layers_died_and_when(page: TabPage, server: Ser
     assert min(colors(page, ".thumb canvas")) >= 2
 
 
-@pytest.mark.parametrize("run", [DYING, "sound", "large"])
+@pytest.mark.parametrize("run", [DYING, CORRUPTED, "sound", "large"])
 def test_every_view_is_drawn(page: TabPage, server: Served, run: str) -> None:
     show(page, server, run=run)
     for view in VIEWS:
@@ -140,7 +156,11 @@ def test_two_runs_are_compared_on_one_scale(page: TabPage, server: Served) -> No
     choose(page, "Compare with", "sound")
     assert "relative depth" in text_of(page, "main")
     assert min(colors(page, ".panel canvas")) > 2
-    for _, own, other, difference in rows(page, "main .scroll")[:3]:
+    slide(page, 1)
+    settle(page)
+    both = [row for row in rows(page, "main .scroll") if "–" not in row]
+    assert both
+    for _, own, other, difference in both:
         assert float(own) - float(other) == pytest.approx(float(difference.replace("−", "-")), abs=2e-3)
 
 
@@ -154,13 +174,23 @@ def test_the_predictions_follow_the_slider(page: TabPage, server: Served) -> Non
 
 
 def test_hostile_names_are_text(page: TabPage, server: Served) -> None:
-    show(page, server, run="hostile")
+    show(page, server, run=name_below(server, "hostile"))
     for view in VIEWS:
         press(page, f"nav button[data-view={view}]")
         assert page.script("return document.querySelectorAll('img[src=x]').length") == 0
     assert page.script("return document.title") == "convscope"
     press(page, "nav button[data-view=layer]")
     assert HOSTILE in options(page, "Layer")
+
+
+def test_a_file_that_is_cut_off_is_shown_and_a_newer_version_is_explained(page: TabPage, server: Served) -> None:
+    show(page, server, run="cut")
+    assert "no problem in 6 layers" in text_of(page, ".headline")
+    assert 1 < int(text_of(page, ".moment").split(" of ")[1].split()[0]) < 20
+    choose(page, "Run", "newer")
+    assert "newer convscope" in text_of(page, "main")
+    choose(page, "Run", "cut")
+    assert "no problem in 6 layers" in text_of(page, ".headline")
 
 
 def test_a_hundred_layers_and_500_checks_are_quick(page: TabPage, server: Served) -> None:
@@ -191,9 +221,10 @@ def test_new_checks_come_without_losing_the_place(page: TabPage, server: Served,
     growing = Checks(logdir / "growing", [4, 6, 8])
     for check in range(3):
         growing.write(check, check)
-    wait_for(lambda: {run["name"]: run["checks"] for run in server.ask("runs")["runs"]}.get("growing") == 3, "3 checks")
+    name = wait_for(lambda: name_below(server, "growing", checks=3), "3 checks")
     page.open(server)
-    choose(page, "Run", "growing")
+    page.wait_for_text("growing")
+    choose(page, "Run", name)
     page.wait_for_text("check 3 of 3")
     growing.write(3, 3)
     page.wait_for_text("check 4 of 4")  # it follows the newest check until another one is chosen
@@ -224,3 +255,5 @@ def test_a_folder_without_data_says_what_to_do(page: TabPage, tmp_path: Path) ->
         large = folder / "late"
         tab_runs.large(large, layers=4, checks=3)
         page.wait_for_text("check 3 of 3")  # by itself
+        settle(page)
+        page.open_file("about:blank")

@@ -1,7 +1,7 @@
 // An incident as a card: severity, sentence, cause, where to look, and ways to go there.
 
 import { el } from "../dom.js";
-import { moment, number } from "../format.js";
+import { atMoment, moment, number } from "../format.js";
 import { shape } from "../incidents.js";
 
 /** The whole incident; `short` leaves out causes and values. */
@@ -18,26 +18,35 @@ export function card(app, one, short = false) {
       el("span", { class: "state" }, state(meta, one)),
     ),
     el("p", { class: "sentence" }, one.sentence),
-    ...(short ? [] : details(one)),
+    ...(short ? cause(one) : details(one)),
     jumps(app, one, short ? 3 : 12),
   );
 }
 
 function state(meta, one) {
-  return one.ended === null ? "open" : `closed at ${moment(meta, one.ended)}${one.ending ? `, ${one.ending}` : ""}`;
+  return one.ended === null ? "open" : `closed ${atMoment(meta, one.ended)}${one.ending ? `, ${one.ending}` : ""}`;
+}
+
+/** The probable cause in one line, with what else changed. */
+function cause(one) {
+  const text = [one.likely ? `Likely: ${one.likely}.` : "", changes(one) ? `Changed: ${changes(one)}.` : ""].join(" ");
+  return text.trim() ? [el("p", { class: "note" }, text.trim())] : [];
+}
+
+function changes(one) {
+  return Object.entries(one.changed)
+    .map(([name, [before, now]]) => `${name} ${number(before)} → ${number(now)}`)
+    .join(", ");
 }
 
 function details(one) {
   const followed = one.rules.filter((rule) => rule !== one.rule).map((rule) => String(rule).replaceAll("_", " "));
-  const changed = Object.entries(one.changed).map(
-    ([name, [before, now]]) => `${name} ${number(before)} → ${number(now)}`,
-  );
   const rows = [
     ["Rule", one.rule.replaceAll("_", " ")],
     ["Likely", one.likely],
     ["Look at", one.lookAt],
     ["With it", followed.join(", ")],
-    ["What else changed", changed.join(", ")],
+    ["What else changed", changes(one)],
   ].filter(([, text]) => text);
   const found = rows.length
     ? el("dl", {}, rows.map(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]).flat())

@@ -10,16 +10,15 @@ export async function extraColumns(app, layer) {
 async function served(app, layer) {
   const found = await arrays(app, "class_filters", layer, ["layers", "served", "strongest", "rho"]);
   if (!found) return null;
-  const names = app.meta.class_names;
-  const [counts, classes] = [found.served, found.strongest];
-  const name = (number) => names?.[number] ?? `class ${number}`;
+  const name = (label) => String(app.meta.class_names?.[label] ?? label);
   return [
     {
       title: "classes served",
-      help: "Number of classes among whose strongest filters it is, and the one that it correlates with most",
-      values: counts,
-      text: (count, filter) => (count ? `${count}: ${name(classes[filter])}${count > 1 ? ", …" : ""}` : "none"),
+      help: "Number of classes among whose strongest filters it is",
+      values: found.served,
+      text: String,
     },
+    { title: "closest class", help: "Class whose output it correlates with most", values: found.strongest, text: name },
     { title: "ρ class", help: "Correlation with the output of that class", values: found.rho, text: number },
   ];
 }

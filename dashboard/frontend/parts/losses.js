@@ -1,5 +1,6 @@
 // The run's own curves (losses first), on the time axis of the map.
 
+import { theme } from "../colors.js";
 import { Curves } from "../curves.js";
 import { el, fill, menu } from "../dom.js";
 
@@ -37,7 +38,10 @@ export class Losses {
   }
 
   #show(meta, curves) {
-    const mark = `${meta.name} ${meta.revision} ${curves.map((one) => `${one.tag} ${one.steps.length}`)}`;
+    this.curves.at(this.app.check);
+    const mark = `${meta.name} ${meta.revision} ${curves.map((one) => `${one.tag} ${one.steps.length}`)} ${theme()}`;
+    if (this.mark === mark) return;
+    this.mark = mark;
     const steps = [...new Set(curves.flatMap((one) => one.steps))].sort((a, b) => a - b);
     const series = curves.map(({ tag, steps: own, values }) => {
       const known = new Map(own.map((step, place) => [step, values[place]]));

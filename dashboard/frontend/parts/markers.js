@@ -13,9 +13,12 @@ export class Markers {
 
   /** Shows incidents above the columns of a map; `center(column)` gives a column's place in pixels. */
   show(incidents, center) {
+    const mark = JSON.stringify(incidents.map((one) => [one.key, one.sentence, Math.round(center(one.check))]));
+    if (this.mark === mark) return;
+    this.mark = mark;
     const shown = incidents.map((one) => {
       const text = `${one.severity}, ${moment(this.app.meta, one.check)}: ${one.sentence}`;
-      const mark = el(
+      const button = el(
         "button",
         {
           type: "button",
@@ -27,8 +30,8 @@ export class Markers {
         },
         shape(one.severity),
       );
-      mark.style.left = `${center(one.check)}px`;
-      return mark;
+      button.style.left = `${center(one.check)}px`;
+      return button;
     });
     replace(this.node, el("span", { class: "markers-title" }, incidents.length ? "incidents" : "no incidents"), shown);
   }

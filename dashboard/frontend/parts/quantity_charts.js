@@ -14,7 +14,10 @@ export class QuantityCharts {
   constructor(app) {
     this.app = app;
     this.charts = new Map();
-    this.node = el("div", { class: "charts" });
+    this.leading = el("div", { class: "charts" });
+    this.others = el("div", { class: "charts" });
+    this.more = el("details", {}, el("summary", {}, "Charts of further callbacks"), this.others);
+    this.node = el("div", {}, this.leading, this.more);
   }
 
   async update(place) {
@@ -39,8 +42,15 @@ export class QuantityCharts {
       const told = known.filter(({ one, values }) => !this.#always(one, values));
       return told.length ? this.#show(group, told, guesses[number], place) : null;
     });
-    if (this.zeros.length) shown.push(el("p", { class: "note" }, `Always 0: ${this.zeros.join(", ")}.`));
-    replace(this.node, shown.filter(Boolean));
+    const zeros = this.zeros.length ? el("p", { class: "note" }, `Always 0: ${this.zeros.join(", ")}.`) : null;
+    const further = groups.map((group) => isFurther(meta, group));
+    replace(this.leading, [...shown.filter((one, number) => !further[number]), zeros].filter(Boolean));
+    replace(
+      this.others,
+      shown.filter((one, number) => one && further[number]),
+    );
+    if (!this.leading.childElementCount) this.more.open = true;
+    this.more.hidden = !this.others.childElementCount;
   }
 
   /** Moves the line of all charts. */
@@ -126,6 +136,11 @@ function pieces(all) {
 /** Return whether a quantity lies within -1 and 1, and is not a yes or no. */
 function isShare(one) {
   return one.low !== null && one.high !== null && one.low >= -1 && one.high <= 1 && !one.unit.startsWith("0 or");
+}
+
+/** Return whether a family is not the first of the kinds that every layer is judged by. */
+function isFurther(meta, { family, kind }) {
+  return !ORDER.includes(kind) || meta.families.find((one) => one.kind === kind).name !== family;
 }
 
 function rank(kind) {

@@ -3,10 +3,10 @@
 import { checkPairs, layerPairs } from "../align.js";
 import { theme } from "../colors.js";
 import { el, fill, menu, note, replace, say } from "../dom.js";
-import { axisName, change, count, digits, moment, number, shortMoment, shortNames } from "../format.js";
+import { atMoment, axisName, change, count, digits, moment, number, shortMoment, shortNames } from "../format.js";
 import { HeatMap } from "../heatmap.js";
 import { Legend } from "../parts/legend.js";
-import { chosen, options, quantities, title } from "../quantities.js";
+import { chanceOf, chosen, options, quantities, title } from "../quantities.js";
 import { balanced, scaleOf } from "../scale.js";
 import { at } from "../store.js";
 
@@ -95,7 +95,8 @@ export class Compare {
       this.painted = (this.painted ?? 0) + 1;
       this.found = { ...found, ...aligned(metas, a, b) };
       const both = [...a.values, ...b.values];
-      this.scale = scaleOf(both, quantity);
+      const chance = chanceOf(metas.a, quantity, null);
+      this.scale = scaleOf(both, quantity, chance, chance === null ? "" : "chance");
       this.range = balanced(this.found.difference);
     }
     this.legend.show(this.scale);
@@ -170,7 +171,7 @@ export class Compare {
     const head = ["layer", metas.a.name, metas.b.name, "difference"].map((text) => el("th", { scope: "col" }, text));
     const other =
       partner < 0 ? "which the second run has not reached" : `and ${moment(metas.b, partner)} of the second`;
-    const caption = el("caption", {}, `${title(quantity)} at ${moment(metas.a, check)} of the first run, ${other}`);
+    const caption = el("caption", {}, `${title(quantity)} ${atMoment(metas.a, check)} of the first run, ${other}`);
     replace(
       this.table,
       el("table", { class: "numbers" }, caption, el("thead", {}, el("tr", {}, head)), el("tbody", {}, lines)),

@@ -1,7 +1,7 @@
 // Layer: everything about one layer, over time and at the chosen check, and its filters.
 
 import { el, fill, menu, replace, say } from "../dom.js";
-import { count, moment } from "../format.js";
+import { atMoment, count } from "../format.js";
 import { incidentsOf } from "../incidents.js";
 import { Bars } from "../parts/bars.js";
 import { card } from "../parts/cards.js";
@@ -17,7 +17,7 @@ export class Layer {
     this.before = el("button", { type: "button", "aria-label": "Previous layer", onclick: () => this.#move(-1) }, "‹");
     this.after = el("button", { type: "button", "aria-label": "Next layer", onclick: () => this.#move(1) }, "›");
     this.facts = el("span", { class: "note" });
-    this.incidents = el("div", { class: "cards wide" });
+    this.incidents = el("section", { class: "cards wide" });
     this.charts = new QuantityCharts(app);
     this.families = menu("Filters by", (family) => {
       this.family = family;
@@ -34,16 +34,9 @@ export class Layer {
       pictures: section("Pictures", this.pictures),
     };
     const head = el("div", { class: "toolbar" }, this.before, this.layers.node, this.after, this.facts);
-    const two = el("div", { class: "two" }, el("div", {}, this.parts.matrix, this.parts.bars), this.parts.table);
-    this.node = el(
-      "div",
-      {},
-      head,
-      this.incidents,
-      section("Over training", this.charts.node),
-      two,
-      this.parts.pictures,
-    );
+    const two = el("div", { class: "two" }, this.parts.matrix, this.parts.bars);
+    const training = section("Over training", this.charts.node);
+    this.node = el("div", {}, head, this.incidents, training, two, this.parts.table, this.parts.pictures);
   }
 
   async update() {
@@ -87,6 +80,7 @@ export class Layer {
     this.mark = mark;
     replace(
       this.incidents,
+      found.length ? el("h2", {}, "Incidents of this layer") : [],
       found.slice(0, 3).map((one) => card(this.app, one, true)),
     );
   }
@@ -108,8 +102,8 @@ export class Layer {
     this.matrix.node.hidden = !correlation;
     this.parts.matrix.firstChild.textContent =
       correlation || !correlated
-        ? `Correlation of filters, ${moment(meta, check)}`
-        : `Correlation of filters was not measured at ${moment(meta, check)}`;
+        ? `Correlation of filters ${atMoment(meta, check)}`
+        : `Correlation of filters was not measured ${atMoment(meta, check)}`;
     const columns = columnsOf(meta, check, { filters, correlation, ...extra });
     this.parts.table.hidden = columns.length < 2;
     if (columns.length > 1) this.table.show(columns);
@@ -143,7 +137,7 @@ export class Layer {
         "figure",
         {},
         el("figcaption", {}, tag),
-        el("img", { src: source, alt: `${tag} at ${moment(app.meta, app.check)}`, loading: "lazy" }),
+        el("img", { src: source, alt: `${tag} ${atMoment(app.meta, app.check)}`, loading: "lazy" }),
       );
     });
     const mark = `${tags} ${app.check} ${app.meta.revision}`;
@@ -167,6 +161,6 @@ function described(family) {
     parts: ["filter loss", "Part interpretability: lower is closer to one part of one class"],
   };
   const [name, help] = known[family.kind] ?? [family.name, `Value of ${family.name} for each filter`];
-  const title = family.name === family.kind ? name : family.name;
+  const title = family.name === family.kind ? name : family.name.replace(`${family.kind}_`, "");
   return { family: family.name, kind: family.kind, title, help };
 }

@@ -1,7 +1,7 @@
 // Methods: pictures that callbacks drew themselves (resampling, parts, scales, filters), as of the chosen check.
 
 import { el, fill, menu, note, replace, say } from "../dom.js";
-import { moment } from "../format.js";
+import { atMoment } from "../format.js";
 
 const FIRST = ["resampling", "parts", "multi_scale", "explainer"];
 const MOST = 24; // pictures in the page at once
@@ -21,14 +21,8 @@ export class Methods {
       "This run has no pictures of methods: InputResampling(), PartInterpretability(), FilterPictures() and " +
         'suite("full") draw some.',
     );
-    this.node = el(
-      "section",
-      { "aria-label": "Methods" },
-      el("div", { class: "toolbar" }, this.title, this.menu.node),
-      this.list,
-      this.more,
-      this.none,
-    );
+    this.head = el("div", { class: "toolbar" }, this.title, this.menu.node);
+    this.node = el("section", { "aria-label": "Methods" }, this.head, this.list, this.more, this.none);
     this.figures = new Map();
   }
 
@@ -39,7 +33,7 @@ export class Methods {
     const groups = groupsOf(meta);
     const names = [...groups.keys()];
     this.none.hidden = names.length > 0;
-    this.menu.node.hidden = !names.length;
+    this.head.hidden = !names.length;
     const family = names.includes(this.family) ? this.family : names[0];
     if (!family) return;
     fill(
@@ -47,7 +41,7 @@ export class Methods {
       names.map((name) => ({ value: name, text: `${name} (${groups.get(name).length})` })),
       family,
     );
-    say(this.title, `Pictures as of ${moment(meta, check)}`);
+    say(this.title, `Pictures ${atMoment(meta, check)}`);
     const tags = groups.get(family);
     say(
       this.more,
@@ -72,7 +66,7 @@ export class Methods {
     }
     const { figure, image } = this.figures.get(tag);
     const source = app.store.picture({ run: app.meta.name, tag, check });
-    image.alt = `${tag} at ${moment(app.meta, check)}`;
+    image.alt = `${tag} ${atMoment(app.meta, check)}`;
     if (image.getAttribute("src") !== source) image.setAttribute("src", source);
     return figure;
   }

@@ -3,7 +3,7 @@
 import { ink, theme } from "../colors.js";
 import { Curves } from "../curves.js";
 import { el, fill, mark, menu, replace, say } from "../dom.js";
-import { axisName, change, count, moment, number, shortMoment, shortNames } from "../format.js";
+import { atMoment, axisName, capital, change, count, moment, number, shortMoment, shortNames } from "../format.js";
 import { HeatMap } from "../heatmap.js";
 import { incidentsOf } from "../incidents.js";
 import { card } from "../parts/cards.js";
@@ -17,6 +17,8 @@ import { chanceOf, chosen, first, knowledge, options, title } from "../quantitie
 import { scaleOf } from "../scale.js";
 import { states } from "../status.js";
 import { at, column } from "../store.js";
+
+const NOTHING = "No number of a layer was measured in this run: convscope.suite() has the callbacks that do.";
 
 export class Overview {
   constructor(app) {
@@ -74,19 +76,15 @@ export class Overview {
       this.listTitle,
       this.list.node,
     );
-    return el(
-      "div",
-      { class: "overview" },
-      this.headline,
-      this.thumbs.node,
-      el("div", { class: "columns" }, left, right),
-    );
+    this.columns = el("div", { class: "columns" }, left, right);
+    return el("div", { class: "overview" }, this.headline, this.thumbs.node, this.columns);
   }
 
   async update() {
     const { app } = this;
     const quantity = chosen(app.meta, app.place.now.family, app.place.now.quantity);
-    if (!quantity) return say(this.headline, "No quantity of a layer was measured in this run.");
+    this.thumbs.node.hidden = this.columns.hidden = !quantity;
+    if (!quantity) return say(this.headline, NOTHING);
     const [table, summary] = await Promise.all([
       app.ask("values", { family: quantity.family, quantity: quantity.name }),
       quantity.kind === "probe" ? app.ask("summary", { family: quantity.family }) : null,
@@ -157,7 +155,7 @@ export class Overview {
     const found = states(meta, tables, check, chance, (each) => moment(meta, each));
     this.states = found;
     this.list.show(found);
-    say(this.listTitle, `Layers at ${moment(meta, check)}`);
+    say(this.listTitle, `Layers ${atMoment(meta, check)}`);
     this.#tellIncidents(found);
     this.#showCurve();
   }
@@ -166,16 +164,17 @@ export class Overview {
     const { meta, check } = this.app;
     const sofar = incidentsOf(meta).filter((one) => one.check <= check);
     const open = sofar.filter((one) => one.ended === null || one.ended > check);
-    const broken = found.filter((one) => one.level === "problem");
+    const judged = found.filter((one) => one.level !== "none");
+    const broken = judged.filter((one) => one.level === "problem");
     const since = broken.length ? moment(meta, Math.min(...broken.map((one) => one.from))) : "";
-    const layers = count(found.length, "layer");
+    const layers = count(judged.length, "layer");
     const parts = [
       broken.length
         ? `${broken.length} of ${layers} with a problem, the first since ${since}`
         : `no problem in ${layers}`,
       sofar.length ? `${count(sofar.length, "incident")}, ${open.length || "none"} open` : "no incident",
     ];
-    say(this.headline, `${capital(moment(meta, check))}: ${parts.join("; ")}`);
+    say(this.headline, `${capital(moment(meta, check))}: ${parts.slice(judged.length ? 0 : 1).join("; ")}`);
     const bad = broken.length || open.some((one) => one.severity === "critical");
     this.headline.className = `headline ${bad ? "problem" : "fine"}`;
     const now = JSON.stringify(sofar);
@@ -258,8 +257,4 @@ export class Overview {
     const text = Number.isNaN(value) ? "not measured" : `${number(value)}${moved}`;
     say(this.readout, `${meta.layers[row].name} · ${moment(meta, check)}: ${text}`);
   }
-}
-
-function capital(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1);
 }

@@ -1,7 +1,7 @@
 // Predictions: what each layer would say about a few fixed samples, through training, and which changed most.
 
 import { el, fill, menu, note, replace, say } from "../dom.js";
-import { moment, number } from "../format.js";
+import { atMoment, number } from "../format.js";
 import { History, spread } from "../parts/history.js";
 import { Strip } from "../parts/strip.js";
 
@@ -48,7 +48,7 @@ export class Predictions {
     this.head.hidden = this.help.hidden = this.list.hidden = !now;
     if (!now) return;
     fill(this.menu.select, ORDERS, this.order);
-    say(this.title, `Samples at ${moment(meta, check)}`);
+    say(this.title, `Samples ${atMoment(meta, check)}`);
     const samples = now.samples.map((sample, row) => this.#sample(now, before, row, pictures?.value?.[row]));
     this.#sort(samples);
     replace(
