@@ -23,7 +23,9 @@ def curves(folder: Path) -> dict[str, Curve]:
     for path in event_files(folder):
         for _, data in EventFile(path).events():
             event = parsed(data) if len(data) <= _LARGEST else None
-            for value in event.summary.value if event else ():
+            if event is None:
+                continue
+            for value in event.summary.value:
                 kinds.setdefault(value.tag, value.metadata.data_class)
                 number = _number(value, kinds[value.tag])
                 if number is not None:

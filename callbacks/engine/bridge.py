@@ -555,7 +555,7 @@ def place_at(trainer: pl.Trainer, epoch: int, step: int, updates: int) -> None:
         step: Batches that stepped before, the axis of ``self.log``.
         updates: Optimizer steps before, ``trainer.global_step``.
     """
-    progress = trainer.fit_loop.epoch_progress.current
+    progress: Any = trainer.fit_loop.epoch_progress.current
     progress.ready = progress.started = epoch + 1
     progress.processed = progress.completed = epoch
     trainer.fit_loop.epoch_loop._batches_that_stepped = step
