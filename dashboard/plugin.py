@@ -17,7 +17,7 @@ from werkzeug import Request, Response
 import convscope
 from convscope.dashboard import answers
 from convscope.dashboard.form import PLUGIN
-from convscope.dashboard.plain import as_json
+from convscope.dashboard.json_values import as_json
 from convscope.dashboard.provider import Asking, ProviderTensors, SeriesCache
 from convscope.dashboard.record import Run
 

@@ -179,7 +179,7 @@ def replaces_weights(trainer: pl.Trainer) -> bool:
     """Return whether a callback gives the module other weights as an epoch begins: Lightning's SWA, a replay."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     kinds = {kind.__name__ for callback in callbacks for kind in type(callback).__mro__}
-    return bool(kinds & {"StochasticWeightAveraging", "Replayer"})
+    return bool(kinds & {"StochasticWeightAveraging", "CheckpointReplayer"})
 
 
 def validation_loader(trainer: pl.Trainer, pl_module: pl.LightningModule, seed: int) -> Any:

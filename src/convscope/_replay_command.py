@@ -9,7 +9,7 @@ from typing import Any
 
 from convscope._imported import imported
 from convscope._terminal import show
-from convscope.dashboard.sentences import sentences
+from convscope.dashboard.story import sentences
 
 _MODULE = "my_project.model:LitNet"
 _DATA = "my_project.data:MyDataModule"
