@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +27,8 @@ from convscope.capture.outputs.loss import Loss
 from convscope.capture.outputs.parts import logits_of
 from convscope.capture.state.isolation import isolated
 
+T = TypeVar("T")
+
 
 @dataclass
 class Record:
@@ -43,6 +45,7 @@ class Record:
     activation: torch.Tensor
     targets: torch.Tensor | None
     index: torch.Tensor
+    _shared: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def pooled(self) -> torch.Tensor:
@@ -50,7 +53,14 @@ class Record:
         dtype = torch.promote_types(self.activation.dtype, torch.float32)
         if self.activation.dim() == 2:
             return self.activation.to(dtype)
-        return self.activation.flatten(2).mean(-1, dtype=dtype)
+        return self.activation.mean(tuple(range(2, self.activation.dim())), dtype=dtype)
+
+    def once(self, key: Hashable, compute: Callable[[torch.Tensor], T]) -> T:
+        """``compute(activation)``, computed once for all consumers that ask with the same key."""
+        if key not in self._shared:
+            self._shared[key] = compute(self.activation)
+        found: T = self._shared[key]
+        return found
 
 
 class Consumer(Protocol):

@@ -3,6 +3,7 @@
 from convscope.metrics.functional.ablation import OutcomeResult, removal_area
 from convscope.metrics.functional.cka import linear_cka, linear_cka_matrix
 from convscope.metrics.functional.correlation import (
+    ChannelStatistics,
     CorrelationResult,
     CorrelationSummary,
     channel_correlation,
@@ -17,14 +18,7 @@ from convscope.metrics.functional.decision import (
     prediction_entropy,
 )
 from convscope.metrics.functional.drift import correlation_change, mean_shift, variance_shift
-from convscope.metrics.functional.health import (
-    ActivityResult,
-    direction_change,
-    filter_activity,
-    signal_rms,
-    standing_still,
-    update_ratio,
-)
+from convscope.metrics.functional.health import ActivityResult, filter_activity, signal_rms
 from convscope.metrics.functional.importance import (
     activation_importance,
     batch_norm_importance,
@@ -87,9 +81,17 @@ from convscope.metrics.functional.tasks import (
     mean_iou,
     r2_score,
 )
+from convscope.metrics.functional.updates import (
+    WeightUpdate,
+    direction_change,
+    standing_still,
+    update_ratio,
+    weight_update,
+)
 
 __all__ = [
     "ActivityResult",
+    "ChannelStatistics",
     "CorrelationResult",
     "CorrelationSummary",
     "OutcomeResult",
@@ -170,6 +172,8 @@ __all__ = [
     "top_share",
     "turnover",
     "update_ratio",
+    "weight_update",
+    "WeightUpdate",
     "variance_shift",
     "weight_importance",
 ]
