@@ -15,7 +15,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from convscope.capture.data.batches import tree_map
 from convscope.capture.data.heldout import Chunk, HeldOut
-from convscope.capture.gradients import gradients_at
+from convscope.capture.gradients import hand_gradients
 from convscope.capture.network.finder import Finder
 from convscope.capture.network.follower import Event, follow
 from convscope.capture.network.modules import tensors_in
@@ -306,11 +306,15 @@ class _Pass:
         with self._subject.precision():
             loss = self._subject.loss(logits, self._targets)
         half = any(record.activation.dtype == torch.float16 for record, _ in self._pending)
-        gradients, scale = gradients_at(loss, [edge for _, edge in self._pending], half)
-        while self._pending:
-            # Popped one by one, so that each activation and gradient is freed as soon as it has been handed out.
-            record, gradient = self._pending.pop()[0], gradients.pop()
-            self._hand_gradient(record, gradient if gradient is None or scale == 1 else gradient.float() / scale)
+        records: list[Record | None] = [record for record, _ in self._pending]
+        edges, self._pending = [edge for _, edge in self._pending], []
+
+        def hand(place: int, gradient: torch.Tensor | None, scale: float) -> None:
+            record, records[place] = records[place], None  # let go: its activation is freed once it has been used
+            if record is not None:
+                self._hand_gradient(record, gradient if gradient is None or scale == 1 else gradient.float() / scale)
+
+        hand_gradients(loss, edges, half, hand)
 
     def _hand_gradient(self, record: Record, gradient: torch.Tensor | None) -> None:
         if gradient is None:
