@@ -393,9 +393,9 @@ def write_scalars(
     told = {tag: value for tag, value in scalars.items() if tag not in unlogged}
     if when.at_epoch_end:
         given: dict[str, Any] = {"batch_size": 1, "add_dataloader_idx": False, "sync_dist": trainer.world_size > 1}
-        kept = {tag: value for tag, value in scalars.items() if tag in unlogged}
         pl_module.log_dict(told, on_step=False, on_epoch=True, **given)
-        pl_module.log_dict(kept, on_step=False, on_epoch=True, logger=False, **given)
+        # Without a detour through a metric for each, and an exchange between processes, which have the same values.
+        put_into_metrics(trainer, {tag: value for tag, value in scalars.items() if tag in unlogged})
         return
     if when.trigger == "step":
         pl_module.log_dict(scalars, on_step=True, on_epoch=False, logger=False, batch_size=1)
@@ -415,6 +415,11 @@ def log_to_each(trainer: pl.Trainer, scalars: dict[str, float], step: int) -> No
             failed.append(error)
     if failed:
         raise failed[0]
+
+
+def put_into_metrics(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
+    """Put values into ``callback_metrics`` alone, where everything that monitors a value finds them."""
+    trainer._logger_connector._callback_metrics.update({tag: torch.tensor(value) for tag, value in scalars.items()})
 
 
 def keep_available(trainer: pl.Trainer, scalars: dict[str, float]) -> None:
