@@ -45,7 +45,7 @@ def weight_update(current: Tensor, previous: Tensor) -> WeightUpdate:
     Example:
         >>> import torch
         >>> weight_update(torch.tensor([0.0, 8.0]), torch.tensor([3.0, 4.0]))
-        WeightUpdate(ratio=tensor(1.), turn=tensor(0.8000))
+        WeightUpdate(ratio=tensor(1.), turn=tensor(0.9600))
     """
     check_same_shape("`current`", current, "`previous`", previous)
     now, before = at_least_single(current).flatten(), at_least_single(previous).flatten()
