@@ -26,6 +26,11 @@ const VIEWS = {
   methods: ["Methods", Methods],
 };
 
+/** TensorBoard hides the frame of a tab that is left by its height alone. */
+function visible() {
+  return !document.hidden && innerWidth > 0 && innerHeight > 0;
+}
+
 export class App {
   constructor(root, source) {
     this.store = new Store(source);
@@ -48,11 +53,19 @@ export class App {
   async start() {
     await this.look();
     if (!this.store.source.live) return;
+    let missed = false;
     const again = async () => {
-      if (!document.hidden && innerWidth > 0) await this.look(); // TensorBoard hides a tab by its size only
+      if (visible()) await this.look();
+      else missed = true;
       setTimeout(again, EVERY);
     };
+    const seen = () => {
+      if (missed && visible()) this.look();
+      if (visible()) missed = false;
+    };
     setTimeout(again, EVERY);
+    addEventListener("resize", seen);
+    document.addEventListener("visibilitychange", seen);
   }
 
   async look() {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,15 @@ def test_new_checks_come_without_losing_the_place(page: TabPage, server: Served,
     page.enter()
     page.wait_for_text("check 2 of 5")
     assert page.script("return document.querySelector('main select').value") == growing.layers[2].name
+
+    # TensorBoard hides the frame of a tab that is left by its height: then the tab asks for nothing.
+    page.script("frameElement.style.height = '0px'")
+    growing.write(5, 5)
+    wait_for(lambda: name_below(server, "growing", checks=6), "6 checks")
+    time.sleep(5)
+    assert "of 5" in page.script("return document.querySelector('.moment').textContent")
+    page.script("frameElement.style.height = '700px'")
+    page.wait_for_text("check 2 of 6")
     growing.recorder.close(growing.trainer)
 
 
