@@ -127,10 +127,13 @@ class Run:
         tag, layers = form.values_tag(family, quantity), self.layers
         table = np.full((len(self.steps), len(layers)), np.nan, dtype=np.float32)
         place = {name: column for column, name in enumerate(layers)}
+        columns: dict[int, list[int]] = {}
         for row, step, stored in self._rows(tag):
-            columns = [place[layer["name"]] for layer in self._manifest_at(step)["layers"]]
-            if len(columns) == len(stored):  # else the manifest of that step was lost
-                table[row, columns] = stored
+            begun = self._manifest_step(step)
+            if begun not in columns:
+                columns[begun] = [place[layer["name"]] for layer in self._manifests[begun]["layers"]]
+            if len(columns[begun]) == len(stored):  # else the manifest of that step was lost
+                table[row, columns[begun]] = stored
         return table
 
     def summary(self, family: str) -> dict[str, Numbers]:
@@ -220,8 +223,11 @@ class Run:
         return [layer for layer in self.layers if layer in found]
 
     def _manifest_at(self, step: int) -> dict[str, Any]:
+        return self._manifests[self._manifest_step(step)]
+
+    def _manifest_step(self, step: int) -> int:
         before = [known for known in self._manifests if known <= step]
-        return self._manifests[max(before) if before else min(self._manifests)]
+        return max(before) if before else min(self._manifests)
 
     # For notebooks.
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         PartInterpretability,
         PerLayer,
         RepresentationDrift,
+        check,
+        replay,
         suite,
     )
     from convscope.capture import HeldOut, Layer, Record, forward_from_layer
@@ -78,8 +80,10 @@ __all__ = [
     "Record",
     "RepresentationDrift",
     "__version__",
+    "check",
     "forward_from_layer",
     "read_run",
+    "replay",
     "rules",
     "suite",
 ]

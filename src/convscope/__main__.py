@@ -1,11 +1,11 @@
-"""The command line: ``convscope layers | report | compare | run | rules``; docs/cli.md."""
+"""The command line: ``convscope layers | report | compare | replay | run | rules``; docs/cli.md."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from convscope import _layers_command, _recipe_command, _report_command, _rules_command
+from convscope import _layers_command, _recipe_command, _replay_command, _report_command, _rules_command
 from convscope._terminal import complain
 
 _MISTAKES = (ValueError, LookupError, ImportError, AttributeError, TypeError, RuntimeError, OSError, SyntaxError)
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="convscope", description="Watch what a CNN learns while it trains.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (_layers_command, _report_command, _recipe_command, _rules_command):
+    for command in (_layers_command, _report_command, _replay_command, _recipe_command, _rules_command):
         command.add_to(commands)
     return parser
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convscope._imported import imported
 from convscope._terminal import columns, show
 
 if TYPE_CHECKING:
@@ -58,11 +56,7 @@ def _run(options: argparse.Namespace) -> int:
 def _load(path: str) -> nn.Module:
     from torch import nn
 
-    module_name, _, attribute = path.partition(":")
-    if not attribute:
-        raise ValueError(f"{path!r}: give package.module:ClassOrFactory, for example torchvision.models:resnet18")
-    sys.path.insert(0, str(Path.cwd()))
-    model = getattr(importlib.import_module(module_name), attribute)()
+    model = imported(path, "torchvision.models:resnet18")()
     if not isinstance(model, nn.Module):
         raise ValueError(f"{path!r} gave a {type(model).__name__}; it must return a torch.nn.Module")
     return model
