@@ -21,7 +21,7 @@ from convscope.callbacks.engine.hierarchies import Callback, both
 from convscope.callbacks.parts.bare import BareModule, as_it_was, device_of
 from convscope.callbacks.parts.checkpoints import Saved, read_checkpoint, saved_in
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.callbacks.parts.replayer import STATE, OneBatch, Replayer, done_in, pass_over, training_nothing
+from convscope.callbacks.parts.replayer import STATE, CheckpointReplayer, OneBatch, done_in, pass_over, training_nothing
 from convscope.callbacks.suites import SuiteName, suite
 from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
 from convscope.dashboard import Run, find_runs, read_run
@@ -80,7 +80,7 @@ def replay(
     logger = TensorBoardLogger(target, name="", version="")
     watched = suite(callbacks) if isinstance(callbacks, str) else callbacks
     given = {"accelerator": accelerator, "devices": 1, "logger": logger, **trainer}
-    _fit(built, data, [Replayer(found, weights_only, target), *watched], target, given)
+    _fit(built, data, [CheckpointReplayer(found, weights_only, target), *watched], target, given)
     return read_run(target)
 
 
@@ -104,6 +104,7 @@ def check(
         ValueError: if there are no samples, or no check could be made.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
         >>> run = check(net, (torch.randn(20, 1, 8, 8), torch.arange(20) % 2), callbacks="light")
         >>> run.layers, run.values("probe", "accuracy").shape

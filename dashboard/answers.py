@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from convscope.dashboard.plain import numbers
+from convscope.dashboard.json_values import numbers
 from convscope.dashboard.record import Run
 
 Params = Mapping[str, str]

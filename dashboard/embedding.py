@@ -9,10 +9,10 @@ from typing import Any
 from urllib.parse import quote
 
 from convscope.dashboard import answers
+from convscope.dashboard.json_values import as_json
 from convscope.dashboard.moments import count
-from convscope.dashboard.plain import as_json
 from convscope.dashboard.record import Run
-from convscope.dashboard.scalars import Curve, thinned
+from convscope.dashboard.scalars import ScalarCurve, thinned
 
 BUDGET = 15_000_000
 """Bytes of a report's data: what a mail can carry."""
@@ -66,7 +66,7 @@ def key(path: str, parameters: dict[str, Any]) -> str:
     return f"{path}?{'&'.join(pairs)}" if pairs else path
 
 
-def embed(runs: dict[str, Run], curves: dict[str, dict[str, Curve]], budget: int = BUDGET) -> Embedding:
+def embed(runs: dict[str, Run], curves: dict[str, dict[str, ScalarCurve]], budget: int = BUDGET) -> Embedding:
     """The data of a report.
 
     Args:
@@ -124,7 +124,7 @@ def _add_numbers(made: Embedding, name: str, run: Run) -> None:
             made.add("filters", asked | {"layer": layer}, answers.filters(run, asked | {"layer": layer}))
 
 
-def _add_curves(made: Embedding, name: str, run: Run, curves: dict[str, Curve]) -> None:
+def _add_curves(made: Embedding, name: str, run: Run, curves: dict[str, ScalarCurve]) -> None:
     tags = answers.losses_first([tag for tag in curves if not answers.is_own(run, tag)])[:_CURVES]
     made.add("curves", {"run": name}, {"tags": tags})
     for tag in tags:

@@ -74,12 +74,14 @@ class EventFile:
 
     def _tensors(self, data: bytes, start: int) -> Iterator[tuple[str, int, Stored]]:
         event = parsed(data) if _MARK in data else None
-        for value in event.summary.value if event else ():
+        if event is None:
+            return
+        for value in event.summary.value:
             if value.tag.startswith(f"{PLUGIN}/") and value.HasField("tensor"):
                 yield value.tag, event.step, Stored(self.path, start, len(data), data if len(data) <= _SMALL else None)
 
 
-def parsed(data: bytes) -> Any:
+def parsed(data: bytes) -> Any | None:
     """An event; None if it is damaged."""
     try:
         return Event.FromString(data)

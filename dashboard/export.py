@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 
 from convscope.dashboard.answers import is_own
-from convscope.dashboard.plain import plain
+from convscope.dashboard.json_values import plain
 from convscope.dashboard.record import Run
-from convscope.dashboard.scalars import Curve
+from convscope.dashboard.scalars import ScalarCurve
 
 COLUMNS = ("run", "step", "epoch", "trigger", "family", "quantity", "layer", "filter", "value")
 """``epoch``: epochs trained before. Numbers over depth have no ``layer``, only values per filter have a ``filter``, and
 the user's own scalars have neither family, epoch nor trigger."""
 
-Row = tuple[str, int, int | None, str | None, str | None, str, str | None, int | None, float]
+TidyRow = tuple[str, int, int | None, str | None, str | None, str, str | None, int | None, float]
 
 
-def rows(name: str, run: Run, curves: dict[str, Curve]) -> Iterator[Row]:
+def rows(name: str, run: Run, curves: dict[str, ScalarCurve]) -> Iterator[TidyRow]:
     """All numbers of a run; what was not measured has no row."""
     moments = list(zip(run.steps, run.epochs.tolist(), run.triggers, strict=True))
     for family in run.families:
@@ -45,7 +45,7 @@ def _finite(table: Any) -> Iterator[tuple[int, int, float]]:
         yield check, column, float(str(table[check, column]))  # 0.9, not 0.8999999761581421
 
 
-def write_csv(path: Path, found: Iterator[Row]) -> None:
+def write_csv(path: Path, found: Iterator[TidyRow]) -> None:
     """One line per number, UTF-8, with a header."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
@@ -53,7 +53,7 @@ def write_csv(path: Path, found: Iterator[Row]) -> None:
         table.writerows(found)
 
 
-def write_json(path: Path, found: Iterator[Row], runs: dict[str, Run]) -> None:
+def write_json(path: Path, found: Iterator[TidyRow], runs: dict[str, Run]) -> None:
     """``{"runs": {name: {layers, incidents, versions}}, "rows": [{column: value}, …]}``, a row per line."""
     about = {
         name: {"layers": run.layers, "incidents": run.incidents, "versions": run.manifest["versions"]}
@@ -67,7 +67,7 @@ def write_json(path: Path, found: Iterator[Row], runs: dict[str, Run]) -> None:
         file.write("\n]}\n")
 
 
-def write_parquet(path: Path, found: Iterator[Row]) -> None:
+def write_parquet(path: Path, found: Iterator[TidyRow]) -> None:
     """The same columns as a Parquet file.
 
     Raises:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from convscope.dashboard.record import Run
-from convscope.dashboard.scalars import Curve
+from convscope.dashboard.scalars import ScalarCurve
 
 Logged = tuple[int, int, dict[str, float]]
 """Epoch counted from 0, training step, values by tag: those of layers in depth order."""
 
 
-def logged_checks(run: Run, curves: dict[str, Curve]) -> Iterator[Logged]:
+def logged_checks(run: Run, curves: dict[str, ScalarCurve]) -> Iterator[Logged]:
     """The checks at which alerts judge: after validations or epochs, or at steps if the run had no others.
 
     Values from before training are left out, as during training. A scalar of the user's counts at the first check at
@@ -54,7 +54,7 @@ def _measured(run: Run) -> list[dict[str, float]]:
     return found
 
 
-def _scalars(curves: dict[str, Curve], begin: int, step: int, known: dict[str, float]) -> dict[str, float]:
+def _scalars(curves: dict[str, ScalarCurve], begin: int, step: int, known: dict[str, float]) -> dict[str, float]:
     found = {}
     for tag, curve in curves.items():
         fresh = [value for at, value in curve.items() if begin < at <= step]

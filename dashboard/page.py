@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from convscope.dashboard.embedding import BUDGET, embed
-from convscope.dashboard.leading import leading
+from convscope.dashboard.leading_quantities import leading
 from convscope.dashboard.moments import moment, number
 from convscope.dashboard.record import Run
-from convscope.dashboard.scalars import Curve
-from convscope.dashboard.sentences import sentences
+from convscope.dashboard.scalars import ScalarCurve
+from convscope.dashboard.story import sentences
 
 SCRIPT = Path(__file__).parent / "static" / "index.js"
 
@@ -48,7 +48,7 @@ body { font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
 """
 
 
-def report(runs: dict[str, Run], curves: dict[str, dict[str, Curve]], budget: int = BUDGET) -> str:
+def report(runs: dict[str, Run], curves: dict[str, dict[str, ScalarCurve]], budget: int = BUDGET) -> str:
     """The page as HTML.
 
     Args:

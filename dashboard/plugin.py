@@ -17,7 +17,7 @@ from werkzeug import Request, Response
 import convscope
 from convscope.dashboard import answers
 from convscope.dashboard.form import PLUGIN
-from convscope.dashboard.plain import as_json
+from convscope.dashboard.json_values import as_json
 from convscope.dashboard.provider import Asking, ProviderTensors, SeriesCache
 from convscope.dashboard.record import Run
 
@@ -173,14 +173,16 @@ def _app(answer: Callable[[Request], Response]) -> Callable[..., Any]:
 
 
 def _refused(request: Request, code: int, sentence: str) -> Response:
-    return http_util.Respond(request, as_json({"error": sentence}), _JSON, code=code)
+    refusal: Response = http_util.Respond(request, as_json({"error": sentence}), _JSON, code=code)
+    return refusal
 
 
 def _respond(request: Request, content: str | bytes, kind: str, etag: str = "") -> Response:
     tag = etag or _etag(content)
     if tag in request.if_none_match:
         return _unchanged(tag)
-    return http_util.Respond(request, content, kind, headers=[("ETag", f'"{tag}"')])
+    answer: Response = http_util.Respond(request, content, kind, headers=[("ETag", f'"{tag}"')])
+    return answer
 
 
 def _unchanged(etag: str) -> Response:

@@ -10,20 +10,22 @@ from tensorboard.util import tensor_util
 
 from convscope.dashboard.events import EventFile, event_files, parsed
 
-Curve = dict[int, float]
+ScalarCurve = dict[int, float]
 """Value by step."""
 
 _LARGEST = 4096  # bytes: an event with a scalar alone is far smaller
 
 
-def curves(folder: Path) -> dict[str, Curve]:
+def curves(folder: Path) -> dict[str, ScalarCurve]:
     """Curves by tag, steps in ascending order; what a resumed run wrote again replaces what it had written."""
-    found: dict[str, Curve] = {}
+    found: dict[str, ScalarCurve] = {}
     kinds: dict[str, int] = {}  # TensorBoard puts a tag's data class into its first event only
     for path in event_files(folder):
         for _, data in EventFile(path).events():
             event = parsed(data) if len(data) <= _LARGEST else None
-            for value in event.summary.value if event else ():
+            if event is None:
+                continue
+            for value in event.summary.value:
                 kinds.setdefault(value.tag, value.metadata.data_class)
                 number = _number(value, kinds[value.tag])
                 if number is not None:
@@ -39,7 +41,7 @@ def _number(value: Any, kind: int) -> float | None:
     return None
 
 
-def thinned(curve: Curve, points: int = 1000) -> Curve:
+def thinned(curve: ScalarCurve, points: int = 1000) -> ScalarCurve:
     """At most ``points`` of a curve, evenly over its points, the first and the last among them.
 
     >>> list(thinned({step: 0.0 for step in range(10)}, 4))

@@ -179,7 +179,7 @@ def replaces_weights(trainer: pl.Trainer) -> bool:
     """Return whether a callback gives the module other weights as an epoch begins: Lightning's SWA, a replay."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     kinds = {kind.__name__ for callback in callbacks for kind in type(callback).__mro__}
-    return bool(kinds & {"StochasticWeightAveraging", "Replayer"})
+    return bool(kinds & {"StochasticWeightAveraging", "CheckpointReplayer"})
 
 
 def validation_loader(trainer: pl.Trainer, pl_module: pl.LightningModule, seed: int) -> Any:
@@ -555,7 +555,7 @@ def place_at(trainer: pl.Trainer, epoch: int, step: int, updates: int) -> None:
         step: Batches that stepped before, the axis of ``self.log``.
         updates: Optimizer steps before, ``trainer.global_step``.
     """
-    progress = trainer.fit_loop.epoch_progress.current
+    progress: Any = trainer.fit_loop.epoch_progress.current
     progress.ready = progress.started = epoch + 1
     progress.processed = progress.completed = epoch
     trainer.fit_loop.epoch_loop._batches_that_stepped = step

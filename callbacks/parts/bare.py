@@ -61,6 +61,6 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
 
 def device_of(model: nn.Module) -> torch.device:
     """The device of a network's first parameter or buffer; the CPU if it has none."""
-    first = next(model.parameters(), None)
+    first: torch.Tensor | None = next(model.parameters(), None)
     first = next(model.buffers(), None) if first is None else first
     return torch.device("cpu") if first is None else first.device

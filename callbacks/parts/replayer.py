@@ -27,7 +27,7 @@ _TRAINING_HOOKS = (
 )  # fmt: skip
 
 
-class Replayer(Callback):
+class CheckpointReplayer(Callback):
     """Gives a module the weights of each checkpoint in turn, each for one epoch of a fit; stands first of all.
 
     Args:

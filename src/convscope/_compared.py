@@ -6,7 +6,7 @@ import math
 
 from convscope._terminal import columns
 from convscope.dashboard import Run
-from convscope.dashboard.leading import Leading, leading
+from convscope.dashboard.leading_quantities import Leading, leading
 from convscope.dashboard.moments import moment, number
 
 Named = tuple[str, Run]

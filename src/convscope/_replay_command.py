@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from convscope._imported import imported
 from convscope._terminal import show
-from convscope.dashboard.sentences import sentences
-
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
+from convscope.dashboard.story import sentences
 
 _MODULE = "my_project.model:LitNet"
 _DATA = "my_project.data:MyDataModule"
@@ -35,8 +32,10 @@ def add_to(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
     import convscope
-    from convscope.callbacks.engine.hierarchies import MisconfigurationException, both
+    from convscope.callbacks.engine.hierarchies import both
 
     module, data = _module_and_data(options)
     source = options.checkpoints[0] if len(options.checkpoints) == 1 else options.checkpoints
@@ -50,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
             accelerator=options.device,
             weights_only=not options.trust,
         )
-    except both(MisconfigurationException.__base__) as error:  # type: ignore[type-var]
+    except both(MisconfigurationException) as error:
         raise ValueError(str(error)) from error
     show("\n".join(sentences(run, run.folder.name)))
     show(f"\nSee it all:  tensorboard --logdir {run.folder}")
@@ -67,7 +66,7 @@ def _module_and_data(options: argparse.Namespace) -> tuple[Any, Any]:
     return _module(options.module), _data(options.data)
 
 
-def _module(path: str) -> pl.LightningModule | type[pl.LightningModule]:
+def _module(path: str) -> Any:
     import lightning.pytorch as pl
 
     from convscope.callbacks.engine.hierarchies import both

@@ -12,8 +12,8 @@ from convscope._recorded_runs import opened
 from convscope._terminal import show
 from convscope.dashboard import Run, export
 from convscope.dashboard.page import report
-from convscope.dashboard.scalars import Curve, curves
-from convscope.dashboard.sentences import sentences
+from convscope.dashboard.scalars import ScalarCurve, curves
+from convscope.dashboard.story import sentences
 
 FOUND = 3
 """Exit status of ``--fail-on``: a run has such incidents."""
@@ -49,7 +49,7 @@ def _report(options: argparse.Namespace) -> int:
     return FOUND if options.fail_on and _has(runs, options.fail_on) else 0
 
 
-def _export(options: argparse.Namespace, runs: dict[str, Run], logged: dict[str, dict[str, Curve]]) -> None:
+def _export(options: argparse.Namespace, runs: dict[str, Run], logged: dict[str, dict[str, ScalarCurve]]) -> None:
     def rows() -> Any:
         return chain.from_iterable(export.rows(name, run, logged[name]) for name, run in runs.items())
 

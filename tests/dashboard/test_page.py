@@ -14,8 +14,8 @@ import pytest
 from convscope.dashboard import Run, read_run
 from convscope.dashboard.answers import correlation, overview
 from convscope.dashboard.embedding import embed, incident_checks, key
+from convscope.dashboard.json_values import as_json
 from convscope.dashboard.page import report
-from convscope.dashboard.plain import as_json
 from tests.support.records import Checks
 
 SAMPLE = Path(__file__).parent / "sample_v1"

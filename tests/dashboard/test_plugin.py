@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from convscope.dashboard import form, read_run, read_runs
 from convscope.dashboard.answers import is_own, overview
-from convscope.dashboard.plain import as_json
+from convscope.dashboard.json_values import as_json
 from convscope.loggers.record import TensorWriter
 from tests.support.records import Checks
 from tests.support.tensorboards import Tab, strict

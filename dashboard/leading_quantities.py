@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convscope.dashboard.record import Run
-from convscope.dashboard.sentences import SCORES
+from convscope.dashboard.story import SCORES
 
 _ORDER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("probe", SCORES),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from convscope.dashboard import Run, form, read_run
-from convscope.dashboard.sentences import sentences
+from convscope.dashboard.story import sentences
 from convscope.loggers.record import TensorWriter
 
 SAMPLE = Path(__file__).parent / "sample_v1"
