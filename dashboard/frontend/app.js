@@ -164,9 +164,14 @@ export class App {
     }
   }
 
+  /** The run that was chosen, or else the one that had the newest data when the page was opened. */
   #run() {
-    const asked = this.store.entry(this.place.now.run);
-    return (asked ?? this.store.runs.find((run) => !run.problem && run.checks) ?? this.store.runs[0])?.name;
+    const { store } = this;
+    const usable = store.runs.filter((run) => !run.problem && run.checks);
+    const newest = usable.reduce((best, run) => ((run.time ?? 0) > (best?.time ?? -1) ? run : best), undefined);
+    const found = store.entry(this.place.now.run) ?? store.entry(this.kept) ?? newest ?? store.runs[0];
+    this.kept = usable.includes(found) ? found.name : undefined; // not another one whenever that has new data
+    return found?.name;
   }
 
   #fillRuns(name) {
