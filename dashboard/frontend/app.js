@@ -168,7 +168,7 @@ export class App {
   #run() {
     const { store } = this;
     const usable = store.runs.filter((run) => !run.problem && run.checks);
-    const newest = usable.reduce((best, run) => ((run.time ?? 0) > (best?.time ?? -1) ? run : best), undefined);
+    const newest = usable.reduce((best, run) => ((run.time ?? 0) > (best.time ?? 0) ? run : best), usable[0]);
     const found = store.entry(this.place.now.run) ?? store.entry(this.kept) ?? newest ?? store.runs[0];
     this.kept = usable.includes(found) ? found.name : undefined; // not another one whenever that has new data
     return found?.name;
