@@ -26,6 +26,11 @@ const VIEWS = {
   methods: ["Methods", Methods],
 };
 
+/** TensorBoard hides the frame of a tab that is left by its height alone. */
+function visible() {
+  return !document.hidden && innerWidth > 0 && innerHeight > 0;
+}
+
 export class App {
   constructor(root, source) {
     this.store = new Store(source);
@@ -48,11 +53,19 @@ export class App {
   async start() {
     await this.look();
     if (!this.store.source.live) return;
+    let missed = false;
     const again = async () => {
-      if (!document.hidden && innerWidth > 0) await this.look(); // TensorBoard hides a tab by its size only
+      if (visible()) await this.look();
+      else missed = true;
       setTimeout(again, EVERY);
     };
+    const seen = () => {
+      if (missed && visible()) this.look();
+      if (visible()) missed = false;
+    };
     setTimeout(again, EVERY);
+    addEventListener("resize", seen);
+    document.addEventListener("visibilitychange", seen);
   }
 
   async look() {
@@ -151,9 +164,14 @@ export class App {
     }
   }
 
+  /** The run that was chosen, or else the one that had the newest data when the page was opened. */
   #run() {
-    const asked = this.store.entry(this.place.now.run);
-    return (asked ?? this.store.runs.find((run) => !run.problem && run.checks) ?? this.store.runs[0])?.name;
+    const { store } = this;
+    const usable = store.runs.filter((run) => !run.problem && run.checks);
+    const newest = usable.reduce((best, run) => ((run.time ?? 0) > (best?.time ?? -1) ? run : best), undefined);
+    const found = store.entry(this.place.now.run) ?? store.entry(this.kept) ?? newest ?? store.runs[0];
+    this.kept = usable.includes(found) ? found.name : undefined; // not another one whenever that has new data
+    return found?.name;
   }
 
   #fillRuns(name) {
