@@ -116,9 +116,7 @@ def check(
         raise refuse("heldout", heldout, "samples with labels, for example check(model, (images, labels))")
     kept = tempfile.TemporaryDirectory(prefix="convscope-") if folder is None else None
     target = Path(kept.name if kept is not None else str(folder))
-    watched = _sharing(suite(callbacks, alerts=False) if isinstance(callbacks, str) else callbacks, given)
-    if isinstance(callbacks, str):
-        watched = [callback for callback in watched if not isinstance(callback, LayerTable)]  # the result is returned
+    watched = _ready_made(callbacks, given) if isinstance(callbacks, str) else _sharing(callbacks, given)
     with as_it_was(model):
         module = model if isinstance(model, both(pl.LightningModule)) else BareModule(model)
         _fit(module, _Nothing(), [_OneCheck(), *watched], target, {**_device(model), "logger": False})
@@ -157,6 +155,11 @@ def _built(kind: type[pl.LightningModule], saved: Saved, weights_only: bool) -> 
             f"({', '.join(saved_arguments) or 'there are none'}): {type(error).__name__}: {error}; give the module "
             "itself, built as for training"
         ) from error
+
+
+def _ready_made(name: SuiteName, heldout: HeldOut) -> list[pl.Callback]:
+    """A suite without its printed table: the result is returned, and "before training" need not be true."""
+    return [one for one in suite(name, heldout, alerts=False) if not isinstance(one, LayerTable)]
 
 
 def _sharing(callbacks: Sequence[pl.Callback], heldout: HeldOut) -> list[pl.Callback]:
