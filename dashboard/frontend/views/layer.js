@@ -140,7 +140,7 @@ export class Layer {
         el("img", { src: source, alt: `${tag} ${atMoment(app.meta, app.check)}`, loading: "lazy" }),
       );
     });
-    const mark = `${tags} ${app.check} ${app.meta.revision}`;
+    const mark = `${tags} ${app.check} ${app.meta.name} ${app.meta.revision}`;
     if (this.drawn === mark) return;
     this.drawn = mark;
     replace(this.pictures, shown);
