@@ -52,7 +52,7 @@ def logdir(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     hostile.write(2, 1)
     hostile.recorder.close(hostile.trainer)
     tab_runs.large(folder / "large")
-    tab_runs.corrupted(folder, epochs=3, from_epoch=2)
+    tab_runs.corrupted(folder, epochs=2, from_epoch=1)
     tab_runs.large(folder / "cut", layers=6, checks=20)
     (file,) = (folder / "cut").iterdir()
     file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
