@@ -11,6 +11,7 @@ import pytest
 from convscope.dashboard import read_run
 from convscope.dashboard.page import report
 from tests.dashboard.tab_page import TabPage
+from tests.dashboard.tab_views import AXE, violations
 from tests.support.records import Checks
 
 pytestmark = pytest.mark.browser
@@ -46,6 +47,15 @@ def test_hostile_names_do_nothing(page: TabPage, tmp_path: Path) -> None:
     assert page.complaints() == []
     assert page.driver.title != "broken"
     assert page.script("return document.querySelectorAll('img[src=x]').length") == 0
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not there: npm ci in dashboard/frontend")
+def test_axe_core_finds_nothing(page: TabPage, tmp_path: Path) -> None:
+    run = read_run(SAMPLE)
+    (tmp_path / "r.html").write_text(report({"a": run, "b": run}, {}), encoding="utf-8")
+    page.open_file((tmp_path / "r.html").as_uri())
+    page.wait_for_text("What happened")
+    assert violations(page) == []
 
 
 def test_it_prints(page: TabPage, tmp_path: Path) -> None:
