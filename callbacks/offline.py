@@ -23,6 +23,7 @@ from convscope.callbacks.parts.checkpoints import Saved, read_checkpoint, saved_
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.replayer import STATE, CheckpointReplayer, OneBatch, done_in, pass_over, training_nothing
 from convscope.callbacks.suites import SuiteName, suite
+from convscope.callbacks.table import LayerTable
 from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
 from convscope.dashboard import Run, find_runs, read_run
 
@@ -115,7 +116,7 @@ def check(
         raise refuse("heldout", heldout, "samples with labels, for example check(model, (images, labels))")
     kept = tempfile.TemporaryDirectory(prefix="convscope-") if folder is None else None
     target = Path(kept.name if kept is not None else str(folder))
-    watched = suite(callbacks, given, alerts=False) if isinstance(callbacks, str) else _sharing(callbacks, given)
+    watched = _ready_made(callbacks, given) if isinstance(callbacks, str) else _sharing(callbacks, given)
     with as_it_was(model):
         module = model if isinstance(model, both(pl.LightningModule)) else BareModule(model)
         _fit(module, _Nothing(), [_OneCheck(), *watched], target, {**_device(model), "logger": False})
@@ -154,6 +155,11 @@ def _built(kind: type[pl.LightningModule], saved: Saved, weights_only: bool) -> 
             f"({', '.join(saved_arguments) or 'there are none'}): {type(error).__name__}: {error}; give the module "
             "itself, built as for training"
         ) from error
+
+
+def _ready_made(name: SuiteName, heldout: HeldOut) -> list[pl.Callback]:
+    """A suite without its printed table: the result is returned, and "before training" need not be true."""
+    return [one for one in suite(name, heldout, alerts=False) if not isinstance(one, LayerTable)]
 
 
 def _sharing(callbacks: Sequence[pl.Callback], heldout: HeldOut) -> list[pl.Callback]:

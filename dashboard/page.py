@@ -65,6 +65,7 @@ def report(runs: dict[str, Run], curves: dict[str, dict[str, ScalarCurve]], budg
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f'<style>{_STYLE}</style>\n</head>\n<body>\n<section class="report" aria-label="Summary">',
         f"<h1>{'Report' if len(runs) == 1 else f'Report on {len(runs)} runs'}</h1>",
+        _side_by_side(runs) if len(runs) > 1 else "",
         *(part for name, run in runs.items() for part in _summary(name, run)),
         *(f'<p class="small">{escape(note)}</p>' for note in data.notes),
         '<noscript><p class="small">The views need JavaScript; the summary does not.</p></noscript>\n</section>',
@@ -85,6 +86,23 @@ def _summary(name: str, run: Run) -> Iterator[str]:
         yield f"<h3>Layers at the last check ({escape(moment(run, -1))})</h3>\n{_layers(run)}"
     made = ", ".join(f"{tool} {version}" for tool, version in run.manifest["versions"].items() if version)
     yield f'<p class="small">Recorded with {escape(made)}.</p>' if made else ""
+
+
+def _side_by_side(runs: dict[str, Run]) -> str:
+    """One line per run: its checks, its incidents, and the mean over layers of what says most."""
+    labels = list(dict.fromkeys(one.label for run in runs.values() for one in leading(run)))
+    head = "".join(f'<th scope="col">{escape(label)}</th>' for label in ("Run", "Checks", "Incidents", *labels))
+    rows = [f"<tr><td>{escape(name)}</td>{_cells(run, labels)}</tr>" for name, run in runs.items()]
+    means = '<p class="small">Means over the layers at the last check of each run.</p>'
+    return f"<h2>Side by side</h2>\n<table>\n<tr>{head}</tr>\n" + "\n".join(rows) + f"\n</table>\n{means}"
+
+
+def _cells(run: Run, labels: list[str]) -> str:
+    found = {one.label: run.values(one.family, one.quantity)[-1:].ravel() for one in leading(run)}
+    known = {label: values[np.isfinite(values)] for label, values in found.items()}
+    means = [float(known[label].mean()) if label in known and known[label].size else float("nan") for label in labels]
+    shown = [str(len(run.steps)), str(len(run.incidents)), *map(number, means)]
+    return "".join(f"<td>{text}</td>" for text in shown)
 
 
 def _bullets(texts: list[str]) -> str:

@@ -89,18 +89,18 @@ class ConvscopePlugin(base_plugin.TBPlugin):
 
     def _runs(self, request: Request) -> Response:
         asking = self._asking(request)
-        revisions = {} if self._provider is None else asking.revisions()
-        found = [self._listed(asking, name, revision) for name, revision in revisions.items()]
+        states = {} if self._provider is None else asking.states()
+        found = [self._listed(asking, name, *state) for name, state in states.items()]
         return _respond(request, as_json({"runs": found}), _JSON)
 
-    def _listed(self, asking: Asking, name: str, revision: str) -> dict[str, Any]:
+    def _listed(self, asking: Asking, name: str, revision: str, time: float) -> dict[str, Any]:
         opened = self._opened(asking, name)
         with opened.lock:
             try:
                 checks, problem = len(opened.at(asking, revision, self._cache).steps), None
             except ValueError as error:
                 checks, problem = 0, str(error)
-        return {"name": name, "checks": checks, "revision": revision, "problem": problem}
+        return {"name": name, "checks": checks, "revision": revision, "time": time, "problem": problem}
 
     def _opened(self, asking: Asking, name: str) -> OpenRun:
         return self._open.setdefault((asking.experiment, name), OpenRun(name))

@@ -43,8 +43,12 @@ class Asking:
 
     def revisions(self) -> dict[str, str]:
         """A text for each run with a record that changes whenever there is more to read."""
-        stamps = self.stamps(tags=_MARKS)
-        return {run: _text(by_tag) for run, by_tag in sorted(stamps.items()) if form.MANIFEST in by_tag}
+        return {run: revision for run, (revision, _) in self.states().items()}
+
+    def states(self) -> dict[str, tuple[str, float]]:
+        """Revision of each run with a record, and the time (seconds since 1970) of its newest data."""
+        stamps = {run: by_tag for run, by_tag in sorted(self.stamps(tags=_MARKS).items()) if form.MANIFEST in by_tag}
+        return {run: (_text(by_tag), max(time for _, time in by_tag.values())) for run, by_tag in stamps.items()}
 
     def tensors(self, run: str, tag: str) -> list[tuple[int, float, Any]]:
         """Step, time and array of a series' tensors."""

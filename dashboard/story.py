@@ -32,7 +32,7 @@ def sentences(run: Run, name: str) -> list[str]:
 
 
 def _size(run: Run, name: str) -> list[str]:
-    spanned = f"from {moment(run, 0)} to {moment(run, -1)}" if len(run.steps) > 1 else f"at {moment(run, 0)}"
+    spanned = f"from {moment(run, 0)} to {moment(run, -1)}" if len(run.steps) > 1 else _when(run, 0)
     samples = next((known["samples"] for known in run.manifest["heldout"]), None)
     measured = f", measured on {samples} held-out samples" if samples else ""
     return [f"{name}: {count(len(run.steps), 'check')} of {count(len(run.layers), 'layer')} {spanned}{measured}."]

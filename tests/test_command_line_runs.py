@@ -82,12 +82,15 @@ def test_compare_prints_both_and_their_difference(tmp_path: Path, capsys: pytest
     assert float(row[1]) == pytest.approx(one[0], abs=1e-3)
     assert float(row[2]) == pytest.approx(other[0], abs=1e-3)
     assert float(row[3]) == pytest.approx(other[0] - one[0], abs=1e-3)
-    assert "block2" not in out  # in one of them only
+    assert "Layers are matched by name." in out
+    assert "block2" not in out  # in the other one only
     assert (tmp_path / "both.html").exists()
 
 
 def test_layers_without_a_common_name_are_compared_by_depth() -> None:
-    assert pairs(["a", "b"], ["x", "y", "z", "w"]) == [("a / x", "a", "x"), ("b / w", "b", "w")]
+    matched, how = pairs(["a", "b", "output"], ["v", "w", "x", "y", "output"])
+    assert [label for label, _, _ in matched] == ["a | v", "b | w", "b | x", "output | y", "output"]
+    assert how == "relative depth"
 
 
 @pytest.mark.parametrize("command", ["report", "compare", "rules"])

@@ -45,7 +45,7 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     device, enabled, trainer = device_of(model), torch.is_grad_enabled(), vars(model).get("_trainer")
     try:
-        with preserved_random_state(0):
+        with torch.inference_mode(False), torch.enable_grad(), preserved_random_state(0):
             yield
     finally:
         torch.set_grad_enabled(enabled)

@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from tqdm.auto import tqdm
 
 from convscope.callbacks.engine.bridge import first_loader, place_at
 from convscope.callbacks.engine.hierarchies import Callback
@@ -43,6 +42,8 @@ class CheckpointReplayer(Callback):
         self._kept = folder and folder / STATE
         self._next: tuple[Saved, dict[str, Any]] | None = None
         self._last: Saved | None = None  # of an earlier replay, which this one continues
+        from tqdm.auto import tqdm  # here, since it warns where a notebook lacks its widgets
+
         self._bar = tqdm(total=len(checkpoints), desc="replay", unit="checkpoint", disable=None)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

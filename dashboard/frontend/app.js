@@ -26,6 +26,11 @@ const VIEWS = {
   methods: ["Methods", Methods],
 };
 
+/** TensorBoard hides the frame of a tab that is left by its height alone. */
+function visible() {
+  return !document.hidden && innerWidth > 0 && innerHeight > 0;
+}
+
 export class App {
   constructor(root, source) {
     this.store = new Store(source);
@@ -48,18 +53,26 @@ export class App {
   async start() {
     await this.look();
     if (!this.store.source.live) return;
+    let missed = false;
     const again = async () => {
-      if (!document.hidden && innerWidth > 0) await this.look(); // TensorBoard hides a tab by its size only
+      if (visible()) await this.look();
+      else missed = true;
       setTimeout(again, EVERY);
     };
+    const seen = () => {
+      if (missed && visible()) this.look();
+      if (visible()) missed = false;
+    };
     setTimeout(again, EVERY);
+    addEventListener("resize", seen);
+    document.addEventListener("visibilitychange", seen);
   }
 
   async look() {
     try {
       const changed = await this.store.refresh();
       this.lost = false;
-      if (changed || !this.meta) await this.show();
+      if (changed || !this.meta || this.unfinished) await this.show();
     } catch (error) {
       this.lost = true;
       if (!this.meta) replace(this.main, explain(`The data cannot be read: ${error.message}.`));
@@ -81,10 +94,20 @@ export class App {
       if (turn !== this.turn) return;
       this.meta = meta;
     } catch (error) {
-      if (turn === this.turn) replace(this.main, explain(`The run cannot be read: ${error.message}.`));
+      if (turn === this.turn) this.#failed(name, error);
       return;
     }
     this.render();
+  }
+
+  /** What is shown of a run stays while the server does not answer; of another run there is nothing to show. */
+  #failed(name, error) {
+    if (this.meta?.name === name) {
+      this.lost = true;
+      return this.#tellLive();
+    }
+    this.view = null;
+    replace(this.main, explain(`The run cannot be read: ${error.message}.`));
   }
 
   /** Place of the check that is shown; the newest one if none was chosen. */
@@ -141,9 +164,11 @@ export class App {
 
   async #update() {
     const view = this.view;
+    this.unfinished = false;
     try {
       await view.update();
     } catch (error) {
+      this.unfinished = true; // the next answer of the server is a reason to try again
       if (view === this.view && this.meta) say(this.live, `Something failed: ${error.message}`);
       if (!error.status) console.error(error);
     } finally {
@@ -151,9 +176,14 @@ export class App {
     }
   }
 
+  /** The run that was chosen, or else the one that had the newest data when the page was opened. */
   #run() {
-    const asked = this.store.entry(this.place.now.run);
-    return (asked ?? this.store.runs.find((run) => !run.problem && run.checks) ?? this.store.runs[0])?.name;
+    const { store } = this;
+    const usable = store.runs.filter((run) => !run.problem && run.checks);
+    const newest = usable.reduce((best, run) => ((run.time ?? 0) > (best.time ?? 0) ? run : best), usable[0]);
+    const found = store.entry(this.place.now.run) ?? store.entry(this.kept) ?? newest ?? store.runs[0];
+    this.kept = usable.includes(found) ? found.name : undefined; // not another one whenever that has new data
+    return found?.name;
   }
 
   #fillRuns(name) {

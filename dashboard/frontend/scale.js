@@ -17,7 +17,8 @@ export function scaleOf(values, bounds = {}, start = null, startName = "") {
     const log = logarithmic(found);
     if (log) return log;
   }
-  if (!found.length) found = [start ?? least ?? most ?? 0];
+  if (!found.length) found = [start, least, most].filter((one) => one !== null);
+  if (!found.length) found = [0];
   let [low, high] = withoutOutliers(found);
   if (start !== null) low = start;
   if (least !== null) [low, high] = [Math.max(low, least), Math.max(high, least)];

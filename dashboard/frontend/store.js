@@ -44,6 +44,11 @@ export class Store {
     }
   }
 
+  /** Why there is no answer: a report leaves out some that were measured. */
+  missing(reason) {
+    return this.source.live ? reason : "is not in this report";
+  }
+
   /** Address of a picture; it changes with the run's data, so that no browser shows an old one. */
   picture(parameters) {
     return this.source.picture(parameters, this.entry(parameters.run)?.revision ?? "");

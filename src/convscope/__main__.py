@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+import convscope
 from convscope import _layers_command, _recipe_command, _replay_command, _report_command, _rules_command
 from convscope._terminal import complain
 
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="convscope", description="Watch what a CNN learns while it trains.")
+    parser.add_argument("--version", action="version", version=f"convscope {convscope.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (_layers_command, _report_command, _replay_command, _recipe_command, _rules_command):
         command.add_to(commands)

@@ -10,12 +10,11 @@ from convscope.dashboard.leading_quantities import Leading, leading
 from convscope.dashboard.moments import moment, number
 
 Named = tuple[str, Run]
+Pair = tuple[str, str, str]
 
 
 def comparison(one: Named, other: Named) -> str:
-    """A table for each leading quantity that both runs have.
-
-    Layers of the same name are compared. If no name is in both, layers of the same relative depth are.
+    """A table for each leading quantity that both runs have; layers are matched as in the tab's view "Compare".
 
     Raises:
         ValueError: if there is no quantity that both have measured.
@@ -24,32 +23,39 @@ def comparison(one: Named, other: Named) -> str:
     if not shared or not one[1].steps or not other[1].steps:
         raise ValueError(f"{one[0]} and {other[0]} have no quantity in common: compare runs with the same callbacks")
     heads = [f"{mark}: {name}, {moment(run, -1)}" for mark, (name, run) in (("A", one), ("B", other))]
-    return "\n".join([*heads, *(f"\n{found.label}\n{_table(one[1], other[1], found)}" for found in shared)])
+    matched, how = pairs(one[1].layers, other[1].layers)
+    tables = [f"\n{found.label}\n{_table(one[1], other[1], found, matched)}" for found in shared]
+    return "\n".join([*heads, f"Layers are matched by {how}.", *tables])
 
 
-def _table(one: Run, other: Run, found: Leading) -> str:
+def _table(one: Run, other: Run, found: Leading, matched: list[Pair]) -> str:
     first, second = (_last(run, found) for run in (one, other))
-    rows = [(name, first[left], second[right]) for name, left, right in pairs(list(first), list(second))]
-    shown = [
-        (name, number(a), number(b), _signed(b - a)) for name, a, b in rows if not math.isnan(a) or not math.isnan(b)
-    ]
-    return columns([("layer", "A", "B", "B − A"), *shown], right=True)
+    nothing = float("nan")
+    rows = [(label, first.get(left, nothing), second.get(right, nothing)) for label, left, right in matched]
+    shown = [(label, a, b) for label, a, b in rows if not math.isnan(a) or not math.isnan(b)]
+    numbers = [(label, number(a), number(b), _signed(b - a)) for label, a, b in shown]
+    return columns([("layer", "A", "B", "B − A"), *numbers], right=True)
 
 
-def pairs(one: list[str], other: list[str]) -> list[tuple[str, str, str]]:
-    """Label, and the layer of each run that is compared.
+def pairs(one: list[str], other: list[str]) -> tuple[list[Pair], str]:
+    """Label and layer of each run, and how they were matched.
+
+    By name if at least half of the shallower run's names are in both, else by relative depth.
 
     >>> pairs(["a", "b", "x"], ["b", "a"])
-    [('a', 'a', 'a'), ('b', 'b', 'b')]
+    ([('a', 'a', 'a'), ('b', 'b', 'b'), ('x', 'x', 'x')], 'name')
     >>> pairs(["a", "b", "c"], ["k", "l"])
-    [('a / k', 'a', 'k'), ('b / k', 'b', 'k'), ('c / l', 'c', 'l')]
+    ([('a | k', 'a', 'k'), ('b | l', 'b', 'l'), ('c | l', 'c', 'l')], 'relative depth')
     """
-    shared = [name for name in one if name in other]
-    if shared:
-        return [(name, name, name) for name in shared]
-    scale = (len(other) - 1) / max(len(one) - 1, 1)
-    matched = [(name, other[math.floor(place * scale + 0.499)]) for place, name in enumerate(one)]
-    return [(f"{left} / {right}", left, right) for left, right in matched]
+    if len(set(one) & set(other)) >= min(len(one), len(other)) / 2:
+        return [(name, name, name) for name in one], "name"
+    rows = max(len(one), len(other))
+    matched = [(one[_depth(row, rows, len(one))], other[_depth(row, rows, len(other))]) for row in range(rows)]
+    return [(left if left == right else f"{left} | {right}", left, right) for left, right in matched], "relative depth"
+
+
+def _depth(row: int, rows: int, count: int) -> int:
+    return 0 if rows < 2 else math.floor(row * (count - 1) / (rows - 1) + 0.5)
 
 
 def _last(run: Run, found: Leading) -> dict[str, float]:

@@ -255,6 +255,22 @@ def test_a_check_gives_what_a_run_gives_at_its_start(live: tuple[Run, Path]) -> 
         np.testing.assert_allclose(found.values("probe", "accuracy")[0], run.values("probe", "accuracy")[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("block", [torch.no_grad, torch.inference_mode])
+def test_a_check_measures_gradients_also_where_they_are_switched_off(block: Any) -> None:
+    model = TinyResNet(4, classes=3)
+    expected = convscope.check(model, images(20), callbacks=[convscope.FilterImportance()])
+    with block():
+        run = convscope.check(model, images(20), callbacks=[convscope.FilterImportance()])
+        assert not torch.is_grad_enabled()
+    np.testing.assert_array_equal(run.values("importance", "gini"), expected.values("importance", "gini"))
+
+
+def test_a_compiled_network_has_the_layers_of_its_original() -> None:
+    model = TinyResNet(4, classes=3)
+    run = convscope.check(torch.compile(model, backend="eager"), images(20), callbacks="light")
+    assert run.layers == convscope.check(model, images(20), callbacks="light").layers
+
+
 def test_a_checks_record_stays_where_it_was_put(tmp_path: Path) -> None:
     run = convscope.check(TinyResNet(4, classes=3), images(20), callbacks="light", folder=tmp_path)
     assert tmp_path in run.folder.parents

@@ -123,6 +123,17 @@ def test_small_runs_are_kept_whole_and_share_the_budget(tmp_path: Path) -> None:
     assert incident_checks(run) == [1]
 
 
+def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
+    run = read_run(SAMPLE)
+    text = report({"one": run, "two <b>": run.at_checks([0]), "new": run.at_checks([])}, {})
+    table = text.split("<h2>Side by side</h2>")[1].split("</table>")[0]
+    accuracy = run.values("probe", "accuracy").mean(axis=1)
+    assert f"<tr><td>one</td><td>2</td><td>1</td><td>{accuracy[1]:.3f}</td>" in table
+    assert f"<tr><td>two &lt;b&gt;</td><td>1</td><td>1</td><td>{accuracy[0]:.3f}</td>" in table
+    assert "<tr><td>new</td><td>0</td><td>1</td><td>–</td>" in table
+    assert "Side by side" not in report({"one": run}, {})
+
+
 @pytest.mark.parametrize("share", [0.5, 0.7, 0.95])
 def test_a_truncated_run_gives_a_page(tmp_path: Path, share: float) -> None:
     (sample,) = SAMPLE.glob("*tfevents*")

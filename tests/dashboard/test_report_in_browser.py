@@ -11,6 +11,7 @@ import pytest
 from convscope.dashboard import read_run
 from convscope.dashboard.page import report
 from tests.dashboard.tab_page import TabPage
+from tests.dashboard.tab_views import AXE, violations
 from tests.support.records import Checks
 
 pytestmark = pytest.mark.browser
@@ -33,6 +34,18 @@ def test_every_view_of_a_report_shows(page: TabPage, tmp_path: Path) -> None:
     assert page.script("return document.querySelectorAll('.report li').length") > 16
 
 
+def test_what_a_long_run_has_left_out_is_told(page: TabPage, tmp_path: Path) -> None:
+    run = read_run(SAMPLE)
+    (tmp_path / "r.html").write_text(report({"long": run}, {}, budget=1), encoding="utf-8")
+    for view, sentence in (
+        ("layer", "Correlation of filters is not in this report"),
+        ("predictions", "predict is not in"),
+    ):
+        page.open_file(f"{(tmp_path / 'r.html').as_uri()}#view={view}&step={run.steps[0]}")
+        page.wait_for_text(sentence)
+    assert page.complaints() == []
+
+
 def test_hostile_names_do_nothing(page: TabPage, tmp_path: Path) -> None:
     checks = Checks(tmp_path / "run", [6, 5, 3], HOSTILE)
     checks.write(0)
@@ -46,6 +59,15 @@ def test_hostile_names_do_nothing(page: TabPage, tmp_path: Path) -> None:
     assert page.complaints() == []
     assert page.driver.title != "broken"
     assert page.script("return document.querySelectorAll('img[src=x]').length") == 0
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not there: npm ci in dashboard/frontend")
+def test_axe_core_finds_nothing(page: TabPage, tmp_path: Path) -> None:
+    run = read_run(SAMPLE)
+    (tmp_path / "r.html").write_text(report({"a": run, "b": run}, {}), encoding="utf-8")
+    page.open_file((tmp_path / "r.html").as_uri())
+    page.wait_for_text("What happened")
+    assert violations(page) == []
 
 
 def test_it_prints(page: TabPage, tmp_path: Path) -> None:

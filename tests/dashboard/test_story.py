@@ -116,4 +116,5 @@ def test_what_was_never_measured_is_not_told(tmp_path: Path, kind: str) -> None:
     run = recorded(tmp_path, kind, dict.fromkeys(names, nothing))
     told = sentences(run, "it")
     assert told[0] == "it: 2 checks of 3 layers from before training to epoch 0."
+    assert sentences(run.at_checks([0]), "it")[0] == "it: 1 check of 3 layers before training."
     assert told[1:] in ([], ["The record holds no incident."])

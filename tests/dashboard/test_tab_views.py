@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from tests.support.tensorboards import Served, serve
 
 pytestmark = pytest.mark.browser
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
+LONG = "a_name_that_never_ends" * 12
 SAMPLE = Path(__file__).parent / "sample_v1"
 DYING, CORRUPTED = "dying_relu/version_0", "label_corruption/version_0"
 
@@ -45,12 +47,12 @@ def logdir(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tab") / "runs"
     tab_runs.dying(folder, epochs=5, at_epoch=3)
     shutil.copytree(SAMPLE, folder / "sound")
-    hostile = Checks(folder / "hostile", [4, 4], [HOSTILE, "javascript:alert(1)"])
+    hostile = Checks(folder / "hostile", [4, 4, 4], [HOSTILE, "javascript:alert(1)", LONG])
     hostile.write(1)
     hostile.write(2, 1)
     hostile.recorder.close(hostile.trainer)
     tab_runs.large(folder / "large")
-    tab_runs.corrupted(folder, epochs=3, from_epoch=2)
+    tab_runs.corrupted(folder, epochs=2, from_epoch=1)
     tab_runs.large(folder / "cut", layers=6, checks=20)
     (file,) = (folder / "cut").iterdir()
     file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
@@ -178,6 +180,7 @@ def test_hostile_names_are_text(page: TabPage, server: Served) -> None:
     for view in VIEWS:
         press(page, f"nav button[data-view={view}]")
         assert page.script("return document.querySelectorAll('img[src=x]').length") == 0
+        assert page.script("return document.documentElement.scrollWidth <= innerWidth"), view
     assert page.script("return document.title") == "convscope"
     press(page, "nav button[data-view=layer]")
     assert HOSTILE in options(page, "Layer")
@@ -223,9 +226,10 @@ def test_new_checks_come_without_losing_the_place(page: TabPage, server: Served,
         growing.write(check, check)
     name = wait_for(lambda: name_below(server, "growing", checks=3), "3 checks")
     page.open(server)
-    page.wait_for_text("growing")
-    choose(page, "Run", name)
-    page.wait_for_text("check 3 of 3")
+    page.script("sessionStorage.clear(); window.parent.location.reload()")  # the place of another test
+    page.enter()
+    page.wait_for_text("check 3 of 3")  # the run with the newest data
+    assert page.script("return document.querySelector('header select').value") == name
     growing.write(3, 3)
     page.wait_for_text("check 4 of 4")  # it follows the newest check until another one is chosen
 
@@ -242,6 +246,15 @@ def test_new_checks_come_without_losing_the_place(page: TabPage, server: Served,
     page.enter()
     page.wait_for_text("check 2 of 5")
     assert page.script("return document.querySelector('main select').value") == growing.layers[2].name
+
+    # TensorBoard hides the frame of a tab that is left by its height: then the tab asks for nothing.
+    page.script("frameElement.style.height = '0px'")
+    growing.write(5, 5)
+    wait_for(lambda: name_below(server, "growing", checks=6), "6 checks")
+    time.sleep(5)
+    assert "of 5" in page.script("return document.querySelector('.moment').textContent")
+    page.script("frameElement.style.height = '700px'")
+    page.wait_for_text("check 2 of 6")
     growing.recorder.close(growing.trainer)
 
 

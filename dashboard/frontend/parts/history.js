@@ -19,7 +19,8 @@ export class History {
 
   /** `known` has for some checks, in order, the probability of the true class at each layer. */
   show(known, layers, label) {
-    const now = `${theme()} ${this.app.check} ${layers} ${[...known.keys()]}`;
+    const { check, meta } = this.app;
+    const now = `${theme()} ${meta.name} ${meta.revision} ${check} ${layers} ${[...known.keys()]}`;
     if (this.mark === now) return;
     this.mark = now;
     this.shown = { checks: [...known.keys()], columns: [...known.values()], layers };

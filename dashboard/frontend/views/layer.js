@@ -103,7 +103,7 @@ export class Layer {
     this.parts.matrix.firstChild.textContent =
       correlation || !correlated
         ? `Correlation of filters ${atMoment(meta, check)}`
-        : `Correlation of filters was not measured ${atMoment(meta, check)}`;
+        : `Correlation of filters ${app.store.missing("was not measured")} ${atMoment(meta, check)}`;
     const columns = columnsOf(meta, check, { filters, correlation, ...extra });
     this.parts.table.hidden = columns.length < 2;
     if (columns.length > 1) this.table.show(columns);
@@ -140,7 +140,7 @@ export class Layer {
         el("img", { src: source, alt: `${tag} ${atMoment(app.meta, app.check)}`, loading: "lazy" }),
       );
     });
-    const mark = `${tags} ${app.check} ${app.meta.revision}`;
+    const mark = `${tags} ${app.check} ${app.meta.name} ${app.meta.revision}`;
     if (this.drawn === mark) return;
     this.drawn = mark;
     replace(this.pictures, shown);

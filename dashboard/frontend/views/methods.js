@@ -57,7 +57,7 @@ export class Methods {
     const { app } = this;
     if (!this.figures.has(tag)) {
       const image = el("img", { loading: "lazy" });
-      const absent = note("Not drawn yet at this check.");
+      const absent = note(`This picture ${app.store.missing("was not drawn yet")} at this check.`);
       image.addEventListener("error", () => this.#failed(image, absent, true));
       image.addEventListener("load", () => this.#failed(image, absent, false));
       absent.hidden = true;

@@ -28,7 +28,7 @@ export class Predictions {
       "Rows are layers in depth order, brightness is probability. Left: columns are classes, the frame is the true one. " +
         "Right: the probability of the true class through training, the frame is the chosen check.",
     );
-    this.none = note('This run has no predictions: add LayerPrediction() to the callbacks, or use suite("full").');
+    this.none = note("");
     this.head = el("div", { class: "toolbar" }, this.title, this.menu.node);
     this.node = el("section", { "aria-label": "Predictions" }, this.head, this.help, this.list, this.none);
   }
@@ -45,6 +45,9 @@ export class Predictions {
       : null;
     if (app.check !== check || app.meta !== meta) return;
     this.none.hidden = Boolean(now);
+    this.none.textContent = family
+      ? `What the layers predict ${app.store.missing("was not recorded")} at this check.`
+      : 'This run has no predictions: add LayerPrediction() to the callbacks, or use suite("full").';
     this.head.hidden = this.help.hidden = this.list.hidden = !now;
     if (!now) return;
     fill(this.menu.select, ORDERS, this.order);
