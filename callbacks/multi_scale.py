@@ -45,7 +45,8 @@ class MultiScaleInterpretation(LayerObserver):
 
     Source: paper (Cui, Wang and Wang, "Multi-scale interpretation model for convolutional neural networks", IEEE TMM
     2019). What it leaves open is ours: the number of super-pixels and of copies (the paper draws 5,000), grid cells,
-    penalties by target sparsity, the width of the weights (the median distance), the whole image among the copies.
+    penalties by target sparsity, activations in units of their layer's mean size over the image (the tie compares
+    weights at two layers), the width of the weights (the median distance), the whole image among the copies.
 
     Args:
         images: Number of held-out images that are explained, the same at every check.
@@ -104,7 +105,7 @@ class MultiScaleInterpretation(LayerObserver):
         coarse: int | None = None,
         fine: int | None = None,
         fill: Fill = "zero",
-        nonzero: float = 0.25,
+        nonzero: float = 0.75,
         balance: float = 1.0,
         layers: LayerSpec = None,
         every_n_epochs: int = 5,

@@ -54,7 +54,7 @@ class MultiScaleResult(NamedTuple):
 def sparse_two_scale_regression(
     sums: TwoScaleSums,
     membership: Tensor,
-    nonzero: float = 0.25,
+    nonzero: float = 0.75,
     balance: float = 1.0,
     start: TwoScaleWeights | None = None,
 ) -> tuple[TwoScaleWeights, Tensor]:
@@ -157,7 +157,7 @@ def explain_two_scales(
     weight: Tensor,
     membership: Tensor,
     activations: tuple[Tensor, Tensor],
-    nonzero: float = 0.25,
+    nonzero: float = 0.75,
     balance: float = 1.0,
     start: TwoScaleWeights | None = None,
 ) -> MultiScaleResult:
