@@ -21,17 +21,16 @@ def keys() -> list[str]:
     """All runs, every kind early, so that a report of few of them says something about each."""
     found = ["cost/16"]
     for seed in range(SEEDS):
-        found += [f"planted/quarters/{net}/{seed}" for net in NETS]
         found += [f"shortcut/{strength}/{TUNING + seed}" for strength in ("strong", "none")]
-        found += [f"planted/digits/{net}/{seed}" for net in NETS]
+        found += [f"planted/{task}/{net}/{seed}" for task in ("quarters", "digits") for net in NETS]
         found += [f"natural/{net}/{seed}" for net in NETS]
-    found += [f"shortcut/{strength}/{seed}" for seed in range(SEEDS) for strength in ("strong", "none", "medium")]
-    found += [f"shortcut/weak/{seed}" for seed in range(SEEDS)]
-    return (
-        found
-        + [f"shortcut/{strength}/{seed}" for seed in range(SEEDS, 6) for strength in ("none", "strong")]
-        + ["cost/32"]
-    )
+        found += [f"shortcut/{strength}/{seed}" for strength in ("strong", "none")]
+    found += [f"shortcut/{strength}/{seed}" for seed in range(SEEDS, 8) for strength in ("none", "strong")]
+    return [
+        *found,
+        *(f"shortcut/{strength}/{seed}" for seed in range(SEEDS) for strength in ("medium", "weak")),
+        "cost/32",
+    ]
 
 
 def load(path: Path) -> list[dict]:

@@ -11,7 +11,7 @@ from benchmarks.measure import machine
 from convscope.alerts.watch import Watch
 
 Record = dict[str, Any]
-RULES = ("explanation_jump", "explanation_focus", "explanation_collapse")
+RULES = ("explanation_jump", "explanation_shift", "explanation_collapse")
 DROP = 0.05  # of the best validation accuracy so far: from there on it shows
 
 

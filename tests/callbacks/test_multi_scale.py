@@ -33,7 +33,7 @@ ALONE = {
     "focus", "deletion", "deletion_gradient", "deletion_random", "insertion", "insertion_gradient", "insertion_random",
     "deletion_gain",
 }  # fmt: skip
-CHANGES = {"top1_stability", "iou", "rank_correlation"}
+CHANGES = {"top1_stability", "iou", "rank_correlation", "shift"}
 
 
 def small(**arguments: Any) -> MultiScaleInterpretation:
