@@ -19,18 +19,14 @@ TUNING = 100  # seeds from here on are those that the limits of rules were set o
 
 def keys() -> list[str]:
     """All runs, every kind early, so that a report of few of them says something about each."""
-    found = ["cost/16"]
+    found = [f"shortcut/{strength}/{TUNING + seed}" for seed in range(SEEDS) for strength in ("strong", "none")]
     for seed in range(SEEDS):
-        found += [f"shortcut/{strength}/{TUNING + seed}" for strength in ("strong", "none")]
         found += [f"planted/{task}/{net}/{seed}" for task in ("quarters", "digits") for net in NETS]
         found += [f"natural/{net}/{seed}" for net in NETS]
         found += [f"shortcut/{strength}/{seed}" for strength in ("strong", "none")]
-    found += [f"shortcut/{strength}/{seed}" for seed in range(SEEDS, 8) for strength in ("none", "strong")]
-    return [
-        *found,
-        *(f"shortcut/{strength}/{seed}" for seed in range(SEEDS) for strength in ("medium", "weak")),
-        "cost/32",
-    ]
+    found += ["cost/16", *(f"shortcut/none/{seed}" for seed in range(SEEDS, 2 * SEEDS))]
+    found += [f"shortcut/{strength}/{seed}" for seed in range(SEEDS) for strength in ("medium", "weak")]
+    return [*found, "cost/32"]
 
 
 def load(path: Path) -> list[dict]:
