@@ -14,6 +14,7 @@ from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
 from convscope.callbacks.multi_scale import MultiScaleInterpretation
+from convscope.callbacks.offline import check, replay
 from convscope.callbacks.part_interpretability import PartInterpretability
 from convscope.callbacks.parts.actions import AlertError
 from convscope.callbacks.parts.layer_observer import LayerObserver
@@ -52,5 +53,7 @@ __all__ = [
     "PerLayer",
     "Plan",
     "RepresentationDrift",
+    "check",
+    "replay",
     "suite",
 ]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from convscope._arguments import share, whole_number_or_none
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.callbacks.parts.per_layer import PerLayer, positions_each
+from convscope.callbacks.parts.per_layer import Correlations, positions_each
 from convscope.callbacks.parts.redundancy import Pairs, redundancy_text, redundant_pairs
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
@@ -65,7 +65,7 @@ class FilterCorrelation(LayerObserver):
         self.redundant_threshold = share("redundant_threshold", redundant_threshold, "a correlation", below_one=True)
         self.max_observations = whole_number_or_none("max_observations", max_observations, "all positions")
         super().__init__(**arguments)
-        self._metrics = PerLayer[ChannelCorrelation]()
+        self._metrics = Correlations[ChannelCorrelation]()
         self._pairs: dict[str, Pairs] = {}
 
     def begin(self, layers: list[Layer], samples: int) -> None:
@@ -76,7 +76,7 @@ class FilterCorrelation(LayerObserver):
         )
 
     def on_activation(self, record: Record) -> None:
-        self._metrics.update(record, record.activation)
+        self._metrics.take(record)
 
     def compute(self, layer: Layer) -> LayerResult:
         found = self._metrics.compute(layer)

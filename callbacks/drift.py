@@ -14,12 +14,12 @@ from convscope._arguments import flag, refuse, whole_number_or_none
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.callbacks.parts.per_layer import PerLayer, positions_each
+from convscope.callbacks.parts.per_layer import Correlations, PerLayer, positions_each
 from convscope.callbacks.parts.reference import Reference, reference_features
 from convscope.callbacks.parts.snapshots import Features, LayerSnapshot, require_samples
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
-from convscope.metrics import ChannelCorrelation, PooledFeatures
+from convscope.metrics import ChannelMoments, PooledFeatures
 from convscope.metrics.functional import rank_stability
 
 
@@ -97,7 +97,7 @@ class RepresentationDrift(LayerObserver):
         if reference is not None:
             self.charts = {**self.charts, "cka_reference": "CKA with the reference"}  # type: ignore[misc]
         self._features = PerLayer[PooledFeatures]()
-        self._correlation = PerLayer[ChannelCorrelation]()
+        self._correlation = Correlations[ChannelMoments]()
         self._reference: dict[str, Features] = {}
         self._forget()
 
@@ -115,11 +115,11 @@ class RepresentationDrift(LayerObserver):
     def begin(self, layers: list[Layer], samples: int) -> None:
         most = positions_each(self.max_observations, samples)
         self._features.make(layers, lambda layer: PooledFeatures(layer.channels))
-        self._correlation.make(layers, lambda layer: ChannelCorrelation(layer.channels, max_positions=most))
+        self._correlation.make(layers, lambda layer: ChannelMoments(layer.channels, max_positions=most))
 
     def on_activation(self, record: Record) -> None:
         self._features.update(record, record.pooled, record.index)
-        self._correlation.update(record, record.activation)
+        self._correlation.take(record)
 
     def compute(self, layer: Layer) -> LayerResult:
         name = layer.name

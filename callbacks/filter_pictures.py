@@ -12,13 +12,13 @@ from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.criteria import CRITERIA, Criteria, Criterion
 from convscope.callbacks.parts.example_images import ExampleImages
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.callbacks.parts.per_layer import PerLayer, positions_each
+from convscope.callbacks.parts.per_layer import Correlations, positions_each
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.loggers import Backend
 from convscope.loggers.filter_grid import FilterRow, example_grid
-from convscope.metrics import ChannelCorrelation
+from convscope.metrics import ChannelMoments
 
 _OBSERVATIONS = 16384
 
@@ -54,7 +54,7 @@ class FilterPictures(LayerObserver):
         self.images = whole_number("images", images, "a whole number of images")
         self._criteria = Criteria([criterion])
         super().__init__(every_n_epochs=every_n_epochs, **arguments)
-        self._correlation = PerLayer[ChannelCorrelation]()
+        self._correlation = Correlations[ChannelMoments]()
         self._peaks: dict[str, _Peaks] = {}
         self._rows: dict[str, list[tuple[int, str]]] = {}
         self._examples: ExampleImages | None = None
@@ -89,14 +89,14 @@ class FilterPictures(LayerObserver):
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._criteria.begin(layers)
         most, mine = positions_each(_OBSERVATIONS, samples), [layer for layer in layers if not layer.is_output]
-        self._correlation.make(mine, lambda layer: ChannelCorrelation(layer.channels, max_positions=most))
+        self._correlation.make(mine, lambda layer: ChannelMoments(layer.channels, max_positions=most))
         self._peaks = {layer.name: _Peaks(self.images) for layer in mine}
         self._rows = {}
 
     def on_activation(self, record: Record) -> None:
         self._criteria.on_activation(record)
         if not record.layer.is_output:
-            self._correlation.update(record, record.activation)
+            self._correlation.take(record)
             self._peaks[record.layer.name].update(record.activation, record.index)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from convscope.capture.data.batches import tree_map
 from convscope.capture.data.heldout import Chunk, HeldOut
-from convscope.capture.gradients import gradients_at
+from convscope.capture.gradients import hand_gradients
 from convscope.capture.network.finder import Finder
 from convscope.capture.network.follower import Event, follow
 from convscope.capture.network.modules import tensors_in
@@ -26,6 +26,8 @@ from convscope.capture.outputs.choice import Outputs
 from convscope.capture.outputs.loss import Loss
 from convscope.capture.outputs.parts import logits_of
 from convscope.capture.state.isolation import isolated
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Record:
     activation: torch.Tensor
     targets: torch.Tensor | None
     index: torch.Tensor
+    _shared: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def pooled(self) -> torch.Tensor:
@@ -50,7 +53,14 @@ class Record:
         dtype = torch.promote_types(self.activation.dtype, torch.float32)
         if self.activation.dim() == 2:
             return self.activation.to(dtype)
-        return self.activation.flatten(2).mean(-1, dtype=dtype)
+        return self.activation.mean(tuple(range(2, self.activation.dim())), dtype=dtype)
+
+    def once(self, key: Hashable, compute: Callable[[torch.Tensor], T]) -> T:
+        """``compute(activation)``, computed once for all consumers that ask with the same key."""
+        if key not in self._shared:
+            self._shared[key] = compute(self.activation)
+        found: T = self._shared[key]
+        return found
 
 
 class Consumer(Protocol):
@@ -296,11 +306,15 @@ class _Pass:
         with self._subject.precision():
             loss = self._subject.loss(logits, self._targets)
         half = any(record.activation.dtype == torch.float16 for record, _ in self._pending)
-        gradients, scale = gradients_at(loss, [edge for _, edge in self._pending], half)
-        while self._pending:
-            # Popped one by one, so that each activation and gradient is freed as soon as it has been handed out.
-            record, gradient = self._pending.pop()[0], gradients.pop()
-            self._hand_gradient(record, gradient if gradient is None or scale == 1 else gradient.float() / scale)
+        records: list[Record | None] = [record for record, _ in self._pending]
+        edges, self._pending = [edge for _, edge in self._pending], []
+
+        def hand(place: int, gradient: torch.Tensor | None, scale: float) -> None:
+            record, records[place] = records[place], None  # let go: its activation is freed once it has been used
+            if record is not None:
+                self._hand_gradient(record, gradient if gradient is None or scale == 1 else gradient.float() / scale)
+
+        hand_gradients(loss, edges, half, hand)
 
     def _hand_gradient(self, record: Record, gradient: torch.Tensor | None) -> None:
         if gradient is None:

@@ -74,7 +74,7 @@ class Page:
 
         With `upwards` the line runs from bottom to top, and `across` still refers to the box as seen on the page.
         """
-        glyphs = _glyphs(text, size)
+        glyphs = _line(text, size)
         sprite = np.rot90(glyphs) if upwards else glyphs
         height, width = sprite.shape
         left = round(x - width * _SHARE[across])
@@ -104,6 +104,16 @@ class Page:
 
 
 @lru_cache(maxsize=1024)
+def _line(text: str, size: float) -> Picture:
+    """Ink of a line. Its parts are drawn one by one: in a title the layer stays from check to check, the epoch changes.
+
+    Each part has two blank columns on either side, together as wide as the blank between them.
+    """
+    *before, last = text.split(", ")
+    return np.concatenate([_glyphs(part, size) for part in [*(f"{part}," for part in before), last]], axis=1)
+
+
+@lru_cache(maxsize=1024)
 def _glyphs(text: str, size: float) -> Picture:
     """Ink `(H, W)` of each pixel of a line of text, in a box whose height depends only on `size`.
 
@@ -125,12 +135,20 @@ def _glyphs(text: str, size: float) -> Picture:
 
 def colour(values: Floats, palette: str, low: float, high: float) -> Picture:
     """Colours of `values` on a palette from `low` to `high`, `(*values.shape, 3)`; NaN gets a plain grey."""
-    from matplotlib import colormaps
-
-    scaled = np.clip((values - low) / (high - low), 0.0, 1.0)
-    colours = np.asarray(colormaps[palette](np.nan_to_num(scaled), bytes=True))[..., :3].copy()
+    table = _palette(palette)
+    scaled = np.nan_to_num(np.clip((values - low) / (high - low), 0.0, 1.0))
+    colours = table[np.minimum((scaled * len(table)).astype(np.intp), len(table) - 1)]
     colours[~np.isfinite(values)] = MISSING_FACE
     return colours
+
+
+@lru_cache(maxsize=8)
+def _palette(name: str) -> Picture:
+    """The colours of one of matplotlib's palettes, from low to high."""
+    from matplotlib import colormaps
+
+    palette = colormaps[name]
+    return np.asarray(palette(np.arange(palette.N), bytes=True))[:, :3].copy()
 
 
 def stretch(cells: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
@@ -155,4 +173,4 @@ def missing_swatch() -> Picture:
 
 def text_width(labels: list[str], size: float = TEXT_SIZE) -> int:
     """Pixels that the widest label takes."""
-    return max((_glyphs(label, size).shape[1] for label in labels), default=0)
+    return max((_line(label, size).shape[1] for label in labels), default=0)

@@ -54,7 +54,7 @@ def cluster_order(matrix: npt.ArrayLike) -> npt.NDArray[np.intp]:
     return np.concatenate([varying[leaves], np.flatnonzero(constant)])
 
 
-def correlation_heatmap(matrix: npt.ArrayLike, title: str) -> Picture:
+def correlation_heatmap(matrix: npt.ArrayLike, title: str, order: npt.NDArray[np.intp] | None = None) -> Picture:
     """Draw a layer's filter correlation, rows and columns ordered by `cluster_order`.
 
     Colours run from −1 (blue) over 0 (white) to 1 (red) in every picture, so that layers and epochs compare.
@@ -65,6 +65,7 @@ def correlation_heatmap(matrix: npt.ArrayLike, title: str) -> Picture:
     Args:
         matrix: Pearson correlations, (C, C), with zero (or NaN) rows for constant filters.
         title: what the picture is of, usually the layer's name; the number of filters is added.
+        order: of rows and columns, (C,), where it is known; by default that of `cluster_order`.
 
     Returns:
         (H, W, 3) uint8.
@@ -77,7 +78,7 @@ def correlation_heatmap(matrix: npt.ArrayLike, title: str) -> Picture:
     (332, 350, 3)
     """
     correlation = _as_square(matrix)
-    order, constant = cluster_order(correlation), _constant(correlation)
+    order, constant = cluster_order(correlation) if order is None else order, _constant(correlation)
     blank = constant[:, None] | constant[None, :]
     shown = np.where(blank, np.nan, correlation)[np.ix_(order, order)]
     count, left, top, side = len(order), 46, 42, HEATMAP_SIDE

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from convscope.loggers.backend import Backend, Layout, check_picture, claim, finite
+from convscope.loggers.png import png_bytes
 from convscope.loggers.writers import summary_writer
 
 HISTOGRAM_BINS = 64
@@ -133,7 +135,10 @@ class TensorBoardDashboard(Backend):
         """
         check_picture(tag, array)
         claim(self._kinds, tag, "image")
-        self._writer.add_image(tag, array, global_step=step, dataformats="HWC")
+        if getattr(type(self._writer), "add_image", None) is SummaryWriter.add_image:
+            self._writer._get_file_writer().add_summary(_picture(tag, array), step)
+        else:  # a writer of another package
+            self._writer.add_image(tag, array, global_step=step, dataformats="HWC")
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         """Write Markdown; put names from outside through `escape_markdown` first.
@@ -161,6 +166,13 @@ class TensorBoardDashboard(Backend):
             claim(self._kinds, tag, "scalar")
         self._writer.add_custom_scalars(_as_multiline(wanted))
         self._layout = wanted
+
+
+def _picture(tag: str, array: npt.NDArray[np.uint8]) -> Summary:
+    """The event of a picture as torch writes it, but for the level of compression."""
+    height, width, colours = array.shape
+    image = Summary.Image(height=height, width=width, colorspace=colours, encoded_image_string=png_bytes(array))
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def _bin_edges(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from convscope.metrics.ablation import ChannelMean, InterventionOutcome
 from convscope.metrics.cka import LinearCKA
-from convscope.metrics.correlation import ChannelCorrelation
+from convscope.metrics.correlation import ChannelCorrelation, ChannelMoments
 from convscope.metrics.drift import PooledFeatures
 from convscope.metrics.functional import CorrelationResult
 from convscope.metrics.health import FilterActivity, SignalResult, SignalRMS
@@ -35,6 +35,7 @@ __all__ = [
     "CentroidProbe",
     "ChannelCorrelation",
     "ChannelMean",
+    "ChannelMoments",
     "CorrelationResult",
     "EquivarianceProxy",
     "FilterActivity",

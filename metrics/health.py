@@ -9,6 +9,7 @@ from torch import Tensor
 
 from convscope._arguments import flag, share, whole_number
 from convscope.metrics._base import ObservationMetric
+from convscope.metrics.functional._precision import free_to_look
 from convscope.metrics.functional._validation import check_channels
 from convscope.metrics.functional.health import (
     ActivityResult,
@@ -158,12 +159,14 @@ class SignalRMS(ObservationMetric):
 
     def update(self, signal: Tensor) -> None:
         """Add a chunk, of any shape."""
-        # The plain sum first: it is finite nearly always, and one pass over the signal is all that it costs.
-        squares, left_out = squared_sum(signal), 0
-        if not bool(torch.isfinite(squares)):
+        # The plain sum first, where it may be looked at: it is finite nearly always, and one pass is all that it costs.
+        squares = squared_sum(signal) if free_to_look(signal) else None
+        left_out = torch.zeros((), dtype=torch.int64)
+        if squares is None or not bool(torch.isfinite(squares)):
             finite = torch.isfinite(signal)
-            left_out = int((~finite).sum())
+            left_out = (~finite).sum()
             squares = squared_sum(signal.where(finite, 0.0))
+        left_out = self._to_state(left_out)
         self.squares += self._to_state(squares)
         self.count += signal.numel() - left_out
         self.nonfinite += left_out

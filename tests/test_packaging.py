@@ -80,7 +80,7 @@ ALLOWED = {
     "loggers": {"loggers"},
     "callbacks": {"alerts", "callbacks", "capture", "dashboard", "explainers", "metrics", "loggers"},
 }
-SHARED = {"convscope._arguments"}
+SHARED = {"convscope._arguments", "convscope._lazy"}
 """Plain Python that any package may use."""
 FOREIGN = {
     "alerts": ("torch", "lightning", "torchmetrics"),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from convscope.loggers.figures import cluster_order
 
 Values = dict[str, dict[str, float]]
 """``values[quantity][layer]``."""
@@ -64,6 +67,13 @@ class MapSpec:
     start_name: str = ""
 
 
+class ClusteredMatrix(NamedTuple):
+    """A matrix ``(C, C)`` of correlations, and the ``order`` ``(C,)`` in which correlated filters are neighbours."""
+
+    matrix: Vector
+    order: npt.NDArray[np.intp]
+
+
 @dataclass
 class LayerResult:
     """One layer's numbers in one check; NaN means that a number could not be measured, and is not logged.
@@ -75,6 +85,11 @@ class LayerResult:
     scalars: dict[str, float]
     distribution: Vector | None = None
     matrix: Vector | None = None
+
+    @cached_property
+    def clustered(self) -> ClusteredMatrix | None:
+        """The matrix with its filters' order, which takes time: computed once for pictures and the record."""
+        return None if self.matrix is None else ClusteredMatrix(self.matrix, cluster_order(self.matrix))
 
 
 @dataclass

@@ -125,11 +125,10 @@ class Pictures:
             self._notices.say(str(error))
             return
         for layer, result in findings.layers.items():
-            if result.matrix is not None and self._known:
-                title = f"{layer}, {when.label}"
-                dashboard.image(
-                    f"{findings.family}/matrix/{layer}", correlation_heatmap(result.matrix, title), when.step
-                )
+            if result.clustered is not None and self._known:
+                matrix, order = result.clustered
+                picture = correlation_heatmap(matrix, f"{layer}, {when.label}", order)
+                dashboard.image(f"{findings.family}/matrix/{layer}", picture, when.step)
         if self._known:
             self._draw_maps(dashboard, observer, list(findings.layers), when)
         observer.draw(AllLoggers({"loggers": dashboard, "the record": self._record}, self._report), when)

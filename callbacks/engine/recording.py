@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import shutil
 import time
@@ -19,13 +18,12 @@ import numpy.typing as npt
 
 from convscope.callbacks.engine import bridge, pictures
 from convscope.callbacks.engine.failures import Failures
-from convscope.callbacks.engine.findings import Findings, Moment
+from convscope.callbacks.engine.findings import ClusteredMatrix, Findings, Moment
 from convscope.callbacks.engine.manifest import Manifest
 from convscope.callbacks.engine.observer import Observer, Plan
 from convscope.dashboard import form
-from convscope.loggers.backend import Pixels
-from convscope.loggers.figures import cluster_order
 from convscope.loggers.packed import packed_correlation
+from convscope.loggers.png import png_bytes
 from convscope.loggers.record import Storable, TensorWriter
 
 Measured = list[tuple[Observer, Findings]]
@@ -63,10 +61,10 @@ class RecordKeeper:
             for _, findings in found:
                 self._write_numbers(findings, when.step)
             self._put(form.summary_tag("convscope"), self._manifest.summary_row("convscope", own), when.step)
-            self._write_matrices([findings for _, findings in found], when.step)
             self._write_arrays(found, when.step)
+            self._write_matrices([findings for _, findings in found], when.step)  # into what the others leave
             for tag, picture in drawn.items():
-                self._put(form.picture_tag(tag), [_png(picture)], when.step)
+                self._put(form.picture_tag(tag), [png_bytes(picture)], when.step)
             self._write_incidents(trainer, when.step)
             place = form.TRIGGERS.index(when.trigger)
             self._put(form.CHECK, np.array([when.epoch, when.epochs_trained, place], dtype=np.int64), when.step)
@@ -128,11 +126,10 @@ class RecordKeeper:
         if not wanted:
             return
         room = form.budget(self._manifest.count) - self._spent
-        fixed = sum(3 * (_EVENT + len(family) + len(layer)) + 6 * len(matrix) for family, layer, matrix in wanted)
-        sides = matrix_sides([len(matrix) for _, _, matrix in wanted], room - fixed)
-        for (family, layer, matrix), side in zip(wanted, sides, strict=True):
-            order = cluster_order(matrix)
-            packed = packed_correlation(matrix, order, side)
+        sizes = [len(clustered.matrix) for _, _, clustered in wanted]
+        fixed = sum(3 * (_EVENT + len(family) + len(layer)) for family, layer, _ in wanted) + 6 * sum(sizes)
+        for (family, layer, clustered), side in zip(wanted, matrix_sides(sizes, room - fixed), strict=True):
+            order, packed = clustered.order, packed_correlation(clustered.matrix, clustered.order, side)
             self._put(form.matrix_tag(family, layer), form.pack(packed.cells), step)
             self._put(form.order_tag(family, layer), np.stack([order, packed.partner]).astype(np.uint16), step)
             self._put(form.partner_tag(family, layer), packed.rho.astype(np.float16), step)
@@ -197,24 +194,16 @@ _FEWEST = 36  # cells of a matrix that is kept however little space there is: ei
 _EVENT = 130  # bytes of an event besides its values and the names in its tag, generously
 
 
-def _matrices(check: list[Findings]) -> Iterator[tuple[str, str, npt.NDArray[np.float64]]]:
+def _matrices(check: list[Findings]) -> Iterator[tuple[str, str, ClusteredMatrix]]:
     for findings in check:
         for layer, result in findings.layers.items():
-            if result.matrix is not None:
-                yield findings.family, layer, result.matrix
+            if result.clustered is not None:
+                yield findings.family, layer, result.clustered
 
 
 def _scale(vector: npt.NDArray[np.float64]) -> float:
     finite = np.abs(vector[np.isfinite(vector)])
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-
-
-def _png(picture: Pixels) -> bytes:
-    from PIL import Image
-
-    kept = io.BytesIO()
-    Image.fromarray(picture).save(kept, "PNG")
-    return kept.getvalue()
 
 
 def _version(name: str) -> str:

@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
+from convscope.metrics import ChannelMoments
 
 M = TypeVar("M", bound=Metric)
 
@@ -45,7 +46,8 @@ class PerLayer(Generic[M]):
 
     def on(self, layer: Layer, device: torch.device) -> M:
         """The metric of a layer, its states on a device: in a model in parts, the device of the layer."""
-        return self.of(layer).to(device)
+        metric = self.of(layer)
+        return metric if metric.device == device else metric.to(device)  # a call that costs, where nothing moves too
 
     def put(self, layer: Layer, metric: M) -> None:
         """Set the metric of one layer, where it could not be made at the beginning of the check."""
@@ -67,6 +69,19 @@ class PerLayer(Generic[M]):
 
     def __len__(self) -> int:
         return len(self._metrics)
+
+
+C = TypeVar("C", bound=ChannelMoments)
+
+
+class Correlations(PerLayer[C]):
+    """Correlation metrics by layer. What several callbacks need of a chunk is computed once."""
+
+    def take(self, record: Record) -> None:
+        """Update the record's layer."""
+        metric = self.on(record.layer, record.activation.device)
+        shared = ("channel moments", metric.max_positions, metric.seed)
+        metric.update(record.once(shared, metric.moments))
 
 
 def positions_each(observations: int | None, samples: int) -> int | None:

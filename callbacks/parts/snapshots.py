@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from convscope.metrics.functional import CorrelationResult, correlation_change, mean_shift, variance_shift
+from convscope.metrics.functional import ChannelStatistics, correlation_change, mean_shift, variance_shift
 from convscope.metrics.functional.cka import Centred, aligned, centred, similarity
 
 
@@ -78,7 +78,7 @@ class LayerSnapshot:
     variance: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, correlation: CorrelationResult, debiased: bool) -> LayerSnapshot:
+    def of(cls, features: Tensor, correlation: ChannelStatistics, debiased: bool) -> LayerSnapshot:
         """Make a snapshot from the results of a check's metrics."""
         matrix, mean, variance = (t.cpu() for t in (correlation.matrix, correlation.mean, correlation.variance))
         return cls(Features.of(features, debiased), matrix.half(), mean.float(), variance.float())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convscope.capture.network.modules import named_modules
 from convscope.capture.network.trace import Layer
 from convscope.capture.network.weights import learning_weights
-from convscope.metrics.functional import direction_change, standing_still, update_ratio
+from convscope.metrics.functional import standing_still, weight_update
 
 
 class WeightChanges:
@@ -51,8 +51,9 @@ class WeightChanges:
         known = {
             name: before for name, weights in self._now.items() if (before := self._last(name, weights)) is not None
         }
-        ratios = {name: float(update_ratio(self._now[name], before)) for name, before in known.items()}
-        turns = {name: float(direction_change(self._now[name], before)) for name, before in known.items()}
+        updates = {name: weight_update(self._now[name], before) for name, before in known.items()}
+        ratios = {name: float(update.ratio) for name, update in updates.items()}
+        turns = {name: float(update.turn) for name, update in updates.items()}
         # Whether a layer stands still is judged against the other layers, so all turns must be known first.
         still = dict(zip(turns, standing_still(torch.tensor(list(turns.values()))).tolist(), strict=True))
         # A layer that was frozen after it had learned no longer asks for gradients, but should be noticed.

@@ -4,6 +4,7 @@ from convscope.metrics.functional.ablation import OutcomeResult, removal_area
 from convscope.metrics.functional.admm import TwoScaleSums, TwoScaleWeights, two_scale_regression, two_scale_sums
 from convscope.metrics.functional.cka import linear_cka, linear_cka_matrix
 from convscope.metrics.functional.correlation import (
+    ChannelStatistics,
     CorrelationResult,
     CorrelationSummary,
     channel_correlation,
@@ -18,14 +19,7 @@ from convscope.metrics.functional.decision import (
     prediction_entropy,
 )
 from convscope.metrics.functional.drift import correlation_change, mean_shift, variance_shift
-from convscope.metrics.functional.health import (
-    ActivityResult,
-    direction_change,
-    filter_activity,
-    signal_rms,
-    standing_still,
-    update_ratio,
-)
+from convscope.metrics.functional.health import ActivityResult, filter_activity, signal_rms
 from convscope.metrics.functional.importance import (
     activation_importance,
     batch_norm_importance,
@@ -96,9 +90,17 @@ from convscope.metrics.functional.tasks import (
     mean_iou,
     r2_score,
 )
+from convscope.metrics.functional.updates import (
+    WeightUpdate,
+    direction_change,
+    standing_still,
+    update_ratio,
+    weight_update,
+)
 
 __all__ = [
     "ActivityResult",
+    "ChannelStatistics",
     "CorrelationResult",
     "CorrelationSummary",
     "MultiScaleResult",
@@ -188,6 +190,8 @@ __all__ = [
     "two_scale_regression",
     "two_scale_sums",
     "update_ratio",
+    "weight_update",
+    "WeightUpdate",
     "variance_shift",
     "weight_importance",
     "weighted_r2",

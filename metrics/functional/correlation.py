@@ -12,10 +12,9 @@ from convscope.metrics.functional._precision import as_double
 from convscope.metrics.functional._validation import check_channels, check_finite
 from convscope.metrics.functional.covariance import (
     Moments,
-    as_variables,
+    channel_moments,
     correlation_of,
     covariance_of,
-    moments_of,
 )
 
 
@@ -71,6 +70,22 @@ class CorrelationResult(NamedTuple):
     variance: Tensor
 
 
+class ChannelStatistics(NamedTuple):
+    """Result of :class:`~convscope.metrics.ChannelMoments`.
+
+    Attributes:
+        matrix: ``(C, C)`` float32 Pearson correlations, zero rows and columns for constant filters.
+        varying: ``(C,)`` bool, filters that vary.
+        mean: ``(C,)`` float32 mean activation.
+        variance: ``(C,)`` float32 population variance of the activation.
+    """
+
+    matrix: Tensor
+    varying: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
 def channel_correlation(activation: Tensor, max_positions: int | None = None, seed: int = 0) -> Tensor:
     """Pearson correlation of the filters of a layer, over samples and positions.
 
@@ -96,7 +111,7 @@ def channel_correlation(activation: Tensor, max_positions: int | None = None, se
                 [0., 0., 0.]])
     """
     check_channels("activation", activation, activation.shape[1] if activation.ndim > 1 else 0)
-    moments = moments_of(as_variables(activation, max_positions, seed))
+    moments = channel_moments(activation, max_positions, seed)
     check_moments(moments)
     return correlation_of(moments)[0].float()
 
@@ -195,14 +210,24 @@ def participation_ratio(eigenvalues: Tensor) -> Tensor:
     return torch.where(square > 0, 1 / square, 0.0).float()
 
 
+def channel_statistics(moments: Moments) -> ChannelStatistics:
+    """Correlation matrix, means and variances from the moments of a layer."""
+    check_moments(moments)
+    matrix, varying = correlation_of(moments)
+    return ChannelStatistics(matrix.float(), varying, *_mean_and_variance(moments))
+
+
 def correlation_result(moments: Moments, threshold: float) -> CorrelationResult:
     """Correlation matrix and summary from the moments of a layer."""
     check_moments(moments)
     matrix, varying = correlation_of(moments)
-    variance = covariance_of(moments).diagonal().clamp(min=0)
-    mean = moments.total / moments.observations
     summary = correlation_summary(matrix, threshold)
-    return CorrelationResult(matrix.float(), varying, *summary, mean=mean.float(), variance=variance.float())
+    return CorrelationResult(matrix.float(), varying, *summary, *_mean_and_variance(moments))
+
+
+def _mean_and_variance(moments: Moments) -> tuple[Tensor, Tensor]:
+    variance = covariance_of(moments).diagonal().clamp(min=0)
+    return (moments.total / moments.observations).float(), variance.float()
 
 
 def check_moments(moments: Moments) -> None:

@@ -60,6 +60,11 @@ def moments_of(variables: Tensor) -> Moments:
     return Moments(torch.tensor(count, dtype=torch.float64, device=mean.device), count * mean, scatter)
 
 
+def channel_moments(activation: Tensor, max_positions: int | None = None, seed: int = 0) -> Moments:
+    """Moments of one chunk ``(N, C, *S)`` over samples and positions, see :func:`sample_positions`."""
+    return moments_of(as_variables(activation, max_positions, seed))
+
+
 def covariance_of(moments: Moments) -> Tensor:
     """Population covariance ``(C, C)`` in float64."""
     mean = moments.total / moments.observations

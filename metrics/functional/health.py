@@ -1,4 +1,4 @@
-"""Health of a layer: filters that never fire, never vary or sit at a bound; sizes of signals and updates."""
+"""Health of a layer: filters that never fire, never vary or sit at a bound, and sizes of signals."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from convscope._arguments import refuse, share
-from convscope.metrics.functional._precision import as_double, at_least_single
-from convscope.metrics.functional._validation import check_channels, check_finite, check_same_shape
+from convscope.metrics.functional._maps import extremes, map_blocks, scratch, sum_inside
+from convscope.metrics.functional._precision import as_double, at_least_single, free_to_look
+from convscope.metrics.functional._validation import check_channels, check_finite
 
 Bounds = tuple[float | None, float | None]
 """Least and greatest value that an activation function can give, None where it has no such bound."""
@@ -19,10 +20,8 @@ _CONSTANT_RANGE_SHARE = 1e-6
 # A value counts as at a bound within this share of the distance between the bounds (of the bound, if there is one).
 _BOUND_MARGIN = 0.01
 
-# A layer stands still when its weights turned by no more than rounding does in an epoch of pure weight decay …
-_STILL = 1e-5
-# … and by no more than this share of what the most-moved layer turned.
-_STILL_SHARE = 1e-3
+# Sums of squares are taken in float32 where the largest value of a filter, or the norm of a sample, lies in between.
+_SMALL, _LARGE = 1e-10, 1e15
 
 
 class ActivityResult(NamedTuple):
@@ -60,19 +59,44 @@ class ActivitySums(NamedTuple):
 def activity_sums(activation: Tensor, bounds: Bounds = (None, None)) -> ActivitySums:
     """Sums of one chunk ``(N, C, *S)`` with at least one value per filter."""
     values = activation.detach()
+    if free_to_look(values):
+        sums = _plain_sums(values, bounds)
+        largest = torch.maximum(sums.minimum.abs(), sums.maximum.abs())
+        if bool(((largest == 0) | ((largest > _SMALL) & (largest < _LARGE))).all()):  # false for NaN
+            return sums
+    return _careful_sums(values, bounds)
+
+
+def _plain_sums(values: Tensor, bounds: Bounds) -> ActivitySums:
+    """Sums of finite values whose squares fit into float32."""
+    least, greatest, squared, positive, at_bound = [], [], [], [], []
+    for block in map_blocks(values):
+        low, high = extremes(block)
+        least.append(low)
+        greatest.append(high)
+        memory = scratch(block)  # of numbers: a sum of truth values is several times slower
+        squared.append(sum_inside(torch.mul(block, block, out=memory)))
+        positive.append(sum_inside(torch.gt(block, 0, out=memory)))
+        at_bound.append(_at_bound(block, bounds, memory))
+    # In float32 inside a sample only: a float32 sum over a chunk would depend on how large the chunk is.
+    squares, active, bound = (as_double(torch.cat(each)) for each in (squared, positive, at_bound))
+    seen = torch.full_like(squares[0], values.numel() // values.shape[1])
+    minimum, maximum = as_double(torch.stack(least).amin(0)), as_double(torch.stack(greatest).amax(0))
+    nothing = torch.zeros((), dtype=torch.int64, device=squares.device)
+    return ActivitySums(minimum, maximum, squares.sum(0), active.sum(0), bound.sum(0), seen, nothing)
+
+
+def _careful_sums(values: Tensor, bounds: Bounds) -> ActivitySums:
+    """Sums of any values: NaN and infinite ones are left out, and squares are taken in float64."""
     dims = [dim for dim in range(values.ndim) if dim != 1]
-    minimum, maximum = values.amin(dims), values.amax(dims)
-    each = torch.full_like(minimum, values.numel() // values.shape[1], dtype=torch.float64, device="cpu")
-    counts, nonfinite = each.to(as_double(minimum).device), torch.zeros((), dtype=torch.int64)
-    if not bool(torch.isfinite(minimum + maximum).all()):
-        finite = torch.isfinite(values)
-        counts, nonfinite = as_double(finite.sum(dims)), (~finite).sum()
-        minimum = values.where(finite, torch.inf).amin(dims)
-        maximum = values.where(finite, -torch.inf).amax(dims)
-        values = values.where(finite, 0.0)
-    positive, at_bound = as_double(_how_many(values > 0, dims)), as_double(_at_bound(values, bounds, dims))
-    squares = _squares(values, dims)
-    return ActivitySums(as_double(minimum), as_double(maximum), squares, positive, at_bound, counts, nonfinite)
+    finite = torch.isfinite(values)
+    minimum, maximum = values.where(finite, torch.inf).amin(dims), values.where(finite, -torch.inf).amax(dims)
+    known = values.where(finite, 0.0)
+    maps = at_least_single(known.flatten(2) if known.ndim > 2 else known[..., None])
+    at_bound = as_double(_at_bound(maps, bounds, torch.empty_like(maps))).sum(0)
+    squares = torch.linalg.vector_norm(as_double(known), dim=dims).square()
+    positive, seen = as_double((known > 0).sum(dims)), as_double(finite.sum(dims))
+    return ActivitySums(as_double(minimum), as_double(maximum), squares, positive, at_bound, seen, (~finite).sum())
 
 
 def activity_result(sums: ActivitySums, rectified: bool, saturated_share: float) -> ActivityResult:
@@ -161,134 +185,40 @@ def signal_rms(signal: Tensor) -> Tensor:
 
 def squared_sum(signal: Tensor) -> Tensor:
     """Sum of squares, a float64 scalar that neither overflows nor underflows for any finite float32."""
-    return _squares(signal.detach(), list(range(signal.ndim)))
+    return sample_squares(signal.detach()).sum()
 
 
-def update_ratio(current: Tensor, previous: Tensor) -> Tensor:
-    r"""Size of a weight update relative to the weights, :math:`\|w - w'\| / \|w'\|`.
-
-    Args:
-        current: Weights now, of any shape.
-        previous: The same weights before.
-
-    Returns:
-        Float32 scalar, at least 0; per step a value near 1e-3 is usual. Infinite where all weights were zero and
-        some no longer are.
-
-    Raises:
-        ValueError: if the shapes differ, or a value is NaN or Inf.
-
-    Source: reconstruction.
-
-    Example:
-        >>> import torch
-        >>> update_ratio(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0]))
-        tensor(0.1000)
-    """
-    before, change = _weights_and_change(current, previous)
-    return _relative(change, before)
-
-
-def direction_change(current: Tensor, previous: Tensor) -> Tensor:
-    r"""The part of a weight update that changes the weights' direction, relative to the weights.
-
-    .. math:: \|\Delta - \frac{\Delta \cdot w'}{\|w'\|^2} w'\| / \|w'\|, \quad \Delta = w - w'
-
-    Weight decay without a gradient shrinks all weights alike and turns nothing: 0, though the update ratio is not.
-
-    Args:
-        current: Weights now, of any shape.
-        previous: The same weights before.
-
-    Returns:
-        Float32 scalar, at least 0 and at most the update ratio. Infinite where all weights were zero and some no
-        longer are.
-
-    Raises:
-        ValueError: if the shapes differ, or a value is NaN or Inf.
-
-    Source: reconstruction.
-
-    Example:
-        >>> import torch
-        >>> w = torch.tensor([3.0, 4.0])
-        >>> direction_change(0.5 * w, w), direction_change(w + torch.tensor([-4.0, 3.0]), w)
-        (tensor(0.), tensor(1.))
-    """
-    before, change = _weights_and_change(current, previous)
-    norm = before @ before
-    along = torch.zeros_like(change) if norm == 0 else (change @ before) / norm * before
-    return _relative(change - along, before)
-
-
-def standing_still(changes: Tensor) -> Tensor:
-    """Mask of the layers that stand still while others move.
-
-    Args:
-        changes: ``(L,)`` relative change of each layer's weights, as :func:`direction_change` gives it.
-
-    Returns:
-        ``(L,)`` bool: changes of at most 1e-5 and at most a thousandth of the largest. Where the largest is below
-        1e-5 too, nothing moves (a learning rate of zero) and no layer is singled out.
-
-    Raises:
-        ValueError: if ``changes`` is not a vector without NaN.
-
-    Source: reconstruction.
-
-    Example:
-        >>> import torch
-        >>> standing_still(torch.tensor([0.1, 0.0, 0.02])), standing_still(torch.tensor([0.0, 0.0]))
-        (tensor([False,  True, False]), tensor([False, False]))
-    """
-    if changes.ndim != 1 or bool(torch.isnan(changes).any()):
-        raise ValueError(f"`changes` must be a vector (L,) without NaN, got {changes!r}.")
-    if len(changes) == 0 or changes.max() <= _STILL:
-        return torch.zeros(len(changes), dtype=torch.bool, device=changes.device)
-    return (changes <= _STILL) & (changes <= _STILL_SHARE * changes.max())
-
-
-def _at_bound(values: Tensor, bounds: Bounds, dims: list[int]) -> Tensor:
+def _at_bound(maps: Tensor, bounds: Bounds, marks: Tensor) -> Tensor:
+    """Numbers ``(n, C)`` of values at a bound in maps ``(n, C, P)``; ``marks`` is memory of their size."""
     lower, upper = bounds
     ends = [end for end in bounds if end is not None]
     margin = _BOUND_MARGIN * (abs(ends[-1] - ends[0]) if len(ends) == 2 else abs(ends[0]) if ends else 0.0)
-    found = torch.zeros(values.shape[1], dtype=torch.int64, device=values.device)
+    found = torch.zeros(maps.shape[:2], dtype=maps.dtype, device=maps.device)
     if lower is not None:
-        found += _how_many(values <= lower + margin, dims)
+        found += sum_inside(torch.le(maps, lower + margin, out=marks))
     if upper is not None:
-        found += _how_many(values >= upper - margin, dims)
+        found += sum_inside(torch.ge(maps, upper - margin, out=marks))
     return found
 
 
-def _how_many(mask: Tensor, dims: list[int]) -> Tensor:
-    """Counts along ``dims``: in 32 bits twice as fast as in 64, and no chunk has so many values."""
-    return mask.sum(dims, dtype=torch.int32)
+def sample_squares(values: Tensor) -> Tensor:
+    """Sum of squares ``(N,)`` of each sample, float64; in float32 inside a sample unless that over- or underflows."""
+    inside = tuple(range(1, values.ndim))
+    if not inside or not free_to_look(values):
+        return _exact_squares(values)
+    norms: Tensor = torch.linalg.vector_norm(at_least_single(values), dim=inside)
+    safe, squares = (norms > _SMALL) & (norms < _LARGE), as_double(norms).square()
+    if not bool(safe.all()):
+        unsafe = ~safe & ((values.amax(inside) != 0) | (values.amin(inside) != 0))  # zeros are frequent, and exact
+        squares = squares.masked_scatter(unsafe, _exact_squares(values[unsafe]))
+    return squares
 
 
-def _squares(values: Tensor, dims: list[int]) -> Tensor:
-    """Sums of squares over ``dims`` in float64; in float32 inside a sample unless that over- or underflows.
-
-    Not beyond a sample: a float32 sum over a chunk would depend on how large the chunk is.
-    """
-    inside = [dim for dim in dims if dim > 0]
-    norm: Tensor = torch.linalg.vector_norm(at_least_single(values), dim=inside) if inside else values.abs()
-    if bool(((norm > 1e-15) & torch.isfinite(norm)).all()):
-        squares = as_double(norm).square()
-        return squares.sum(dim=0) if 0 in dims else squares
-    exact: Tensor = torch.linalg.vector_norm(as_double(values), dim=dims)
-    return exact.square()
-
-
-def _weights_and_change(current: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-    check_same_shape("`current`", current, "`previous`", previous)
-    check_finite("weights", current, previous)
-    now, before = as_double(current).flatten(), as_double(previous).flatten()
-    return before, now - before
-
-
-def _relative(change: Tensor, before: Tensor) -> Tensor:
-    size: Tensor = torch.linalg.vector_norm(change)
-    return size.float() if size == 0 else (size / torch.linalg.vector_norm(before)).float()
+def _exact_squares(values: Tensor) -> Tensor:
+    exact = as_double(values)
+    inside = tuple(range(1, values.ndim))
+    norms: Tensor = torch.linalg.vector_norm(exact, dim=inside) if inside else exact
+    return norms.square()
 
 
 def check_bounds(bounds: Bounds) -> None:

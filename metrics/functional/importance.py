@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from convscope._arguments import one_of
+from convscope.metrics.functional._maps import map_blocks, scratch, sum_inside
 from convscope.metrics.functional._precision import as_double, at_least_single, is_varying
 from convscope.metrics.functional._validation import (
     check_channels,
@@ -23,15 +22,9 @@ NAME = "filter importance"
 
 def taylor_sums(activation: Tensor, gradient: Tensor) -> Tensor:
     """Sum over a chunk's samples of the squared inner product of activation and gradient: ``(C,)`` float64."""
-    a, g = at_least_single(activation), at_least_single(gradient)
-    if not (a.is_contiguous() and g.is_contiguous()):
-        # Channels last, for one: multiplying in place beats reordering both for the product below.
-        inner = (a * g).sum(dim=tuple(range(2, a.ndim))) if a.ndim > 2 else a * g
-        return as_double(inner).square().sum(dim=0)
-    n, c, positions = a.shape[0], a.shape[1], math.prod(a.shape[2:])
-    # A batched dot product never writes a·g to memory: up to six times faster than multiply-and-sum.
-    inner = torch.bmm(a.view(n * c, 1, positions), g.view(n * c, positions, 1))
-    return as_double(inner).view(n, c).square().sum(dim=0)
+    pairs = zip(map_blocks(activation), map_blocks(gradient), strict=True)
+    inner = torch.cat([sum_inside(torch.mul(a, g, out=scratch(a))) for a, g in pairs])
+    return as_double(inner).square().sum(dim=0)
 
 
 def product_sums(activation: Tensor, gradient: Tensor) -> Tensor:

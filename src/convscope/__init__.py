@@ -40,6 +40,8 @@ if TYPE_CHECKING:
         PartInterpretability,
         PerLayer,
         RepresentationDrift,
+        check,
+        replay,
         suite,
     )
     from convscope.capture import HeldOut, Layer, Record, forward_from_layer
@@ -80,8 +82,10 @@ __all__ = [
     "Record",
     "RepresentationDrift",
     "__version__",
+    "check",
     "forward_from_layer",
     "read_run",
+    "replay",
     "rules",
     "suite",
 ]

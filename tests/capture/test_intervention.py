@@ -200,7 +200,7 @@ def test_what_comes_before_the_layer_is_computed_once_for_all_sets(layer: str, b
         Intervention(subject, chosen, torch.zeros(chosen.channels)).logits(x, keep)
     everything = len(TINY_RESNET_UNITS)
     shared = everything + 8 * (everything - before)  # one whole pass, and eight from the layer on
-    assert counted.count == (shared if before > 1 else 8 * everything)  # at the first layer there is nothing to share
+    assert counted.count == shared
 
 
 @pytest.mark.parametrize(

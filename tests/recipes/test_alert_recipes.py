@@ -19,6 +19,7 @@ from convscope.recipes import (
     pruning_guide,
     segmentation,
     self_supervised,
+    sweep,
     width_and_depth,
 )
 
@@ -37,6 +38,7 @@ RECIPES = [
     pruning_guide,
     segmentation,
     self_supervised,
+    sweep,
     width_and_depth,
 ]
 
@@ -81,9 +83,9 @@ def test_help_is_plain_text(
 
 
 def test_every_recipe_is_tested_here() -> None:
-    of_parts = {"part_filters", "explainer"}  # test_part_recipes.py
+    elsewhere = {"part_filters", "explainer", "processes", "image_folder", "configured"}
     known = {path.stem for path in Path(digits.__file__).parent.glob("[a-z]*.py")}
-    assert known == {recipe.__name__.rpartition(".")[2] for recipe in RECIPES} | of_parts
+    assert known == {recipe.__name__.rpartition(".")[2] for recipe in RECIPES} | elsewhere
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -1,0 +1,170 @@
+"""Updates of a layer's weights: their size, the part that turns them, and layers that stand still."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from convscope.metrics.functional._precision import as_double, at_least_single
+from convscope.metrics.functional._validation import check_finite, check_same_shape
+
+# A layer stands still when its weights turned by no more than rounding does in an epoch of pure weight decay …
+_STILL = 1e-5
+# … and by no more than this share of what the most-moved layer turned.
+_STILL_SHARE = 1e-3
+_AT_ONCE = 1 << 16  # weights in a block, so that both copies and their difference stay in a cache
+_ROW = 256  # weights that are summed in float32
+_SMALL, _LARGE = 1e-10, 1e15  # norms whose squares fit into float32
+
+
+class WeightUpdate(NamedTuple):
+    """Relative change of a layer's weights, float32 scalars: ``ratio``, and the part ``turn`` of it that turns them."""
+
+    ratio: Tensor
+    turn: Tensor
+
+
+def weight_update(current: Tensor, previous: Tensor) -> WeightUpdate:
+    """:func:`update_ratio` and :func:`direction_change` of the same weights, read together.
+
+    Args:
+        current: Weights now, of any shape.
+        previous: The same weights before.
+
+    Returns:
+        A :class:`WeightUpdate`.
+
+    Raises:
+        ValueError: if the shapes differ, or a value is NaN or Inf.
+
+    Source: reconstruction.
+
+    Example:
+        >>> import torch
+        >>> weight_update(torch.tensor([0.0, 8.0]), torch.tensor([3.0, 4.0]))
+        WeightUpdate(ratio=tensor(1.), turn=tensor(0.9600))
+    """
+    check_same_shape("`current`", current, "`previous`", previous)
+    now, before = at_least_single(current).flatten(), at_least_single(previous).flatten()
+    norm, change, along = _products(now, before)
+    if not all(size == 0 or _SMALL < size.sqrt() < _LARGE for size in (norm, change)):
+        check_finite("weights", current, previous)
+        now, before = as_double(now), as_double(before)
+        norm, change, along = _products(now, before)
+    away = change if norm == 0 else _away(now, before, along / norm)
+    return WeightUpdate(_relative(change, norm), _relative(away, norm))
+
+
+def update_ratio(current: Tensor, previous: Tensor) -> Tensor:
+    r"""Size of a weight update relative to the weights, :math:`\|w - w'\| / \|w'\|`.
+
+    Args:
+        current: Weights now, of any shape.
+        previous: The same weights before.
+
+    Returns:
+        Float32 scalar, at least 0; per step a value near 1e-3 is usual. Infinite where all weights were zero and
+        some no longer are.
+
+    Raises:
+        ValueError: if the shapes differ, or a value is NaN or Inf.
+
+    Source: reconstruction.
+
+    Example:
+        >>> import torch
+        >>> update_ratio(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0]))
+        tensor(0.1000)
+    """
+    return weight_update(current, previous).ratio
+
+
+def direction_change(current: Tensor, previous: Tensor) -> Tensor:
+    r"""The part of a weight update that changes the weights' direction, relative to the weights.
+
+    .. math:: \|\Delta - \frac{\Delta \cdot w'}{\|w'\|^2} w'\| / \|w'\|, \quad \Delta = w - w'
+
+    Weight decay without a gradient shrinks all weights alike and turns nothing: 0, though the update ratio is not.
+
+    Args:
+        current: Weights now, of any shape.
+        previous: The same weights before.
+
+    Returns:
+        Float32 scalar, at least 0 and at most the update ratio. Infinite where all weights were zero and some no
+        longer are.
+
+    Raises:
+        ValueError: if the shapes differ, or a value is NaN or Inf.
+
+    Source: reconstruction.
+
+    Example:
+        >>> import torch
+        >>> w = torch.tensor([3.0, 4.0])
+        >>> direction_change(0.5 * w, w), direction_change(w + torch.tensor([-4.0, 3.0]), w)
+        (tensor(0.), tensor(1.))
+    """
+    return weight_update(current, previous).turn
+
+
+def standing_still(changes: Tensor) -> Tensor:
+    """Mask of the layers that stand still while others move.
+
+    Args:
+        changes: ``(L,)`` relative change of each layer's weights, as :func:`direction_change` gives it.
+
+    Returns:
+        ``(L,)`` bool: changes of at most 1e-5 and at most a thousandth of the largest. Where the largest is below
+        1e-5 too, nothing moves (a learning rate of zero) and no layer is singled out.
+
+    Raises:
+        ValueError: if ``changes`` is not a vector without NaN.
+
+    Source: reconstruction.
+
+    Example:
+        >>> import torch
+        >>> standing_still(torch.tensor([0.1, 0.0, 0.02])), standing_still(torch.tensor([0.0, 0.0]))
+        (tensor([False,  True, False]), tensor([False, False]))
+    """
+    if changes.ndim != 1 or bool(torch.isnan(changes).any()):
+        raise ValueError(f"`changes` must be a vector (L,) without NaN, got {changes!r}.")
+    if len(changes) == 0 or changes.max() <= _STILL:
+        return torch.zeros(len(changes), dtype=torch.bool, device=changes.device)
+    return (changes <= _STILL) & (changes <= _STILL_SHARE * changes.max())
+
+
+def _products(now: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``w'·w'``, ``Δ·Δ`` and ``Δ·w'`` in float64; where weights hardly change, Δ is exact in float32 too."""
+    found = torch.zeros(3, dtype=torch.float64, device=as_double(now[:0]).device)
+    for new, old in _pairs(now, before):
+        change = new - old
+        found += as_double(torch.stack([_sum(old * old), _sum(change * change), _sum(change * old)]))
+    return tuple(found)  # type: ignore[return-value]
+
+
+def _away(now: Tensor, before: Tensor, factor: Tensor) -> Tensor:
+    """Squared norm of ``Δ - factor · w'``, float64."""
+    found = torch.zeros((), dtype=torch.float64, device=factor.device)
+    for new, old in _pairs(now, before):
+        away = (new - old).sub_(old, alpha=float(factor))
+        found += _sum(away * away)
+    return found
+
+
+def _pairs(now: Tensor, before: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from zip(now.split(_AT_ONCE), before.to(now.device).split(_AT_ONCE), strict=True)
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Sum of a block in float64, in its own precision over a few values at a time."""
+    whole = len(values) // _ROW * _ROW
+    return as_double(values[:whole].view(-1, _ROW).sum(1)).sum() + as_double(values[whole:]).sum()
+
+
+def _relative(change: Tensor, before: Tensor) -> Tensor:
+    return change.float() if change == 0 else (change / before).sqrt().float()
