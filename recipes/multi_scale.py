@@ -81,7 +81,7 @@ class ScatteredDigitsCNN(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=3e-3)
 
 
-class Progress(L.Callback):
+class PrintedShift(L.Callback):
     """Prints what is known of each epoch, so that the run can be read without TensorBoard."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -114,7 +114,7 @@ def train(epochs: int, from_epoch: int, share: float, logdir: Path) -> tuple[L.T
                 )
                 for name, inputs in sets.items()
             ),
-            Progress(),
+            PrintedShift(),
             alert,
         ],
     )
