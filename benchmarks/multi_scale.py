@@ -10,11 +10,10 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.multi_scale_report import report
+from benchmarks.multi_scale_report import TUNING, report
 from benchmarks.multi_scale_runs import NETS, run
 
 SEEDS = 3
-TUNING = 100  # seeds from here on are those that the limits of rules were set on
 
 
 def keys() -> list[str]:
