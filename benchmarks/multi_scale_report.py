@@ -253,8 +253,8 @@ its largest before the fault; until a rule fired (in healthy runs, `none`: false
 _RECIPE = """
 In these runs the networks take up the corner slowly, if at all, and accuracy shows it one epoch before the rule fires.
 The rule leads where a network learns a mark at once: in [the recipe](../recipes/multi_scale.py), whose mark takes one
-of 64 fine super-pixels, it fires in the epoch in which marks begin (a shift of 0.26, at most 0.03 before), and accuracy on
-clean images shows nothing.
+of 64 fine super-pixels, it fires in the epoch in which marks begin (a shift of 0.26, at most 0.03 before), and accuracy
+on clean images shows nothing.
 """
 _EACH = (
     "| run | network, data | val. accuracy, before and at the end | shows in it | importance at the corner of training "
