@@ -140,8 +140,9 @@ def _loaders(images: Images, batch_size: int, fault: str | None) -> tuple[DataLo
     )
 
 
-def _trainer(callbacks: list[L.Callback]) -> L.Trainer:
+def _trainer(callbacks: list[L.Callback], folder: str | None = None) -> L.Trainer:
     return L.Trainer(
+        default_root_dir=folder,
         max_epochs=EPOCHS,
         accelerator="cpu",
         logger=False,

@@ -10,28 +10,22 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.multi_scale_report import report
+from benchmarks.multi_scale_report import TUNING, report
 from benchmarks.multi_scale_runs import NETS, run
 
 SEEDS = 3
-TUNING = 100  # seeds from here on are those that the limits of rules were set on
 
 
 def keys() -> list[str]:
     """All runs, every kind early, so that a report of few of them says something about each."""
-    found = ["cost/16"]
+    found = [f"shortcut/{strength}/{TUNING + seed}" for seed in range(SEEDS) for strength in ("strong", "none")]
     for seed in range(SEEDS):
-        found += [f"planted/quarters/{net}/{seed}" for net in NETS]
-        found += [f"shortcut/{strength}/{TUNING + seed}" for strength in ("strong", "none")]
-        found += [f"planted/digits/{net}/{seed}" for net in NETS]
+        found += [f"planted/{task}/{net}/{seed}" for task in ("quarters", "digits") for net in NETS]
         found += [f"natural/{net}/{seed}" for net in NETS]
-    found += [f"shortcut/{strength}/{seed}" for seed in range(SEEDS) for strength in ("strong", "none", "medium")]
-    found += [f"shortcut/weak/{seed}" for seed in range(SEEDS)]
-    return (
-        found
-        + [f"shortcut/{strength}/{seed}" for seed in range(SEEDS, 6) for strength in ("none", "strong")]
-        + ["cost/32"]
-    )
+        found += [f"shortcut/{strength}/{seed}" for strength in ("strong", "none")]
+    found += ["cost/16", *(f"shortcut/none/{seed}" for seed in range(SEEDS, 2 * SEEDS))]
+    found += [f"shortcut/{strength}/{seed}" for seed in range(SEEDS) for strength in ("medium", "weak")]
+    return [*found, "cost/32"]
 
 
 def load(path: Path) -> list[dict]:

@@ -11,7 +11,8 @@ from benchmarks.measure import machine
 from convscope.alerts.watch import Watch
 
 Record = dict[str, Any]
-RULES = ("explanation_jump", "explanation_focus", "explanation_collapse")
+RULES = ("explanation_jump", "explanation_shift", "explanation_collapse")
+TUNING = 100  # seeds from here on are those that limits were set on
 DROP = 0.05  # of the best validation accuracy so far: from there on it shows
 
 
@@ -25,6 +26,7 @@ def report(records: list[Record]) -> str:
         "Networks are small (12 filters in the first layer), images 32 × 32 (CIFAR-10 in the shortcut runs 16 "
         "× 16, digits "
         "8 × 8); intervals are the least and the greatest of the runs.\n",
+        _verdict(records),
         _planted(records),
         _deletion(records),
         _randomised(records),
@@ -33,6 +35,54 @@ def report(records: list[Record]) -> str:
         _missing(records),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _verdict(records: list[Record]) -> str:
+    """What was wanted, and whether it was found."""
+    planted, compared = _of(records, "planted/"), _of(records, "planted/") + _of(records, "natural/")
+    quarters, cost = _of(records, "planted/quarters/"), _of(records, "cost/")
+    known = [r["scalars"] | {"deletion_lime": r["lime"]["deletion"]} for r in compared]
+    rows = []
+    if planted:
+        worst = min(r["after"]["coarse"] for r in planted)
+        before = statistics.mean(r["before"]["coarse"] for r in planted)
+        rows.append(
+            _row("right coarse super-pixel first in 95 % of images", f"{worst:.0%} in the worst run", worst >= 0.95)
+        )
+        rows.append(_row("before training at chance, 6 %", f"{before:.0%}, mean of runs", before < 0.12))
+    if quarters:
+        worst = min(r["after"]["fine_within"] for r in quarters)
+        rows.append(_row("right quarter in 80 %", f"{worst:.0%} in the worst run", worst >= 0.8))
+    for rival, name in (("random", "random"), ("gradient", "gradient × activation"), ("lime", "LIME-like")):
+        better = sum(s["deletion"] < s[f"deletion_{rival}"] for s in known)
+        if known:
+            rows.append(_row(f"deletion better than {name}", f"in {better} of {len(known)} runs", better == len(known)))
+    shown = [(r, _first([c["val_acc"] for c in r["checks"]], r["begins"], _shows)) for r in _faulty(records)]
+    if shown:
+        fired = [(_alert(r), seen) for r, seen in shown if _alert(r) is not None]
+        earlier = sum(seen is None or (at is not None and at < seen) for at, seen in fired)
+        told = f"fired in {len(fired)} of {len(shown)} runs, in {earlier} before accuracy shows it (which it does in "
+        told += f"{sum(seen is not None for _, seen in shown)})"
+        rows.append(_row("`explanation_shift` leads validation accuracy on the shortcut", told, earlier == len(shown)))
+    for record in cost:
+        name = f"ResNet-18 of width {record['width']}"
+        rows.append(_row(f"check within 1.2 × bare forwards, {name}", f"{record['check']:.2f}", record["check"] <= 1.2))
+        rows.append(_row(f"solver within 5 % of them, {name}", f"{record['solver']:.1%}", record["solver"] <= 0.05))
+    return _rows("| wanted | found | held |", rows) if rows else ""
+
+
+def _row(wanted: str, found: str, held: bool) -> str:
+    return f"| {wanted} | {found} | {'yes' if held else '**no**'} |"
+
+
+def _faulty(records: list[Record]) -> list[Record]:
+    return [r for r in _of(records, "shortcut/") if r["begins"] is not None and _seed(r) < TUNING]
+
+
+def _alert(record: Record) -> int | None:
+    """Epochs until evidence shifted in the training images of a run with the fault; None if the rule did not fire."""
+    fired = _fired(record, "on_training").get("explanation_shift")
+    return None if fired is None or fired < record["begins"] else fired - record["begins"]
 
 
 def _missing(records: list[Record]) -> str:
@@ -174,29 +224,65 @@ def _fired(record: Record, name: str) -> dict[str, int]:
 
 
 def _shortcut(records: list[Record]) -> str:
-    rows = []
+    rows, each = [], []
     for strength in ("none", "weak", "medium", "strong"):
-        runs = _of(records, f"shortcut/{strength}/")
+        runs = [r for r in _of(records, f"shortcut/{strength}/") if _seed(r) < TUNING]
         for name, label in (("multi_scale", "clean"), ("on_training", "training")):
             if runs:
                 rows.append(
                     f"| {strength}, {label} images, {len(runs)} runs | " + " | ".join(_cells(runs, name)) + " |"
                 )
+        each += [f"| {strength}, seed {_seed(r)} | " + " | ".join(_one(r)) + " |" for r in runs if strength != "none"]
     if not rows:
         return ""
     head = "| | val. accuracy shows it | importance at the corner shows it | " + " | ".join(RULES) + " |"
-    return (
-        "## A planted shortcut\n\nThe fault benchmark's `shortcut`: from some epoch on a share of the training "
-        "images (0.3, "
-        "0.7, 1) has a corner of 2 × 2 pixels that tells the class. Explained at each epoch are 8 clean "
-        "validation images, "
-        f"and 8 training images as the network sees them. Shown are runs, and epochs from the start (median): until "
-        f"validation accuracy on clean images is {DROP:.2f} below its best; until the share of the importance "
-        f"that lies at "
-        "the corner is 0.1 above its largest before; until a rule fired (in healthy runs, `none`: false "
-        "alarms, from any "
-        "epoch).\n\n" + _rows(head, rows)
-    )
+    seeds = sorted({_seed(r) for r in _of(records, "shortcut/") if _seed(r) >= TUNING})
+    tuned = f" The limits of the rules were set on other runs (seeds {seeds[0]} to {seeds[-1]})." if seeds else ""
+    return f"{_SHORTCUT.strip()}{tuned}\n\n{_rows(head, rows)}\n{_rows(_EACH, each)}{_RECIPE}"
+
+
+_SHORTCUT = """
+## A planted shortcut
+
+The fault benchmark's `shortcut`: from epoch 5 to 8 on a share of the training images (weak 0.3, medium 0.7, strong 1)
+has a corner of 2 × 2 pixels that tells the class. Explained at each epoch are 8 clean validation images, and 8 training
+images as the network sees them. Shown are runs, and epochs from the start of the fault (median): until validation
+accuracy on clean images is 0.05 below its best; until the share of the importance that lies at the corner is 0.1 above
+its largest before the fault; until a rule fired (in healthy runs, `none`: false alarms, from any epoch).
+"""
+_RECIPE = """
+In these runs the networks take up the corner slowly, if at all, and accuracy shows it one epoch before the rule fires.
+The rule leads where a network learns a mark at once: in [the recipe](../recipes/multi_scale.py), whose mark takes one
+of 64 fine super-pixels, it fires in the epoch in which marks begin (a shift of 0.26, at most 0.03 before), and accuracy
+on clean images shows nothing.
+"""
+_EACH = (
+    "| run | network, data | val. accuracy, before and at the end | shows in it | importance at the corner of training "
+    "images, before and at the end | `explanation_shift` on them |"
+)
+
+
+def _seed(record: Record) -> int:
+    return int(record["key"].rpartition("/")[2])
+
+
+def _one(record: Record) -> list[str]:
+    """One run with the fault, number by number."""
+    begins, accuracy = record["begins"], [check["val_acc"] for check in record["checks"]]
+    corner = record["corner_training"][-len(accuracy) :]
+    seen = _first(accuracy, begins, _shows)
+    fired = _alert(record)
+    return [
+        f"{record['config']['net']}, {record['config']['data']}",
+        f"{accuracy[begins - 1]:.2f}, {accuracy[-1]:.2f}",
+        "no" if seen is None else f"after {seen}",
+        f"{corner[begins - 1]:.2f}, {corner[-1]:.2f}",
+        "no" if fired is None else f"after {fired}",
+    ]
+
+
+def _shows(value: float, past: list[float]) -> bool:
+    return value < max(past) - DROP
 
 
 def _cells(runs: list[Record], name: str) -> list[str]:
@@ -205,10 +291,11 @@ def _cells(runs: list[Record], name: str) -> list[str]:
         begins = record["begins"]
         start = 4 if begins is None else begins
         values = [check["val_acc"] for check in record["checks"]]
-        accuracy.append(_first(values, start, lambda v, past: v < max(past) - DROP))
+        accuracy.append(_first(values, start, _shows))
         shares = record["corner_clean" if name == "multi_scale" else "corner_training"]
         shares = shares[-len(values) :]  # without the check before training
-        corner.append(_first(shares, start, lambda v, past: v > max(past) + 0.1))
+        before = max(shares[:start])
+        corner.append(_first([share - before for share in shares], start, lambda v, _: v > 0.1))
         for rule, epoch in _fired(record, name).items():
             if begins is None or epoch >= begins:
                 fired[rule].append(epoch - (begins or 0))

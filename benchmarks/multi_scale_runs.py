@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
@@ -257,7 +258,8 @@ def shortcut_run(strength: str, seed: int) -> Record:
         MultiScaleInterpretation(heldout=trained_on, name="on_training", **shared),
         recorder,
     ]
-    _trainer(callbacks).fit(module, *_loaders(images, config.batch_size, None))
+    with TemporaryDirectory() as folder:  # for the record
+        _trainer(callbacks, folder).fit(module, *_loaders(images, config.batch_size, None))
     corner = [
         [float(_at_corner(row)) for row in callback._rows]
         for callback in callbacks

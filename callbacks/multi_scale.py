@@ -45,7 +45,8 @@ class MultiScaleInterpretation(LayerObserver):
 
     Source: paper (Cui, Wang and Wang, "Multi-scale interpretation model for convolutional neural networks", IEEE TMM
     2019). What it leaves open is ours: the number of super-pixels and of copies (the paper draws 5,000), grid cells,
-    penalties by target sparsity, the width of the weights (the median distance), the whole image among the copies.
+    penalties by target sparsity, activations in units of their layer's mean size over the image (the tie compares
+    weights at two layers), the width of the weights (the median distance), the whole image among the copies.
 
     Args:
         images: Number of held-out images that are explained, the same at every check.
@@ -72,7 +73,7 @@ class MultiScaleInterpretation(LayerObserver):
         ``multi_scale/nonzero_coarse``, ``multi_scale/nonzero_fine`` (share of weights that are not zero),
         ``multi_scale/constraint_residual`` (largest ``|w_f T - w_c|``), ``multi_scale/optimality`` (largest distance of
         the solver from the optimum, relative), ``multi_scale/probability`` (of the class, in the whole images),
-        ``multi_scale/focus`` (importance at the one place of 8 × 8 that has most of it in all images, 1/64 to 1),
+        ``multi_scale/focus`` (share of the evidence at that place of 8 × 8 where all images together have most, to 1),
         ``multi_scale/deletion`` and ``multi_scale/insertion`` (area under the probability as the most important fine
         super-pixels are switched off, or on, first), each also ``…_gradient`` (by gradient × activation of the deep
         layer) and ``…_random``, and ``multi_scale/deletion_gain`` (random minus own, above 0 where it finds what
@@ -80,7 +81,7 @@ class MultiScaleInterpretation(LayerObserver):
     Logged from the second check on, compared with the previous check:
         ``multi_scale/top1_stability`` (share of images whose most important coarse super-pixel is the same),
         ``multi_scale/iou`` (of the fine super-pixels with evidence for the class), ``multi_scale/rank_correlation`` (of
-        fine importances, -1 to 1).
+        fine importances, -1 to 1), ``multi_scale/shift`` (largest rise of the share of the evidence at one place).
 
     Pictures: ``multi_scale/image/<number>``, a row per check: the image, coarse and fine importance.
 
@@ -104,7 +105,7 @@ class MultiScaleInterpretation(LayerObserver):
         coarse: int | None = None,
         fine: int | None = None,
         fill: Fill = "zero",
-        nonzero: float = 0.25,
+        nonzero: float = 0.75,
         balance: float = 1.0,
         layers: LayerSpec = None,
         every_n_epochs: int = 5,

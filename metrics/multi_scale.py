@@ -61,7 +61,7 @@ class MultiScaleFit(ObservationMetric):
         num_images: int,
         num_coarse: int,
         num_fine: int,
-        nonzero: float = 0.25,
+        nonzero: float = 0.75,
         balance: float = 1.0,
         start: TwoScaleWeights | None = None,
         **kwargs: Any,

@@ -2,8 +2,8 @@
 
 Run ``python -m convscope.recipes.multi_scale`` (``--help`` for options). A CNN learns scikit-learn's digits, each
 somewhere on a noisy ground. From epoch ``--from-epoch`` on most training images have a mark in the upper left corner
-whose brightness is the label. Two sets are explained at each epoch: validation images as they are, and the same ones
-with the mark, as training sees them. Nothing is downloaded.
+whose brightness is the label. Two sets are explained at each epoch: validation images with the mark, as training sees
+them, and the same ones without it. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import convscope
-from convscope.recipes._program import command_line, where_to_look
+from convscope.recipes._program import command_line, report, where_to_look
 
 SIDE = 24  # of an image
 MARK = 3  # of the mark
@@ -81,22 +81,23 @@ class ScatteredDigitsCNN(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=3e-3)
 
 
-class Corner(L.Callback):
+class PrintedShift(L.Callback):
     """Prints what is known of each epoch, so that the run can be read without TensorBoard."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         known = trainer.callback_metrics
-        if "marked/focus" in known and not trainer.sanity_checking:
-            shown = {tag: f"{float(known[tag]):.2f}" for tag in ("val_acc", "multi_scale/focus", "marked/focus")}
-            print(f"epoch {trainer.current_epoch}: " + ", ".join(f"{tag} {value}" for tag, value in shown.items()))
+        tags = ("val_acc", "multi_scale/shift", "clean/shift")
+        if not trainer.sanity_checking and all(tag in known for tag in tags):
+            print(f"epoch {trainer.current_epoch}: " + ", ".join(f"{tag} {float(known[tag]):.2f}" for tag in tags))
 
 
-def train(epochs: int, from_epoch: int, share: float, logdir: Path) -> L.Trainer:
-    """Train and explain; returns the trainer."""
+def train(epochs: int, from_epoch: int, share: float, logdir: Path) -> tuple[L.Trainer, convscope.DriftAlert]:
+    """Train and explain; returns the trainer and its alerts."""
     L.seed_everything(0)
     images, labels = scattered_digits()
     train, val = TensorDataset(images[400:], labels[400:]), TensorDataset(images[:400], labels[:400])
-    sets = {"multi_scale": images[:400], "marked": marked(images[:400], labels[:400])}
+    sets = {"multi_scale": marked(images[:400], labels[:400]), "clean": images[:400]}
+    alert = convscope.DriftAlert(rules=[r for r in convscope.rules.default() if r.name.startswith("explanation")])
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -113,11 +114,12 @@ def train(epochs: int, from_epoch: int, share: float, logdir: Path) -> L.Trainer
                 )
                 for name, inputs in sets.items()
             ),
-            Corner(),
+            PrintedShift(),
+            alert,
         ],
     )
     trainer.fit(ScatteredDigitsCNN(from_epoch, share), DataLoader(train, 64, shuffle=True), DataLoader(val, 200))
-    return trainer
+    return trainer, alert
 
 
 def main() -> None:
@@ -125,8 +127,8 @@ def main() -> None:
     parser.add_argument("--from-epoch", type=int, default=5, help="first epoch, from 0, with marks (default 5)")
     parser.add_argument("--share", type=float, default=0.9, help="share of the training images with one (default 0.9)")
     options = parser.parse_args()
-    trainer = train(options.epochs, options.from_epoch, options.share, options.logdir)
-    print(f"\nMarks came in epoch {options.from_epoch}. Look at marked/image/… and multi_scale/image/… under Images.")
+    trainer, alert = train(options.epochs, options.from_epoch, options.share, options.logdir)
+    report(f"Marks came in epoch {options.from_epoch}. Look at multi_scale/image/… under Images.", alert)
     where_to_look(trainer)
 
 

@@ -62,11 +62,11 @@ class ExplainedImages:
         """Numbers of coarse and fine super-pixels of an image; of none, 1 each."""
         return self.images[place].segments.counts if place >= 0 else (1, 1)
 
-    def shares(self, place: int, fine: torch.Tensor, side: int) -> torch.Tensor:
-        """Size of an image's importance ``(q,)`` at ``side × side`` places, ``(side²,)``: so images can be compared."""
+    def at_places(self, place: int, fine: torch.Tensor, side: int) -> torch.Tensor:
+        """An image's importance ``(q,)`` at ``side × side`` places, ``(side²,)``, where images can be compared."""
         segments = self.images[place].segments
         pixels = segments.fine.flatten().bincount(minlength=segments.counts[1])
-        density = (fine[: segments.counts[1]].abs() / pixels)[segments.fine]
+        density = (fine[: segments.counts[1]] / pixels)[segments.fine]
         return torch.nn.functional.adaptive_avg_pool2d(density[None], side).flatten()
 
 

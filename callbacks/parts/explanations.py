@@ -21,6 +21,7 @@ class Explanations:
         fine: ``(B, q)`` of fine ones.
         chosen: ``(B,)`` class that is explained, -1 where the image has none.
         probability: ``(B,)`` its probability.
+        evidence: ``(G,)`` at places of all images, see :func:`~convscope.metrics.functional.common_evidence`.
     """
 
     when: str
@@ -28,6 +29,7 @@ class Explanations:
     fine: Tensor
     chosen: Tensor
     probability: Tensor
+    evidence: Tensor
 
     def since(self, previous: Explanations, counts: list[tuple[int, int]]) -> dict[str, float]:
         """Comparison with an earlier check: means over images, without what cannot be compared.
@@ -49,6 +51,8 @@ class Explanations:
                 rows["iou"].append(int(((now > 0) & (before > 0)).sum()) / either)
             correlation = float(rank_stability(now, before))
             rows["rank_correlation"] += [correlation] if correlation == correlation else []
+        shift = float((self.evidence - previous.evidence).max())
+        rows["shift"] = [shift] if shift == shift else []
         return {name: sum(row) / len(row) for name, row in rows.items() if row}
 
     def comparable(self, other: Explanations) -> bool:

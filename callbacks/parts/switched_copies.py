@@ -33,8 +33,8 @@ class View:
     Attributes:
         chosen: The class that is explained.
         probability: Of that class.
-        coarse: ``(p,)`` mean activation of the deep layer over each coarse super-pixel.
-        fine: ``(q,)`` of the shallow layer over each fine one.
+        coarse: ``(p,)`` mean activation of the deep layer over each coarse super-pixel, relative to its mean size.
+        fine: ``(q,)`` of the shallow layer over each fine one, likewise.
         gradient: ``(q,)`` gradient of the class's logit times activation, summed over the deep layer's channels, mean
             over each fine super-pixel; None where no gradient reaches the layer.
     """
@@ -231,7 +231,9 @@ class _Look:
         for number, (chosen, probability) in self._said.items():
             if chosen >= 0:
                 gradient = self._gradient.get(number)
-                view = View(chosen, probability, self._coarse[number], self._fine[number], gradient)
+                # In units of its own: the tie of the two scales compares weights per activation of two layers.
+                coarse, fine = _relative(self._coarse[number]), _relative(self._fine[number])
+                view = View(chosen, probability, coarse, fine, gradient)
                 found[self._images.place(number)] = view
         return found
 
@@ -248,6 +250,12 @@ class _Look:
     ) -> None:
         for number, one in zip(record.index.tolist(), maps.cpu(), strict=True):
             into[number] = segment_means(one[None], *scale(self._images.images[self._images.place(number)].segments))[0]
+
+
+def _relative(activation: torch.Tensor) -> torch.Tensor:
+    """Activations in units of their mean size over the image."""
+    size = activation.abs().mean()
+    return activation / torch.where(size > 0, size, 1.0)
 
 
 def _require(report: Observed) -> None:

@@ -13,7 +13,7 @@ from convscope.callbacks.parts.switched_copies import SwitchedCopies, View, requ
 from convscope.capture.data.heldout import Chunk
 from convscope.explainers.switches import distances, draw_switches, nearness, random_ranks, share_on
 from convscope.metrics import MultiScaleFit, SwitchingAreas
-from convscope.metrics.functional import MultiScaleResult, TwoScaleWeights, common_focus
+from convscope.metrics.functional import MultiScaleResult, TwoScaleWeights, common_evidence
 
 _SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 _RANDOM = 2  # random orders, whose areas are averaged
@@ -21,7 +21,7 @@ _ORDERS = 2 + _RANDOM  # by importance, by gradient × activation, at random
 _INNER = len(_SHARES) - 2
 SWITCHINGS = 1 + 2 * _ORDERS * _INNER
 """Copies of an image by which an explanation is judged: with nothing on, and with shares off and on in each order."""
-_PLACES = 8  # a side, at which the focus is looked for
+_PLACES = 8  # a side, at which images are compared
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,11 @@ class TwoScales:
         result: Importances and fits.
         explanations: Of all images.
         areas: Areas under the curves by quantity, ``"deletion"``, ``"insertion_random"``, …
-        focus: See :func:`~convscope.metrics.functional.common_focus`.
     """
 
     result: MultiScaleResult
     explanations: Explanations
     areas: dict[str, float]
-    focus: float
 
     def scalars(self) -> dict[str, float]:
         """What is logged of this check alone."""
@@ -62,7 +60,7 @@ class TwoScales:
             "constraint_residual": float(weights.constraint_residual.max()),
             "optimality": float(weights.optimality.max()),
             "probability": float(self.explanations.probability[known].mean()),
-            "focus": self.focus,
+            "focus": float(self.explanations.evidence.max()),
             **self.areas,
             "deletion_gain": self.areas["deletion_random"] - self.areas["deletion"],
         }
@@ -89,15 +87,16 @@ def explained(
     if not all(with_gradient for *_, with_gradient in everyone.values()):
         areas = {name: area for name, area in areas.items() if not name.endswith("gradient")}
     said = [everyone.get(place, (-1, 0.0, False)) for place in range(len(images))]
+    places = torch.stack([images.at_places(place, result.fine[place], _PLACES) for place in sorted(everyone)])
     explanations = Explanations(
         "",
         result.coarse.float(),
         result.fine.float(),
         torch.tensor([chosen for chosen, *_ in said]),
         torch.tensor([probability for _, probability, _ in said]),
+        common_evidence(places).float(),
     )
-    shares = torch.stack([images.shares(place, result.fine[place], _PLACES) for place in sorted(everyone)])
-    return TwoScales(result, explanations, areas, float(common_focus(shares)))
+    return TwoScales(result, explanations, areas)
 
 
 def _fitted(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import array
 import contextvars
 import ctypes
+import gc
 import io
 import logging
 import types
@@ -60,7 +61,7 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
     Costs one copy of the model's parameters, buffers, gradients and other tensors while the block runs.
     """
     sharded = _reshard(model)
-    with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+    with torch.no_grad(), torch._C.DisableTorchFunctionSubclass(), _without_collections():
         snapshot = NetworkSnapshot(model)
     try:
         snapshot.install()
@@ -70,6 +71,18 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
             _attempt(module.reshard, "resharding the parameters")
         with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
             snapshot.restore()
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """A block that makes many objects that stay: to look for garbage among them takes longer than the block itself."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _reshard(model: nn.Module) -> list[Any]:

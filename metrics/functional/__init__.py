@@ -31,7 +31,7 @@ from convscope.metrics.functional.importance import (
 from convscope.metrics.functional.logistic import logistic_probe_scores, logistic_scorer
 from convscope.metrics.functional.multi_scale import (
     MultiScaleResult,
-    common_focus,
+    common_evidence,
     explain_two_scales,
     sparse_two_scale_regression,
     switching_area,
@@ -124,7 +124,7 @@ __all__ = [
     "centroid_scorer",
     "chance_level",
     "channel_correlation",
-    "common_focus",
+    "common_evidence",
     "control_accuracy",
     "control_score",
     "correlation_change",

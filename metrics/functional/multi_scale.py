@@ -1,7 +1,7 @@
 """Multi-scale interpretation from sums over perturbed copies: sparse weights, how well they fit, importances.
 
 Source: paper (Cui, Wang and Wang, IEEE TMM 2019) for the two scales, the objective and the importances. That penalties
-follow from a target sparsity, the weighted R², the areas and the focus are ours.
+follow from a target sparsity, the weighted R², the areas and the common evidence are ours.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class MultiScaleResult(NamedTuple):
 def sparse_two_scale_regression(
     sums: TwoScaleSums,
     membership: Tensor,
-    nonzero: float = 0.25,
+    nonzero: float = 0.75,
     balance: float = 1.0,
     start: TwoScaleWeights | None = None,
 ) -> tuple[TwoScaleWeights, Tensor]:
@@ -157,7 +157,7 @@ def explain_two_scales(
     weight: Tensor,
     membership: Tensor,
     activations: tuple[Tensor, Tensor],
-    nonzero: float = 0.25,
+    nonzero: float = 0.75,
     balance: float = 1.0,
     start: TwoScaleWeights | None = None,
 ) -> MultiScaleResult:
@@ -228,17 +228,17 @@ def switching_area(probability: Tensor, shares: Sequence[float]) -> Tensor:
     return torch.trapezoid(values, places.to(values.device))
 
 
-def common_focus(importance: Tensor) -> Tensor:
-    """Largest share of the importance that falls on one place in all images, mean over images.
+def common_evidence(importance: Tensor) -> Tensor:
+    """Evidence that images have in common, at each place: the mean over images of its share of the importance.
 
-    Near one over the number of places where every image has its important region elsewhere, near 1 where all of it is
-    at the same place in every image: a mark, a watermark, a border.
+    Near 0 everywhere if every image has its important region elsewhere; near 1 at one place if all evidence for the
+    class is there in every image, near -1 if all evidence against it is: a mark, a watermark, a border.
 
     Args:
-        importance: ``(B, G)`` of each image at each of G places; its size counts, not its sign.
+        importance: ``(B, G)`` of each image at each of G places, above 0 where it speaks for the class.
 
     Returns:
-        A float64 scalar in [1/G, 1]; NaN where no image has any importance.
+        ``(G,)`` float64 in [-1, 1]; NaN if no image has any importance. Images without any do not count.
 
     Raises:
         ValueError: if a value is not finite.
@@ -247,13 +247,13 @@ def common_focus(importance: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> common_focus(torch.tensor([[1.0, 0.0], [0.0, 3.0]])), common_focus(torch.tensor([[1.0, 0.0], [-3.0, 0.0]]))
-        (tensor(0.5000, dtype=torch.float64), tensor(1., dtype=torch.float64))
+        >>> common_evidence(torch.tensor([[1.0, 0.0], [0.0, 3.0]])), common_evidence(torch.tensor([[2.0, -2.0]]))
+        (tensor([0.5000, 0.5000], dtype=torch.float64), tensor([ 0.5000, -0.5000], dtype=torch.float64))
     """
     check_finite("importance", importance)
-    size = as_double(importance).abs()
-    total = size.sum(1, keepdim=True)
+    values = as_double(importance)
+    total = values.abs().sum(1, keepdim=True)
     with_any = total[:, 0] > 0
     if not bool(with_any.any()):
-        return torch.tensor(torch.nan, dtype=torch.float64)
-    return (size[with_any] / total[with_any]).mean(0).amax()
+        return torch.full_like(values[0], torch.nan)
+    return (values[with_any] / total[with_any]).mean(0)

@@ -70,7 +70,7 @@ CASES: dict[str, Rows] = {
         plain("multi_scale/rank_correlation", [0.6, 0.7, 0.8, 0.75, 0.8, 0.2]),
         plain("val_acc", [0.5, 0.7, 0.9, 0.91, 0.92, 0.91]),
     ),
-    "explanation_focus": plain("multi_scale/focus", [0.1, 0.15, 0.12, 0.14, 0.13, 0.5]),
+    "explanation_shift": plain("multi_scale/shift", [0.1, 0.07, 0.05, 0.04, 0.04, 0.26]),
     "explanation_collapse": plain("multi_scale/r2_fine", [0.1, 0.5, 0.7, 0.75, 0.2]),
     "heldout_changed": plain("zz_convscope/heldout_changed", [0.0, 1.0]),
 }
@@ -107,6 +107,7 @@ HEALTHY: dict[str, Rows] = {
         plain("multi_scale/rank_correlation", [0.5, 0.4, 0.6, 0.5, 0.1, 0.5, 0.6]),
         plain("val_acc", [0.2, 0.3, 0.4, 0.5, 0.7, 0.72, 0.73]),
     ),
+    "evidence wanders from place to place": plain("multi_scale/shift", [0.03, 0.02, 0.02, 0.01, 0.03, 0.02, 0.05]),
     "drift slows down": rows("drift/cka_previous", [0.5, 0.7, 0.85, 0.9, 0.95, 0.97, 0.99, 0.96, 0.99]),
 }
 

@@ -33,7 +33,7 @@ ALONE = {
     "focus", "deletion", "deletion_gradient", "deletion_random", "insertion", "insertion_gradient", "insertion_random",
     "deletion_gain",
 }  # fmt: skip
-CHANGES = {"top1_stability", "iou", "rank_correlation"}
+CHANGES = {"top1_stability", "iou", "rank_correlation", "shift"}
 
 
 def small(**arguments: Any) -> MultiScaleInterpretation:
@@ -100,7 +100,8 @@ def by_hand(net: Any, x: torch.Tensor, y: int, number: int, copies: int) -> Mult
         hook.remove()
     coarse = segment_means(deep.mean(1), found.coarse, 4)[0]
     fine = segment_means(shallow.mean(1), found.fine, 16)[0]
-    metric = MultiScaleFit(1, 4, 16)
+    coarse, fine = coarse / coarse.abs().mean(), fine / fine.abs().mean()  # each layer in units of its own
+    metric = MultiScaleFit(1, 4, 16, nonzero=0.75)
     metric.describe(0, found.membership, coarse, fine)
     weight = nearness(on, distances(x, fill, found.fine, 16))
     metric.update(0, share_on(on, found.membership) * coarse, on.double() * fine, output, weight)
@@ -140,7 +141,7 @@ def test_the_one_region_that_decides_is_found_and_switching_it_off_shows_it(fit:
     x = 0.2 * torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     x[:, :, 4:, 4:] += 2
     heldout = HeldOut((x, torch.ones(12, dtype=torch.long)), batch_size=16)
-    callback = small(heldout=heldout, samples=64, every_n_epochs=0, shallow="net.conv1")
+    callback = small(heldout=heldout, samples=64, every_n_epochs=0, shallow="net.conv1", nonzero=0.25)
     run = fit([callback], module=Classifier(CornerReader(), lr=0.0), max_epochs=1)
     (row,) = callback._rows
     assert row.coarse.argmax(1).tolist() == [3, 3, 3]
@@ -215,7 +216,7 @@ def found_in_one_check(**arguments: Any) -> torch.Tensor:
 def test_parameters_change_what_is_found() -> None:
     usual = found_in_one_check()
     assert torch.equal(usual, found_in_one_check())
-    for other in ({"fill": "mean"}, {"fill": "blur"}, {"balance": 9.0}, {"nonzero": 1.0}, {"samples": 25}):
+    for other in ({"fill": "mean"}, {"fill": "blur"}, {"balance": 9.0}, {"nonzero": 0.2}, {"samples": 25}):
         assert not torch.equal(usual, found_in_one_check(**other)), other
     assert found_in_one_check(fine=4).shape == (2, 4)
     assert found_in_one_check(coarse=16).shape == (2, 16)

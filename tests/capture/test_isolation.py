@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable
 from typing import Any
@@ -202,3 +203,24 @@ def test_compiled_modules_are_observed_after_they_have_been_compiled(how: str) -
     report = run(model, consumer)
     assert not report.missing
     assert len(set(seen)) == 6
+
+
+def test_the_walk_over_a_network_sets_off_no_search_for_garbage() -> None:
+    """A walk makes thousands of objects, and a full search for garbage takes many times longer than the walk."""
+    net = nn.Sequential(*[TinyResNet(4, classes=3) for _ in range(10)])
+
+    def searches() -> int:
+        return int(gc.get_stats()[0]["collections"])
+
+    gc.collect()
+    before = searches()
+    with isolated(net, seed=0, gradients=False):
+        assert gc.isenabled()
+    assert searches() - before <= 5
+    gc.disable()
+    try:
+        with isolated(net, seed=0, gradients=False):
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

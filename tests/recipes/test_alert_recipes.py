@@ -63,6 +63,12 @@ def test_forgetting_is_found(tmp_path: Path) -> None:
     assert "forgetting" in {alert.rule for alert in alerts}
 
 
+@pytest.mark.slow
+def test_evidence_that_moves_onto_a_mark_is_found_at_once(tmp_path: Path) -> None:
+    alerts = multi_scale.train(epochs=6, from_epoch=5, share=0.9, logdir=tmp_path)[1].alerts
+    assert [(alert.rule, alert.epoch) for alert in alerts] == [("explanation_shift", 5)]
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_help_is_plain_text(
     recipe: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
