@@ -37,12 +37,24 @@ def test_help_is_plain_text(
     recipe: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["recipe", "--help"])
+    monkeypatch.setenv("COLUMNS", "60")
     with pytest.raises(SystemExit, match=r"^0$"):
         recipe.main()
     printed = capsys.readouterr().out
     assert "`" not in printed
-    assert (recipe.__doc__ or "").split("\n")[0] in printed
+    assert (recipe.__doc__ or "").split("\n")[0] in " ".join(printed.split())
+    assert all(len(line) <= 60 for line in printed.split("\n"))
     assert all(option in printed for option in ("--epochs", "--logdir"))
+
+
+@pytest.mark.parametrize("epochs", ["0", "-1", "many"])
+def test_a_run_without_an_end_is_refused(
+    epochs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["recipe", "--epochs", epochs])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        digits.main()
+    assert f"argument --epochs: '{epochs}': give a whole number, at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", [digits, dying_relu, forgetting, input_resampling, label_corruption])
