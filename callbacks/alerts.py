@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
@@ -100,7 +101,7 @@ class DriftAlert(Callback):
         rules: str | Sequence[Rule | dict[str, Any]] | None = None,
         actions: Mapping[str, Sequence[ActionSpec]] | Sequence[ActionSpec] | None = None,
     ) -> None:
-        self.rules = default_rules() if rules is None else load_rules(rules)
+        self.rules = default_rules() if rules is None else rules_of("rules", rules)
         self.alerts: list[Alert] = []
         self._actions = _by_severity(DEFAULT_ACTIONS if actions is None else actions)
         self._reported: set[str] = set()
@@ -222,6 +223,24 @@ class DriftAlert(Callback):
 
     def _restore_alerts(self, state: dict[str, Any]) -> None:
         self.alerts = [Alert.of(alert) for alert in state["alerts"]]
+
+
+def rules_of(name: str, given: Any) -> list[Rule]:
+    """Rules from the argument ``name``: the path of a YAML file, or a list of rules and mappings.
+
+    Raises:
+        ValueError: if it is neither, or a rule is faulty.
+        FileNotFoundError: if there is no such file.
+    """
+    if isinstance(given, str | Path):
+        if not Path(given).is_file():
+            accepted = "the path of a YAML file of rules, relative to the folder in which you start the program"
+            raise FileNotFoundError(
+                f"{name}={str(given)!r}: there is no such file; give {accepted}, or a list of rules"
+            )
+    elif isinstance(given, Mapping) or not isinstance(given, Iterable):
+        raise refuse(name, given, "the path of a YAML file, a list of rules, or None for convscope.rules.default()")
+    return load_rules(given)
 
 
 def _by_severity(actions: Any) -> dict[str, list[Action]]:

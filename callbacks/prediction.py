@@ -130,7 +130,7 @@ class LayerPrediction(LayerObserver):
     def ready(self, plan: Plan) -> None:
         self._images = ExampleImages(plan.heldout)
         self._class_label = plan.heldout.class_label
-        plan.messages += self._task.notes(self.name)
+        plan.answers.setdefault(self.name, []).extend(self._task.notes())
         self._verdict = plan.outputs
         has_output = any(layer.is_output for layer in plan.layers[self.name])
         self._outputs = plan.outputs.classes if self.output == "logits" and has_output else 0

@@ -125,7 +125,7 @@ class LayerProbe(LayerObserver):
         return self._task.name != "segmentation" or len(layer.spatial) == len(self._task.positions)
 
     def ready(self, plan: Plan) -> None:
-        plan.messages += self._task.notes(self.name)
+        plan.answers.setdefault(self.name, []).extend(self._task.notes())
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         positions = max(1, min(self.max_positions // samples, prod(self._task.positions)))

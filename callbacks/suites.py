@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from convscope._arguments import one_of, refuse
 from convscope.alerts.rules import Rule
 from convscope.callbacks.ablation import AblationOracle
-from convscope.callbacks.alerts import DriftAlert
+from convscope.callbacks.alerts import DriftAlert, rules_of
 from convscope.callbacks.class_filters import ClassFilters
 from convscope.callbacks.correlation import FilterCorrelation
 from convscope.callbacks.drift import RepresentationDrift
@@ -116,7 +116,17 @@ def suite(
     callbacks: list[LayerObserver | LayerTable | DriftAlert] = [*observers, *table, *_alert(alerts)]
     for callback in callbacks:
         callback.by_default = True
-    return list(callbacks)
+    return _Suite(callbacks)
+
+
+class _Suite(list[pl.Callback]):
+    """A plain list, except for what it says where it is used as if it were one callback."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"a suite is a list of callbacks, which has no {name!r}; instead of [suite(...), another] write "
+            "[*suite(...), another]"
+        )
 
 
 def _alert(alerts: Any) -> list[DriftAlert]:
@@ -125,7 +135,7 @@ def _alert(alerts: Any) -> list[DriftAlert]:
     if isinstance(alerts, Mapping):
         return [DriftAlert(actions=alerts)]
     if isinstance(alerts, str | Path):
-        return [DriftAlert(rules=str(alerts))]
+        return [DriftAlert(rules=rules_of("alerts", alerts))]
     if isinstance(alerts, Sequence) and all(isinstance(one, Rule | Mapping) for one in alerts):
         return [DriftAlert(rules=alerts)]
     raise refuse(

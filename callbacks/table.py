@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from convscope.callbacks.engine.session import Session
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.standing import place_after, settle_beside
 from convscope.loggers import layer_table
+from convscope.loggers.table import MAX_WIDTH
 from convscope.loggers.terminal import encoding_of
 
 log = logging.getLogger("convscope")
@@ -59,7 +61,7 @@ class LayerTable(Callback):
             if session is None or session.checks == self._printed or not session.latest:
                 return
             self._printed = session.checks
-            say(trainer, layer_table(_rows(session), title, encoding_of(sys.stdout)))
+            say(trainer, layer_table(_rows(session), title, encoding_of(sys.stdout), _width()))
         except Exception as error:  # a closed pipe or terminal, or a program that replaced it with its own stream
             self._report(error)
 
@@ -70,6 +72,11 @@ class LayerTable(Callback):
                 "convscope: LayerTable could not print (%s: %s); training goes on, and further failures of it are not "
                 "reported", type(error).__name__, error, exc_info=error,
             )  # fmt: skip
+
+
+def _width() -> int:
+    """Characters of a line of the terminal; of a file, those of a wide one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else MAX_WIDTH
 
 
 def _session(trainer: pl.Trainer) -> Session | None:

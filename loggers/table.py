@@ -12,8 +12,10 @@ MIN_NAME, MAX_NAME = 16, 40
 GAP = "  "
 
 
-def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str, encoding: str | None = None) -> str:
-    """One line per layer and one column per quantity; columns beyond 100 characters follow in a table below.
+def layer_table(
+    rows: Mapping[str, Mapping[str, float | None]], title: str, encoding: str | None = None, width: int = MAX_WIDTH
+) -> str:
+    """One line per layer and one column per quantity; columns that do not fit follow in a table below.
 
     Columns appear in the order in which the rows first name them. None and NaN print as "–"; other values
     keep about three significant digits. Layer names that do not fit are shortened in the middle.
@@ -23,6 +25,7 @@ def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str, enco
         title: the line above the table.
         encoding: of the terminal; columns line up in the plain characters that replace those it lacks. None if
             all can be shown.
+        width: characters of a line, where a column and the shortest names fit in it; at most 100.
 
     Returns:
         Text without a trailing line break; the title and "no layers were measured" if `rows` is empty.
@@ -34,16 +37,17 @@ def layer_table(rows: Mapping[str, Mapping[str, float | None]], title: str, enco
     conv1      0.410      –
     conv2      0.731  0.321
     """
+    width = min(width, MAX_WIDTH)
     if not rows:
         return printable(f"{title}\nno layers were measured", encoding)
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     cells = [[format_value(row.get(column)) for column in columns] for row in rows.values()]
     table = [[printable(text, encoding) for text in row] for row in (columns, *cells)]
     widths = [max(len(text) for text in column) for column in zip(*table, strict=True)]
-    names = ["layer", *(printable(name, encoding) for name in short_labels(list(rows), _name_room(widths)))]
-    blocks = _blocks(widths, MAX_WIDTH - max(map(len, names)))
+    names = ["layer", *(printable(name, encoding) for name in short_labels(list(rows), _name_room(widths, width)))]
+    blocks = _blocks(widths, width - max(map(len, names)))
     lines = [line for start, stop in blocks for line in _lines(names, table, widths, start, stop)]
-    return "\n".join([printable(shorten_middle(title, MAX_WIDTH), encoding), *lines])
+    return "\n".join([printable(shorten_middle(title, width), encoding), *lines])
 
 
 def _blocks(widths: list[int], space: int) -> list[tuple[int, int]]:
@@ -81,6 +85,6 @@ def format_value(value: float | None) -> str:
     return f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:.0f}"
 
 
-def _name_room(widths: list[int]) -> int:
+def _name_room(widths: list[int], space: int) -> int:
     taken = sum(width + len(GAP) for width in widths)
-    return min(MAX_NAME, max(MIN_NAME, MAX_WIDTH - taken))
+    return min(MAX_NAME, max(MIN_NAME, space - taken))

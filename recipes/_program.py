@@ -13,13 +13,31 @@ import convscope
 
 def command_line(doc: str | None, epochs: int, epochs_help: str = "epochs to train") -> argparse.ArgumentParser:
     """A parser whose description is the recipe's docstring as plain text, with ``--epochs`` and ``--logdir``."""
-    description = (doc or "").replace("``", "")
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=epochs, help=f"{epochs_help} (default {epochs})")
+    description = (doc or "").replace("``", "").replace(" (--help for options)", "")
+    parser = argparse.ArgumentParser(description=description, formatter_class=_Paragraphs)
+    parser.add_argument("--epochs", type=at_least_one, default=epochs, help=f"{epochs_help} (default {epochs})")
     parser.add_argument(
         "--logdir", type=Path, default=Path("runs"), help="folder of the TensorBoard run (default runs)"
     )
     return parser
+
+
+class _Paragraphs(argparse.HelpFormatter):
+    """Each paragraph is filled by itself, to the terminal's width."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(_Paragraphs, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+
+def at_least_one(text: str) -> int:
+    """A whole number, at least 1, as argparse reads it: Lightning takes -1 epochs for a run without an end."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, at least 1")
+    return number
 
 
 def watched_trainer(

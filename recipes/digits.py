@@ -75,7 +75,9 @@ def digits_loaders(batch_size: int = 64, held_out: int = 500) -> tuple[DataLoade
 
 def main() -> None:
     parser = command_line(__doc__, epochs=8)
-    parser.add_argument("--suite", choices=("light", "standard", "full"), default="standard")
+    parser.add_argument(
+        "--suite", choices=("light", "standard", "full"), default="standard", help="what to watch (default standard)"
+    )
     options = parser.parse_args()
 
     L.seed_everything(0)

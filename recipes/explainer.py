@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 import convscope
-from convscope.recipes._program import command_line, where_to_look
+from convscope.recipes._program import at_least_one, command_line, where_to_look
 from convscope.recipes.part_filters import CLASSES, PartsCNN, planted_parts
 
 COLUMNS = ("p", "error", "agreement", "error_change", "instability", "original_instability")
@@ -71,7 +71,7 @@ def train(
 
 def main() -> None:
     parser = command_line(__doc__, epochs=9)
-    parser.add_argument("--every", type=int, default=3, help="epochs between two checks (default 3)")
+    parser.add_argument("--every", type=at_least_one, default=3, help="epochs between two checks (default 3)")
     parser.add_argument("--seconds", type=float, default=30.0, help="most seconds of a distillation (default 30)")
     parser.add_argument("--labels", choices=("real", "random"), default="real", help="random: labels without meaning")
     parser.add_argument("--layer", default="early.2.0", help="layer to explain (default early.2.0)")

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import convscope
-from convscope.recipes._program import command_line, where_to_look
+from convscope.recipes._program import at_least_one, command_line, where_to_look
 
 SIDE, PART = 32, 8
 CLASSES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 4, 8))
@@ -119,8 +119,8 @@ def train(interpretable: bool, seed: int, options: argparse.Namespace) -> tuple[
 
 def main() -> None:
     parser = command_line(__doc__, epochs=10)
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default 3)")
-    parser.add_argument("--images", type=int, default=1500, help="training images (default 1500)")
+    parser.add_argument("--seeds", type=at_least_one, default=3, help="runs of each kind (default 3)")
+    parser.add_argument("--images", type=at_least_one, default=1500, help="training images (default 1500)")
     parser.add_argument("--weight", type=float, default=0.1, help="of the filter loss (default 0.1)")
     options = parser.parse_args()
     print("| filters | seed | accuracy | location instability | filter loss, one total | share of one class |")

@@ -62,14 +62,14 @@ class Task:
             mine &= ~torch.isin(targets, torch.tensor(self.left_out, device=targets.device))
         return targets[mine], (features[mine.to(features.device)], index[mine.to(index.device)])
 
-    def notes(self, name: str) -> list[str]:
-        """Messages, for the callback of this name, on the classes that it leaves out."""
+    def notes(self) -> list[str]:
+        """Answers to a callback, sentences without their subject, on the classes that it leaves out."""
         if not self.left_out:
             return []
         told = len(self.classes) - len(self.left_out)
         few, beyond = "have fewer than two held-out samples each", f"are beyond the {MOST_CLASSES:,} most frequent"
         why = few if told < MOST_CLASSES else beyond
-        return [f"{name} distinguishes {told:,} of {len(self.classes):,} classes; the others {why}"]
+        return [f"distinguishes {told:,} of {len(self.classes):,} classes; the others {why}"]
 
     def targets(self, raw: torch.Tensor) -> torch.Tensor:
         """Convert targets to classes ``(N,)``, labels ``(N, K)``, quantities ``(N, D)`` or masks ``(N, *S)``."""

@@ -98,10 +98,14 @@ def _try_samples(subject: Subject, heldout: HeldOut) -> _Tried:
                 returned[count] = subject.returned(chunk.inputs)
             except Exception as error:
                 failure = error
-    if isinstance(failure, (ValueError, TypeError)) and not returned:  # the network's own failure
-        raise RuntimeError(f"the network failed on held-out samples ({type(failure).__name__}: {failure})") from failure
-    if failure is not None and not returned:
+    if isinstance(failure, torch.OutOfMemoryError) and not returned:
         raise failure
+    if failure is not None and not returned:
+        raise RuntimeError(
+            f"the network failed on held-out samples ({type(failure).__name__}: {failure}); if it takes something else "
+            "than the first item of a batch, give HeldOut(adapter=lambda batch: (inputs, targets)), where inputs may "
+            "be a tuple or a dict of its arguments, or name a submodule that takes it, HeldOut(network=...)"
+        ) from failure
     return _Tried(chunks[max(returned)], list(returned.values()), list(returned))
 
 

@@ -373,3 +373,26 @@ def test_a_collate_function_that_gives_none_for_a_dropped_sample(tmp_path: Path,
         "convscope: 1 of 30 held-out samples cannot be read and are left out; the first: the collate function made no "
         "row of a held-out sample"
     ]
+
+
+class TwoImages(Classifier):
+    """A network of two images, which the loader's own collate function puts in a list."""
+
+    def __init__(self) -> None:
+        super().__init__(Plain(channels=3))
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return self.net(left) + self.net(right)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return F.cross_entropy(self(*batch[0]), batch[1])
+
+    validation_step = training_step
+
+
+def test_a_list_of_inputs_is_the_arguments_of_a_network_that_takes_several(tmp_path: Path) -> None:
+    pictures, labels = images(30, seed=1)
+    samples = [((image, image.flip(-1)), label) for image, label in zip(pictures, labels, strict=True)]
+    loader = [DataLoader(samples, 8), DataLoader(samples, 8)]  # type: ignore[arg-type]
+    observed = assert_same_training(few(layers=None), tmp_path, make=TwoImages, data=lambda: loader)
+    assert {"probe/accuracy/net.conv1", "probe/accuracy/net.conv1@2"} <= set(observed.scalars)

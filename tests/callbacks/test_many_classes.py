@@ -69,8 +69,8 @@ def test_classes_with_one_sample_take_no_part(fit: Any, caplog: Any) -> None:
     with caplog.at_level("INFO"):
         run = fit(callbacks, Classifier(Wide(6)), data(labels), max_epochs=1)
     told = said(caplog, "distinguishes")
-    assert len(told) == 2
-    assert "probe distinguishes 3 of 6 classes; the others have fewer than two held-out samples each" in told[0]
+    assert len(told) == 1  # once for both
+    assert "2 callbacks distinguishes 3 of 6 classes; the others have fewer than two held-out samples each" in told[0]
     assert run.curve("probe/classes")[-1][1] == 3
     assert run.curve("probe/chance")[-1][1] == pytest.approx(1 / 3)
     assert run.curve("prediction/entropy/net.conv")
@@ -97,9 +97,9 @@ def test_at_most_a_thousand_classes_are_told_apart() -> None:
     labels = torch.cat([torch.arange(1003).repeat(2), torch.tensor([1001, 1002, 1002])])
     task = task_of(labels)
     assert task.left_out == (998, 999, 1000)  # 1001 and 1002 are more frequent
-    expected = "probe distinguishes 1,000 of 1,003 classes; the others are beyond the 1,000 most frequent"
-    assert task.notes("probe") == [expected]
-    assert task_of(labels[labels < 1000]).notes("probe") == []
+    expected = "distinguishes 1,000 of 1,003 classes; the others are beyond the 1,000 most frequent"
+    assert task.notes() == [expected]
+    assert task_of(labels[labels < 1000]).notes() == []
 
 
 @pytest.mark.parametrize("labels", [torch.arange(30), torch.tensor([0, 0, *range(1, 20)])])

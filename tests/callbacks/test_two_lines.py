@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from convscope import AblationOracle, DriftAlert, ForwardFromLayer, HeldOut, Lay
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from tests.callbacks.conftest import Classifier, loaders
 from tests.networks import TinyResNet, images
+from tests.support.trainers import quiet_trainer
 
 FIVE = ["LayerProbe", "FilterImportance", "FilterCorrelation", "RepresentationDrift", "FilterHealth"]
 RULE = {
@@ -64,8 +67,25 @@ def test_alerts_are_set_or_left_out_by_one_argument(name: Any, tmp_path: Path) -
 def test_other_alerts_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^(alerts=.*: give True, False, the path|actions=\['loud'\])"):
         convscope.suite(alerts=value)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"alerts='no/such/rules.yaml': there is no such file; give the path"):
         convscope.suite(alerts="no/such/rules.yaml")
+
+
+@pytest.mark.parametrize("value", [3, RULE, 0.5])
+def test_other_rules_are_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^rules=.*: give the path of a YAML file, a list of rules, or None"):
+        DriftAlert(rules=value)
+    with pytest.raises(FileNotFoundError, match=r"rules='\.': there is no such file; give the path"):
+        DriftAlert(rules=".")  # a folder
+
+
+def test_a_suite_inside_a_list_says_how_it_is_meant(tmp_path: Path) -> None:
+    copied = copy.deepcopy(pickle.loads(pickle.dumps(convscope.suite("light"))))
+    assert kinds(copied) == kinds(convscope.suite("light"))
+    with pytest.raises(
+        AttributeError, match=r"instead of \[suite\(\.\.\.\), another\] write \[\*suite\(\.\.\.\), another\]"
+    ):
+        quiet_trainer(tmp_path, max_epochs=1, callbacks=[convscope.suite("light")]).fit(Classifier(), *loaders())
 
 
 def test_the_suite_is_whole_with_and_without_a_validation_loop(fit: Any, capsys: Any) -> None:

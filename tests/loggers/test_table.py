@@ -24,6 +24,15 @@ def test_rows_keep_depth_order_and_columns_line_up() -> None:
         assert [line[end - 5 : end] for end in ends] == ["0.500"] * 5
 
 
+@pytest.mark.parametrize("width", [30, 40, 60, 80])
+def test_no_line_is_longer_than_the_terminal_and_no_value_is_lost(width: int) -> None:
+    rows = {name: {column: place / 10 for place, column in enumerate(COLUMNS, 1)} for name in LAYERS}
+    lines = layer_table(rows, "epoch 3", width=width).split("\n")
+    assert max(map(len, lines)) <= width
+    found = [value for line in lines if line.startswith(LAYERS[0]) for value in line.split()[1:]]
+    assert found == ["0.100", "0.200", "0.300", "0.400", "0.500"]
+
+
 def test_columns_come_in_the_order_of_first_mention() -> None:
     head = layer_table({"a": {"x": 1.0}, "b": {"y": 2.0, "x": 3.0}}, "t").split("\n")[1]
     assert head.split() == ["layer", "x", "y"]

@@ -74,11 +74,13 @@ def test_help_is_plain_text(
     recipe: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["recipe", "--help"])
+    monkeypatch.setenv("COLUMNS", "60")
     with pytest.raises(SystemExit, match=r"^0$"):
         recipe.main()
     printed = capsys.readouterr().out
     assert "`" not in printed
-    assert (recipe.__doc__ or "").split("\n")[0] in printed
+    assert (recipe.__doc__ or "").split("\n")[0] in " ".join(printed.split())
+    assert all(len(line) <= 60 for line in printed.split("\n"))
     assert all(option in printed for option in ("--epochs", "--logdir"))
 
 
@@ -86,6 +88,16 @@ def test_every_recipe_is_tested_here() -> None:
     elsewhere = {"part_filters", "explainer", "processes", "image_folder", "configured"}
     known = {path.stem for path in Path(digits.__file__).parent.glob("[a-z]*.py")}
     assert known == {recipe.__name__.rpartition(".")[2] for recipe in RECIPES} | elsewhere
+
+
+@pytest.mark.parametrize("epochs", ["0", "-1", "many"])
+def test_a_run_without_an_end_is_refused(
+    epochs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["recipe", "--epochs", epochs])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        digits.main()
+    assert f"argument --epochs: '{epochs}': give a whole number, at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

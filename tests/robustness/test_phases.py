@@ -131,8 +131,9 @@ def test_a_network_that_cannot_be_run_on_the_heldout_set_trains_as_ever(network:
 def test_a_network_that_cannot_be_run_is_reported_once_with_its_reason(tmp_path: Path, caplog: Any) -> None:
     train(convscope.suite("light"), tmp_path, make=lambda: made("a ValueError"))
     (said,) = [record for record in caplog.records if record.name == "convscope" and record.levelname == "ERROR"]
-    reason = "RuntimeError: the network failed on held-out samples (ValueError: the user's own)"
-    assert f"preparing the checks of probe, correlation failed ({reason})" in said.getMessage()
+    reason = "RuntimeError: the network failed on held-out samples (ValueError: the user's own); if it takes"
+    assert f"preparing the checks of probe, correlation failed ({reason}" in said.getMessage()
+    assert "HeldOut(adapter=lambda batch: (inputs, targets))" in said.getMessage()  # what to do
     assert said.exc_info is not None
 
 

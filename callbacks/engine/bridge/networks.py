@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,9 +30,22 @@ def _called(network: nn.Module) -> Callable[[Any], Any]:
     def forward(inputs: Any) -> Any:
         if isinstance(inputs, dict):
             return network(**inputs)
-        return network(*inputs) if isinstance(inputs, tuple) else network(inputs)
+        # torch's own collate function makes a list of a sample's tuple.
+        several = isinstance(inputs, tuple) or (isinstance(inputs, list) and not _takes_one(network))
+        return network(*inputs) if several else network(inputs)
 
     return forward
+
+
+def _takes_one(network: nn.Module) -> bool:
+    """Return whether the network can be called with one argument."""
+    try:
+        inspect.signature(getattr(network, "_orig_mod", network).forward).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # TorchScript and the like tell no signature
+        return True
+    return True
 
 
 def _network(module: nn.Module) -> nn.Module:
