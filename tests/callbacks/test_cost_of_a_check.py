@@ -23,6 +23,7 @@ from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.capture import HeldOut, Subject
 from convscope.capture.network import follower
 from convscope.capture.network.follower import follow
+from convscope.metrics import correlation
 from tests.networks import TinyResNet, images
 
 CHUNKS = 3
@@ -50,9 +51,12 @@ class Calls(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self.images = 0  # that went into a convolution of three channels
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counts[func.overloadpacket.__name__] += 1
+        name = func.overloadpacket.__name__
+        self.counts[name] += 1
+        self.images += len(args[0]) if name == "convolution" and args[0].shape[1] == 3 else 0
         return func(*args, **(kwargs or {}))
 
 
@@ -89,6 +93,24 @@ def test_metrics_make_no_intercepted_calls(plan: Plan, monkeypatch: pytest.Monke
         one_pass(plan)
     assert len(bare) > 10 * CHUNKS
     assert len(checked) <= len(bare) + 4 * CHUNKS  # the inputs are copied, the output looked at
+
+
+def test_correlation_and_drift_compute_their_moments_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    with counted(correlation, "channel_moments", monkeypatch) as calls:
+        one_pass(plan)
+    assert len(calls) == CHUNKS * len(plan.layers["correlation"])
+    assert plan.layers["correlation"] == plan.layers["drift"]
+
+
+def test_a_first_check_is_prepared_within_two_forwards() -> None:
+    x, y = images(64)
+    heldout = HeldOut((x, y), size=64, batch_size=16)
+    heldout.prepare()
+    network = TinyResNet(8, classes=3)
+    observers = [callback for callback in convscope.suite() if isinstance(callback, convscope.LayerObserver)]
+    with Calls() as calls:  # a counter in a hook would be put back after each pass
+        make_plan(Subject(network, network, torch.device("cpu")), heldout, observers)
+    assert 0 < calls.images <= 2 * 64
 
 
 def scalars_of(plan: Plan) -> dict[str, float]:
