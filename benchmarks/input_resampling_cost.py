@@ -1,7 +1,8 @@
 """Cost of input resampling: ``python -m benchmarks.input_resampling_cost`` prints the numbers of its docs page.
 
-A whole check (the pass, every layer's scores, chance levels) in units of bare forwards of as many images, in chunks of
-the same size; and the largest memory of a process that makes checks with more and more copies.
+A whole check (the pass, every layer's scores, chance levels) in units of bare forwards of the same copies in chunks of
+the same size: on other images, pooling takes another time. And the largest memory of a process that makes checks with
+more and more copies.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ def measured(net: nn.Module, classes: int, images: int, copies: int, repeats: in
     heldout.prepare()
     observer = InputResampling(heldout=heldout, images=images, perturbations=copies, target="predicted")
     run = check(Subject(net.eval(), net, torch.device("cpu")), heldout, [observer])
-    batch = x[:1].expand(copies, -1, -1, -1).contiguous()
+    chunks = [chunk.inputs for chunk in observer._samples.chunks(copies)]
 
     def forwards() -> None:
         with torch.no_grad():
-            for _ in range(images):
-                net(batch)
+            for chunk in chunks:
+                net(chunk)
 
     forwards()
     pairs = [(_processor_seconds(run), _processor_seconds(forwards)) for _ in range(repeats)]

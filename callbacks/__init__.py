@@ -13,6 +13,8 @@ from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.multi_scale import MultiScaleInterpretation
+from convscope.callbacks.offline import check, replay
 from convscope.callbacks.part_interpretability import PartInterpretability
 from convscope.callbacks.parts.actions import AlertError
 from convscope.callbacks.parts.layer_observer import LayerObserver
@@ -46,9 +48,12 @@ __all__ = [
     "LayerTable",
     "MapSpec",
     "Moment",
+    "MultiScaleInterpretation",
     "PartInterpretability",
     "PerLayer",
     "Plan",
     "RepresentationDrift",
+    "check",
+    "replay",
     "suite",
 ]

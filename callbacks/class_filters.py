@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 
 from convscope._arguments import whole_number
@@ -16,6 +17,7 @@ from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.loggers import Backend, escape_markdown
 from convscope.loggers.classes import class_table
+from convscope.loggers.record import Storable
 from convscope.metrics import OutputCorrelation
 from convscope.metrics.functional import ServingResult, serving_filters
 
@@ -111,9 +113,31 @@ class ClassFilters(LayerObserver):
             dashboard.image(f"{self.name}/matrix/{name}", picture, when.step)
             dashboard.text(f"{self.name}/top/{name}", _table(best, names), when.step)
 
+    def arrays(self) -> Mapping[str, Storable]:
+        """Of each filter the number of classes that it serves best, and the class that it correlates with most.
+
+        The filters of all ``layers`` in a row, ``sizes`` of them each: ``served``, ``strongest``, ``rho``.
+        """
+        if not self._found:
+            return {}
+        served = [_served(len(matrix), best) for matrix, best in self._found.values()]
+        most = [matrix.max(dim=1) for matrix, _ in self._found.values()]
+        return {
+            "layers": list(self._found),
+            "sizes": np.array([len(matrix) for matrix, _ in self._found.values()], dtype=np.int32),
+            "served": torch.cat(served).numpy().astype(np.uint16),
+            "strongest": torch.cat([one.indices for one in most]).numpy().astype(np.uint16),
+            "rho": torch.cat([one.values for one in most]).numpy().astype(np.float16),
+        }
+
     def end(self) -> None:
         self._metrics.drop()
         self._pooled, self._found = [], {}
+
+
+def _served(filters: int, best: ServingResult) -> torch.Tensor:
+    """``(C,)`` number of classes among whose top filters each filter is."""
+    return torch.bincount(best.filters[best.shares > 0], minlength=filters)
 
 
 def _most_serving(best: ServingResult) -> torch.Tensor:

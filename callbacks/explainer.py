@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ from convscope.callbacks.engine import bridge
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.example_images import ExampleImages, first_image
+from convscope.callbacks.parts.explainer_pictures import part_rows
 from convscope.callbacks.parts.explaining import (
     Clock,
     Split,
@@ -23,13 +23,13 @@ from convscope.callbacks.parts.explaining import (
     instability,
     instability_proxy,
     judged_error,
-    likest,
     predictions,
     trained,
 )
 from convscope.callbacks.parts.feature_maps import FeatureMaps, maps_of, values_of
 from convscope.callbacks.parts.landmarks import LandmarkPoints, Landmarks, check_landmarks, landmark_points
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.run_files import checkpoint_folder, moment_name, save_whole
 from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
 from convscope.capture.network.layers import select_layers
 from convscope.capture.network.trace import Layer
@@ -38,7 +38,6 @@ from convscope.explainers.distillation import DistilSettings
 from convscope.explainers.two_track import ExplainerNetwork
 from convscope.loggers import Backend
 from convscope.loggers.filter_grid import FilterRow, example_grid
-from convscope.metrics.functional import part_maps, part_scores
 
 MOST_VALUES = 1 << 26
 """Number of feature values kept at once, a quarter of a gigabyte; with large maps fewer samples are used."""
@@ -100,7 +99,7 @@ class Explainer(LayerObserver):
         steps: int = 300,
         seconds: float = 60.0,
         batch_size: int = 64,
-        learning_rate: float = 3e-3,
+        learning_rate: float = 1e-2,
         interpretable: float = 0.1,
         filter_weight: float = 0.05,
         filters: int | None = None,
@@ -164,8 +163,8 @@ class Explainer(LayerObserver):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self._trainer, self.saved = trainer, []
-        # Computed here, on every process: the trainer asks only the main one for it.
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+        # Here, on every process, since it is a collective.
+        self._folder = bridge.run_folder(trainer) / "checkpoints"
 
     # Before training.
 
@@ -281,7 +280,8 @@ class Explainer(LayerObserver):
         elif self._moved is not None:
             results |= instability_proxy(network, layer, plan, self._moved, self._size)
         self._found[layer.name] = results | {"steps": float(self._steps)}
-        self._rows[layer.name] = self._pictures_of(parts, features, split)
+        if self.pictured and self.pictures:
+            self._rows[layer.name] = part_rows(parts, features, split, self._examples, self.pictured)
 
     def _distilled(
         self, layer: Layer, target: Layer, features: torch.Tensor, wanted: torch.Tensor, split: Split, plan: Plan
@@ -326,9 +326,9 @@ class Explainer(LayerObserver):
             return
         for name in findings.layers:
             suffix = f"-{name}" if len(self._targets) > 1 else ""
-            path = _beside_checkpoints(trainer, self._folder) / f"{self.name}-{_moment(when)}{suffix}.pt"
+            path = checkpoint_folder(trainer, self._folder) / f"{self.name}-{moment_name(when)}{suffix}.pt"
             about = {"layer": name, "target": self._targets[name].name, "epoch": when.epoch, "step": when.step}
-            _save(self._networks[name].saved(**about), path)
+            save_whole(self._networks[name].saved(**about), path)
             self.saved.append(path)
 
     def draw(self, dashboard: Backend, when: Moment) -> None:
@@ -357,46 +357,8 @@ class Explainer(LayerObserver):
         super().teardown(trainer, pl_module, stage)
         self._trainer = self._plan = self._sample = self._split = self._points = self._moved = None
 
-    def _pictures_of(self, parts: torch.Tensor, original: torch.Tensor, split: Split) -> list[FilterRow]:
-        """The most part-like of the explainer's filters, and below each the layer's own filter that is most like it."""
-        if not self.pictured or not self.pictures:
-            return []
-        rows = split.judged.to(parts.device)
-        numbers, parts, original = split.numbers[split.judged], parts[rows].cpu(), original[rows].cpu().clamp(min=0)
-        loss = part_scores(part_maps(parts), "total").filter_loss
-        own, drawn = likest(parts, original), []
-        for one in loss.argsort(stable=True)[: self.pictured].tolist():
-            best = parts[:, one].flatten(1).amax(1).argsort(descending=True, stable=True)[:4].tolist()
-            for label, maps in ((f"part {one}", parts[:, one]), (f"filter {own[one]}", original[:, own[one]])):
-                pictures = [(self._examples.picture(int(numbers[row])), maps[row].double().numpy()) for row in best]
-                examples = [(picture, found) for picture, found in pictures if picture is not None]
-                if examples:
-                    note = "explainer" if label.startswith("part") else "most like it"
-                    drawn.append(FilterRow(label, note, examples))
-        return drawn
-
 
 def _name_or_none(target: Any) -> str | None:
     if target is None or (isinstance(target, str) and target):
         return target
     raise ValueError(f"target={target!r}: give the name of a layer, 'output', or None for the next conv unit")
-
-
-def _moment(when: Moment) -> str:
-    if when.trigger == "start":
-        return "start"
-    return f"epoch={when.epoch}" + (f"-step={when.step}" if when.trigger == "step" else "")
-
-
-def _beside_checkpoints(trainer: pl.Trainer, otherwise: Path) -> Path:
-    """Folder of the checkpoints, None if it is not a local one."""
-    found = getattr(trainer.checkpoint_callback, "dirpath", None)
-    return otherwise if found is None or "://" in str(found) else Path(found)
-
-
-def _save(saved: dict[str, Any], path: Path) -> None:
-    """Save the file whole or not at all: a run that is killed does not leave half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    torch.save(saved, part)
-    os.replace(part, path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 
 from convscope._arguments import one_of, whole_number, whole_number_or_none, whole_number_or_zero
@@ -21,6 +23,7 @@ from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.loggers import Backend
 from convscope.loggers.filter_grid import FilterRow, example_grid
+from convscope.loggers.record import Storable
 from convscope.metrics import FilterPartScore, FilterPurity, PeakInstability
 from convscope.metrics.functional.parts import SCALES, LossScale, part_side
 
@@ -104,6 +107,7 @@ class PartInterpretability(LayerObserver):
         self._size = (1, 1)
         self._trainer: pl.Trainer | None = None
         self._rows: dict[str, list[FilterRow]] = {}
+        self._of_filters: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # numbers and purity of each
 
     @property
     def needs_filters(self) -> bool:
@@ -162,7 +166,7 @@ class PartInterpretability(LayerObserver):
         )
         if self._moved is not None:
             self._moved.begin(layers)
-        self._rows = {}
+        self._rows, self._of_filters = {}, {}
 
     def on_activation(self, record: Record) -> None:
         layer, device = record.layer, record.activation.device
@@ -200,7 +204,9 @@ class PartInterpretability(LayerObserver):
             "spatial_entropy": float(score.spatial_entropy.median()),
         }
         if layer in self._purity:
-            scalars["pure_filters"] = _share_above(self._purity.compute(layer).purity, PURE)
+            purity = self._purity.compute(layer).purity
+            scalars["pure_filters"] = _share_above(purity, PURE)
+            self._of_filters[layer.name] = (self._chosen(layer), purity.cpu())
         if layer in self._instability:
             scalars["instability"] = float(self._instability.compute(layer).nanmean())
         if self._moved is not None:
@@ -214,12 +220,24 @@ class PartInterpretability(LayerObserver):
                 picture = example_grid(rows, f"{name}, epoch {when.epoch}")
                 dashboard.image(f"{self.name}/maps/{name}", picture, when.step)
 
+    def arrays(self) -> Mapping[str, Storable]:
+        """Purity of each measured filter: of all ``layers`` in a row, ``sizes`` of them each, with their numbers."""
+        if not self._of_filters:
+            return {}
+        numbers, purity = zip(*self._of_filters.values(), strict=True)
+        return {
+            "layers": list(self._of_filters),
+            "sizes": np.array([len(each) for each in numbers], dtype=np.int32),
+            "numbers": torch.cat(numbers).numpy().astype(np.uint16),
+            "purity": torch.cat(purity).numpy().astype(np.float16),
+        }
+
     def end(self) -> None:
         for metrics in (self._scores, self._purity, self._instability):
             metrics.drop()
         if self._moved is not None:
             self._moved.begin([])
-        self._rows = {}
+        self._rows, self._of_filters = {}, {}
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)

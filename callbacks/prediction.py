@@ -110,6 +110,16 @@ class LayerPrediction(LayerObserver):
     def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]:
         return "classes"
 
+    @property
+    def latest(self) -> PathSnapshot | None:
+        """The last check's predictions, sample by sample; None before the first.
+
+        Its ``numbers`` ``(N,)`` are the samples' in the held-out set, its ``layers`` the L names in depth order,
+        ``of_truth`` ``(L, N)`` the probability of the true class, ``final`` ``(N,)`` the class that the output says
+        and ``depth`` ``(N,)`` the decision depth, counted from 1. The same on every process.
+        """
+        return self._latest
+
     def skips(self, heldout: HeldOut, no_loss: str | None) -> str | None:
         try:
             self._task = class_task(heldout)

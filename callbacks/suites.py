@@ -20,6 +20,7 @@ from convscope.callbacks.filter_pictures import FilterPictures
 from convscope.callbacks.forward import ForwardFromLayer
 from convscope.callbacks.health import FilterHealth
 from convscope.callbacks.importance import FilterImportance
+from convscope.callbacks.multi_scale import MultiScaleInterpretation
 from convscope.callbacks.part_interpretability import PartInterpretability
 from convscope.callbacks.parts.actions import ActionSpec
 from convscope.callbacks.parts.layer_observer import LayerObserver
@@ -59,6 +60,7 @@ _SUITES: dict[str, list[tuple[type[LayerObserver], dict[str, Any]]]] = {
         (ForwardFromLayer, {"every_n_epochs": 5}),
         (AblationOracle, {"every_n_epochs": 5}),
         (InputResampling, {"every_n_epochs": 5}),
+        (MultiScaleInterpretation, {"every_n_epochs": 5}),
     ],
 }
 
@@ -74,7 +76,8 @@ def suite(
                   printed table
     ``full``      also logistic and kNN probes, importance by weight norm and by output correlation, each layer's
                   prediction, similarity of layers, filters by class; every fifth epoch, on at most 256 samples,
-                  removal curves and ablation, pictures of filters, part scores, and input resampling
+                  removal curves and ablation, pictures of filters, part scores, input resampling, and
+                  multi-scale interpretation of 8 images
     ============  ===========================================================================================
 
     A callback of your own in the same list replaces the suite's callback of the same class and name:

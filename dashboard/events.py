@@ -1,4 +1,4 @@
-"""Index of the record's tensors in a folder's event files; each call reads on from the end of the last one.
+"""Index of the record's tensors in an event file; each call reads on from the end of the last one.
 
 TensorBoard's own loader computes the checksum of every byte in Python, a megabyte per second, and imports TensorFlow
 if that is installed; here lengths are trusted, and a record that cannot be parsed is left out.
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.util import tensor_util
@@ -55,6 +54,11 @@ class EventFile:
 
     def added(self) -> Iterator[tuple[str, int, Stored]]:
         """Tag, step and place of the record's tensors that are new since the last call; a cut-off event waits."""
+        for start, data in self.events():
+            yield from self._tensors(data, start)
+
+    def events(self) -> Iterator[tuple[int, bytes]]:
+        """Place and bytes of the events that are new since the last call."""
         with self.path.open("rb") as file:
             size = file.seek(0, 2)
             while self.read + _HEAD + _TAIL <= size:
@@ -66,18 +70,23 @@ class EventFile:
                 file.seek(start)
                 data = file.read(length)
                 self.read = start + length + _TAIL
-                yield from self._tensors(data, start)
+                yield start, data
 
     def _tensors(self, data: bytes, start: int) -> Iterator[tuple[str, int, Stored]]:
-        if _MARK not in data:
-            return
-        try:
-            event = Event.FromString(data)
-        except DecodeError:  # damaged on the disk
+        event = parsed(data) if _MARK in data else None
+        if event is None:
             return
         for value in event.summary.value:
             if value.tag.startswith(f"{PLUGIN}/") and value.HasField("tensor"):
                 yield value.tag, event.step, Stored(self.path, start, len(data), data if len(data) <= _SMALL else None)
+
+
+def parsed(data: bytes) -> Any | None:
+    """An event; None if it is damaged."""
+    try:
+        return Event.FromString(data)
+    except DecodeError:
+        return None
 
 
 def event_files(folder: Path) -> list[Path]:
@@ -93,9 +102,3 @@ def _begun(path: Path) -> tuple[int, str]:
 def holds_record(path: Path) -> bool:
     """Return whether an event file contains any part of a record."""
     return next(EventFile(path).added(), None) is not None
-
-
-def as_text(value: Any) -> str:
-    """A text that was stored as a tensor."""
-    found = np.asarray(value).item()
-    return found.decode("utf-8") if isinstance(found, bytes) else str(found)

@@ -50,8 +50,18 @@ _KNOWN: dict[str, dict[str, tuple[str, str, Range, str]]] = {
         ),
         "mean_shift": ("Shift of means", "standard deviations", COUNT, "of the channel means since the last check"),
         "variance_shift": ("Shift of variances", "share", SHARE, "Σ|v − v'| / Σ(v + v') of the channel variances"),
-        "importance_stability_previous": ("Stability of importance", "Spearman", (-1.0, 1.0), "with the last check"),
-        "importance_stability_first": ("Stability of importance", "Spearman", (-1.0, 1.0), "with the first check"),
+        "importance_stability_previous": (
+            "Stability of importance, previous check",
+            "Spearman",
+            (-1.0, 1.0),
+            "with the last check",
+        ),
+        "importance_stability_first": (
+            "Stability of importance, first check",
+            "Spearman",
+            (-1.0, 1.0),
+            "with the first check",
+        ),
     },
     "health": {
         "dead_filters": ("Dead filters", "share", SHARE, "filters that are active for no held-out sample"),

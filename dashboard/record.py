@@ -1,11 +1,10 @@
-"""Reader of the record of a run: plain arrays from event files, also of runs that are still going."""
+"""Reader of the record of a run: plain arrays, also of runs that are still going."""
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from convscope.dashboard import form
-from convscope.dashboard.events import EventFile, Stored, as_text, event_files, holds_record
-
-Numbers = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """A layer's filter correlation at one check.
-
-    Attributes:
-        matrix: ``(K, K)``, filters in cluster order; if K is below the number of filters C, a cell is a block of
-            neighbours with their mean ``|ρ|`` and its prevailing sign. NaN for filters that are constant.
-        order: ``(C,)`` filter numbers in cluster order.
-        starts: ``(K,)`` place in ``order`` at which each row's block begins.
-        partner: ``(C,)`` for each filter the one that it correlates with most, itself if it is constant.
-        rho: ``(C,)`` that correlation, -1 to 1.
-    """
-
-    matrix: Numbers
-    order: npt.NDArray[np.int64]
-    starts: npt.NDArray[np.int64]
-    partner: npt.NDArray[np.int64]
-    rho: Numbers
-
-    def pairs(self, least: float = 0.9) -> list[tuple[int, int, float]]:
-        """Filters and their partners with ``|ρ|`` of at least ``least``, the closest first, each pair once."""
-        found = {
-            (min(one, other), max(one, other)): float(rho)
-            for one, (other, rho) in enumerate(zip(self.partner.tolist(), self.rho, strict=True))
-            if other != one and abs(rho) >= least
-        }
-        return sorted(((*pair, rho) for pair, rho in found.items()), key=lambda pair: -abs(pair[2]))
+from convscope.dashboard.correlation import Correlation, Numbers
+from convscope.dashboard.tensors import ChosenChecks, FileTensors, Tensors, as_text
 
 
 class Run:
@@ -55,15 +24,15 @@ class Run:
 
     Args:
         folder: The folder with the run's event files.
+        tensors: Where the record is read if not from those files; ``folder`` is then only a name.
 
     Raises:
         ValueError: if there is no record, or it is of a newer version.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, tensors: Tensors | None = None) -> None:
         self.folder = Path(folder)
-        self._files: dict[Path, EventFile] = {}
-        self._tensors: dict[str, dict[int, Stored]] = {}
+        self._tensors = tensors or FileTensors(self.folder)
         self._manifests: dict[int, dict[str, Any]] = {}
         self.refresh()
         if not self._manifests:
@@ -74,27 +43,17 @@ class Run:
 
     def refresh(self) -> bool:
         """Read new checks; return whether there were any."""
-        before = len(self.steps), len(self._tensors), len(self._manifests)
-        found = False
-        for path in event_files(self.folder):
-            for tag, step, stored in self._files.setdefault(path, EventFile(path)).added():
-                self._add(tag, step, stored)
-                found = True
-        return found or before != (len(self.steps), len(self._tensors), len(self._manifests))
+        if not self._tensors.refresh():
+            return False
+        found = {
+            step: _manifest(self._tensors.read(form.MANIFEST, step)) for step in self._tensors.steps(form.MANIFEST)
+        }
+        self._manifests = {step: _checked(kept, self.folder) for step, kept in found.items() if kept}
+        return True
 
-    def _add(self, tag: str, step: int, stored: Stored) -> None:
-        if tag == form.SESSION:
-            self._drop_from(json.loads(as_text(stored.read(tag)))["begins"])
-        elif tag == form.MANIFEST:
-            self._manifests[step] = _checked(json.loads(as_text(stored.read(tag))), self.folder)
-        self._tensors.setdefault(tag, {})[step] = stored
-
-    def _drop_from(self, begins: int) -> None:
-        """Drop the checks of earlier sessions from the step at which a later session begins: it repeats them."""
-        by_step: list[dict[int, Any]] = [*self._tensors.values(), self._manifests]
-        for kept in by_step:
-            for step in [step for step in kept if step >= begins]:
-                del kept[step]
+    def at_checks(self, places: list[int]) -> Run:
+        """The same record as if only these checks had been made, given by their places in ``steps``."""
+        return Run(self.folder, ChosenChecks(self._tensors, {self.steps[place] for place in places}))
 
     # Contents.
 
@@ -115,15 +74,38 @@ class Run:
         """Names of the callbacks: first parts of the tags."""
         return list(dict.fromkeys(name for found in self._manifests.values() for name in found["families"]))
 
+    def layer(self, name: str) -> dict[str, Any]:
+        """Description of a layer as in the newest manifest that knows it: kind, channels, spatial size, place."""
+        known = (layer for manifest in self._newest_first() for layer in manifest["layers"])
+        return next(layer for layer in known if layer["name"] == name)
+
+    def family(self, name: str) -> dict[str, Any]:
+        """Description of a callback: its kind, layers, quantities with their units and meanings, numbers over depth."""
+        found = [known["families"][name] for known in self._newest_first() if name in known["families"]]
+        quantities = {key: one for older in reversed(found) for key, one in older["quantities"].items()}
+        return {**found[0], "quantities": quantities}
+
+    def _newest_first(self) -> list[dict[str, Any]]:
+        return [self._manifests[step] for step in sorted(self._manifests, reverse=True)]
+
     def quantities(self, family: str) -> list[str]:
         """Quantities of a callback that were ever measured, in the order in which they came up."""
-        start = form.values_tag(family, "")
-        return [tag.removeprefix(start) for tag, found in self._tensors.items() if tag.startswith(start) and found]
+        known = self.family(family)["quantities"] if family in self.families else []
+        measured = self._below(form.values_tag(family, ""))
+        return [name for name in dict.fromkeys([*known, *measured]) if name in measured]
+
+    def layers_with_filters(self, family: str) -> list[str]:
+        """Layers for which a callback has a value per filter, in depth order."""
+        return self._layers_below(form.filters_tag(family, ""))
+
+    def layers_with_correlation(self, family: str) -> list[str]:
+        """Layers for which a callback has a correlation of filters, in depth order."""
+        return self._layers_below(form.matrix_tag(family, ""))
 
     @property
     def steps(self) -> list[int]:
         """Training step of each whole check, on the axis of ``self.log``."""
-        return sorted(self._tensors.get(form.CHECK, {}))
+        return self._tensors.steps(form.CHECK)
 
     @property
     def epochs(self) -> npt.NDArray[np.int64]:
@@ -136,8 +118,7 @@ class Run:
         return [form.TRIGGERS[place] for place in self._of_checks(2)]
 
     def _of_checks(self, place: int) -> npt.NDArray[np.int64]:
-        found = self._tensors.get(form.CHECK, {})
-        return np.array([found[step].read(form.CHECK)[place] for step in self.steps], dtype=np.int64)
+        return np.array([self._tensors.read(form.CHECK, step)[place] for step in self.steps], dtype=np.int64)
 
     # Numbers.
 
@@ -146,9 +127,13 @@ class Run:
         tag, layers = form.values_tag(family, quantity), self.layers
         table = np.full((len(self.steps), len(layers)), np.nan, dtype=np.float32)
         place = {name: column for column, name in enumerate(layers)}
+        columns: dict[int, list[int]] = {}
         for row, step, stored in self._rows(tag):
-            columns = [place[layer["name"]] for layer in self._manifest_at(step)["layers"]]
-            table[row, columns] = stored.read(tag)
+            begun = self._manifest_step(step)
+            if begun not in columns:
+                columns[begun] = [place[layer["name"]] for layer in self._manifests[begun]["layers"]]
+            if len(columns[begun]) == len(stored):  # else the manifest of that step was lost
+                table[row, columns[begun]] = stored
         return table
 
     def summary(self, family: str) -> dict[str, Numbers]:
@@ -156,8 +141,8 @@ class Run:
         tag = form.summary_tag(family)
         found: dict[str, Numbers] = {}
         for row, step, stored in self._rows(tag):
-            names = self._manifest_at(step)["families"][family]["summary"]
-            for name, value in zip(names, stored.read(tag).tolist(), strict=True):
+            names = self._manifest_at(step)["families"].get(family, {"summary": []})["summary"]
+            for name, value in zip(names, stored.tolist(), strict=False):
                 found.setdefault(name, np.full(len(self.steps), np.nan, dtype=np.float32))[row] = value
         return found
 
@@ -165,10 +150,11 @@ class Run:
         """One value per filter at all checks, ``(checks, C)``; NaN if not measured, ``(0, 0)`` if never measured."""
         tag, scales = form.filters_tag(family, layer), form.scales_tag(family)
         rows: dict[int, Numbers] = {}
+        scaled = set(self._tensors.steps(scales))
         for row, step, stored in self._rows(tag):
             names = [known["name"] for known in self._manifest_at(step)["layers"]]
-            scale = self._tensors[scales][step].read(scales)[names.index(layer)]
-            rows[row] = stored.read(tag).astype(np.float32) * scale
+            if step in scaled and layer in names:
+                rows[row] = stored.astype(np.float32) * self._tensors.read(scales, step)[names.index(layer)]
         if not rows:
             return np.zeros((0, 0), dtype=np.float32)
         table = np.full((len(self.steps), max(len(row) for row in rows.values())), np.nan, dtype=np.float32)
@@ -179,24 +165,21 @@ class Run:
     def correlation(self, family: str, layer: str, check: int = -1) -> Correlation | None:
         """A layer's filter correlation at a check (its place, the last by default); None if it was not measured."""
         step = self.steps[check]
-        tag, order_tag = form.matrix_tag(family, layer), form.order_tag(family, layer)
-        if step not in self._tensors.get(tag, {}):
+        tags = [make(family, layer) for make in (form.matrix_tag, form.order_tag, form.partner_tag)]
+        if not all(step in self._tensors.steps(tag) for tag in tags):
             return None
-        matrix = form.unpack(self._tensors[tag][step].read(tag))
-        order, partner = self._tensors[order_tag][step].read(order_tag).astype(np.int64)
-        count, side = len(order), len(matrix)
-        starts = np.arange(side) * count // side
-        partner_tag = form.partner_tag(family, layer)
-        rho = self._tensors[partner_tag][step].read(partner_tag).astype(np.float32)
-        return Correlation(matrix, order, starts, partner, rho)
+        cells, orders, rho = (self._tensors.read(tag, step) for tag in tags)
+        matrix, (order, partner) = form.unpack(cells), orders.astype(np.int64)
+        starts = np.arange(len(matrix)) * len(order) // len(matrix)
+        return Correlation(matrix, order, starts, partner, rho.astype(np.float32))
 
     # Data beside numbers.
 
     @property
     def incidents(self) -> list[dict[str, Any]]:
         """The incidents so far, as last written; oldest first."""
-        found = self._tensors.get(form.INCIDENTS, {})
-        return [] if not found else list(json.loads(as_text(found[max(found)].read(form.INCIDENTS))))
+        steps = self._tensors.steps(form.INCIDENTS)
+        return list(json.loads(as_text(self._tensors.read(form.INCIDENTS, steps[-1])))) if steps else []
 
     def array(self, family: str, name: str, check: int = -1) -> Any:
         """A further array of a callback as it was at a check (or a list of texts or bytes); None if there is none."""
@@ -204,14 +187,12 @@ class Run:
 
     def arrays(self, family: str) -> list[str]:
         """Names of a callback's further arrays."""
-        start = form.array_tag(family, "")
-        return [tag.removeprefix(start) for tag, found in self._tensors.items() if tag.startswith(start) and found]
+        return self._below(form.array_tag(family, ""))
 
     @property
     def pictures(self) -> list[str]:
         """Tags of the pictures that callbacks drew."""
-        start = form.picture_tag("")
-        return [tag.removeprefix(start) for tag, found in self._tensors.items() if tag.startswith(start) and found]
+        return self._below(form.picture_tag(""))
 
     def picture(self, tag: str, check: int = -1) -> bytes | None:
         """A picture as it was at a check, PNG."""
@@ -219,22 +200,34 @@ class Run:
         return None if found is None else bytes(found[0])
 
     def _latest(self, tag: str, check: int) -> Any:
-        kept = self._tensors.get(tag, {})
-        steps = sorted(kept)
+        steps = self._tensors.steps(tag)
         place = bisect_right(steps, self.steps[check])
         if place == 0:
             return None
-        found = kept[steps[place - 1]].read(tag)
+        found = self._tensors.read(tag, steps[place - 1])
         if found.dtype != object:
             return found
         return found.tolist() if found.ndim else json.loads(as_text(found))
 
-    def _rows(self, tag: str) -> Iterator[tuple[int, int, Stored]]:
-        kept = self._tensors.get(tag, {})
-        yield from ((row, step, kept[step]) for row, step in enumerate(self.steps) if step in kept)
+    def _rows(self, tag: str) -> Iterator[tuple[int, int, Any]]:
+        """Row, step and tensor of the whole checks that have one under a tag."""
+        kept = set(self._tensors.steps(tag))
+        yield from ((row, step, self._tensors.read(tag, step)) for row, step in enumerate(self.steps) if step in kept)
+
+    def _below(self, start: str) -> list[str]:
+        """Rests of the tags that begin so."""
+        return [tag.removeprefix(start) for tag in self._tensors.tags() if tag.startswith(start)]
+
+    def _layers_below(self, start: str) -> list[str]:
+        found = set(self._below(start))
+        return [layer for layer in self.layers if layer in found]
 
     def _manifest_at(self, step: int) -> dict[str, Any]:
-        return self._manifests[max(known for known in self._manifests if known <= step)]
+        return self._manifests[self._manifest_step(step)]
+
+    def _manifest_step(self, step: int) -> int:
+        before = [known for known in self._manifests if known <= step]
+        return max(before) if before else min(self._manifests)
 
     # For notebooks.
 
@@ -264,6 +257,13 @@ class Run:
         return pandas.DataFrame(rows, columns=["step", "epoch", "family", "quantity", "layer", "value"])
 
 
+def _manifest(stored: Any) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(as_text(stored)))
+    except ValueError:  # damaged on the disk
+        return None
+
+
 def _checked(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
     version = manifest["version"]
     if version > form.VERSION:
@@ -272,48 +272,3 @@ def _checked(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
             f"{form.VERSION}: install the newer one"
         )
     return manifest
-
-
-def find_runs(path: str | Path) -> dict[str, Path]:
-    """Folders with a record at or below ``path``, by their path from there; ``"."`` for ``path`` itself.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-    """
-    root = Path(path)
-    if not root.exists():
-        raise FileNotFoundError(f"{root}: there is no such folder")
-    folders = sorted({file.parent for file in root.rglob("*tfevents*") if file.is_file() and holds_record(file)})
-    return {folder.relative_to(root).as_posix(): folder for folder in folders}
-
-
-def read_runs(path: str | Path) -> dict[str, Run]:
-    """The records of all runs at or below a folder, by their path from there.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if a record is of a newer version.
-    """
-    return {name: Run(folder) for name, folder in find_runs(path).items()}
-
-
-def read_run(path: str | Path) -> Run:
-    """The record of a run.
-
-    Args:
-        path: The run's folder, a folder with only this run below it, or one of its event files.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if there is no record, or more than one, or it is of a newer version.
-    """
-    folder = Path(path).parent if Path(path).is_file() else Path(path)
-    found = find_runs(folder)
-    if "." in found or not found:
-        return Run(folder)
-    if len(found) > 1:
-        raise ValueError(
-            f"path={str(path)!r} holds {len(found)} runs: give one of them ({', '.join(sorted(found)[:10])}), or use "
-            "read_runs"
-        )
-    return Run(next(iter(found.values())))

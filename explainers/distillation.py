@@ -33,7 +33,7 @@ class DistilSettings:
 
     steps: int = 300
     batch_size: int = 64
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     interpretable: float = 0.1
     filter_weight: float = 0.05
     seed: int = 0

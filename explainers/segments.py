@@ -7,13 +7,16 @@ numbers of super-pixels, are ours.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-SEGMENTERS = ("grid", "slic", "quickshift")
+from convscope._arguments import one_of
+
+Segmenter = Literal["grid", "slic", "quickshift"]
+SEGMENTERS: tuple[Segmenter, ...] = get_args(Segmenter)
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,24 @@ class Segments:
         return self.membership.shape[1], self.membership.shape[0]
 
 
+def usual_counts(height: int, width: int) -> tuple[int, int]:
+    """How many coarse and fine super-pixels an image of this size gets where nobody says (ours).
+
+    16 and 64, and on smaller images so many fewer that a fine one has at least 2 × 2 pixels.
+    """
+    fine = max(1, min(64, (height // 2) * (width // 2)))
+    return max(1, min(16, fine // 4)), fine
+
+
 def segment(image: Tensor, method: str = "grid", coarse: int = 16, fine: int = 64) -> Segments:
     """Super-pixels at two scales.
 
     Args:
         image: ``(C, H, W)`` in any range; the grid uses only its size.
         method: ``"grid"``; or ``"slic"`` or ``"quickshift"``, which need scikit-image (``pip install
-            scikit-image``).
-        coarse: Approximate number of coarse super-pixels; for the grid the exact one is a product of whole numbers.
-        fine: Approximate number of fine ones, at least as large.
+            'convscope[segments]'``).
+        coarse: About so many coarse super-pixels; for the grid their exact number is a product of whole numbers.
+        fine: About so many fine ones, at least as many. The grid divides each coarse cell into as many.
 
     Raises:
         ValueError: if the image is not ``(C, H, W)``, the method is unknown, or the numbers do not fit the image.
@@ -58,17 +70,14 @@ def segment(image: Tensor, method: str = "grid", coarse: int = 16, fine: int = 6
     """
     if image.ndim != 3:
         raise ValueError(f"image of shape {tuple(image.shape)}: give one image (C, H, W)")
-    if method not in SEGMENTERS:
-        raise ValueError(f"method={method!r}: give one of {', '.join(map(repr, SEGMENTERS))}")
+    one_of("method", method, SEGMENTERS)
     height, width = image.shape[1:]
     if not 1 <= coarse <= fine <= height * width:
         raise ValueError(
             f"coarse={coarse!r}, fine={fine!r}: give whole numbers with 1 <= coarse <= fine <= {height * width}, the "
             "number of pixels"
         )
-    if method == "grid":
-        return _nested(_grid(height, width, coarse), _grid(height, width, fine))
-    return _nested(*_by_colour(image, method, coarse, fine))
+    return _grids(height, width, coarse, fine) if method == "grid" else _by_colour(image, method, coarse, fine)
 
 
 def segment_means(values: Tensor, segments: Tensor, count: int) -> Tensor:
@@ -84,10 +93,18 @@ def segment_means(values: Tensor, segments: Tensor, count: int) -> Tensor:
     return flat @ one_hot / pixels
 
 
-def _grid(height: int, width: int, cells: int) -> Tensor:
-    """Cells of about equal sides, their number as near to ``cells`` as possible."""
-    rows = max(1, min(height, round((cells * height / width) ** 0.5)))
-    columns = max(1, min(width, round(cells / rows)))
+def _grids(height: int, width: int, coarse: int, fine: int) -> Segments:
+    """Cells of about equal sides; a fine side is a whole fraction of a coarse one, so that there are no slivers."""
+    rows = max(1, min(height, round((coarse * height / width) ** 0.5)))
+    columns = max(1, min(width, round(coarse / rows)))
+    each = fine / (rows * columns)
+    # In a coarse cell that is twice as wide as high, twice as many fine columns as rows.
+    down = max(1, min(height // rows, round((each * (height / rows) / (width / columns)) ** 0.5)))
+    across = max(1, min(width // columns, round(each / down)))
+    return _nested(_grid(height, width, rows, columns), _grid(height, width, rows * down, columns * across))
+
+
+def _grid(height: int, width: int, rows: int, columns: int) -> Tensor:
     row = torch.arange(height) * rows // height
     column = torch.arange(width) * columns // width
     cell: Tensor = row[:, None] * columns + column
@@ -95,30 +112,50 @@ def _grid(height: int, width: int, cells: int) -> Tensor:
 
 
 def _nested(coarse: Tensor, fine: Tensor) -> Segments:
-    """Both numberings from 0 without gaps; a fine super-pixel that a coarse border cuts becomes several."""
+    """Both numberings from 0 without gaps, the fine ones of a coarse one following one another."""
     _, coarse = coarse.unique(return_inverse=True)
     pairs = coarse * (int(fine.max()) + 1) + fine
-    _, fine = pairs.unique(return_inverse=True)  # sorted: the fine ones of a coarse one follow one another
+    _, fine = pairs.unique(return_inverse=True)
     membership = torch.zeros(int(fine.max()) + 1, int(coarse.max()) + 1, dtype=torch.float64)
     membership[fine.flatten(), coarse.flatten()] = 1
     return Segments(coarse, fine, membership)
 
 
-def _by_colour(image: Tensor, method: str, coarse: int, fine: int) -> tuple[Tensor, Tensor]:
+def _by_colour(image: Tensor, method: str, coarse: int, fine: int) -> Segments:
+    """Two segmentations by colour; each fine segment goes as a whole to the coarse one that most of it lies in.
+
+    To cut it along coarse borders would give many super-pixels of a few pixels each.
+    """
     skimage = _skimage()
     shown = image.detach().float().cpu()
     shown = (shown - shown.min()) / (shown.max() - shown.min()).clamp(min=1e-12)
     pixels: Any = shown.permute(1, 2, 0).double().numpy()
+    many, few = (_colour_segments(skimage, pixels, method, count) for count in (fine, coarse))
+    shares = torch.zeros(int(many.max()) + 1, int(few.max()) + 1, dtype=torch.float64)
+    shares.index_put_((many.flatten(), few.flatten()), torch.ones(many.numel(), dtype=torch.float64), accumulate=True)
+    return _nested(shares.argmax(1)[many], many)
+
+
+def _colour_segments(skimage: Any, pixels: Any, method: str, count: int) -> Tensor:
     if method == "slic":
-        numbers = [skimage.slic(pixels, n_segments=n, start_label=0, channel_axis=-1) for n in (coarse, fine)]
+        found = skimage.slic(pixels, n_segments=count, start_label=0, channel_axis=-1)
     else:
-        colours = pixels if pixels.shape[2] == 3 else np.repeat(pixels[..., :1], 3, axis=2)
-        # Quickshift takes a distance, not a number: the distance between so many segments of equal size.
-        reach = [float((pixels.shape[0] * pixels.shape[1] / n) ** 0.5) for n in (coarse, fine)]
-        numbers = [
-            skimage.quickshift(colours, kernel_size=max(1.0, r / 4), max_dist=r, rng=0) for r in reach
-        ]  # fmt: skip
-    return torch.from_numpy(numbers[0].astype(np.int64)), torch.from_numpy(numbers[1].astype(np.int64))
+        colours = pixels if pixels.shape[2] == 3 else np.repeat(pixels.mean(2, keepdims=True), 3, axis=2)
+        # Quickshift takes a distance, not a number: that at which so many segments of equal size would lie.
+        reach = float((pixels.shape[0] * pixels.shape[1] / count) ** 0.5)
+        found = skimage.quickshift(colours, kernel_size=max(1.0, reach / 4), max_dist=reach, rng=0)
+    numbers: Tensor = torch.from_numpy(found.astype(np.int64)).unique(return_inverse=True)[1]
+    return numbers
+
+
+def require_segmenter(method: str) -> None:
+    """Raise where a method's library is missing.
+
+    Raises:
+        ImportError: if scikit-image is needed and missing.
+    """
+    if method != "grid":
+        _skimage()
 
 
 def _skimage() -> Any:
@@ -126,6 +163,7 @@ def _skimage() -> Any:
         from skimage import segmentation
     except ImportError as error:
         raise ImportError(
-            "super-pixels by colour need scikit-image: pip install scikit-image, or use method='grid'"
+            "super-pixels by colour need scikit-image, which is missing: pip install 'convscope[segments]', or use the "
+            "grid"
         ) from error
     return segmentation

@@ -6,22 +6,44 @@ off. The other fills are ours.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FILLS = ("zero", "mean", "blur")
+from convscope._arguments import refuse
+
+Fill = Literal["zero", "mean", "blur"]
+FILLS: tuple[Fill, ...] = get_args(Fill)
 
 
-def draw_switches(copies: int, segments: int, seed: int) -> Tensor:
-    """Super-pixels that are on in each copy: ``(copies, segments)`` bool, by the seed; the first copy is whole."""
-    on = torch.rand(copies, segments, generator=torch.Generator().manual_seed(seed)) < 0.5
+def draw_switches(copies: int, segments: int, seed: int, number: int = 0) -> Tensor:
+    """Which super-pixels are on in each copy: ``(copies, segments)`` bool; the first copy is whole (ours).
+
+    Args:
+        copies: K.
+        segments: q.
+        seed: Of the run.
+        number: Of the image in the held-out set: each image has draws of its own, the same at every check.
+    """
+    on = torch.rand(copies, segments, generator=_generator(seed, number)) < 0.5
     on[:1] = True
     return on
 
 
-def fill_image(image: Tensor, fill: str) -> Tensor:
-    """Pixels ``(C, H, W)`` that replace super-pixels that are off.
+def random_ranks(orders: int, segments: int, seed: int, number: int = 0) -> Tensor:
+    """Random orders of super-pixels ``(orders, segments)``: the place of each in each order."""
+    return torch.rand(orders, segments, generator=_generator(seed + 1, number)).argsort(1).argsort(1)
+
+
+def _generator(seed: int, number: int) -> torch.Generator:
+    # Mixed, since neighbouring numbers of neighbouring seeds must not share their streams.
+    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + number * 0xD1B54A32D192ED03 + 1) % 2**63)
+
+
+def fill_image(image: Tensor, fill: Fill) -> Tensor:
+    """What stands where super-pixels are off, ``(C, H, W)``.
 
     Args:
         image: ``(C, H, W)``.
@@ -39,7 +61,7 @@ def fill_image(image: Tensor, fill: str) -> Tensor:
         side = max(1, min(image.shape[1:]) // 8)
         padded = F.pad(image[None], (side, side, side, side), mode="replicate")
         return F.avg_pool2d(padded, 2 * side + 1, stride=1)[0]
-    raise ValueError(f"fill={fill!r}: give one of {', '.join(map(repr, FILLS))}")
+    raise refuse("fill", fill, f"one of {', '.join(map(repr, FILLS))}")
 
 
 def switched(image: Tensor, fill: Tensor, fine: Tensor, on: Tensor) -> Tensor:
@@ -66,8 +88,19 @@ def share_on(on: Tensor, membership: Tensor) -> Tensor:
     return on.double() @ membership / membership.sum(0).clamp(min=1)
 
 
-def nearness(image: Tensor, copies: Tensor, width: float | None = None) -> tuple[Tensor, float]:
-    """Weight ``(K,)`` of each copy, ``exp(-‖X - Z‖² / σ²)`` float64, and ``σ²``, by default the median (ours)."""
-    squares = (copies - image).double().square().flatten(1).sum(1)
-    chosen = float(squares.median()) if width is None else width
-    return (-squares / (chosen if chosen > 0 else 1.0)).exp(), chosen
+def distances(image: Tensor, fill: Tensor, fine: Tensor, count: int) -> Tensor:
+    """Squared distance ``(count,)`` float64 from an image ``(C, H, W)`` that switching off each super-pixel makes."""
+    squares = (image - fill).double().square().sum(0).flatten()
+    return torch.zeros(count, dtype=torch.float64).index_add_(0, fine.flatten().cpu(), squares.cpu())
+
+
+def nearness(on: Tensor, distance: Tensor) -> Tensor:
+    """Weight ``(K,)`` of each copy, ``exp(-‖X - Z‖² / σ²)`` float64, ``σ²`` the median over the copies (ours).
+
+    Args:
+        on: ``(K, q)`` bool.
+        distance: ``(q,)`` of :func:`distances`: those of the super-pixels that are off add up.
+    """
+    squares = (~on).double() @ distance
+    width = squares.median()
+    return (-squares / torch.where(width > 0, width, 1.0)).exp()

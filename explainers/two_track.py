@@ -29,7 +29,7 @@ class ExplainerNetwork(nn.Module):
     The interpretable track is two convolutions with template masks
     (:class:`~convscope.InterpretableConv`), the ordinary track one without. Each track is divided by its mean
     activation, so that p says how much of the sum is interpretable. A decoder of two convolutions (for a vector, one
-    and a linear layer on the means over positions) gives the next features.
+    and a linear layer on the means over positions), with a layer norm between them, gives the next features.
 
     Args:
         channels: Number of channels C of the explained layer.
@@ -63,7 +63,9 @@ class ExplainerNetwork(nn.Module):
         self.norms = nn.ModuleList([_MeanNorm(width), _MeanNorm(width), _MeanNorm(width)])
         self.weight = nn.Parameter(torch.zeros(()))
         is_map = len(self.target) == 3
-        self.decoder = nn.Sequential(_strided(width, self.size, self.target[1:] if is_map else self.size), nn.ReLU())
+        strided = _strided(width, self.size, self.target[1:] if is_map else self.size)
+        # Without the norm the hidden layer died at learning rates above 0.003, and learned slowly below.
+        self.decoder = nn.Sequential(strided, nn.GroupNorm(1, width), nn.ReLU())
         self.last: nn.Module = _conv(width, self.target[0]) if is_map else nn.Linear(width, self.target[0])
         self.register_buffer("source_scale", torch.ones(channels, 1, 1))
         self.register_buffer("target_mean", torch.zeros(self.target[0]))

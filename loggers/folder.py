@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,12 @@ def logger_folder(logger: Any, root: str) -> Path:
 
 
 def is_remote(folder: Any) -> bool:
-    """Return whether a folder is not on this machine (``s3://…``).
+    """Return whether a folder is not on this machine (``s3://…``; a ``Path`` of it has one slash).
 
-    >>> is_remote("s3://bucket/runs"), is_remote("C:/runs"), is_remote("runs")
-    (True, False, False)
+    >>> is_remote("s3://bucket/runs"), is_remote(Path("s3://bucket/runs")), is_remote("C:/runs"), is_remote("runs")
+    (True, True, False, False)
     """
-    return "://" in str(folder)
+    return re.match(r"[A-Za-z][\w+.-]+:/", str(folder)) is not None
 
 
 def _path(logger: Any, name: str) -> Path | None:

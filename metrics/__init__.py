@@ -14,6 +14,7 @@ from convscope.metrics.importance import (
     TaylorImportance,
     WeightImportance,
 )
+from convscope.metrics.multi_scale import MultiScaleFit, SwitchingAreas
 from convscope.metrics.parts import EquivarianceProxy, FilterPartScore, FilterPurity, PeakInstability, PurityResult
 from convscope.metrics.prediction import OutputReadout
 from convscope.metrics.probe import CentroidProbe, KNNProbe, LogisticProbe, ProbeResult, RidgeProbe
@@ -49,6 +50,7 @@ __all__ = [
     "LogisticProbe",
     "MultiLabelProbe",
     "MultiLabelResult",
+    "MultiScaleFit",
     "OutputCorrelation",
     "OutputReadout",
     "PeakInstability",
@@ -64,6 +66,7 @@ __all__ = [
     "SegmentationResult",
     "SignalRMS",
     "SignalResult",
+    "SwitchingAreas",
     "TaylorImportance",
     "TopShare",
     "Turnover",

@@ -53,5 +53,7 @@ def report(headline: str, alert: convscope.DriftAlert) -> None:
 
 
 def where_to_look(trainer: L.Trainer) -> None:
-    """Print the line that shows the run in TensorBoard."""
-    print(f"\nSee it all:  tensorboard --logdir {trainer.log_dir}")
+    """Print the line that shows the run in TensorBoard; with several processes, call it on all."""
+    folder = trainer.log_dir  # a collective
+    if trainer.is_global_zero:
+        print(f"\nSee it all:  tensorboard --logdir {folder}")

@@ -18,18 +18,22 @@ from convscope.recipes._program import command_line, where_to_look
 
 
 class DigitsCNN(L.LightningModule):
-    """Four conv units and a linear read-out for 8 × 8 grey images, 10 classes."""
+    """Four conv units and a linear read-out for 8 × 8 grey images."""
 
-    def __init__(self, width: int = 16, learning_rate: float = 3e-3) -> None:
+    def __init__(self, width: int = 16, learning_rate: float = 3e-3, classes: int = 10) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            _unit(1, width), _unit(width, width), nn.MaxPool2d(2), _unit(width, 2 * width), _unit(2 * width, 2 * width)
+            conv_unit(1, width),
+            conv_unit(width, width),
+            nn.MaxPool2d(2),
+            conv_unit(width, 2 * width),
+            conv_unit(2 * width, 2 * width),
         )
-        self.head = nn.Linear(2 * width, 10)
+        self.head = nn.Linear(2 * width, classes)
         self.learning_rate = learning_rate
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits ``(N, 10)`` of images ``(N, 1, 8, 8)``."""
+        """Logits ``(N, classes)`` of images ``(N, 1, 8, 8)``."""
         logits: torch.Tensor = self.head(self.features(images).mean((2, 3)))
         return logits
 
@@ -49,7 +53,8 @@ class DigitsCNN(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
 
 
-def _unit(channels: int, filters: int) -> nn.Sequential:
+def conv_unit(channels: int, filters: int) -> nn.Sequential:
+    """Convolution 3 × 3, batch norm and ReLU."""
     return nn.Sequential(nn.Conv2d(channels, filters, 3, padding=1), nn.BatchNorm2d(filters), nn.ReLU())
 
 

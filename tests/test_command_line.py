@@ -40,7 +40,7 @@ def test_layers_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("tests.networks", "give package.module:ClassOrFactory"),
+        ("tests.networks", "give package.module:Name, for example torchvision.models:resnet18"),
         ("tests.nowhere:Net", "No module named 'tests.nowhere'"),
         ("tests.networks:Nothing", "has no attribute 'Nothing'"),
         ("tests.networks:images", "gave a tuple; it must return a torch.nn.Module"),

@@ -80,7 +80,7 @@ ALLOWED = {
     "loggers": {"loggers"},
     "callbacks": {"alerts", "callbacks", "capture", "dashboard", "explainers", "metrics", "loggers"},
 }
-SHARED = {"convscope._arguments", "convscope._devices"}
+SHARED = {"convscope._arguments", "convscope._devices", "convscope._lazy"}
 """What any package may use."""
 FOREIGN = {
     "alerts": ("torch", "lightning", "torchmetrics"),

@@ -176,10 +176,10 @@ def _averages(callback: Any) -> bool:
 
 
 def replaces_weights(trainer: pl.Trainer) -> bool:
-    """Return whether a callback gives the module other weights at the start of some epoch, as Lightning's SWA does."""
+    """Return whether a callback gives the module other weights as an epoch begins: Lightning's SWA, a replay."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     kinds = {kind.__name__ for callback in callbacks for kind in type(callback).__mro__}
-    return "StochasticWeightAveraging" in kinds
+    return bool(kinds & {"StochasticWeightAveraging", "CheckpointReplayer"})
 
 
 def validation_loader(trainer: pl.Trainer, pl_module: pl.LightningModule, seed: int) -> Any:
@@ -201,13 +201,13 @@ def validation_loader(trainer: pl.Trainer, pl_module: pl.LightningModule, seed: 
     combined = loop._combined_loader
     if combined is not None and combined._mode != "sequential":
         return combined  # its batches hold a batch of each loader: they are what validation_step sees
-    return _first(loaders)
+    return first_loader(loaders)
 
 
-def _first(loaders: Any) -> Any:
+def first_loader(loaders: Any) -> Any:
     """The first of several loaders, which Lightning accepts in nested lists and dicts."""
     if hasattr(loaders, "iterables") and getattr(loaders, "_mode", None) == "sequential":  # a CombinedLoader
-        return _first(loaders.iterables)
+        return first_loader(loaders.iterables)
     while isinstance(loaders, dict | list | tuple):
         loaders = next(iter(loaders.values() if isinstance(loaders, dict) else loaders), None)
     return loaders
@@ -499,10 +499,14 @@ def write_text(trainer: pl.Trainer, tag: str, markdown: str, step: int) -> None:
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
-    """Folder of the run's files: the first logger's, else ``default_root_dir``. Call it on every process at once."""
+    """Folder of the run's files: the first logger's, else ``default_root_dir``. Call it on every process at once.
+
+    If neither is on this machine it is the current folder.
+    """
     logger = trainer.loggers[0] if trainer.loggers else None
+    folder = logger_folder(logger, trainer.default_root_dir)
     # Only the main process's logger knows the number of its run.
-    return Path(trainer.strategy.broadcast(str(logger_folder(logger, trainer.default_root_dir))))
+    return Path(trainer.strategy.broadcast("." if is_remote(folder) else str(folder)))
 
 
 def writes_tensors(writer: Any) -> bool:
@@ -549,3 +553,19 @@ def _renaming(log_metrics: Callable[..., Any], backend: Backend, ours: Callable[
         return log_metrics(named, *args, **kwargs)
 
     return renamed
+
+
+def place_at(trainer: pl.Trainer, epoch: int, step: int, updates: int) -> None:
+    """Let a fit's loops stand where a checkpoint was saved: for a replay, which trains nothing.
+
+    Args:
+        trainer: The trainer, in the hooks of a fit before its first training batch.
+        epoch: Epoch, counted from 0.
+        step: Batches that stepped before, the axis of ``self.log``.
+        updates: Optimizer steps before, ``trainer.global_step``.
+    """
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    progress.ready = progress.started = epoch + 1
+    progress.processed = progress.completed = epoch
+    trainer.fit_loop.epoch_loop._batches_that_stepped = step
+    trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed = updates

@@ -61,8 +61,8 @@ class RecordKeeper:
             for _, findings in found:
                 self._write_numbers(findings, when.step)
             self._put(form.summary_tag("convscope"), self._manifest.summary_row("convscope", own), when.step)
-            self._write_matrices([findings for _, findings in found], when.step)
             self._write_arrays(found, when.step)
+            self._write_matrices([findings for _, findings in found], when.step)  # into what the others leave
             for tag, picture in drawn.items():
                 self._put(form.picture_tag(tag), [png_bytes(picture)], when.step)
             self._write_incidents(trainer, when.step)

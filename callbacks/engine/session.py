@@ -442,8 +442,8 @@ class Session:
         self._said_swapped = True
         self._notices.warn(
             "training goes on with other weights than were measured after validation, so something changes "
-            "them around a validation (a callback of averaged weights?): checks after validation are of what it puts "
-            "in place, checks at the start and at steps of the weights in training"
+            "them around a validation (a callback of averaged weights?): checks after validation measure the weights "
+            "that it puts in place, checks at the start and at steps the weights in training"
         )
 
     def _must_wait(self, trainer: pl.Trainer) -> bool:
@@ -498,4 +498,5 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 def _differ(weights: torch.Tensor, measured: torch.Tensor) -> bool:
     """Return whether the same parameter has other values; a parameter of another kind is not the same."""
     same_kind = [weights.shape, weights.dtype, weights.device] == [measured.shape, measured.dtype, measured.device]
-    return same_kind and not torch.equal(weights, measured)
+    # NaN is not equal to itself: weights that have become NaN are no others.
+    return same_kind and not torch.equal(weights.nan_to_num(), measured.nan_to_num())

@@ -21,7 +21,7 @@ FAMILIES = {
     "health": "FilterHealth",
 }
 # Families of companion methods. Rules on them are for those who add the method: without it nothing is missing.
-COMPANIONS = {"resampling": "InputResampling"}
+COMPANIONS = {"resampling": "InputResampling", "multi_scale": "MultiScaleInterpretation"}
 OWN = "zz_convscope"  # logged by any observer
 PATIENCE = 3  # checks; some tags compare with the previous check and begin at the second
 

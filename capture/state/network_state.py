@@ -13,6 +13,7 @@ from __future__ import annotations
 import array
 import contextvars
 import ctypes
+import io
 import logging
 import types
 from collections import OrderedDict, deque
@@ -199,6 +200,10 @@ class NetworkSnapshot:
     def _view(self, item: memoryview) -> None:
         self._later([item.obj])
 
+    def _memory_file(self, item: Any) -> None:
+        saved, place = item.getvalue(), item.tell()
+        self._add(partial(put_back.put_back_memory_file, item, saved, place), item)
+
     def _variable(self, item: contextvars.ContextVar[Any]) -> None:
         value = variable_value(item)
         self._add(partial(put_back.put_back_variable, item, value), item, [value])
@@ -259,9 +264,7 @@ class NetworkSnapshot:
         if isinstance(item, torch.jit.ScriptModule):
             self._script(item)
         for owner in users_classes(kind):
-            if id(owner) not in self._seen:
-                self._seen.add(id(owner))
-                self._class(owner)
+            self._visit(owner)
 
     def _script(self, item: Any) -> None:
         """Save attributes of a TorchScript module, which returns tensors themselves and everything else as copies."""
@@ -273,8 +276,13 @@ class NetworkSnapshot:
         self._later(list(item.parameters(recurse=False)))
 
     def _class(self, owner: type) -> None:
+        if not is_users_own(owner):
+            return
+        for kind in (*owner.__mro__[1:], *type(owner).__mro__):  # a metaclass keeps values too
+            self._visit(kind)
         values = class_values(owner)
-        data = [value for value in values.values() if not hasattr(type(value), "__get__")]
+        # A user's own descriptor keeps values for all objects; Python's own (methods, slots, properties) keep none.
+        data = [value for value in values.values() if not hasattr(type(value), "__get__") or is_state(type(value))]
         self._add(partial(put_back.put_back_class_values, owner, values), owner, data)
         for function in class_functions(owner):
             self._later(_outliving(function))
@@ -312,6 +320,8 @@ _KEEPERS: tuple[tuple[Any, Callable[[NetworkSnapshot, Any], None]], ...] = (
     (types.FunctionType, NetworkSnapshot._function),
     (types.CellType, NetworkSnapshot._cell),
     (partial, NetworkSnapshot._partial),
+    (type, NetworkSnapshot._class),
+    (io.StringIO | io.BytesIO, NetworkSnapshot._memory_file),
 )
 
 

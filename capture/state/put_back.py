@@ -60,6 +60,15 @@ def put_back_shared(item: Any, saved: bytes) -> None:
         ctypes.memmove(ctypes.addressof(item), saved, len(saved))
 
 
+def put_back_memory_file(item: Any, saved: Any, place: int) -> None:
+    """Restore contents and position of a ``StringIO`` or ``BytesIO``."""
+    if item.getvalue() != saved:
+        item.seek(0)
+        item.truncate()
+        item.write(saved)
+    item.seek(place)
+
+
 def put_back_array(item: Any, saved: Any) -> None:
     """Restore a NumPy array's shape and bits."""
     if item.shape != saved.shape:

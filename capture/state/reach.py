@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import enum
 import functools
+import io
 import random
 import sys
 import types
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 ATOMS = frozenset(
-    (str, bytes, int, float, complex, bool, type(None), type, range, slice, types.ModuleType, types.BuiltinFunctionType,
+    (str, bytes, int, float, complex, bool, type(None), range, slice, types.ModuleType, types.BuiltinFunctionType,
      types.EllipsisType, types.NotImplementedType, torch.dtype, torch.device, torch.Size)
 )  # fmt: skip
 """Types whose values cannot change: keeping a reference keeps the value."""
@@ -96,13 +97,13 @@ def is_generator(item: Any) -> bool:
 
 def is_iterator(item: Any) -> bool:
     """Return whether it is an iterator, not of a user's class: only a copy can keep its position, if at all."""
-    return hasattr(type(item), "__next__") and not is_state(type(item))
+    return may_need_stand_in(type(item)) and hasattr(type(item), "__next__")
 
 
 @_cached
 def may_need_stand_in(kind: type) -> bool:
     """Return whether some objects of this type cannot be restored in place, or are immutable and hold such objects."""
-    iterates = hasattr(kind, "__next__") and not is_state(kind)
+    iterates = hasattr(kind, "__next__") and not is_state(kind) and not issubclass(kind, io.StringIO | io.BytesIO)
     return iterates or issubclass(kind, torch.Tensor | tuple | CACHE) or is_writer(kind)
 
 

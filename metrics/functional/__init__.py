@@ -1,6 +1,7 @@
 """Every quantity as a pure function of tensors."""
 
 from convscope.metrics.functional.ablation import OutcomeResult, removal_area
+from convscope.metrics.functional.admm import TwoScaleSums, TwoScaleWeights, two_scale_regression, two_scale_sums
 from convscope.metrics.functional.cka import linear_cka, linear_cka_matrix
 from convscope.metrics.functional.correlation import (
     ChannelStatistics,
@@ -28,6 +29,14 @@ from convscope.metrics.functional.importance import (
     weight_importance,
 )
 from convscope.metrics.functional.logistic import logistic_probe_scores, logistic_scorer
+from convscope.metrics.functional.multi_scale import (
+    MultiScaleResult,
+    common_focus,
+    explain_two_scales,
+    sparse_two_scale_regression,
+    switching_area,
+    weighted_r2,
+)
 from convscope.metrics.functional.neighbours import (
     centroid_probe_scores,
     centroid_scorer,
@@ -94,6 +103,7 @@ __all__ = [
     "ChannelStatistics",
     "CorrelationResult",
     "CorrelationSummary",
+    "MultiScaleResult",
     "OutcomeResult",
     "Overlap",
     "ResamplingScores",
@@ -102,6 +112,8 @@ __all__ = [
     "PeaksResult",
     "Scorer",
     "ServingResult",
+    "TwoScaleSums",
+    "TwoScaleWeights",
     "activation_importance",
     "balanced_accuracy",
     "batch_norm_importance",
@@ -112,6 +124,7 @@ __all__ = [
     "centroid_scorer",
     "chance_level",
     "channel_correlation",
+    "common_focus",
     "control_accuracy",
     "control_score",
     "correlation_change",
@@ -122,6 +135,7 @@ __all__ = [
     "effective_rank",
     "equivariance_proxy",
     "exchanged_labels",
+    "explain_two_scales",
     "fair_position_scorer",
     "features_at",
     "filter_activity",
@@ -163,17 +177,22 @@ __all__ = [
     "ridge_scorer",
     "selectivity",
     "signal_rms",
+    "sparse_two_scale_regression",
     "spread_positions",
     "standing_still",
     "serving_filters",
     "set_overlap",
+    "switching_area",
     "taylor_importance",
     "top_filters",
     "top_share",
     "turnover",
+    "two_scale_regression",
+    "two_scale_sums",
     "update_ratio",
     "weight_update",
     "WeightUpdate",
     "variance_shift",
     "weight_importance",
+    "weighted_r2",
 ]

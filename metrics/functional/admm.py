@@ -1,43 +1,35 @@
 """Two-scale sparse regression by ADMM: the solver behind multi-scale interpretation.
 
-Source: paper (Cui, Wang and Wang, IEEE TMM 2019). The problem and the splitting are the paper's; the order of the
-updates, the step size that adapts, the stopping rule and the last step on the support are ours.
+Source: the problem is the paper's (Cui, Wang and Wang, IEEE TMM 2019), which ties two scales of smooth weights and two
+of sparse ones. Here the tie is put in, which leaves smooth fine weights and sparse copies of both scales: the same
+minimum in fewer steps. That, the step sizes, the stopping rule and the last step on the support are ours.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from convscope._arguments import number, whole_number
-from convscope.metrics.functional._precision import as_double
-from convscope.metrics.functional._validation import check_finite
+from convscope.metrics.functional._two_scale_problem import (
+    TwoScaleProblem,
+    TwoScaleSums,
+    optimality,
+    refined,
+    two_scale_sums,
+)
+
+__all__ = ["TwoScaleSolver", "TwoScaleSums", "TwoScaleWeights", "two_scale_regression", "two_scale_sums"]
 
 _RELAXATION = 1.6  # between 1.5 and 1.8 ADMM needs fewer steps (Boyd et al. 2011, section 3.4.3)
 _EVERY = 25  # steps between two looks at the residuals and the step size
+_LOOK = 100  # steps after which weights are refined although their signs still change
 _ADAPTING = 1000  # the step size rests after so many steps: one that never does may keep ADMM from converging
-_FEASIBLE = 1e-9
-
-
-class TwoScaleSums(NamedTuple):
-    r"""Weighted sums over the perturbed copies of each image: all that the solver needs, they add up over chunks.
-
-    Attributes:
-        coarse_gram: ``(B, p, p)``, :math:`\sum_k h_k z^c_k z^{cT}_k`.
-        coarse_moment: ``(B, p)``, :math:`\sum_k h_k y_k z^c_k`.
-        fine_gram: ``(B, q, q)``, likewise of the fine scale.
-        fine_moment: ``(B, q)``.
-        output_square: ``(B,)``, :math:`\sum_k h_k y_k^2`.
-    """
-
-    coarse_gram: Tensor
-    coarse_moment: Tensor
-    fine_gram: Tensor
-    fine_moment: Tensor
-    output_square: Tensor
+_OFF = 3.0  # by so much the residuals must differ before the step size follows
+_ROUNDING = 1e-11  # of the largest contribution
+_FLAT = 1e-6  # of the largest curvature: step sizes do not go below that
 
 
 class TwoScaleWeights(NamedTuple):
@@ -52,7 +44,7 @@ class TwoScaleWeights(NamedTuple):
         dual_residual: ``(B,)`` norm of the last step's change of them, times the step size.
         optimality: ``(B,)`` how far the weights are from the conditions of Karush, Kuhn and Tucker: the largest
             gradient that no subgradient of the penalties cancels, relative to the gradient at zero.
-        iterations: Steps that were made.
+        iterations: ``(B,)`` int64, steps that were made for each image.
         converged: ``(B,)`` bool, ``optimality`` is below the tolerance.
     """
 
@@ -63,64 +55,8 @@ class TwoScaleWeights(NamedTuple):
     primal_residual: Tensor
     dual_residual: Tensor
     optimality: Tensor
-    iterations: int
+    iterations: Tensor
     converged: Tensor
-
-
-def two_scale_sums(coarse: Tensor, fine: Tensor, output: Tensor, weight: Tensor) -> TwoScaleSums:
-    """Sums of one chunk of copies.
-
-    Args:
-        coarse: ``(B, K, p)`` what each copy shows of each coarse super-pixel.
-        fine: ``(B, K, q)`` likewise of the fine ones.
-        output: ``(B, K)`` the model's output on the copies.
-        weight: ``(B, K)`` not negative, how near a copy is to the image.
-
-    Raises:
-        ValueError: if shapes do not fit, a value is not finite, or a weight is negative.
-    """
-    if coarse.ndim != 3 or fine.shape[:2] != coarse.shape[:2] or output.shape != coarse.shape[:2] != weight.shape:
-        raise ValueError(
-            f"Give coarse (B, K, p), fine (B, K, q), output (B, K) and weight (B, K), got {tuple(coarse.shape)}, "
-            f"{tuple(fine.shape)}, {tuple(output.shape)} and {tuple(weight.shape)}."
-        )
-    for name, tensor in (("coarse", coarse), ("fine", fine), ("output", output), ("weight", weight)):
-        check_finite(name, tensor)
-    if bool((weight < 0).any()):
-        raise ValueError(f"The weight must not be negative, got {float(weight.min()):g}.")
-    z_c, z_f, y, h = as_double(coarse), as_double(fine), as_double(output), as_double(weight)
-    weighted = h * y
-    return TwoScaleSums(
-        (z_c * h[..., None]).mT @ z_c,
-        (weighted[:, None] @ z_c)[:, 0],
-        (z_f * h[..., None]).mT @ z_f,
-        (weighted[:, None] @ z_f)[:, 0],
-        (weighted * y).sum(1),
-    )
-
-
-@dataclass(frozen=True)
-class _TwoScaleProblem:
-    sums: TwoScaleSums
-    membership: Tensor  # (B, q, p)
-    coarse_penalty: Tensor  # (B, 1)
-    fine_penalty: Tensor  # (B, 1)
-    balance: float
-
-    def to_coarse(self, fine: Tensor) -> Tensor:
-        return (fine[:, None] @ self.membership)[:, 0]
-
-    def to_fine(self, coarse: Tensor) -> Tensor:
-        return (self.membership @ coarse[..., None])[..., 0]
-
-    def objective(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        s = self.sums
-        both = _half_squares(s.coarse_gram, s.coarse_moment, coarse) + self.balance * _half_squares(
-            s.fine_gram, s.fine_moment, fine
-        )
-        constant = 0.5 * (1 + self.balance) * s.output_square
-        sparse = self.coarse_penalty[:, 0] * coarse.abs().sum(1) + self.fine_penalty[:, 0] * fine.abs().sum(1)
-        return both + constant + sparse
 
 
 def two_scale_regression(
@@ -141,9 +77,8 @@ def two_scale_regression(
         + \tfrac{\mu}{2} \sum_k h_k (w_f z^f_k - y_k)^2 + \lambda_f \|w_f\|_1
         \quad \text{subject to } w_f T = w_c
 
-    Each scale has a smooth and a sparse copy of its weights. Smooth coarse with sparse fine weights, and smooth fine
-    with sparse coarse ones, are the two blocks of an ordinary ADMM: neither block couples its own members, so that it
-    converges for any step size. What it finds is refined by solving exactly for the weights that are not zero.
+    Smooth fine weights, and sparse copies of them and of their sums, are the two blocks of an ordinary ADMM, which
+    converges for any step sizes. What it finds is refined by solving exactly for the weights that are not zero.
 
     Args:
         sums: Of ``B`` images, see :func:`two_scale_sums`.
@@ -152,8 +87,8 @@ def two_scale_regression(
         coarse_penalty: λ_c, not negative; one number or ``(B,)``.
         fine_penalty: λ_f, likewise.
         balance: μ, above zero.
-        start: Weights to begin from, those of the last snapshot for instance.
-        tolerance: ``optimality`` at which to stop.
+        start: Weights to begin from, those of the last snapshot for instance; of other shapes they are left out.
+        tolerance: ``optimality`` at which an image is done.
         max_iterations: Steps after which to stop in any case; ``converged`` says whether that was too soon.
 
     Raises:
@@ -169,199 +104,172 @@ def two_scale_regression(
         >>> found.coarse.round(decimals=6)
         tensor([[2.5000, 0.0000]], dtype=torch.float64)
     """
-    number("balance", balance, least=0.0, above=True)
     number("tolerance", tolerance, least=0.0, above=True)
     whole_number("max_iterations", max_iterations)
-    problem = _problem(sums, membership, coarse_penalty, fine_penalty, balance)
-    if sums.coarse_moment.numel() == 0 or sums.fine_moment.numel() == 0:
-        return _nothing(problem)
-    run, iterations = _Admm(problem, start), 0
-    while True:
-        steps = min(_EVERY, max_iterations - iterations)
-        for _ in range(steps):
-            run.step()
-        iterations += steps
-        coarse, fine = _refined(problem, run.sparse_coarse, run.sparse_fine)
-        optimality = _optimality(problem, coarse, fine)
-        if iterations == max_iterations or bool((optimality <= tolerance).all()):
-            break
-        if iterations <= _ADAPTING:
-            run.adapt()
-    gap = (problem.to_coarse(fine) - coarse).abs().amax(1)
-    objective, converged = problem.objective(coarse, fine), optimality <= tolerance
-    return TwoScaleWeights(coarse, fine, objective, gap, run.primal, run.dual, optimality, iterations, converged)
+    solver = TwoScaleSolver(sums, membership, balance, start)
+    return solver.solve(coarse_penalty, fine_penalty, tolerance, max_iterations)
 
 
-class _Admm:
-    """The two blocks, in scaled form: each multiplier is divided by the step size."""
+class TwoScaleSolver:
+    r"""ADMM on the sums of some images, from penalty to penalty: what was found for one is where the next begins.
 
-    def __init__(self, problem: _TwoScaleProblem, start: TwoScaleWeights | None) -> None:
-        self._problem, sums = problem, problem.sums
-        self.sparse_coarse, self.fine = torch.zeros_like(sums.coarse_moment), torch.zeros_like(sums.fine_moment)
-        if start is not None and start.coarse.shape == self.sparse_coarse.shape and start.fine.shape == self.fine.shape:
-            self.sparse_coarse, self.fine = start.coarse.clone(), start.fine.clone()
-        self.coarse, self.sparse_fine = self.sparse_coarse.clone(), self.fine.clone()
-        self._tie, self._of_coarse = torch.zeros_like(self.coarse), torch.zeros_like(self.coarse)
-        self._of_fine = torch.zeros_like(self.fine)
-        scale = (
-            sums.coarse_gram.diagonal(dim1=1, dim2=2).mean(1)
-            + problem.balance * sums.fine_gram.diagonal(dim1=1, dim2=2).mean(1)
-        ) / 2
-        self._rho = torch.where(scale > 0, scale, 1.0)[:, None]
-        self.primal = self.dual = torch.full_like(sums.output_square, torch.inf)
-        self._factorise()
+    Coarse weights are sums of the fine ones, :math:`x`; copies of both are sparse:
 
-    def _factorise(self) -> None:
-        sums, problem, rho = self._problem.sums, self._problem, self._rho[..., None]
-        eye_c = torch.eye(sums.coarse_moment.shape[1], dtype=torch.float64, device=rho.device)
-        eye_f = torch.eye(sums.fine_moment.shape[1], dtype=torch.float64, device=rho.device)
-        tied = problem.membership @ problem.membership.mT
-        self._coarse_factor = torch.linalg.cholesky(sums.coarse_gram + 2 * rho * eye_c)
-        self._fine_factor = torch.linalg.cholesky(problem.balance * sums.fine_gram + rho * (tied + eye_f))
+    .. math:: \min \tfrac12 x G x^T - b x^T + \lambda_f \|z_f\|_1 + \lambda_c \|z_c\|_1
+        \quad \text{subject to } z_f = x, \; z_c = x T
 
-    def step(self) -> None:
-        """Smooth coarse and sparse fine weights, then smooth fine and sparse coarse ones, then the multipliers."""
-        problem, sums, rho = self._problem, self._problem.sums, self._rho
-        tied = problem.to_coarse(self.fine)
-        right = sums.coarse_moment + rho * (tied - self._tie + self.sparse_coarse - self._of_coarse)
-        self.coarse = torch.cholesky_solve(right[..., None], self._coarse_factor)[..., 0]
-        self.sparse_fine = _soft(self.fine - self._of_fine, problem.fine_penalty / rho)
-        # Over-relaxation: the second block sees the first one's step a little longer than it was.
-        coarse_for_tie = _RELAXATION * self.coarse + (1 - _RELAXATION) * tied
-        coarse_for_copy = _RELAXATION * self.coarse + (1 - _RELAXATION) * self.sparse_coarse
-        fine_for_copy = _RELAXATION * self.sparse_fine + (1 - _RELAXATION) * self.fine
-        right = problem.balance * sums.fine_moment + rho * (
-            problem.to_fine(coarse_for_tie + self._tie) + fine_for_copy + self._of_fine
-        )
-        before = self.fine, self.sparse_coarse, tied
-        self.fine = torch.cholesky_solve(right[..., None], self._fine_factor)[..., 0]
-        self.sparse_coarse = _soft(coarse_for_copy + self._of_coarse, problem.coarse_penalty / rho)
-        tied = problem.to_coarse(self.fine)
-        self._tie = self._tie + coarse_for_tie - tied
-        self._of_coarse = self._of_coarse + coarse_for_copy - self.sparse_coarse
-        self._of_fine = self._of_fine + fine_for_copy - self.fine
-        self._measure(before, tied)
+    The step size of each row follows the curvature there, since activations of super-pixels differ by orders of
+    magnitude. An image that is done is left alone: what is found for it does not depend on which others there are.
 
-    def _measure(self, before: tuple[Tensor, Tensor, Tensor], tied: Tensor) -> None:
-        apart = [self.coarse - tied, self.coarse - self.sparse_coarse, self.sparse_fine - self.fine]
-        moved = [tied - before[2], self.sparse_coarse - before[1], self.fine - before[0]]
-        self.primal, self.dual = _norm(apart), self._rho[:, 0] * _norm(moved)
+    Args:
+        sums: As in :func:`two_scale_regression`.
+        membership: As there.
+        balance: As there.
+        start: As there.
 
-    def adapt(self) -> None:
-        """A step size at which neither residual lags behind: multipliers are rescaled with it."""
-        primal, dual = self.primal, self.dual / self._rho[:, 0]
-        factor = torch.where(primal > 10 * dual, 2.0, torch.where(dual > 10 * primal, 0.5, 1.0))[:, None]
-        if bool((factor != 1).any()):
-            self._rho = self._rho * factor
-            self._tie, self._of_coarse, self._of_fine = (
-                u / factor for u in (self._tie, self._of_coarse, self._of_fine)
-            )
-            self._factorise()
-
-
-def _refined(problem: _TwoScaleProblem, sparse_coarse: Tensor, sparse_fine: Tensor) -> tuple[Tensor, Tensor]:
-    """Feasible weights: the sparse fine ones, or those that are exact on their support where these are no worse."""
-    coarse, fine = problem.to_coarse(sparse_fine), sparse_fine
-    exact = torch.stack([_on_support(problem, b, sparse_coarse[b], sparse_fine[b]) for b in range(len(fine))])
-    its_coarse = problem.to_coarse(exact).masked_fill(sparse_coarse == 0, 0.0)
-    better = problem.objective(its_coarse, exact) <= problem.objective(coarse, fine)
-    gap = (problem.to_coarse(exact) - its_coarse).abs().amax(1)
-    use = (better & (gap <= _FEASIBLE * (1 + exact.abs().amax(1))))[:, None]
-    return torch.where(use, its_coarse, coarse), torch.where(use, exact, fine)
-
-
-def _optimality(problem: _TwoScaleProblem, coarse: Tensor, fine: Tensor) -> Tensor:
-    """Distance from the conditions of optimality ``(B,)``, relative to the gradient at zero.
-
-    Each fine super-pixel says which subgradients of its coarse one's penalty would cancel its own gradient: one value
-    where its weight is not zero, otherwise an interval. The weights are optimal where these have a value in common.
+    Raises:
+        ValueError: as there.
     """
-    sums = problem.sums
-    of_coarse = problem.to_fine((sums.coarse_gram @ coarse[..., None])[..., 0] - sums.coarse_moment)
-    of_fine = (sums.fine_gram @ fine[..., None])[..., 0] - sums.fine_moment
-    gradient = of_coarse + problem.balance * of_fine
-    center = -gradient - problem.fine_penalty * fine.sign()
-    reach = torch.where(fine == 0, problem.fine_penalty, 0.0)
-    inside = problem.membership.bool()
-    low = (center - reach)[..., None].masked_fill(~inside, -torch.inf).amax(1)
-    high = (center + reach)[..., None].masked_fill(~inside, torch.inf).amin(1)
-    own_reach = torch.where(coarse == 0, problem.coarse_penalty, 0.0)
-    own = problem.coarse_penalty * coarse.sign()
-    low, high = torch.maximum(low, own - own_reach), torch.minimum(high, own + own_reach)
-    # A fine super-pixel of padding lies in no coarse one: its gradient is its own.
-    alone = (center.abs() - reach).masked_fill(inside.any(2), 0.0)
-    at_zero = (problem.to_fine(sums.coarse_moment) + problem.balance * sums.fine_moment).abs().amax(1)
-    worst = torch.maximum((low - high).clamp(min=0).amax(1) / 2, alone.clamp(min=0).amax(1))
-    return worst / torch.where(at_zero > 0, at_zero, 1.0)
 
+    def __init__(
+        self, sums: TwoScaleSums, membership: Tensor, balance: float = 1.0, start: TwoScaleWeights | None = None
+    ) -> None:
+        balance = number("balance", balance, least=0.0, above=True)
+        self._problem = problem = TwoScaleProblem.of(sums, membership, balance)
+        self._gram, self._moment = problem.on_fine()
+        eye = torch.eye(self._moment.shape[1], dtype=torch.float64, device=self._moment.device)
+        self._rows = torch.cat([eye.expand_as(self._gram), problem.membership.mT], 1)  # (B, q + p, q)
+        self._scale = _curvature(self._gram, self._rows)
+        self._size = torch.ones_like(self._scale[:, :1])
+        self._split, self._dual = torch.zeros_like(self._scale), torch.zeros_like(self._scale)
+        if start is not None:
+            before = torch.cat([start.fine, start.coarse], 1).to(self._split)
+            same = start.fine.shape == sums.fine_moment.shape and before.shape == self._split.shape
+            self._split = before if same else self._split
+        self._matrix, self._shift = self._map(slice(None))
 
-def _on_support(problem: _TwoScaleProblem, image: int, sparse_coarse: Tensor, sparse_fine: Tensor) -> Tensor:
-    """Minimum of one image's objective with the signs fixed: a linear system (Karush, Kuhn and Tucker)."""
-    sums, to = problem.sums, problem.membership[image]
-    free = sparse_fine != 0
-    if not bool(free.any()):
-        return sparse_fine
-    gram = to @ sums.coarse_gram[image] @ to.mT + problem.balance * sums.fine_gram[image]
-    right = to @ sums.coarse_moment[image] + problem.balance * sums.fine_moment[image]
-    right = right - problem.coarse_penalty[image] * (to @ sparse_coarse.sign())
-    right = right - problem.fine_penalty[image] * sparse_fine.sign()
-    zero = to[free][:, sparse_coarse == 0].mT  # these sums of fine weights must vanish
-    zero = zero[zero.abs().sum(1) > 0]
-    size, rows = int(free.sum()), len(zero)
-    system = torch.zeros(size + rows, size + rows, dtype=torch.float64, device=gram.device)
-    system[:size, :size], system[size:, :size], system[:size, size:] = gram[free][:, free], zero, zero.mT
-    target = torch.cat([right[free], right.new_zeros(rows)])
-    found = torch.linalg.pinv(system, hermitian=True) @ target
-    exact = torch.zeros_like(sparse_fine)
-    exact[free] = found[:size]
-    return exact
+    def solve(
+        self,
+        coarse_penalty: float | Tensor,
+        fine_penalty: float | Tensor,
+        tolerance: float = 1e-8,
+        max_iterations: int = 5000,
+    ) -> TwoScaleWeights:
+        """Weights at some penalties, as :func:`two_scale_regression` gives them."""
+        problem = self._problem.at(coarse_penalty, fine_penalty)
+        if problem.is_empty:
+            return _nothing(problem)
+        found, signs, iterations = _Found(problem), self._split.sign(), 0
+        while bool(found.open.any()) and iterations < max_iterations:
+            here, steps = found.open.nonzero()[:, 0], min(_EVERY, max_iterations - iterations)
+            found.primal[here], found.dual[here], lead = self._advance(problem, here, steps)
+            iterations += steps
+            # What is refined is right once its signs are: until these are at rest it is too soon to look.
+            before, signs = signs, self._split.sign()
+            late = iterations % _LOOK == 0 or iterations == max_iterations
+            ready = here if late else here[(signs == before).all(1)[here]]
+            found.take(ready, self._split, iterations, tolerance)
+            if iterations <= _ADAPTING:
+                self._adapt(here, lead)
+        return found.weights(tolerance)
 
+    def _advance(self, problem: TwoScaleProblem, here: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Make steps for the images ``here``; primal and dual residual of the last, and how far the first leads."""
+        scale = (self._size * self._scale)[here]
+        threshold = problem.penalties[here] / scale
+        matrix, shift, z, u = (part[here] for part in (self._matrix, self._shift, self._split, self._dual))
+        for _ in range(steps):
+            smooth = torch.baddbmm(shift[..., None], matrix, (z - u)[..., None])[..., 0]
+            before, moved = z, u + torch.lerp(z, smooth, _RELAXATION)
+            # Its soft threshold: what the bounds leave over.
+            u = moved.clamp(-threshold, threshold)
+            z = moved - u
+        apart, changed = smooth - z, scale * (z - before)
+        # Relative to what they are residuals of, each row in units of its own curvature.
+        root = scale.sqrt()
+        # At the edge of the bounds rounding would decide what is zero.
+        size = root * z.abs()
+        z = torch.where(size > _ROUNDING * size.amax(1, keepdim=True), z, 0.0)
+        self._split[here], self._dual[here] = z, u
+        primal = _norm(root * apart) / _above_zero(torch.maximum(_norm(root * z), _norm(root * smooth)))
+        dual = _norm(changed / root) / _above_zero(_norm(root * u))
+        return _norm(apart), _norm(changed), primal / _above_zero(dual)
 
-def _problem(
-    sums: TwoScaleSums, membership: Tensor, coarse_penalty: float | Tensor, fine_penalty: float | Tensor, balance: float
-) -> _TwoScaleProblem:
-    images, q, p = len(sums.output_square), sums.fine_moment.shape[1], sums.coarse_moment.shape[1]
-    if membership.shape not in ((q, p), (images, q, p)):
-        raise ValueError(
-            f"The membership must have shape ({images}, {q}, {p}) or ({q}, {p}), got {tuple(membership.shape)}."
+    def _adapt(self, here: Tensor, lead: Tensor) -> None:
+        """A step size at which neither residual lags behind (as OSQP's); multipliers are rescaled with it."""
+        off = (lead > _OFF) | (lead < 1 / _OFF)
+        if not bool(off.any()):
+            return
+        images, factor = here[off], lead[off].sqrt().clamp(0.1, 10.0)[:, None]
+        self._size[images] *= factor
+        self._dual[images] /= factor
+        self._matrix[images], self._shift[images] = self._map(images)
+
+    def _map(self, images: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The smooth weights on all rows as a map of ``z - u``: matrix ``(b, q + p, q + p)``, and what it adds."""
+        rows = self._rows[images]
+        weighted = rows.mT * (self._size * self._scale)[images][:, None]
+        solved = torch.cholesky_solve(
+            torch.cat([weighted, self._moment[images][..., None]], 2),
+            torch.linalg.cholesky(self._gram[images] + weighted @ rows),
         )
-    if not bool(((membership == 0) | (membership == 1)).all()) or bool((membership.sum(-1) > 1).any()):
-        raise ValueError(
-            "The membership must hold 0 and 1, and put each fine super-pixel inside at most one coarse one."
+        found = rows @ solved
+        return found[..., :-1].contiguous(), found[..., -1]
+
+
+class _Found:
+    """The weights of each image, kept from the look at which they were found good enough."""
+
+    def __init__(self, problem: TwoScaleProblem) -> None:
+        sums = problem.sums
+        self._problem = problem
+        self._coarse, self._fine = torch.zeros_like(sums.coarse_moment), torch.zeros_like(sums.fine_moment)
+        self.primal, self.dual = torch.zeros_like(sums.output_square), torch.zeros_like(sums.output_square)
+        self._optimality = torch.full_like(sums.output_square, torch.inf)
+        self._iterations = torch.zeros_like(sums.output_square, dtype=torch.long)
+        self.open = torch.ones_like(sums.output_square, dtype=torch.bool)
+
+    def take(self, images: Tensor, split: Tensor, iterations: int, tolerance: float) -> None:
+        """Refine what ADMM has come to for some images."""
+        if len(images) == 0:
+            return
+        problem, q = self._problem.part(images), self._fine.shape[1]
+        coarse, fine = refined(problem, split[images, q:], split[images, :q])
+        apart = optimality(problem, coarse, fine)
+        self._coarse[images], self._fine[images], self._optimality[images] = coarse, fine, apart
+        self._iterations[images] = iterations
+        self.open[images] = apart > tolerance
+
+    def weights(self, tolerance: float) -> TwoScaleWeights:
+        problem, coarse, fine = self._problem, self._coarse, self._fine
+        gap = (problem.to_coarse(fine) - coarse).abs().amax(1)
+        objective, converged = problem.objective(coarse, fine), self._optimality <= tolerance
+        return TwoScaleWeights(
+            coarse, fine, objective, gap, self.primal, self.dual, self._optimality, self._iterations, converged
         )
-    for name, tensor in sums._asdict().items():
-        check_finite(name, tensor)
-    to = as_double(membership).expand(images, q, p)
-    coarse, fine = _penalty("coarse", coarse_penalty, sums), _penalty("fine", fine_penalty, sums)
-    return _TwoScaleProblem(TwoScaleSums(*map(as_double, sums)), to, coarse, fine, float(balance))
 
 
-def _penalty(name: str, value: float | Tensor, sums: TwoScaleSums) -> Tensor:
-    images = len(sums.output_square)
-    penalty = torch.as_tensor(value, dtype=torch.float64, device=sums.output_square.device)
-    if penalty.shape not in ((), (images,)) or not bool((penalty >= 0).all()) or not bool(penalty.isfinite().all()):
-        raise ValueError(
-            f"`{name}_penalty` must be a finite number of at least 0, or one for each image, got {value!r}."
-        )
-    return penalty.expand(images)[:, None]
-
-
-def _nothing(problem: _TwoScaleProblem) -> TwoScaleWeights:
+def _nothing(problem: TwoScaleProblem) -> TwoScaleWeights:
     """No super-pixel at one of the scales: nothing but zero is feasible."""
     sums = problem.sums
     coarse, fine = torch.zeros_like(sums.coarse_moment), torch.zeros_like(sums.fine_moment)
     zero = torch.zeros_like(sums.output_square)
-    return TwoScaleWeights(coarse, fine, problem.objective(coarse, fine), zero, zero, zero, zero, 0, zero == 0)
+    none = torch.zeros_like(zero, dtype=torch.long)
+    return TwoScaleWeights(coarse, fine, problem.objective(coarse, fine), zero, zero, zero, zero, none, zero == 0)
 
 
-def _half_squares(gram: Tensor, moment: Tensor, weights: Tensor) -> Tensor:
-    """``½ w A wᵀ - b wᵀ`` for each image."""
-    return 0.5 * ((weights[:, None] @ gram)[:, 0] * weights).sum(1) - (moment * weights).sum(1)
+def _curvature(gram: Tensor, rows: Tensor) -> Tensor:
+    """Step size of each row ``(B, q + p)``: of a fine weight its own curvature, of a sum that of moving all alike."""
+    own = gram.diagonal(dim1=1, dim2=2)
+    least = _FLAT * own.amax(1, keepdim=True) if own.shape[1] else own
+    own = torch.maximum(own, least)
+    own = torch.where(own > 0, own, 1.0)
+    return 1 / _above_zero((rows / own[:, None]).sum(2), 1.0)
 
 
-def _soft(values: Tensor, threshold: Tensor) -> Tensor:
-    return values.sign() * (values.abs() - threshold).clamp(min=0)
+def _norm(values: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(values, dim=1)
 
 
-def _norm(parts: list[Tensor]) -> Tensor:
-    return torch.stack([part.square().sum(1) for part in parts]).sum(0).sqrt()
+def _above_zero(values: Tensor, otherwise: float = 1e-300) -> Tensor:
+    return torch.where(values > 0, values, otherwise)

@@ -66,6 +66,12 @@ CASES: dict[str, Rows] = {
     "exploding_signal": rows("health/gradient_rms", [0.1, 0.05, 0.02, 0.02, 0.01, 0.01, 0.5]),
     "vanishing_signal": rows("health/activation_rms", [1.0, 1.1, 1.0, 0.1], layers=1, others=1.0),
     "representation_jump": rows("drift/cka_previous", [0.6, 0.8, 0.9, 0.95, 0.97, 0.98, 0.2]),
+    "explanation_jump": both(
+        plain("multi_scale/rank_correlation", [0.6, 0.7, 0.8, 0.75, 0.8, 0.2]),
+        plain("val_acc", [0.5, 0.7, 0.9, 0.91, 0.92, 0.91]),
+    ),
+    "explanation_focus": plain("multi_scale/focus", [0.1, 0.15, 0.12, 0.14, 0.13, 0.5]),
+    "explanation_collapse": plain("multi_scale/r2_fine", [0.1, 0.5, 0.7, 0.75, 0.2]),
     "heldout_changed": plain("zz_convscope/heldout_changed", [0.0, 1.0]),
 }
 
@@ -97,6 +103,10 @@ HEALTHY: dict[str, Rows] = {
     "the rank settles": rows("correlation/effective_rank_ratio", [0.9, 0.6, 0.45, 0.4, 0.37, 0.35, 0.34, 0.33]),
     "gradients vanish as the loss does": rows("health/gradient_rms", [0.1 * 0.6**i for i in range(12)]),
     "a few filters die": rows("health/dead_filters", [0.0, 0.05, 0.05, 0.1, 0.1, 0.15, 0.15]),
+    "explanations change while the network learns": both(
+        plain("multi_scale/rank_correlation", [0.5, 0.4, 0.6, 0.5, 0.1, 0.5, 0.6]),
+        plain("val_acc", [0.2, 0.3, 0.4, 0.5, 0.7, 0.72, 0.73]),
+    ),
     "drift slows down": rows("drift/cka_previous", [0.5, 0.7, 0.85, 0.9, 0.95, 0.97, 0.99, 0.96, 0.99]),
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -52,6 +53,14 @@ def test_what_is_written_and_saved(fit: Any, tmp_path: Path) -> None:
     network = ExplainerNetwork.load(callback.saved[-1])
     assert float(network.p.detach()) == pytest.approx(latest(run, "p"))
     assert network.filters == 5
+
+
+def test_without_checkpoints_it_lies_in_the_folder_of_the_run(fit: Any, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    callback = explainer(proxy_images=0)
+    fit([callback], max_epochs=1, logger=WandbLogger(save_dir=tmp_path, project="mine", version="abc", offline=True))
+    assert callback.saved == [tmp_path / "mine" / "abc" / "checkpoints" / "explainer-epoch=0.pt"]
+    assert ExplainerNetwork.load(callback.saved[0]).filters == 5
 
 
 def test_training_is_bitwise_the_same(tmp_path: Path) -> None:

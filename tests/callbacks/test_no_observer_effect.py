@@ -91,7 +91,9 @@ def test_the_full_suite_changes_nothing(tmp_path: Path, workers: int) -> None:
     without = train([], tmp_path / "without", workers)
     callbacks = convscope.suite("full", every_n_epochs=1)
     callbacks += [convscope.FilterImportance(every_n_train_steps=2, every_n_epochs=0, name="stepwise")]
+    callbacks += [convscope.MultiScaleInterpretation(images=3, samples=20, every_n_epochs=1)]  # in the suite's place
     observed = train(callbacks, tmp_path / "with", workers)
+    assert "multi_scale/rank_correlation" in callbacks[-1].logged
     assert len(callbacks[0].history.rows) == 4  # it did observe: before training and after each epoch
     different = [key for key in without if not same(without[key], observed[key])]
     assert different == []

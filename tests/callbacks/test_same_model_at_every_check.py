@@ -189,8 +189,17 @@ class Growing(L.Callback):
             pl_module.net.head = nn.Linear(6, 4)
 
 
+class Overflowing(L.Callback):
+    """All weights become NaN, as after a step too far."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        for parameter in pl_module.parameters():
+            parameter.data.fill_(float("nan"))
+
+
 def test_nothing_is_said_of_weights_where_there_is_nothing_to_say(tmp_path: Path, recwarn: Any) -> None:
     weights_at_checks([None, WeightAveraging()], tmp_path / "a")
     weights_at_checks([None, StochasticWeightAveraging(0.05, swa_epoch_start=1)], tmp_path / "b")
     weights_at_checks([None, Growing()], tmp_path / "c")
+    weights_at_checks([None, Overflowing()], tmp_path / "d")
     assert not [warning for warning in recwarn if "other weights" in str(warning.message)]

@@ -91,6 +91,8 @@ def main(folder: Path, devices: int, mode: str) -> None:
             norm.momentum = 0.0  # each process sees other training batches
     heldout = convscope.HeldOut(size=29, batch_size=4)  # uneven shares
     callbacks: list[Any] = list(convscope.suite("full", heldout=heldout, on_error="warn", on_start=True))
+    few: dict[str, Any] = {"heldout": heldout, "images": 5, "samples": 30, "every_n_epochs": 1}  # in the suite's place
+    callbacks.append(convscope.MultiScaleInterpretation(**few))
     if mode == "plain":
         callbacks.append(
             convscope.RepresentationDrift(heldout=heldout, reference=TinyResNet(4, classes=3), name="reference")

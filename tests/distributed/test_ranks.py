@@ -27,7 +27,7 @@ def program(folder: Path, devices: int, mode: str = "plain") -> list[dict[str, A
 def comparable(result: dict[str, Any]) -> dict[str, float]:
     prefixes = (
         "probe", "importance", "correlation", "drift", "health",
-        "prediction", "similarity", "class_filters", "ablation", "forward", "resampling", "parts",
+        "prediction", "similarity", "class_filters", "ablation", "forward", "resampling", "parts", "multi_scale",
     )  # fmt: skip
     return {key: value for key, value in result["metrics"].items() if key.startswith(prefixes)}
 
@@ -39,6 +39,7 @@ def test_two_processes_give_the_values_of_one(tmp_path: Path) -> None:
     assert {result["fingerprint"] for result in two} == {one["fingerprint"]}
     expected = comparable(one)
     assert len(expected) > 100
+    assert "multi_scale/rank_correlation" in expected
     for result in two:
         assert comparable(result) == pytest.approx(expected, rel=1e-6, abs=1e-7)
     runs = sorted((tmp_path / "run").iterdir())

@@ -6,8 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from convscope.explainers.segments import Segments, segment, segment_means
-from convscope.explainers.switches import draw_switches, fill_image, nearness, share_on, switched
+from convscope.explainers.segments import Segments, segment, segment_means, usual_counts
+from convscope.explainers.switches import (
+    distances,
+    draw_switches,
+    fill_image,
+    nearness,
+    random_ranks,
+    share_on,
+    switched,
+)
 
 
 def picture(channels: int = 3, height: int = 32, width: int = 32) -> Tensor:
@@ -119,11 +127,46 @@ def test_the_share_of_a_coarse_super_pixel_that_is_on() -> None:
     assert share_on(on, membership).tolist() == [[0.5, 1.0], [0.0, 0.0]]
 
 
-def test_nearer_copies_weigh_more() -> None:
-    image = picture()
-    copies = torch.stack([image, image * 0.9, image * 0])
-    weight, width = nearness(image, copies)
+@pytest.mark.parametrize("fill", ["zero", "mean", "blur"])
+def test_nearer_copies_weigh_more(fill: str) -> None:
+    image, found = picture(), segment(picture(), "grid", 4, 16)
+    instead, on = fill_image(image, fill), draw_switches(9, 16, seed=0)
+    weight = nearness(on, distances(image, instead, found.fine, 16))
+    copies = switched(image, instead, found.fine, on)
     squares = (copies - image).double().square().flatten(1).sum(1)
-    assert width == pytest.approx(squares[1].item())
-    torch.testing.assert_close(weight, (-squares / squares[1]).exp())
-    assert nearness(image, image.expand(3, -1, -1, -1))[0].tolist() == [1.0, 1.0, 1.0]
+    torch.testing.assert_close(weight, (-squares / squares.median()).exp(), rtol=1e-5, atol=0)
+    assert weight[0] == 1
+    assert nearness(on, torch.zeros(16, dtype=torch.float64)).tolist() == [1.0] * 9  # nothing to see in the image
+
+
+def test_random_orders_are_orders() -> None:
+    ranks = random_ranks(5, 12, seed=3, number=7)
+    assert all(row.sort().values.tolist() == list(range(12)) for row in ranks)
+    assert not torch.equal(ranks[0], ranks[1])
+    assert torch.equal(ranks, random_ranks(5, 12, seed=3, number=7))
+    assert not torch.equal(ranks, random_ranks(5, 12, seed=3, number=8))
+
+
+@pytest.mark.parametrize("size", [(20, 47), (47, 20), (28, 28), (9, 9), (224, 224)])
+def test_fine_cells_are_about_equal(size: tuple[int, int]) -> None:
+    found = segment(torch.zeros(1, *size), "grid", *usual_counts(*size))
+    pixels = found.fine.flatten().bincount()
+    assert pixels.max() <= 4 * pixels.min()
+    each = found.membership.sum(0)
+    assert each.min() == each.max()
+
+
+@pytest.mark.parametrize(
+    ("size", "counts"),
+    [((32, 32), (16, 64)), ((8, 8), (4, 16)), ((4, 4), (1, 4)), ((1, 1), (1, 1)), ((2, 40), (5, 20))],
+)
+def test_usual_counts_fit_the_image(size: tuple[int, int], counts: tuple[int, int]) -> None:
+    assert usual_counts(*size) == counts
+    check(segment(torch.zeros(3, *size), "grid", *counts), *size)
+
+
+@pytest.mark.parametrize("method", ["slic", "quickshift"])
+def test_segments_by_colour_are_not_cut_into_slivers(method: str) -> None:
+    pytest.importorskip("skimage")
+    found = segment(picture(3, 64, 64), method, coarse=9, fine=36)
+    assert found.fine.flatten().bincount().min() >= 8

@@ -131,6 +131,7 @@ def browser(profile: Path) -> Iterator[Any]:
     options.binary_location = shutil.which("chromium") or ""
     for option in (*CHROMIUM_OPTIONS, f"--user-data-dir={profile}"):
         options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
         yield driver

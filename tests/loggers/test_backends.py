@@ -8,12 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from convscope.callbacks.engine import bridge
 from convscope.loggers import Backend, backend_of, mlflow_name, register_backend, tag_of_mlflow_name
 from convscope.loggers import backends as known
 from convscope.loggers.files import FilesBackend, tag_path
@@ -164,3 +166,8 @@ def test_each_backend_is_one_small_file() -> None:
 )
 def test_the_folder_of_a_run(logger: Any, folder: str) -> None:
     assert logger_folder(logger, "root") == Path(folder)
+
+
+def test_without_a_folder_on_this_machine_files_lie_in_the_current_one(tmp_path: Path) -> None:
+    trainer = L.Trainer(default_root_dir="memory://bucket/runs", logger=False, accelerator="cpu", barebones=True)
+    assert bridge.run_folder(trainer) == Path(".")

@@ -45,7 +45,7 @@ def by_cvxpy(data: dict[str, Tensor], image: int, penalties: tuple[float, float]
     return float(problem.value)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("penalties", [(0.0, 0.0), (0.3, 0.1), (1.0, 0.5), (0.0, 0.4), (2.0, 0.0), (50.0, 50.0)])
 @pytest.mark.parametrize("balance", [1.0, 0.2])
 def test_the_objective_is_cvxpys(seed: int, penalties: tuple[float, float], balance: float) -> None:
@@ -62,6 +62,25 @@ def smooth_gradient(data: dict[str, Tensor], found: TwoScaleWeights, balance: fl
     coarse = (sums.coarse_gram @ found.coarse[..., None])[..., 0] - sums.coarse_moment
     fine = (sums.fine_gram @ found.fine[..., None])[..., 0] - sums.fine_moment
     return (to @ coarse[..., None])[..., 0] + balance * fine
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_some_subgradient_of_the_penalties_cancels_the_gradient(seed: int) -> None:
+    """The conditions of Karush, Kuhn and Tucker, coarse super-pixel by coarse super-pixel."""
+    data, (of_coarse, of_fine) = draws(seed), (0.3, 0.1)
+    found = two_scale_regression(sums_of(data), data["membership"], of_coarse, of_fine)
+    gradient = smooth_gradient(data, found, 1.0)
+    for image in range(3):
+        for place in range(4):
+            inside = data["membership"][:, place] > 0
+            needed, weights, total = -gradient[image, inside], found.fine[image, inside], found.coarse[image, place]
+            # needed = of_coarse * s + of_fine * t, s common to the super-pixel and both in the subdifferentials of | |
+            low = torch.where(weights == 0, needed - of_fine, needed - of_fine * weights.sign()).max()
+            high = torch.where(weights == 0, needed + of_fine, needed - of_fine * weights.sign()).min()
+            lowest, highest = (-of_coarse, of_coarse) if total == 0 else (of_coarse * total.sign(),) * 2
+            assert float(low) <= float(highest) + 1e-7
+            assert float(high) >= float(lowest) - 1e-7
+            assert float(low) <= float(high) + 1e-7
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -116,14 +135,14 @@ def test_a_warm_start_takes_fewer_steps_to_the_same_weights() -> None:
     data["output"] = data["output"] + 0.001
     again = two_scale_regression(sums_of(data), data["membership"], 0.3, 0.1)
     warm = two_scale_regression(sums_of(data), data["membership"], 0.3, 0.1, start=cold)
-    assert warm.iterations <= again.iterations
+    assert bool((warm.iterations <= again.iterations).all())
     torch.testing.assert_close(warm.objective, again.objective, rtol=1e-9, atol=0)
 
 
 def test_a_step_limit_is_kept_and_said() -> None:
     data = draws(3)
     found = two_scale_regression(sums_of(data), data["membership"], 0.3, 0.1, max_iterations=3)
-    assert found.iterations == 3
+    assert found.iterations.tolist() == [3, 3, 3]
     assert not bool(found.converged.any())
     assert bool((found.primal_residual > 0).all())
 
@@ -205,6 +224,9 @@ def test_bad_arguments_are_named(change: dict[str, object], message: str) -> Non
         ({"weight": -torch.ones(3, 60)}, "weight must not be negative"),
         ({"output": torch.full((3, 60), torch.nan)}, "output must be finite"),
         ({"fine": torch.zeros(3, 59, 12)}, r"Give coarse \(B, K, p\)"),
+        ({"output": torch.zeros(3, 59)}, r"Give coarse \(B, K, p\)"),
+        ({"weight": torch.ones(3, 59)}, r"Give coarse \(B, K, p\)"),
+        ({"weight": torch.ones(60)}, r"Give coarse \(B, K, p\)"),
     ],
 )
 def test_bad_copies_are_named(change: dict[str, Tensor], message: str) -> None:

@@ -7,9 +7,40 @@ from types import ModuleType
 
 import pytest
 
-from convscope.recipes import digits, dying_relu, forgetting, input_resampling, label_corruption
+from convscope.recipes import (
+    digits,
+    dying_relu,
+    forgetting,
+    freeze_guide,
+    input_resampling,
+    label_corruption,
+    label_noise,
+    multi_scale,
+    pruning_guide,
+    segmentation,
+    self_supervised,
+    sweep,
+    width_and_depth,
+)
 
 pytest.importorskip("sklearn")
+
+
+RECIPES = [
+    digits,
+    dying_relu,
+    forgetting,
+    freeze_guide,
+    input_resampling,
+    label_corruption,
+    label_noise,
+    multi_scale,
+    pruning_guide,
+    segmentation,
+    self_supervised,
+    sweep,
+    width_and_depth,
+]
 
 
 @pytest.mark.slow
@@ -32,7 +63,7 @@ def test_forgetting_is_found(tmp_path: Path) -> None:
     assert "forgetting" in {alert.rule for alert in alerts}
 
 
-@pytest.mark.parametrize("recipe", [digits, dying_relu, forgetting, input_resampling, label_corruption])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_help_is_plain_text(
     recipe: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,7 +76,13 @@ def test_help_is_plain_text(
     assert all(option in printed for option in ("--epochs", "--logdir"))
 
 
-@pytest.mark.parametrize("recipe", [digits, dying_relu, forgetting, input_resampling, label_corruption])
+def test_every_recipe_is_tested_here() -> None:
+    elsewhere = {"part_filters", "explainer", "processes", "image_folder", "configured"}
+    known = {path.stem for path in Path(digits.__file__).parent.glob("[a-z]*.py")}
+    assert known == {recipe.__name__.rpartition(".")[2] for recipe in RECIPES} | elsewhere
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_runs_and_says_how_to_see_the_run(
     recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,6 +111,38 @@ class Proxy(metrics.EquivarianceProxy):
         super().update(peaks(before), peaks(after))
 
 
+class FitScores(NamedTuple):
+    """What a fit of two scales says of one image."""
+
+    coarse: Tensor
+    fine: Tensor
+    coarse_r2: Tensor
+    fine_r2: Tensor
+
+
+class Fit(metrics.MultiScaleFit):
+    """One image, whose copies are the samples; every super-pixel may have a weight, since choosing is comparing."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(1, channels, channels, nonzero=1.0)
+
+    def update(self, coarse: Tensor, fine: Tensor, output: Tensor, weight: Tensor) -> None:  # type: ignore[override]
+        super().update(0, coarse, fine, output, weight)
+
+    def compute(self) -> FitScores:  # type: ignore[override]
+        self.describe(0, torch.eye(self.num_fine), torch.ones(self.num_fine), torch.ones(self.num_fine))
+        found = super().compute()
+        return FitScores(found.coarse[0], found.fine[0], found.coarse_r2[0], found.fine_r2[0])
+
+
+class Areas(metrics.SwitchingAreas):
+    """Takes images first, as the others do."""
+
+    def update(self, curves: Tensor) -> None:  # type: ignore[override]
+        for image in curves:
+            super().update(image)
+
+
 ALONE, PAIRS = frozenset({""}), frozenset({"mean_abs", "redundant_share"})
 JUDGED = ("accuracy", "balanced_accuracy", "selectivity", "control_accuracy", "chance")
 RANKED = ("mean_average_precision", "mean_iou", "chance", "selectivity", "control", "control_score", "predicted")
@@ -206,6 +239,15 @@ CASES: dict[str, Case] = {
         lambda d: (d.pooled, d.pooled.square(), d.pooled.abs()),
         indexed=True,
         powers={"mean": 1},
+    ),
+    "MultiScaleFit": Case(
+        Fit,
+        lambda d: (d.pooled, d.activation[..., 0, 0], d.outputs[:, 0], d.outputs[:, 1].abs()),
+        powers=None,
+        correlations=frozenset({"coarse_r2", "fine_r2"}),
+    ),
+    "SwitchingAreas": Case(
+        lambda c: Areas(c, [0.0, 0.25, 1.0]), lambda d: (d.activation[:, :, :2, :3],), powers={"": 1}
     ),
     "InterventionOutcome": Case(
         lambda c: Outcome(S, K),

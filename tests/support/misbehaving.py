@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import io
 import itertools
 import multiprocessing
 import random
@@ -559,6 +560,79 @@ class RawMemory(Misbehaving):
 
     def kept(self) -> Any:
         return self.view[0], self.storage[0], self.variable.get()
+
+
+class PerObject:
+    """A descriptor that keeps the values of all objects, one by one."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, int] = {}
+
+    def __get__(self, item: Any, owner: Any = None) -> Any:
+        return self if item is None else self.values.get(id(item), 0)
+
+    def __set__(self, item: Any, value: int) -> None:
+        self.values[id(item)] = value
+
+
+class Counting(type):
+    """A metaclass that counts."""
+
+    calls = 0
+
+
+class Counted(metaclass=Counting):
+    """A class with a metaclass of the user's."""
+
+
+class Scaled(torch.autograd.Function):
+    """A function of the user's own that counts its calls."""
+
+    calls = 0
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        Scaled.calls += 1
+        return x * (1 + 0.1 * (Scaled.calls % 5))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class ClassesOfTheUsers(Misbehaving):
+    """State of a class in an attribute, of a metaclass, of a descriptor."""
+
+    number = PerObject()
+
+    def prepare(self) -> None:
+        self.scaled, self.counted = Scaled, Counted()
+        Scaled.calls = Counting.calls = self.number = 0
+
+    def meddle(self, x: Tensor) -> Any:
+        self.number += 1
+        Counting.calls += 1
+        return self.scaled.apply(x.mean()) + self.number % 3 + Counting.calls % 5
+
+    def kept(self) -> Any:
+        return self.number, Counting.calls, Scaled.calls
+
+
+class MemoryFiles(Misbehaving):
+    """Text and bytes written to memory, and read there."""
+
+    def prepare(self) -> None:
+        self.text, self.bytes = io.StringIO("abc"), io.BytesIO(b"abc")
+        self.text.read(1)
+
+    def meddle(self, x: Tensor) -> Any:
+        self.text.write("d")
+        self.bytes.seek(0)
+        self.bytes.write(str(len(self.text.getvalue())).encode())
+        return sum(map(len, self.kept()[:1])) + self.text.tell() % 3
+
+    def kept(self) -> Any:
+        return self.text.getvalue(), self.bytes.getvalue(), self.text.tell(), self.bytes.tell()
 
 
 def quantised() -> nn.Module:

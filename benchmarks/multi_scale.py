@@ -1,0 +1,60 @@
+"""Validation of multi-scale interpretation: ``python -m benchmarks.multi_scale --out runs.jsonl`` runs what is missing.
+
+About 40 minutes of one core; a run that is done is not done again. ``--report`` writes docs/benchmarks-multi-scale.md
+from what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks.multi_scale_report import report
+from benchmarks.multi_scale_runs import NETS, run
+
+SEEDS = 3
+TUNING = 100  # seeds from here on are those that the limits of rules were set on
+
+
+def keys() -> list[str]:
+    """All runs, every kind early, so that a report of few of them says something about each."""
+    found = ["cost/16"]
+    for seed in range(SEEDS):
+        found += [f"planted/quarters/{net}/{seed}" for net in NETS]
+        found += [f"shortcut/{strength}/{TUNING + seed}" for strength in ("strong", "none")]
+        found += [f"planted/digits/{net}/{seed}" for net in NETS]
+        found += [f"natural/{net}/{seed}" for net in NETS]
+    found += [f"shortcut/{strength}/{seed}" for seed in range(SEEDS) for strength in ("strong", "none", "medium")]
+    found += [f"shortcut/weak/{seed}" for seed in range(SEEDS)]
+    return (
+        found
+        + [f"shortcut/{strength}/{seed}" for seed in range(SEEDS, 6) for strength in ("none", "strong")]
+        + ["cost/32"]
+    )
+
+
+def load(path: Path) -> list[dict]:
+    """Records so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="file of records, one line each")
+    parser.add_argument("--only", default="", help="run keys that begin so")
+    parser.add_argument("--report", action="store_true", help="write the page and run nothing")
+    options = parser.parse_args()
+    if options.report:
+        page = Path(__file__).parents[1] / "docs" / "benchmarks-multi-scale.md"
+        page.write_text(report(load(options.out)), encoding="utf-8")
+        return
+    for key in keys():
+        if key.startswith(options.only) and key not in {record["key"] for record in load(options.out)}:
+            record = run(key)
+            with options.out.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    main()

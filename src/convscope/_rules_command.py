@@ -1,0 +1,81 @@
+"""``convscope rules``: list rules, and try them on a recorded run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from convscope._recorded_runs import opened
+from convscope._terminal import columns, show
+from convscope.alerts.alert import sentence
+from convscope.alerts.judge import Judge
+from convscope.alerts.rules import Rule, default_rules, load_rules
+from convscope.dashboard import Run
+from convscope.dashboard.logged import logged_checks
+from convscope.dashboard.scalars import curves
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to those of the parser."""
+    rules = commands.add_parser("rules", help="list rules of alerts, and try them on a recorded run")
+    kinds = rules.add_subparsers(dest="kind", required=True, metavar="COMMAND")
+    _add_list(kinds)
+    _add_test(kinds)
+
+
+def _add_list(kinds: Any) -> None:
+    listed = kinds.add_parser("list", help="names, severities and metrics of the default rules, or of a file's")
+    listed.add_argument("rules", nargs="?", metavar="RULES.yaml", help="default: the rules that convscope ships")
+    listed.set_defaults(run=_list)
+
+
+def _add_test(kinds: Any) -> None:
+    tested = kinds.add_parser("test", help="the incidents that rules find in a recorded run")
+    tested.add_argument("rules", metavar="RULES.yaml", help="a file with rules, or 'default'")
+    tested.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or one with several runs")
+    tested.set_defaults(run=_test)
+
+
+def _list(options: argparse.Namespace) -> int:
+    rows = [(rule.name, rule.severity, _watched(rule)) for rule in _rules(options.rules or "default")]
+    show(columns([("name", "severity", "watches"), *rows]))
+    return 0
+
+
+def _watched(rule: Rule) -> str:
+    globs = list(dict.fromkeys(glob for condition in rule.conditions for glob in condition.globs))
+    return ", ".join(globs[:3]) + (", …" if len(globs) > 3 else "")
+
+
+def _rules(source: str) -> list[Rule]:
+    if source == "default":
+        return default_rules()
+    try:
+        return load_rules(source)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{source}: there is no such file; give a YAML file of rules, or 'default' for those that convscope ships"
+        ) from error
+
+
+def _test(options: argparse.Namespace) -> int:
+    rules = _rules(options.rules)
+    for name, run in opened(options.runs).items():
+        show(_judged(name, run, rules))
+    return 0
+
+
+def _judged(name: str, run: Run, rules: list[Rule]) -> str:
+    """Incidents of a run, and rules that had nothing to watch."""
+    judge = Judge(rules)
+    for epoch, step, values in logged_checks(run, curves(run.folder)):
+        judge.update(values, epoch, step)
+    lines = [f"{name}: {judge.watch.checks} checks, {len(judge.incidents)} incidents"]
+    lines += [f"  {one.duration}: [{one.severity}] {one.rule}: {sentence(one.text)}" for one in judge.incidents]
+    idle = {rule: globs for rule, globs in judge.watch.inactive().items() if not _optional(rules, rule)}
+    lines += [f"  {rule} cannot fire: nothing matches {', '.join(globs)}" for rule, globs in idle.items()]
+    return "\n".join(lines)
+
+
+def _optional(rules: list[Rule], name: str) -> bool:
+    return any(rule.name == name and rule.optional for rule in rules)
