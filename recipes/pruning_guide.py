@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -62,31 +63,29 @@ def removal_orders(run: convscope.dashboard.Run, layer: str) -> dict[str, list[i
 def without(model: DigitsCNN, unit: str, gone: list[int]) -> DigitsCNN:
     """A copy of the model in which the filters of a unit (``features.3``) are no longer there."""
     smaller = copy.deepcopy(model)
-    units = [name for name, module in smaller.features.named_children() if isinstance(module, nn.Sequential)]
-    place = units.index(unit.split(".")[-1])
-    this = smaller.features.get_submodule(units[place])
+    units = [module for module in smaller.features if isinstance(module, nn.Sequential)]
+    this: Any = smaller.features.get_submodule(unit.removeprefix("features."))
     kept = torch.tensor([one for one in range(this[0].out_channels) if one not in gone])
     this[0] = _narrowed(this[0], kept, 0)
     norm = nn.BatchNorm2d(len(kept))
-    norm.load_state_dict({k: v[kept] if v.dim() else v for k, v in this[1].state_dict().items()})
+    norm.load_state_dict({name: value[kept] if value.dim() else value for name, value in this[1].state_dict().items()})
     this[1] = norm.train(this.training)
-    if place + 1 < len(units):
-        after = smaller.features.get_submodule(units[place + 1])
-        after[0] = _narrowed(after[0], kept, 1)
-    else:
+    if this is units[-1]:
         smaller.head = _narrowed(smaller.head, kept, 1)
+    else:
+        after = units[units.index(this) + 1]
+        after[0] = _narrowed(after[0], kept, 1)
     return smaller
 
 
-def _narrowed(layer: nn.Conv2d | nn.Linear, kept: torch.Tensor, axis: int) -> nn.Conv2d | nn.Linear:
-    weight = layer.weight.detach().index_select(axis, kept)
-    bias = layer.bias.detach()[kept] if axis == 0 else layer.bias.detach()
-    made = (
-        nn.Linear(weight.shape[1], weight.shape[0])
-        if isinstance(layer, nn.Linear)
-        else nn.Conv2d(weight.shape[1], weight.shape[0], layer.kernel_size, padding=layer.padding)
-    )
-    made.weight, made.bias = nn.Parameter(weight), nn.Parameter(bias)
+def _narrowed(layer: Any, kept: torch.Tensor, axis: int) -> Any:
+    """A convolution or linear layer with only some of its outputs (axis 0) or inputs (axis 1)."""
+    made, weight = copy.deepcopy(layer), layer.weight.detach().index_select(axis, kept)
+    made.weight = nn.Parameter(weight)
+    sizes = ("out_channels", "in_channels") if isinstance(layer, nn.Conv2d) else ("out_features", "in_features")
+    setattr(made, sizes[axis], len(kept))
+    if axis == 0:
+        made.bias = nn.Parameter(layer.bias.detach()[kept])
     return made
 
 

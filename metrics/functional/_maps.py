@@ -28,7 +28,8 @@ def sample_blocks(tensor: Tensor) -> tuple[Tensor, ...]:
     """Parts of a few samples each."""
     if tensor.device.type != "cpu" or tensor.numel() <= _BLOCK:
         return (tensor,)
-    return tensor.split(max(1, _BLOCK * len(tensor) // tensor.numel()))
+    blocks: tuple[Tensor, ...] = tensor.split(max(1, _BLOCK * len(tensor) // tensor.numel()))
+    return blocks
 
 
 def _as_maps(block: Tensor) -> Tensor:

@@ -268,7 +268,8 @@ def _curvature(gram: Tensor, rows: Tensor) -> Tensor:
 
 
 def _norm(values: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(values, dim=1)
+    found: Tensor = torch.linalg.vector_norm(values, dim=1)
+    return found
 
 
 def _above_zero(values: Tensor, otherwise: float = 1e-300) -> Tensor:

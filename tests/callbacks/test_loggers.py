@@ -240,7 +240,7 @@ def test_two_loggers_get_the_same_pictures_drawn_once(fit: Any, tmp_path: Path, 
     drawn: list[str] = []
     draw = pictures.correlation_heatmap
     monkeypatch.setattr(
-        pictures, "correlation_heatmap", lambda matrix, title: drawn.append(title) or draw(matrix, title)
+        pictures, "correlation_heatmap", lambda matrix, title, order: drawn.append(title) or draw(matrix, title, order)
     )
     csv, board = CSVLogger(tmp_path, name="csv"), TensorBoardLogger(tmp_path, name="board")
     run = train(fit, [board, csv])
