@@ -1,4 +1,4 @@
-"""The benchmark's network: a ResNet-18 for 32 × 32 images, 20 convolutions, 11 M parameters."""
+"""The benchmarks' networks: a ResNet-18 for 32 × 32 images, 20 convolutions, 11 M parameters, and narrower ones."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class BasicBlock(nn.Module):
 class ResNet18(nn.Module):
     """Logits ``(N, 10)`` of images ``(N, 3, 32, 32)``; ``width`` filters in the first stage."""
 
-    def __init__(self, width: int = 64, classes: int = 10) -> None:
+    def __init__(self, width: int = 64, classes: int = 10, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(3, width, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         sizes = [width, width, 2 * width, 4 * width, 8 * width]
         for stage in range(1, 5):

@@ -133,9 +133,9 @@ def _compare(checks: dict[str, Callable[[], list]], samples: int, repeats: int) 
 class Classifier(L.LightningModule):
     """The benchmark's training."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: torch.nn.Module | None = None) -> None:
         super().__init__()
-        self.net = ResNet18()
+        self.net = ResNet18() if net is None else net
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.net(x)
@@ -190,13 +190,18 @@ def compare_paid(samples: int, repeats: int) -> None:
     for name, make in suites.items():
         bare = bare_training(ResNet18().to(device()), images, labels)
         bare()
-        rows = _paid(make(), images, labels, repeats, bare)
+        rows = paid(make(), ResNet18(), images, labels, repeats, bare)
         shares = [median([row.get(part, 0.0) / row["bare"] for row in rows]) for part in PARTS]
         print(f"| {name} | {' | '.join(f'{share:.2f}' for share in shares)} |", flush=True)
 
 
-def _paid(
-    callbacks: list, images: torch.Tensor, labels: torch.Tensor, checks: int, bare: Callable[[], None]
+def paid(
+    callbacks: list,
+    net: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    checks: int,
+    bare: Callable[[], None],
 ) -> list[dict[str, float]]:
     """The parts of each of ``checks`` checks after the first two, in which memory and processes are made ready."""
     bill = Bill(bare)
@@ -214,7 +219,7 @@ def _paid(
             num_sanity_val_steps=0,
         )
         loader = DataLoader(TensorDataset(images, labels), CHUNK)
-        trainer.fit(Classifier(), loader, loader)
+        trainer.fit(Classifier(net), loader, loader)
     return bill.rows[1:]
 
 
@@ -286,7 +291,9 @@ def _peak() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--only", choices=("check", "callbacks", "paid", "probes", "memory", "epoch"), help="one part of the benchmark"
+        "--only",
+        choices=("aims", "check", "callbacks", "paid", "probes", "memory", "epoch"),
+        help="one part of the benchmark",
     )
     parser.add_argument("--samples", type=int, default=1024, help="held-out images of a check (default 1024)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that are counted (default 5)")
@@ -298,7 +305,10 @@ def main() -> None:
         return
     began = time.perf_counter()
     print(f"Machine: {machine()}")
+    from benchmarks.aims import CASES, compare_aims  # which measures with what is defined here
+
     parts: dict[str, Callable[[], None]] = {
+        "aims": lambda: compare_aims([*CASES, "start"], options.samples, options.repeats),
         "check": lambda: compare_check(options.samples, options.repeats),
         "callbacks": lambda: compare_callbacks(options.samples, options.repeats),
         "paid": lambda: compare_paid(options.samples, options.repeats),

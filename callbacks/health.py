@@ -15,7 +15,6 @@ from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.callbacks.parts.weight_changes import WeightChanges
 from convscope.capture.data.heldout import HeldOut
-from convscope.capture.data.targets import counted_rows
 from convscope.capture.network.activation_bounds import bounds_of, is_rectified
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
@@ -146,7 +145,7 @@ class FilterHealth(LayerObserver):
         self._activity.update(record, record.activation)
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
-        mine = counted_rows(record.targets)
+        mine = record.counted
         gradient = gradient if mine is None else gradient[mine]
         if len(gradient):
             self._gradients.update(record, gradient)

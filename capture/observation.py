@@ -15,7 +15,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from convscope.capture.data.batches import tree_map
 from convscope.capture.data.heldout import Chunk, HeldOut
+from convscope.capture.data.targets import counted_rows
 from convscope.capture.gradients import hand_gradients
+from convscope.capture.looks import Looks
 from convscope.capture.network.finder import Finder
 from convscope.capture.network.follower import Event, follow
 from convscope.capture.network.modules import tensors_in
@@ -39,12 +41,14 @@ class Record:
         activation: ``(n, C, *S)`` with the layer's ``spatial`` S, without a graph, in the network's own precision.
         targets: ``(n, ...)`` on the activation's device, None where the batches have none.
         index: ``(n,)`` numbers of the samples in the held-out set.
+        counted: ``(n,)`` mask of the samples with a label that counts, on the CPU; None if all have one.
     """
 
     layer: Layer
     activation: torch.Tensor
     targets: torch.Tensor | None
     index: torch.Tensor
+    counted: torch.Tensor | None = None
     _shared: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -203,12 +207,14 @@ class _Pass:
         self._pending: list[tuple[Record, GradientEdge]] = []
         self._chunks = 0
         self._fired: Counter[LayerId] = Counter()
+        self._looks = Looks()
         self.report = Observed(unmatched={layer.name: layer.problem for layer in layers if layer.problem})
 
     def chunk(self, chunk: Chunk) -> None:
         """Run one forward, and at most one backward, on one chunk."""
         self._chunk, self._pending, self._sizes = chunk, [], sizes_of(chunk.inputs)
         self._targets = None if chunk.targets is None else chunk.targets.to(self._subject.device)
+        self._counted, self._failed_before = counted_rows(chunk.targets), set(self.report.failures)
         # A new one per chunk: the operations that run in this chunk decide which of them is the layer.
         self._finder = Finder(self._subject.module, self._inner)
         with follow(self._subject.module, self._on_event) as calls:
@@ -218,6 +224,7 @@ class _Pass:
             self._observe(self._output, logits)
         if self._gradients and self._pending:
             self._try_backward(logits)
+        self._looks.answer()
         self._chunks += 1
         if not chunk.padding:
             self.report.samples += len(chunk.index)
@@ -269,7 +276,7 @@ class _Pass:
             return
         # Detached, since a consumer must not prolong the graph; the gradient is awaited at the tensor itself, below.
         activation = layer.fold(tensor.detach())
-        record = Record(layer, activation, self._targets, self._chunk.index)
+        record = Record(layer, activation, self._targets, self._chunk.index, self._counted)
         with _plain_arithmetic(tensor.device):
             # Checked before anyone sees it: a NaN in one chunk would spoil sums over all of them.
             finite = self._finite(record)
@@ -320,10 +327,11 @@ class _Pass:
         if gradient is None:
             self.report.without_gradient.add(record.layer.name)
             return
+        name = record.layer.name
         # One sum finds any NaN or Inf; in half precision the sum itself could overflow.
-        if not bool(torch.isfinite(gradient.sum(dtype=torch.promote_types(gradient.dtype, torch.float32)))):
-            self.report.nonfinite_gradients.add(record.layer.name)
-        finite = record.layer.name not in self.report.nonfinite_gradients
+        total = gradient.sum(dtype=torch.promote_types(gradient.dtype, torch.float32))
+        self._looks.ask(~torch.isfinite(total), lambda bad: self._note_bad_gradient(name, bad))
+        finite = name not in self.report.nonfinite_gradients
         moved = record.layer.fold(gradient)
         with _plain_arithmetic(gradient.device):
             for place, consumer in enumerate(self._consumers):
@@ -348,12 +356,30 @@ class _Pass:
         return isinstance(error, torch.OutOfMemoryError) and self._chunk is not None and len(self._chunk.index) > 1
 
     def _finite(self, record: Record) -> bool:
-        """Return whether all values are finite: a NaN or Inf anywhere makes a pooled value so, a cheap test."""
-        bad = (~torch.isfinite(record.pooled)).any(1)
-        name = record.layer.name
-        if bool(bad.any()):
-            self.report.nonfinite[name] = self.report.nonfinite.get(name, 0) + int(bad.sum())
+        """Return whether all values are finite, as far as is known: a NaN or Inf anywhere makes a pooled value so.
+
+        Where looking would wait for a device, the answer comes at the end of the chunk. Metrics may then have seen
+        such values: the layer is reported all the same, and what they found for it is not used.
+        """
+        name, bad = record.layer.name, (~torch.isfinite(record.pooled)).any(1)
+        self._looks.ask(bad.sum(), lambda count: self._note_bad(name, count))
         return name not in self.report.nonfinite
+
+    def _note_bad(self, name: str, count: int) -> None:
+        if count:
+            self.report.nonfinite[name] = self.report.nonfinite.get(name, 0) + count
+            self._excuse(name, lambda consumer: not consumer.takes_nonfinite)
+
+    def _note_bad_gradient(self, name: str, bad: int) -> None:
+        if bad:
+            self.report.nonfinite_gradients.add(name)
+            self._excuse(name, lambda consumer: consumer.needs_gradient and not consumer.takes_nonfinite)
+
+    def _excuse(self, name: str, spoilt: Callable[[Consumer], bool]) -> None:
+        """Forget failures, in this chunk, of consumers that were given what they do not take."""
+        for place, layer in set(self.report.failures) - self._failed_before:
+            if layer == name and spoilt(self._consumers[place]):
+                del self.report.failures[place, layer]
 
 
 def _started(tensor: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from convscope._arguments import whole_number
+from convscope._devices import WITHOUT_DOUBLE
 from convscope.metrics._plot import draw_array, parts_to_draw
-from convscope.metrics.functional._precision import WITHOUT_DOUBLE
 from convscope.metrics.functional._validation import checked_mean
 
 NO_INDEX = -1

@@ -28,6 +28,12 @@ class FeatureStore(GatheringMetric):
         self._add_lists(features=torch.float32, targets=target_dtype, index=torch.int64)
         self.add_state("width", default=torch.tensor(0), dist_reduce_fx="max")
         self.add_state("target_width", default=torch.tensor(0), dist_reduce_fx="max")
+        self._widths: tuple[int, int] | None = None  # the same, where reading it does not wait for a device
+
+    def reset(self) -> None:
+        """Forget everything collected."""
+        super().reset()
+        self._widths = None
 
     def numbers(self) -> Tensor:
         """``(N,)`` the index of each row of the result, over all ranks; like compute, to be called on every rank."""
@@ -38,8 +44,7 @@ class FeatureStore(GatheringMetric):
 
     def _collect(self, features: Tensor, targets: Tensor, index: Tensor | None) -> None:
         """Add ``(N, F)`` features and ``(N, T)`` targets."""
-        _keep_width(self.width, "features", features.shape[1])
-        _keep_width(self.target_width, "targets", targets.shape[1])
+        self._keep_widths(features.shape[1], targets.shape[1])
         places = torch.full((len(features),), NO_INDEX, device=features.device) if index is None else index
         check_index(places, len(features), given=index is not None)
         self._append("features", features)
@@ -54,11 +59,14 @@ class FeatureStore(GatheringMetric):
         features = self._joined("features").reshape(len(index), int(self.width))
         return features[order], self._joined("targets").reshape(len(index), int(self.target_width))[order]
 
-
-def _keep_width(known: Tensor, name: str, width: int) -> None:
-    if int(known) not in (0, width):
-        raise ValueError(
-            f"The {name} must have {int(known)} columns as in earlier chunks, got {width}. "
-            "Use one metric for each layer."
-        )
-    known.fill_(width)
+    def _keep_widths(self, *widths: int) -> None:
+        for name, known, width in zip(("features", "targets"), self._widths or widths, widths, strict=True):
+            if known != width:
+                raise ValueError(
+                    f"The {name} must have {known} columns as in earlier chunks, got {width}. "
+                    "Use one metric for each layer."
+                )
+        if self._widths is None:
+            self._widths = widths[0], widths[1]
+            self.width.fill_(widths[0])
+            self.target_width.fill_(widths[1])

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from convscope._arguments import flag, share, whole_number
+from convscope._devices import free_to_look
 from convscope.metrics._base import ObservationMetric
-from convscope.metrics.functional._precision import free_to_look
 from convscope.metrics.functional._validation import check_channels
 from convscope.metrics.functional.health import (
     ActivityResult,

@@ -80,8 +80,8 @@ ALLOWED = {
     "loggers": {"loggers"},
     "callbacks": {"alerts", "callbacks", "capture", "dashboard", "explainers", "metrics", "loggers"},
 }
-SHARED = {"convscope._arguments", "convscope._lazy"}
-"""Plain Python that any package may use."""
+SHARED = {"convscope._arguments", "convscope._devices", "convscope._lazy"}
+"""What any package may use."""
 FOREIGN = {
     "alerts": ("torch", "lightning", "torchmetrics"),
     "metrics": ("lightning",),

@@ -10,7 +10,6 @@ from torchmetrics import Metric
 
 from convscope._arguments import different, one_of
 from convscope.callbacks.parts.per_layer import PerLayer
-from convscope.capture.data.targets import counted_rows
 from convscope.capture.network.trace import Layer
 from convscope.capture.network.weights import filter_weights, norm_scale
 from convscope.capture.observation import Record
@@ -86,7 +85,7 @@ class ImportanceMeasure:
 
     def on_gradient(self, record: Record, gradient: torch.Tensor) -> None:
         """Take in a layer's activations and gradients of one chunk."""
-        mine = counted_rows(record.targets)
+        mine = record.counted
         activation = record.activation
         if mine is not None:  # an ignored sample has no loss; it must not count as importance 0
             activation, gradient = activation[mine], gradient[mine]

@@ -131,7 +131,11 @@ class LayerObserver(Callback, ABC):
 
     @property
     def takes_nonfinite(self) -> bool:
-        """Return whether the callback takes activations and gradients with NaN or infinite values."""
+        """Return whether the callback takes activations and gradients with NaN or infinite values.
+
+        Others are not given them; where looking would wait for a device, they may be given some in the chunk that has
+        the first, and what they find for that layer is not used.
+        """
         return False
 
     @property

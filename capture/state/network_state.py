@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from convscope.capture.looks import Looks
 from convscope.capture.state import put_back
 from convscope.capture.state.generators import restorer
 from convscope.capture.state.reach import (
@@ -119,8 +120,10 @@ class NetworkSnapshot:
             _attempt(action, item)
         for state in self._tensors:
             _attempt(state.restore, state.tensor)
+        looks = Looks()
         for bits in self._bits.values():
-            _attempt(bits.restore, "a tensor")
+            _attempt(partial(_restore_bits, bits, looks), "a tensor")
+        _attempt(looks.answer, "a tensor")
         for state in self._tensors:
             _attempt(state.restore_version, state.tensor)
 
@@ -338,6 +341,11 @@ _KEEPERS: tuple[tuple[Any, Callable[[NetworkSnapshot, Any], None]], ...] = (
 def _outliving(function: types.FunctionType) -> list[Any]:
     """State that a function keeps between calls beside its closure: mutable defaults, attributes of its own."""
     return [*(function.__defaults__ or ()), function.__kwdefaults__, vars(function)]
+
+
+def _restore_bits(bits: Bits, looks: Looks) -> None:
+    """Write a tensor's bits back if they differ: unchanged ones are not written."""
+    looks.ask(bits.differs(), lambda changed: _attempt(bits.write_back, "a tensor") if changed else None)
 
 
 def _attempt(action: Callable[[], Any], item: Any) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from convscope._devices import free_to_look
+
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PARTS: dict[torch.layout, tuple[str, ...]] = {
     torch.sparse_coo: ("_indices", "_values"),
@@ -57,12 +59,18 @@ class Bits:
         storage = tensor.untyped_storage()
         return (storage._cdata, *(_place(tensor) if _is_small_part(tensor, storage) else ()))
 
-    def restore(self) -> None:
-        """Write the bytes back if they differ in any bit."""
+    def differs(self) -> torch.Tensor:
+        """Return, as a scalar on the tensor's device, whether any bit is another one."""
         if self.storage.nbytes() != self._nbytes:
             self.storage.resize_(self._nbytes)
-        if not torch.equal(self._live.to(self._saved.device), self._saved):
-            self._live.copy_(self._saved)
+        live = self._live.to(self._saved.device)
+        if free_to_look(live):
+            return torch.tensor(not torch.equal(live, self._saved))  # stops at the first difference
+        return (live != self._saved).any()
+
+    def write_back(self) -> None:
+        """Write the bytes back."""
+        self._live.copy_(self._saved)
 
 
 def _window(tensor: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:

@@ -52,7 +52,7 @@ def scratch(block: Tensor) -> Tensor:
     """Memory of a block's shape and type for a result that is used up before the next call; see :func:`map_blocks`."""
     if block.device.type != "cpu" or block.dtype != torch.float32 or block.numel() > _BLOCK:
         return torch.empty_like(block)
-    if _kept.memory is None:
+    if _kept.memory is None or _kept.memory.numel() < block.numel():
         _kept.memory = torch.empty(_BLOCK)
     if block.is_contiguous():
         return _kept.memory[: block.numel()].view(block.shape)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-WITHOUT_DOUBLE = frozenset({"mps"})
-_IN_STEP = frozenset({"cpu"})  # devices that have finished an operation once its call returns
+from convscope._devices import WITHOUT_DOUBLE
 
 # A column counts as constant when its standard deviation is below 1e-6 of its root mean square:
 # about 16 units in the last place of float32, so rounding alone never passes for variation.
@@ -27,11 +26,6 @@ def at_least_single(tensor: Tensor) -> Tensor:
     """``tensor`` in float32, or in float64 where it already is: never in half precision."""
     tensor = tensor.detach()
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def free_to_look(tensor: Tensor) -> bool:
-    """Return whether a value of the tensor can be read at once, as on the CPU; a GPU would have to finish its work."""
-    return tensor.device.type in _IN_STEP
 
 
 def is_varying(variance: Tensor, mean_square: Tensor) -> Tensor:

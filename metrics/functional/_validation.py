@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convscope._devices import free_to_look
+
 _CLASS_INDEX_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -110,5 +112,5 @@ def check_index(index: Tensor, num_samples: int, given: bool) -> None:
             f"The index must hold one integer for each of the {num_samples} samples, got {index.dtype} of shape "
             f"{tuple(index.shape)}."
         )
-    if given and bool((index < 0).any()):
+    if given and free_to_look(index) and bool((index < 0).any()):
         raise ValueError(f"The index must not be negative, got {int(index.min())}. Count samples from 0.")

@@ -57,7 +57,7 @@ def moments_of(variables: Tensor) -> Moments:
     flat = centred.view(len(mean), -1)
     scatter, mean = as_double(flat @ flat.T), as_double(mean)
     scatter.addr_(mean, mean, alpha=count)
-    return Moments(torch.tensor(count, dtype=torch.float64, device=mean.device), count * mean, scatter)
+    return Moments(torch.full_like(mean[0], count), count * mean, scatter)
 
 
 def channel_moments(activation: Tensor, max_positions: int | None = None, seed: int = 0) -> Moments:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from convscope._arguments import refuse, share
+from convscope._devices import free_to_look
 from convscope.metrics.functional._maps import extremes, map_blocks, scratch, sum_inside
-from convscope.metrics.functional._precision import as_double, at_least_single, free_to_look
+from convscope.metrics.functional._precision import as_double, at_least_single
 from convscope.metrics.functional._validation import check_channels, check_finite
 
 Bounds = tuple[float | None, float | None]

@@ -196,8 +196,8 @@ class _RidgeScorer:
         return self.together(labels[None])[0]
 
     def together(self, labels: Tensor) -> Tensor:
-        """Scores ``(L, N, K)`` of labellings ``(L, N)`` with the same number of classes each."""
-        columns = torch.stack([one_hot(labelling) for labelling in labels], dim=1)
+        """Scores ``(L, N, K)`` of labellings ``(L, N)`` with the same classes each."""
+        columns = one_hot(labels).transpose(0, 1)
         return self.predictor(columns.flatten(1)).reshape(columns.shape).transpose(0, 1)
 
 

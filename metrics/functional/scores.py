@@ -58,9 +58,15 @@ def _hits(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
             f"The scores must have shape (N, {classes.numel()}), one column for each class present in the "
             f"target, got {tuple(scores.shape)}."
         )
-    named = best_classes(as_double(scores), torch.bincount(codes).to(as_double(scores).device)).double()
-    share = named / named.sum(dim=1, keepdim=True)
-    return share.gather(1, codes.to(share.device)[:, None])[:, 0], codes.to(share.device)
+    scores = as_double(scores)
+    codes = codes.to(scores.device)
+    return _shares(scores, codes, len(classes)), codes
+
+
+def _shares(scores: Tensor, codes: Tensor, num_classes: int) -> Tensor:
+    """Share ``(N,)`` of each sample's class among those that ``scores`` ``(N, K)`` name."""
+    named = best_classes(scores, torch.bincount(codes, minlength=num_classes)).double()
+    return (named / named.sum(dim=1, keepdim=True)).gather(1, codes[:, None])[:, 0]
 
 
 def probe_accuracy(scores: Tensor, target: Tensor) -> Tensor:
@@ -173,8 +179,12 @@ def control_accuracy(scorer: Scorer, target: Tensor, n_controls: int = 4, seed: 
     n_controls = whole_number("n_controls", n_controls)
     generator = torch.Generator().manual_seed(seed)
     orders = torch.stack([torch.randperm(target.shape[0], generator=generator) for _ in range(n_controls)])
-    labels = target[orders.to(target.device)]
-    accuracies = [probe_accuracy(*pair) for pair in zip(_scores_of(scorer, labels), labels, strict=True)]
+    orders = orders.to(target.device)
+    classes, codes = encode_classes(target)  # of every labelling: they have the same classes, equally often
+    accuracies = []
+    for scores, order in zip(_scores_of(scorer, target[orders]), orders, strict=True):
+        permuted = codes[order].to(as_double(scores).device)
+        accuracies.append(_shares(as_double(scores), permuted, len(classes)).mean().float())
     return torch.stack(accuracies).double().mean().float()
 
 

@@ -50,7 +50,7 @@ def weight_update(current: Tensor, previous: Tensor) -> WeightUpdate:
     check_same_shape("`current`", current, "`previous`", previous)
     now, before = at_least_single(current).flatten(), at_least_single(previous).flatten()
     norm, change, along = _products(now, before)
-    if not all(size == 0 or _SMALL < size.sqrt() < _LARGE for size in (norm, change)):
+    if not (_is_safe(norm) and (_is_safe(change) or torch.equal(now, before))):
         check_finite("weights", current, previous)
         now, before = as_double(now), as_double(before)
         norm, change, along = _products(now, before)
@@ -136,6 +136,11 @@ def standing_still(changes: Tensor) -> Tensor:
     if len(changes) == 0 or changes.max() <= _STILL:
         return torch.zeros(len(changes), dtype=torch.bool, device=changes.device)
     return (changes <= _STILL) & (changes <= _STILL_SHARE * changes.max())
+
+
+def _is_safe(squares: Tensor) -> bool:
+    """Return whether a sum of squares in float32 is right: neither over- nor underflow, nor NaN."""
+    return bool(_SMALL < squares.sqrt() < _LARGE)
 
 
 def _products(now: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:

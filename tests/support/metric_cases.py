@@ -169,6 +169,9 @@ CASES: dict[str, Case] = {
         powers={"mean": 1, "variance": 2, "covariance": 2},
         correlations=PAIRS,
     ),
+    "ChannelMoments": Case(
+        metrics.ChannelMoments, lambda d: (d.activation,), powers={"mean": 1, "variance": 2}, correlations=PAIRS
+    ),
     "ChannelMean": Case(metrics.ChannelMean, lambda d: (d.pooled,), powers={"": 1}),
     "FilterActivity": Case(metrics.FilterActivity, lambda d: (d.activation,), powers={"rms": 1}, counts_nonfinite=True),
     "SignalRMS": Case(
