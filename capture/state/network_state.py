@@ -275,7 +275,7 @@ class NetworkSnapshot:
     def _class(self, owner: type) -> None:
         if not is_users_own(owner):
             return
-        for kind in (*owner.__mro__[1:], *type(owner).__mro__):  # a metaclass keeps values too
+        for kind in [*owner.__mro__[1:], *type.mro(type(owner))]:  # a metaclass keeps values too
             self._visit(kind)
         values = class_values(owner)
         # A user's own descriptor keeps values for all objects; Python's own (methods, slots, properties) keep none.
