@@ -86,10 +86,11 @@ class ConditionWatch:
         self.condition = condition
         self.series: dict[str, Series] = {}
         self.unmatched = set(condition.globs)
+        self._hits: dict[str, set[str]] = {}
 
     def update(self, values: Mapping[str, float]) -> bool:
         """Return whether the condition holds now. Series that were not logged stay as they were."""
-        fresh = [self._observed(tag, value) for tag, value in values.items() if self._matches(tag)]
+        fresh = [self._observed(tag, value) for tag, value in self._relative(values).items() if self._matches(tag)]
         for series, exceeded in zip(fresh, self._exceeded(fresh), strict=True):
             series.decide(exceeded)
         counted = self._counted()
@@ -108,8 +109,16 @@ class ConditionWatch:
         # A stable sort: of layers that are equally bad the first in depth comes first.
         return dict(sorted(active.items(), key=lambda item: item[1].badness(), reverse=True))
 
+    def _relative(self, values: Mapping[str, float]) -> Mapping[str, float]:
+        minus = self.condition.minus
+        if minus is None:
+            return values
+        return {tag: value - values[minus] for tag, value in values.items() if tag != minus} if minus in values else {}
+
     def _matches(self, tag: str) -> bool:
-        hits = {glob for glob in self.condition.globs if fnmatch.fnmatchcase(tag, glob)}
+        if tag not in self._hits:  # a run has the same tags at every check
+            self._hits[tag] = {glob for glob in self.condition.globs if fnmatch.fnmatchcase(tag, glob)}
+        hits = self._hits[tag]
         self.unmatched -= hits
         return bool(hits)
 

@@ -94,7 +94,7 @@ _TASKS = {"classes": _classes, "regression": _shifts, "segmentation": _masks}
 
 
 def augmented(images: torch.Tensor, how: str) -> torch.Tensor:
-    """A batch that is shifted by up to one pixel and, if ``how`` is ``strong``, changed in contrast, noise and holes."""
+    """A batch shifted by up to one pixel; ``strong``: also changed in contrast, with noise and a hole."""
     if how == "none":
         return images
     images = images.roll((random.randint(-1, 1), random.randint(-1, 1)), (2, 3))

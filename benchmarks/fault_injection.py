@@ -1,4 +1,4 @@
-"""Faults, each at three strengths, put into a healthy training program at a known check; and runs that learn nothing."""
+"""Faults at three strengths, put into a healthy training program at a known check; runs that learn nothing."""
 
 from __future__ import annotations
 

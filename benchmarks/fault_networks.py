@@ -1,4 +1,4 @@
-"""Networks of four to nine convolutions for the fault benchmark, with any normalisation and activation."""
+"""Networks of four or five convolutions for the fault benchmark, with any normalisation and activation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ACTIVATIONS = {"relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(0.1), "silu": nn.
 
 
 def build_net(net: str, norm: str, activation: str, width: int, outputs: int, task: str, dropout: float) -> nn.Module:
-    """``plain`` (4 convolutions), ``deep`` (7), ``residual`` (7), ``separable`` (7) or ``dense`` (5).
+    """``plain`` (4 convolutions), ``deep``, ``residual`` and ``separable`` (5) or ``dense`` (4).
 
     Masks are read off by a last 1 × 1 convolution at full resolution, all else after pooling by a linear layer.
     """
@@ -50,15 +50,15 @@ class _Builder:
         return nn.Sequential(*(self.unit(*size) for size in sizes)), 2 * w
 
     def deep(self, w: int) -> tuple[nn.Module, int]:
-        sizes = [(3, w, 1), (w, w, self.stride), (w, w, 1), (w, 2 * w, self.stride), *[(2 * w, 2 * w, 1)] * 3]
+        sizes = [(3, w, 1), (w, w, self.stride), (w, 2 * w, self.stride), *[(2 * w, 2 * w, 1)] * 2]
         return nn.Sequential(*(self.unit(*size) for size in sizes)), 2 * w
 
     def residual(self, w: int) -> tuple[nn.Module, int]:
-        blocks = [_Residual(self, w, w, 1), _Residual(self, w, 2 * w, self.stride)]
-        return nn.Sequential(self.unit(3, w, self.stride), *blocks, self.unit(2 * w, 2 * w)), 2 * w
+        block = _Residual(self, w, 2 * w, self.stride)
+        return nn.Sequential(self.unit(3, w, self.stride), block, self.unit(2 * w, 2 * w)), 2 * w
 
     def separable(self, w: int) -> tuple[nn.Module, int]:
-        return nn.Sequential(self.unit(3, w, self.stride), *(_Separable(self, w) for _ in range(2))), w
+        return nn.Sequential(self.unit(3, w, self.stride), _Separable(self, w), self.unit(w, w)), w
 
     def dense(self, w: int) -> tuple[nn.Module, int]:
         return _Dense(self, w), 2 * w
@@ -92,13 +92,13 @@ class _Separable(nn.Module):
 
 
 class _Dense(nn.Module):
-    """Three units whose outputs join their inputs, after a stem, and a 1 × 1 transition."""
+    """Two units whose outputs join their inputs, after a stem, and a 1 × 1 transition."""
 
     def __init__(self, build: _Builder, width: int) -> None:
         super().__init__()
         self.stem = build.unit(3, width, build.stride)
-        self.layers = nn.ModuleList(build.unit(width * (place + 1), width) for place in range(3))
-        self.transition = build.unit(4 * width, 2 * width, build.stride, kernel=1)
+        self.layers = nn.ModuleList(build.unit(width * (place + 1), width) for place in range(2))
+        self.transition = build.unit(3 * width, 2 * width, build.stride, kernel=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)

@@ -30,6 +30,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="train what has not been trained yet")
     runner.add_argument("--half", choices=HALVES, required=True)
+    runner.add_argument("--most", type=int, metavar="N", help="train at most so many runs now")
     runner.add_argument("--processes", type=int, default=os.cpu_count())
     reporter = commands.add_parser("report", help="print the tables")
     reporter.add_argument("--half", choices=HALVES, default="test")
@@ -38,7 +39,7 @@ def main() -> None:
         command.add_argument("--records", type=Path, default=Path("runs/faults"), help="folder of the JSON lines")
     options = parser.parse_args()
     if options.command == "run":
-        train(options.half, options.records, options.processes)
+        train(options.half, options.records, options.processes, options.most)
         return
     from benchmarks.fault_report import report
 
@@ -48,11 +49,11 @@ def main() -> None:
         options.write.write_text(text + "\n", encoding="utf-8")
 
 
-def train(half: str, folder: Path, processes: int) -> None:
+def train(half: str, folder: Path, processes: int, most: int | None = None) -> None:
     """Run what is not in the records yet."""
     folder.mkdir(parents=True, exist_ok=True)
     known = {record["key"] for record in load(folder, half)}
-    wanted = [job for job in jobs(half) if job.key not in known]
+    wanted = [job for job in jobs(half) if job.key not in known][:most]
     with (folder / f"{half}.jsonl").open("a", encoding="utf-8") as file:
         for line in tqdm(_lines(processes, wanted), total=len(wanted), desc=half):
             file.write(line + "\n")

@@ -107,8 +107,8 @@ def filter_activity(
 ) -> ActivityResult:
     """Dead, constant and saturated filters of a layer, and the size of the layer's signal.
 
-    - **dead**: never active. With a rectifier (ReLU, GELU, SiLU, …) every value is in the range ``off``; otherwise every
-      value is exactly zero, since a negative output is as good as a positive one.
+    - **dead**: never active. With a rectifier (ReLU, GELU, SiLU, …) every value is in the range ``off``; otherwise
+      every value is exactly zero, since a negative output is as good as a positive one.
     - **constant**: not dead, but the same value for every sample at every position, up to float32 rounding.
     - **saturated**: at least ``saturated_share`` of the values lie within 1 % of a bound of the activation function.
 

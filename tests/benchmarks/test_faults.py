@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 
 from benchmarks.fault_injection import LEVELS, NOTHING, STRENGTHS, Fault, applies, struck_layers
 from benchmarks.fault_programs import Learner, Program, draw_program, families
-from benchmarks.fault_runs import Job, _loaders, _trainer, jobs, run
+from benchmarks.fault_runs import _loaders, _trainer, jobs, run
 from benchmarks.faults import load
 
 # Kinds of program that between them can have every fault; digits need no file.
