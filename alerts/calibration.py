@@ -47,8 +47,8 @@ class Calibration:
     def sentence(self) -> str:
         """What was found, and what it promises."""
         return (
-            f"limits are {self.factor:.2f} times as wide as before; of new healthy runs of the kind of these {self.runs}, "
-            f"at most {self.false_alarms:.0%} have an alarm (on average over calibrations)"
+            f"limits are {self.factor:.2f} times as wide as before; of new healthy runs of the kind of these "
+            f"{self.runs}, at most {self.false_alarms:.0%} have an alarm (on average over calibrations)"
         )
 
     def save(self, path: str | Path) -> None:
@@ -72,7 +72,8 @@ def calibrate(
     over the draw of the calibration runs and the new one, whatever the distribution, as long as they are exchangeable:
     same kind of program, data, schedule and number of checks. It is broken by new runs that are longer, of another
     architecture or on other data, by choosing which runs to give after having seen their alarms, and by faults in the
-    runs given. With one calibration at hand the rate can be above or below :math:`\alpha`, less so the more runs there are.
+    runs given. With one calibration at hand the rate can be above or below :math:`\alpha`, less so the more runs
+    there are.
 
     Args:
         runs: Healthy runs: of each one mapping of tags to values per check.
@@ -174,9 +175,9 @@ def _too_few(count: int, false_alarms: float) -> str:
 def _no_limit_helps(scores: list[float], false_alarms: float) -> str:
     places = [str(place) for place, score in enumerate(scores, 1) if math.isinf(score)]
     return (
-        f"runs: {len(places)} of {len(scores)} have an alarm whatever the limits ({', '.join(places[:10])} in the order "
-        f"given), too many for false_alarms={false_alarms:g}: look at what judge_run says of them, and give healthy runs, "
-        "or leave out the rules that fire"
+        f"runs: {len(places)} of {len(scores)} have an alarm whatever the limits ({', '.join(places[:10])} in the "
+        f"order given), too many for false_alarms={false_alarms:g}: look at what judge_run says of them, and give "
+        "healthy runs, or leave out the rules that fire"
     )
 
 
@@ -186,8 +187,8 @@ def calibrate_files(
     """Calibrate on recorded runs and write the rules; returns a sentence that says what was done.
 
     Args:
-        paths: Folders of runs (or folders that hold such), or files ``alert_series.jsonl``, as ``DriftAlert(series=True)``
-            writes them.
+        paths: Folders of runs (or folders that hold such), or files ``alert_series.jsonl``, as
+            ``DriftAlert(series=True)`` writes them.
         false_alarms: As for :func:`calibrate`.
         output: YAML file to write.
         rules: YAML file of the rules to calibrate; the default ones if None.

@@ -31,8 +31,8 @@ class Incident:
         ending: Why it was closed: :data:`BACK` or :data:`SETTLED`.
         escalated: The check at which it became critical, None if it began so or never did.
         changed: Other changes since the previous check: ``{"learning rate": (0.01, 0.1)}``, before and now.
-        causes: Likely causes by the symptoms of all quantities and layers, the likeliest first; ranked when it is opened,
-            and again at the next check. Empty where too few quantities are logged.
+        causes: Likely causes by the symptoms of all quantities and layers, the likeliest first; ranked when it is
+            opened, and again at the next check. Empty where too few quantities are logged.
     """
 
     number: int

@@ -183,7 +183,6 @@ class Rule:
         object.__setattr__(self, "conditions", tuple(_conditions("when", self.when)))
         object.__setattr__(self, "excuses", tuple(_conditions("unless", self.unless)))
 
-
     def as_dict(self) -> dict[str, Any]:
         """The rule as a mapping of plain values, without fields that have their default, as YAML holds it."""
         mine = {**_given(self), "when": [_given(condition) for condition in self.conditions]}

@@ -29,8 +29,8 @@ class Symptom:
     Attributes:
         tags: Globs of its tags.
         scale: Change that counts as plain: it becomes tanh(1) = 0.76.
-        over: ``median``, ``most``, ``least``, ``first`` (the layer nearest to the input) or ``deep`` (median of the deeper
-            half) of the layers.
+        over: ``median``, ``most``, ``least``, ``first`` (the layer nearest to the input) or ``deep`` (median of the
+            deeper half) of the layers.
         logarithm: Whether the change is one of the natural logarithm, so that it means the same at any size.
         change: Whether the change counts, or the value itself.
     """
@@ -59,9 +59,7 @@ SYMPTOMS: dict[str, Symptom] = {
     "rank of one layer": Symptom(("correlation/effective_rank_ratio/*",), 0.2, "least"),
     "rank of most layers": Symptom(("correlation/effective_rank_ratio/*",), 0.1, "median"),
     "concentration of importance": Symptom(("importance/gini/*",), 0.1, "most", logarithm=False),
-    "probes of deep layers": Symptom(
-        ("probe/accuracy/*", "probe/r2/*", "probe/miou/*"), 0.06, "deep", logarithm=False
-    ),
+    "probes of deep layers": Symptom(("probe/accuracy/*", "probe/r2/*", "probe/miou/*"), 0.06, "deep", logarithm=False),
     "probe of the first layer": Symptom(
         ("probe/accuracy/*", "probe/r2/*", "probe/miou/*"), 0.06, "first", logarithm=False
     ),

@@ -26,7 +26,9 @@ def score(record: RunRecord) -> float:
 
 def calibration_rows(healthy: list[RunRecord], faulty: list[RunRecord]) -> list[list[str]]:
     """By rate and number of runs: alarms among new runs when calibration runs are drawn from all recorded ones."""
-    rows = [["rate asked for", *(f"{n} runs: new runs with an alarm" for n in SIZES), "medium faults detected (50 runs)"]]
+    rows = [
+        ["rate asked for", *(f"{n} runs: new runs with an alarm" for n in SIZES), "medium faults detected (50 runs)"]
+    ]
     scores = np.array([score(r) for r in healthy])
     medium = [r for r in faulty if r["strength"] == "medium"]
     for alpha in ALPHAS:

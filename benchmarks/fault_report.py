@@ -18,7 +18,7 @@ from benchmarks.fault_incidents import (
     says_nothing_is_learnt,
 )
 from benchmarks.fault_injection import LAYERED, LEVELS, NOTHING, SLOW, STRENGTHS
-from benchmarks.fault_rivals import EVERYBODY, OURS, RIVALS, Rival, delay
+from benchmarks.fault_rivals import EVERYBODY, RIVALS, Rival, delay
 from benchmarks.fault_statistics import bootstrap, counted, interval, section, share_of, yes
 from benchmarks.measure import machine
 
@@ -33,8 +33,8 @@ def report(records: list[RunRecord], tuning: list[RunRecord]) -> str:
     faulty = [r for r in records if r["fault"] in LEVELS]
     nothing = [r for r in records if r["fault"] in NOTHING]
     parts = [
-        f"{len(healthy)} healthy runs ({len(idle)} more did not learn and are not counted), {len(faulty)} with a fault, "
-        f"{len(nothing)} that cannot learn; {machine()}.",
+        f"{len(healthy)} healthy runs ({len(idle)} more did not learn and are not counted), {len(faulty)} with a "
+        f"fault, {len(nothing)} that cannot learn; {machine()}.",
         section("Aims", _aims(healthy, faulty, nothing)),
         section("Seen and unseen families", _unseen(healthy, faulty, tuning)),
         section("False alarms by family", _by_family(healthy)),
@@ -169,9 +169,7 @@ def _slow(faulty: list[RunRecord]) -> list[RunRecord]:
     return [r for r in _of(faulty, strength="medium") if r["fault"] in SLOW]
 
 
-def _lead_over_best(
-    healthy: list[RunRecord], runs: list[RunRecord], rate: float = 0.05
-) -> tuple[str, list[int]]:
+def _lead_over_best(healthy: list[RunRecord], runs: list[RunRecord], rate: float = 0.05) -> tuple[str, list[int]]:
     """The rival that is soonest on these runs at a rate of false alarms of at most that, and our lead over it."""
     delays = {
         rival.name: [_censored(r, rival.alarms(r, setting)) for r in runs]
@@ -205,7 +203,7 @@ def _censored(record: RunRecord, alarms: list[int]) -> int:
 
 
 def _named_causes(faulty: list[RunRecord]) -> list[tuple[str, list[str]]]:
-    """True cause and those named, of every run in which an incident followed the fault and whose cause is in the table."""
+    """True cause and those named, of runs in which an incident followed a fault whose cause is in the table."""
     runs = [r for r in faulty if r["fault"] in CAUSE_OF and after_fault(r)]
     return [(CAUSE_OF[r["fault"]], [cause.name for cause in after_fault(r)[0].causes]) for r in runs]
 

@@ -10,6 +10,7 @@ from typing import Literal
 from convscope._arguments import number, one_of, whole_number
 from convscope.alerts.detectors.base import Detector, Direction, Evidence
 
+STILL = 3  # later values that must lie close together
 MATURE = 3  # changes from which on a series is taken to have shown its own noise
 REBASED = 2  # past values that are kept when the present level is declared normal
 
@@ -55,8 +56,8 @@ class RelativeDrop(Detector):
     ``least``. ``limit=0`` with ``least`` gives an absolute drop, ``window=1`` a change since the last value.
 
     With ``noise`` the change must also be that many times as large as the largest that the series made before without
-    exceeding, each taken from the reference of its time: a series that swings must swing further. While fewer than three
-    such changes are known, ``prior`` counts as one of them.
+    exceeding, each taken from the reference of its time: a series that swings must swing further. While fewer than
+    three such changes are known, ``prior`` counts as one of them.
 
     Args:
         limit: Share of ``|r|``, at least 0.
@@ -146,16 +147,15 @@ class RelativeDrop(Detector):
 
 @dataclass(kw_only=True)
 class NoProgress(Detector):
-    r"""A series that has not got anywhere since it began: a loss that does not fall (``down``), a score that does not rise.
+    r"""A series that has got nowhere since it began: a loss that does not fall (``down``), a score that does not rise.
 
-    With :math:`x_1` the first value and :math:`x_2 \ldots x_t` all others (direction ``down``), the reference is
-    :math:`r = \min(x_1, \max_{i \ge 2} x_i)`, and it exceeds if the best of the others, :math:`\min_{i \ge 2} x_i`, is not
-    below :math:`r - \texttt{limit} \cdot |r|`: neither is any value better than the first, nor are the others better than each
-    other, as in a run that fell apart in its first steps and has lain still since. Only the first ``until`` values are
-    judged: later a series may well be at rest because it has arrived.
+    It exceeds (direction ``down``) if the best of all later values is not below the first by the share ``limit``, or if
+    all later values, at least three, lie within half that share of each other: in a run that fell apart in its first steps the first
+    value is the worst of all, and the others lie still. Only the first ``until`` values are judged: later a series may
+    well be at rest because it has arrived.
 
     Args:
-        limit: Share of ``|r|`` that counts as progress, at least 0.
+        limit: Share of the first value that counts as progress, at least 0.
         until: Number of values that are judged, the first ``warm_up`` included.
 
     Raises:
@@ -190,10 +190,10 @@ class NoProgress(Detector):
         sign = 1.0 if self.direction == "down" else -1.0
         best, worst = min(self._best, sign * value), max(self._worst, sign * value)
         assert self._first is not None
-        reference = min(self._first, worst)
-        score = (best - reference) / abs(reference) if reference else 0.0
-        exceeded = self._seen < self.until and score >= -self.limit
-        return Evidence(True, exceeded, score, sign * reference, excess=0.0)
+        gained, spread = _share_of(self._first - best, self._first), _share_of(worst - best, worst)
+        still = self._seen >= STILL and spread <= self.limit / 2
+        exceeded = self._seen < self.until and (gained <= self.limit or still)
+        return Evidence(True, exceeded, -gained, sign * min(self._first, worst), excess=0.0)
 
     def _learn(self, value: float) -> None:
         value = value if self.direction == "down" else -value
@@ -201,6 +201,10 @@ class NoProgress(Detector):
             self._first = value
         else:
             self._best, self._worst = min(self._best, value), max(self._worst, value)
+
+
+def _share_of(change: float, whole: float) -> float:
+    return change / abs(whole) if whole else math.copysign(math.inf, change) if change else 0.0
 
 
 @dataclass(kw_only=True)
