@@ -135,7 +135,7 @@ def _scaled_rule(rule: Rule, factor: float) -> Rule:
 def _scaled_condition(condition: Condition, factor: float) -> Condition:
     arguments = dict(condition.detector)
     detector = condition.make_detector()
-    for name in ("limit", "least", "noise"):
+    for name in ("limit", "least", "least_of_first", "noise"):
         if name in arguments or hasattr(detector, name):
             value = _moved(str(arguments["kind"]), name, getattr(detector, name), detector.direction, factor)
             arguments[name] = float(f"{value:.{_DIGITS}g}")

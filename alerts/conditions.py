@@ -22,11 +22,13 @@ class Series:
         self.previous: float | None = None  # as the transform sees it
         self.base = math.nan  # what the value was compared with, if the transform compares
         self.value, self.active, self.evidence = math.nan, False, Evidence()
+        self.ready = False  # whether it has judged a value yet
 
     def observe(self, value: float) -> None:
         self.value = value
         shown = self._transformed(value)
         self.evidence = Evidence() if shown is None else self.detector.observe(shown)
+        self.ready = self.ready or self.evidence.ready
 
     def decide(self, exceeded: bool) -> None:
         self.active, _ = self.gate.update(exceeded)
@@ -70,11 +72,12 @@ class Series:
         self.active = False
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"previous": self.previous, "value": self.value, "active": self.active}
+        own = {"previous": self.previous, "value": self.value, "active": self.active, "ready": self.ready}
         return {**own, "detector": self.detector.state_dict(), "gate": self.gate.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.previous, self.value, self.active = state["previous"], state["value"], state["active"]
+        self.ready = state.get("ready", True)
         self.detector.load_state_dict(state["detector"])
         self.gate.load_state_dict(state["gate"])
 
@@ -95,7 +98,8 @@ class ConditionWatch:
             series.decide(exceeded)
         counted = self._counted()
         active = sum(series.active for series in counted.values())
-        return bool(counted) and active >= quorum(len(counted), self.condition.quorum)
+        judges = sum(series.ready for series in counted.values())
+        return judges > 0 and active >= quorum(judges, self.condition.quorum)
 
     @property
     def memory(self) -> int:

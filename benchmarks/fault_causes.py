@@ -107,8 +107,9 @@ def confusion(records: list[RunRecord], table: Table, opened: dict[str, int]) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=Path("runs/faults"), help="folder of the JSON lines")
+    parser.add_argument("--halves", nargs="+", default=["tune"], help="names of the files to learn from")
     options = parser.parse_args()
-    found = table_with(learn([r for r in load(options.records, "tune") if r["fault"]]))
+    found = table_with(learn([r for half in options.halves for r in load(options.records, half) if r["fault"]]))
     comment = [line for line in FILE.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     body = yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120)
     FILE.write_text("\n".join([*comment, "", body]), encoding="utf-8")

@@ -66,14 +66,14 @@ class Job:
 def jobs(half: str) -> Iterator[Job]:
     """Every run of a half, in an order in which the first hundred are a sample of all."""
     plan, names = families()["plan"][half], list(families()[half])
-    for round_ in range(max(plan.values())):
-        if round_ < plan["healthy"]:
-            yield from (Job(half, family, None, "none", round_) for family in names)
+    for round_ in range(max(plan["healthy"], plan["medium"])):
+        for number in range(2 * round_, min(2 * round_ + 2, plan["healthy"])):
+            yield from (Job(half, family, None, "none", number) for family in names)
         if round_ < plan["medium"]:
             yield from _nothing(half, names, round_)
-        for strength in ("medium", "weak"):
-            if round_ < plan[strength]:
-                yield from _faults(half, names, strength, round_)
+            yield from _faults(half, names, "medium", round_)
+    for round_ in range(plan["weak"]):
+        yield from _faults(half, names, "weak", round_)
 
 
 def _faults(half: str, names: list[str], strength: str, round_: int) -> Iterator[Job]:

@@ -62,6 +62,8 @@ class RelativeDrop(Detector):
     Args:
         limit: Share of ``|r|``, at least 0.
         least: Smallest change that counts, in the unit of the series, at least 0.
+        least_of_first: Smallest change that counts, as a share of the first value's size, at least 0: the same for
+            losses of any unit.
         reference: ``"best"`` (the greatest for ``down``, the least for ``up``), ``"worst"`` (the least for ``down``,
             the greatest for ``up``: the range itself must be left) or ``"median"``.
         window: Number of past values that the reference is taken from; None for all.
@@ -81,6 +83,7 @@ class RelativeDrop(Detector):
 
     limit: float = 0.2
     least: float = 0.0
+    least_of_first: float = 0.0
     reference: Literal["best", "worst", "median"] = "best"
     window: int | None = None
     noise: float = 0.0
@@ -88,6 +91,7 @@ class RelativeDrop(Detector):
     direction: Direction = "down"
     warm_up: int = 1
     _past: list[float] = field(default_factory=list, init=False)
+    _first: float | None = field(default=None, init=False)
     _largest: float = field(default=0.0, init=False)  # of the changes that did not exceed
     _changes: int = field(default=0, init=False)  # how many of those are known
     _exceeded: bool = field(default=False, init=False)
@@ -96,6 +100,7 @@ class RelativeDrop(Detector):
         super().__post_init__()
         number("limit", self.limit, least=0.0)
         number("least", self.least, least=0.0)
+        number("least_of_first", self.least_of_first, least=0.0)
         number("noise", self.noise, least=0.0)
         number("prior", self.prior, least=0.0)
         whole_number("warm_up", self.warm_up, least=1)
@@ -115,7 +120,8 @@ class RelativeDrop(Detector):
             score = math.copysign(math.inf, change) if change else 0.0
         else:
             score = change / abs(reference)
-        least = max(self.least, self.noise * self._usual())
+        first = 0.0 if self._first is None else abs(self._first)
+        least = max(self.least, self.least_of_first * first, self.noise * self._usual())
         self._exceeded = exceeded = self._beyond(score, self.limit) and self._beyond(change, least)
         # Without a limit on the share the amount counts: a rise from nothing is an infinite share.
         return Evidence(True, exceeded, score, reference, excess=abs(score if self.limit else change))
@@ -140,6 +146,7 @@ class RelativeDrop(Detector):
             size = abs(change) if self.direction == "both" else change if self.direction == "up" else -change
             self._largest, self._changes = max(self._largest, size), self._changes + 1
         self._exceeded = False
+        self._first = value if self._first is None else self._first
         self._past.append(value)
         if self.window is not None:
             del self._past[: -self.window]
@@ -150,9 +157,9 @@ class NoProgress(Detector):
     r"""A series that has got nowhere since it began: a loss that does not fall (``down``), a score that does not rise.
 
     It exceeds (direction ``down``) if the best of all later values is not below the first by the share ``limit``, or if
-    all later values, at least three, lie within half that share of each other: in a run that fell apart in its first steps the first
-    value is the worst of all, and the others lie still. Only the first ``until`` values are judged: later a series may
-    well be at rest because it has arrived.
+    all later values, at least three, lie within half that share of each other: in a run that fell apart in its first
+    steps the first value is the worst of all, and the others lie still. Only the first ``until`` values are judged:
+    later a series may well be at rest because it has arrived.
 
     Args:
         limit: Share of the first value that counts as progress, at least 0.

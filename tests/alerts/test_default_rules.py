@@ -48,8 +48,10 @@ CASES: dict[str, Rows] = {
         plain("train_loss", [1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]),
     ),
     "forgetting": rows("drift/cka_reference", [0.95, 0.8, 0.4]),
-    "learns_nothing": both(plain("train_loss", [9.0, 2.31, 2.30, 2.31]), plain("val_loss", [2.31, 2.32, 2.30, 2.31])),
-    "at_chance": both(plain("probe/chance", [0.1] * 4), plain("val_acc", [0.1, 0.11, 0.09, 0.1])),
+    "learns_nothing": both(
+        plain("train_loss", [9.0, 2.31, 2.30, 2.31, 2.31]), plain("val_loss", [2.31, 2.32, 2.30, 2.31, 2.30])
+    ),
+    "at_chance": both(plain("probe/chance", [0.1] * 5), plain("val_acc", [0.1, 0.11, 0.09, 0.1, 0.1])),
     "stalled_layer": rows("health/not_learning", [0.0, 0.0, 1.0], layers=1, others=0.0),
     "learning_stopped": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.2, 0.001]),
     "update_surge": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.15, 0.1, 0.1, 0.1, 3.0]),
@@ -94,6 +96,12 @@ HEALTHY: dict[str, Rows] = {
     "only the validation loss does not fall": both(
         plain("train_loss", [2.3, 2.0, 1.5, 1.0, 0.5, 0.2]), plain("val_loss", [2.3, 2.31, 2.4, 2.5, 2.6, 2.7])
     ),
+    "a slow start": both(
+        plain("probe/chance", [0.1] * 7),
+        plain("val_acc", [0.1, 0.1, 0.1, 0.1, 0.11, 0.14, 0.2]),
+        plain("train_loss", [2.33, 2.32, 2.30, 2.29, 2.27, 2.25, 2.2]),
+        plain("val_loss", [2.33, 2.32, 2.31, 2.30, 2.28, 2.26, 2.2]),
+    ),
     "accuracy waits for three checks": both(
         plain("probe/chance", [0.1] * 6), plain("val_acc", [0.1, 0.1, 0.1, 0.3, 0.5, 0.6])
     ),
@@ -119,10 +127,11 @@ def test_default_rules_are_silent_on(name: str) -> None:
 
 
 def test_a_run_that_learns_nothing_is_said_by_the_fifth_check_and_no_layer_is_blamed() -> None:
-    # Every layer is dead, and only the last bias learns. Lightning gives the training loss one check late.
+    # Every layer is dead, and only the last bias learns.
     layers = rows("health/not_learning", [0.0, *[1.0] * 7], layers=3, others=0.0)
     losses = both(plain("val_loss", [2.35, 2.31, 2.30, 2.30, 2.30, 2.30, 2.30, 2.30]), layers)
-    series = [losses[0], *({**row, "train_loss": 2.31} for row in losses[1:])]
+    # The training loss comes with every other check.
+    series = [{**row, "train_loss": 2.31} if i % 2 else row for i, row in enumerate(losses)]
     (found,) = judge_run(series, convscope.rules.default())
     assert found.rules == ["learns_nothing"]
     assert found.check <= 5
