@@ -76,8 +76,8 @@ SYMPTOMS_AND_BROKEN = [*SYMPTOMS, "numbers that are no numbers"]
 
 def _mean(runs: list[dict[str, float]], name: str) -> float:
     values = [run[name] for run in runs if name in run]
-    # As if one more run had shown nothing: a symptom that one run had is no signature.
-    return round(sum(values) / (len(values) + 1), 2)
+    # As if half a run more had shown nothing: a symptom that one run had is no signature yet.
+    return round(sum(values) / (len(values) + 0.5), 2)
 
 
 def _spread(seen: dict[str, list[dict[str, float]]], means: dict[str, dict[str, float]], name: str) -> float:
