@@ -31,8 +31,8 @@ def off_range(layer: Layer) -> tuple[float, float]:
     """Range of values that a filter of a rectified layer gives while it is off: where the function is flat.
 
     ReLU and Hardswish are off at zero. GELU, SiLU and Mish are off on their flat tail, within 5 % of their dip from
-    zero: in the dip itself they have a slope, and learn. ELU, SELU and CELU are off within 5 % of their lower bound; that of
-    functional ``elu`` and ``celu`` cannot be seen and is taken as the default, -1.
+    zero: in the dip itself they have a slope, and learn. ELU, SELU and CELU are off within 5 % of their lower bound;
+    that of functional ``elu`` and ``celu`` cannot be seen and is taken as the default, -1.
     """
     name = _function(layer)
     if name in _DIPS:

@@ -55,9 +55,16 @@ CASES: dict[str, Rows] = {
     "stalled_layer": rows("health/not_learning", [0.0, 0.0, 1.0], layers=1, others=0.0),
     "learning_stopped": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.2, 0.001]),
     "update_surge": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.15, 0.1, 0.1, 0.1, 3.0]),
-    "training_loss_rise": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.5, 0.6, 0.7]),
+    "training_loss_rise": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.5, 0.6]),
     "training_loss_surge": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 1.2]),
-    "validation_loss_surge": plain("val_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 3.0, 2.0]),
+    "validation_loss_surge": plain("val_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 3.0, 2.0, 2.0]),
+    "gap_surge": both(
+        plain("train_loss", [2.0, 1.8, 1.7, 1.6, 1.4, 1.0]), plain("val_loss", [2.0, 1.8, 1.75, 1.65, 1.8, 1.9])
+    ),
+    "validation_too_good": both(
+        plain("train_loss", [2.0, 1.0, 0.5, 0.3, 0.4]), plain("val_loss", [2.0, 1.1, 0.7, 0.5, 0.3])
+    ),
+    "movement_surge": rows("drift/mean_shift", [0.5, 0.2, 0.1, 0.05, 0.6]),
     "distribution_shift": rows("drift/mean_shift", [0.5, 0.3, 0.2, 0.2, 0.1, 0.1, 2.0], layers=1, others=0.1),
     "activation_surge": rows("health/activation_rms", [1.0, 1.1, 1.0, 1.0, 5.0], layers=1, others=1.0),
     "dead_filter_surge": rows("health/dead_filters", [0.0, 0.1, 0.1, 0.4], layers=1, others=0.0),

@@ -70,7 +70,7 @@ def test_a_convolution_observed_itself_ends_in_no_activation() -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [m for m in MODULES[:9]] + [F.gelu, F.silu, F.mish, F.elu, torch.relu], ids=lambda f: str(f)[:12]
+    "function", [*MODULES[:9], F.gelu, F.silu, F.mish, F.elu, torch.relu], ids=lambda f: str(f)[:12]
 )
 def test_a_rectifier_is_off_where_its_slope_is_small_and_nowhere_else_below_zero(function: Any) -> None:
     low, high = off_range(unit_of(function))
