@@ -149,7 +149,7 @@ def _moved(kind: str, name: str, value: float, direction: str, factor: float) ->
         return value / factor
     if kind == "relative_drop" and name == "limit" and direction != "both":
         # Shares of a fall cannot pass 1: what is left of the value, or what it has grown to, is raised to a power.
-        return (1 + value) ** factor - 1 if direction == "up" else 1 - max(1 - value, 0.0) ** factor
+        return float((1 + value) ** factor - 1 if direction == "up" else 1 - max(1 - value, 0.0) ** factor)
     towards_zero = kind == "threshold" and ((direction == "down" and value > 0) or (direction == "up" and value < 0))
     return value / factor if towards_zero else value * factor
 

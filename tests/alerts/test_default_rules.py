@@ -55,7 +55,7 @@ CASES: dict[str, Rows] = {
     "stalled_layer": rows("health/not_learning", [0.0, 0.0, 1.0], layers=1, others=0.0),
     "learning_stopped": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.2, 0.001]),
     "update_surge": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.15, 0.1, 0.1, 0.1, 3.0]),
-    "training_loss_rise": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.5, 0.6]),
+    "training_loss_rise": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.52, 0.6]),
     "training_loss_surge": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 1.2]),
     "validation_loss_surge": plain("val_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 3.0, 2.0, 2.0]),
     "gap_surge": both(
