@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from convscope.alerts.symptoms import BROKEN
+
 LEAST_KNOWN = 6  # symptoms; fewer of them cannot tell fourteen causes apart
 
 
@@ -57,9 +59,10 @@ class Table:
 
         Args:
             symptoms: By name, in [-1, 1], as :class:`~convscope.alerts.symptoms.Symptoms` gives them. Fewer than six of
-                them give no cause.
+                them give no cause, unless there is a NaN.
         """
-        if sum(name in self.spread for name in symptoms) < LEAST_KNOWN:
+        # A NaN says enough by itself, and leaves hardly anything else to be measured.
+        if sum(name in self.spread for name in symptoms) < LEAST_KNOWN and not symptoms.get(BROKEN):
             return []
         weights = [-0.5 * self._distance(symptoms, one) for one in self.signatures]
         top = max(weights)

@@ -40,6 +40,10 @@ def test_what_is_not_known_counts_nothing_and_too_little_names_nothing() -> None
     assert TABLE.rank(dict.fromkeys("abcde", 0.3)) == []
 
 
+def test_a_nan_names_its_cause_although_nothing_else_is_known() -> None:
+    assert default_table().rank({BROKEN: 1.0})[0].name == "broken_numbers"
+
+
 def test_symptoms_mean_the_same_at_any_size() -> None:
     small, large = Symptoms(), Symptoms()
     for value in (1.0, 0.8, 0.7, 2.0):
