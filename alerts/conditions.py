@@ -22,11 +22,13 @@ class Series:
         self.previous: float | None = None  # as the transform sees it
         self.base = math.nan  # what the value was compared with, if the transform compares
         self.value, self.active, self.evidence = math.nan, False, Evidence()
+        self.ready = False  # whether it has judged a value yet
 
     def observe(self, value: float) -> None:
         self.value = value
         shown = self._transformed(value)
         self.evidence = Evidence() if shown is None else self.detector.observe(shown)
+        self.ready = self.ready or self.evidence.ready
 
     def decide(self, exceeded: bool) -> None:
         self.active, _ = self.gate.update(exceeded)
@@ -70,11 +72,12 @@ class Series:
         self.active = False
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"previous": self.previous, "value": self.value, "active": self.active}
+        own = {"previous": self.previous, "value": self.value, "active": self.active, "ready": self.ready}
         return {**own, "detector": self.detector.state_dict(), "gate": self.gate.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.previous, self.value, self.active = state["previous"], state["value"], state["active"]
+        self.ready = state.get("ready", True)
         self.detector.load_state_dict(state["detector"])
         self.gate.load_state_dict(state["gate"])
 
@@ -86,15 +89,17 @@ class ConditionWatch:
         self.condition = condition
         self.series: dict[str, Series] = {}
         self.unmatched = set(condition.globs)
+        self._hits: dict[str, set[str]] = {}
 
     def update(self, values: Mapping[str, float]) -> bool:
         """Return whether the condition holds now. Series that were not logged stay as they were."""
-        fresh = [self._observed(tag, value) for tag, value in values.items() if self._matches(tag)]
+        fresh = [self._observed(tag, value) for tag, value in self._relative(values).items() if self._matches(tag)]
         for series, exceeded in zip(fresh, self._exceeded(fresh), strict=True):
             series.decide(exceeded)
         counted = self._counted()
         active = sum(series.active for series in counted.values())
-        return bool(counted) and active >= quorum(len(counted), self.condition.quorum)
+        judges = sum(series.ready for series in counted.values())
+        return judges > 0 and active >= quorum(judges, self.condition.quorum)
 
     @property
     def memory(self) -> int:
@@ -108,8 +113,16 @@ class ConditionWatch:
         # A stable sort: of layers that are equally bad the first in depth comes first.
         return dict(sorted(active.items(), key=lambda item: item[1].badness(), reverse=True))
 
+    def _relative(self, values: Mapping[str, float]) -> Mapping[str, float]:
+        minus = self.condition.minus
+        if minus is None:
+            return values
+        return {tag: value - values[minus] for tag, value in values.items() if tag != minus} if minus in values else {}
+
     def _matches(self, tag: str) -> bool:
-        hits = {glob for glob in self.condition.globs if fnmatch.fnmatchcase(tag, glob)}
+        if tag not in self._hits:  # a run has the same tags at every check
+            self._hits[tag] = {glob for glob in self.condition.globs if fnmatch.fnmatchcase(tag, glob)}
+        hits = self._hits[tag]
         self.unmatched -= hits
         return bool(hits)
 

@@ -9,6 +9,9 @@ from typing import Any
 
 LEARNING_RATE = "convscope/learning_rate"
 
+TRAINING_LOSSES = ("train_loss", "train_loss_epoch", "train/loss", "train/loss_epoch")
+VALIDATION_LOSSES = ("val_loss", "val_loss_epoch", "val/loss", "val/loss_epoch", "valid_loss", "validation_loss")
+
 SHARE = 0.2  # a smaller change is not worth mentioning
 
 
@@ -23,10 +26,8 @@ class Named:
 
 CONTEXT = (
     Named("learning rate", (LEARNING_RATE,), only_up=False),
-    Named("training loss", ("train_loss", "train_loss_epoch", "train/loss", "train/loss_epoch")),
-    Named(
-        "validation loss", ("val_loss", "val_loss_epoch", "val/loss", "val/loss_epoch", "valid_loss", "validation_loss")
-    ),
+    Named("training loss", TRAINING_LOSSES),
+    Named("validation loss", VALIDATION_LOSSES),
     Named("held-out samples exchanged", ("zz_convscope/heldout_changed",)),
 )
 

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from convscope.alerts.alert import Alert, When, sentence
+from convscope.alerts.causes import Cause
 from convscope.alerts.rules import SEVERITIES
 
 BACK = "the values are back"
 SETTLED = "the values have settled"
+NAMED = 2  # causes that the text names
 
 
 @dataclass
@@ -29,6 +31,8 @@ class Incident:
         ending: Why it was closed: :data:`BACK` or :data:`SETTLED`.
         escalated: The check at which it became critical, None if it began so or never did.
         changed: Other changes since the previous check: ``{"learning rate": (0.01, 0.1)}``, before and now.
+        causes: Likely causes by the symptoms of all quantities and layers, the likeliest first; ranked when it is
+            opened, and again at the next check. Empty where too few quantities are logged.
     """
 
     number: int
@@ -39,6 +43,7 @@ class Incident:
     ending: str = ""
     escalated: When | None = None
     changed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    causes: list[Cause] = field(default_factory=list)
 
     @property
     def head(self) -> Alert:
@@ -76,6 +81,14 @@ class Incident:
         return ", ".join(f"{name} {before:.3g} to {now:.3g}" for name, (before, now) in self.changed.items())
 
     @property
+    def suspects(self) -> str:
+        """The likeliest causes in words, and what tells the first from the others; may be empty."""
+        if not self.causes:
+            return ""
+        named = "; or ".join(f"{cause.text} ({cause.share:.0%})" for cause in self.causes[:NAMED])
+        return f"By all symptoms: {named}. To tell: {sentence(self.causes[0].ask)}"
+
+    @property
     def duration(self) -> str:
         """Moments of its opening and closing: ``"epoch 5 to epoch 8, the values are back"``."""
         if self.closed is None:
@@ -93,6 +106,7 @@ class Incident:
             parts.append(f"With it: {self.consequences}.")
         if self.context:
             parts.append(f"What else changed: {self.context}.")
+        parts.append(self.suspects)
         return " ".join(part for part in parts if part)
 
     # Fields of the alert that heads it.
@@ -156,15 +170,15 @@ class Incident:
             "ending": self.ending,
             "escalated": asdict(self.escalated) if self.escalated else None,
             "changed": {name: list(pair) for name, pair in self.changed.items()},
+            "causes": [asdict(cause) for cause in self.causes],
             "text": self.text,
         }
         return self.head.as_dict() | own
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values from which :meth:`of` restores the incident."""
-        own = {
-            name: self.as_dict()[name] for name in ("severity", "opened", "closed", "ending", "escalated", "changed")
-        }
+        kept = ("severity", "opened", "closed", "ending", "escalated", "changed", "causes")
+        own = {name: self.as_dict()[name] for name in kept}
         return own | {"number": self.number, "alerts": [alert.as_dict() for alert in self.alerts]}
 
     @classmethod
@@ -180,6 +194,7 @@ class Incident:
             ending=state["ending"],
             escalated=When(**escalated) if escalated else None,
             changed={name: (pair[0], pair[1]) for name, pair in state["changed"].items()},
+            causes=[Cause(**cause) for cause in state.get("causes", [])],
         )
 
 

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from convscope.alerts.alert import Alert, When
+from convscope.alerts.causes import default_table
 from convscope.alerts.context import Context
 from convscope.alerts.depth import DepthOrder
 from convscope.alerts.incidents import BACK, SETTLED, Incident
 from convscope.alerts.rules import Rule
 from convscope.alerts.settling import Excursion
+from convscope.alerts.symptoms import Symptoms, strongest
 
 CALM = 2  # checks in a row
+RANKED = 2  # checks of an incident whose symptoms count for its causes: a training loss is known one check late
 
 
 @dataclass
@@ -63,6 +66,7 @@ class Ledger:
         self._excursions: dict[int, dict[str, Excursion]] = {}
         self._calm: dict[int, int] = {}
         self._context, self._depth = Context(), DepthOrder()
+        self._symptoms, self._shown = Symptoms(), dict[int, dict[str, float]]()
 
     @property
     def open(self) -> list[Incident]:
@@ -83,6 +87,7 @@ class Ledger:
                 excursions[tag].take(values[tag])
         alerts = list(alerts)
         self._place(alerts, context, when, changes)
+        self._rank_causes(self._symptoms.update(values), when)
         fired = [alert.rule for alert in alerts]
         changes.alerts.sort(key=lambda alert: fired.index(alert.rule))
         self._close(when, changes)
@@ -161,6 +166,15 @@ class Ledger:
             if tag not in excursions:
                 excursions[tag] = Excursion(alert.expected[tag], value, [value])
 
+    def _rank_causes(self, now: dict[str, float], when: When) -> None:
+        """Rank the causes of incidents that are new, or one check old."""
+        for incident in self.open:
+            if when.check - incident.check < RANKED:
+                shown = strongest(self._shown.get(incident.number, {}), now)
+                self._shown[incident.number], incident.causes = shown, default_table().rank(shown)
+            else:
+                self._shown.pop(incident.number, None)
+
     # Closing.
 
     def _close(self, when: When, changes: Changes) -> None:
@@ -197,6 +211,8 @@ class Ledger:
             "calm": {str(number): count for number, count in self._calm.items()},
             "context": self._context.state_dict(),
             "depth": list(self._depth.layers),
+            "symptoms": self._symptoms.state_dict(),
+            "shown": {str(number): shown for number, shown in self._shown.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -209,6 +225,8 @@ class Ledger:
         calm = {int(number): int(count) for number, count in state["calm"].items()}
         self._context.load_state_dict(state["context"])
         self._depth.layers = list(state["depth"])
+        self._symptoms.load_state_dict(state.get("symptoms", {}))
+        self._shown = {int(number): dict(shown) for number, shown in state.get("shown", {}).items()}
         self.incidents, self._excursions, self._calm = incidents, excursions, calm
 
 

@@ -46,6 +46,8 @@ class Condition:
             (base 10; values of 0 or below are skipped) or ``log_change``, in decades.
         depth: Range of depth in which matching series count: ``(0.5, 1)`` is the deeper half.
         quorum: Number of series that must agree: a count, or a share in (0, 1).
+        minus: Tag whose value at the same check is taken off before the transform: ``probe/chance`` makes accuracies
+            comparable between data sets. While it is not logged, nothing matches.
         alpha: Instead of each series by itself, control the false discovery rate over all of them at this level
             (Benjamini–Hochberg). Needs a detector with p-values: ``robust_z`` or ``ewma``.
 
@@ -58,6 +60,7 @@ class Condition:
     transform: str = "value"
     depth: Sequence[float] = (0.0, 1.0)
     quorum: float = 1
+    minus: str | None = None
     alpha: float | None = None
 
     def __post_init__(self) -> None:
@@ -66,6 +69,8 @@ class Condition:
             raise ValueError(f"transform: got {self.transform!r}; give one of {', '.join(TRANSFORMS)}")
         _check_depth(self.depth)
         quorum(1, self.quorum)
+        if self.minus is not None and (not isinstance(self.minus, str) or not self.minus):
+            raise ValueError(f"minus: got {self.minus!r}; give one tag, such as probe/chance")
         detector = self.make_detector()
         if self.alpha is not None and not (isinstance(self.alpha, float) and 0 < self.alpha < 1):
             raise ValueError(f"alpha: got {self.alpha!r}; give a rate in (0, 1)")
@@ -116,6 +121,8 @@ class Rule:
             check, the one of the lowest rank heads the incident.
         follows: Names (or globs) of rules whose open incident this one may be a consequence of: it is added to that
             incident and does not open its own.
+        calibrated: Whether :func:`~convscope.alerts.calibrate` may move its limits: False for rules about what is wrong
+            at any size, such as a NaN.
         held_by: Names (or globs) of rules during whose open incident this one would be misleading: it does not fire,
             and starts over from the new level once the incident is closed.
 
@@ -144,6 +151,7 @@ class Rule:
     rank: int = 50
     follows: Sequence[str] = ()
     held_by: Sequence[str] = ()
+    calibrated: bool = True
     conditions: tuple[Condition, ...] = field(init=False)
     excuses: tuple[Condition, ...] = field(init=False)
 
@@ -161,8 +169,9 @@ class Rule:
         for name in ("message", "likely", "look_at"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; give a text")
-        if not isinstance(self.optional, bool):
-            raise ValueError(f"optional: got {self.optional!r}; give true or false")
+        for name in ("optional", "calibrated"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}; give true or false")
         _check_message(self.message)
         if not isinstance(self.rank, int) or isinstance(self.rank, bool) or not 0 <= self.rank <= 100:
             raise ValueError(f"rank: got {self.rank!r}; give a whole number from 0 (a cause) to 100 (a consequence)")
@@ -173,6 +182,24 @@ class Rule:
             raise ValueError(f"when: got {self.when!r}; give a list of at least one condition")
         object.__setattr__(self, "conditions", tuple(_conditions("when", self.when)))
         object.__setattr__(self, "excuses", tuple(_conditions("unless", self.unless)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The rule as a mapping of plain values, without fields that have their default, as YAML holds it."""
+        mine = {**_given(self), "when": [_given(condition) for condition in self.conditions]}
+        return mine | ({"unless": [_given(condition) for condition in self.excuses]} if self.excuses else {})
+
+
+def _given(instance: Any) -> dict[str, Any]:
+    """Arguments of a dataclass that differ from their default, as plain values."""
+    found = {f.name: _plain(getattr(instance, f.name)) for f in fields(instance) if f.init and f.name != "unless"}
+    defaults = {f.name: _plain(f.default) for f in fields(instance)}
+    return {name: value for name, value in found.items() if value != defaults[name]}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def load_rules(source: str | Path | Iterable[Rule | Mapping[str, Any]]) -> list[Rule]:

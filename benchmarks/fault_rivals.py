@@ -1,55 +1,53 @@
-"""Alerts of a recorded run: our rules, and rivals that see the validation loss or the batch losses."""
+"""Alarms of our rules and of rivals in a recorded run, each at settings from sensitive to blunt."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
-from benchmarks.fault_incidents import incidents, messages
-from convscope.alerts.alert import Alert
-from convscope.alerts.detectors import CUSUM, EWMA, Detector, PageHinkley, RelativeDrop, RobustZ, Threshold
+from benchmarks.fault_incidents import messages
+from convscope.alerts.detectors import CUSUM, EWMA, Detector, PageHinkley, RelativeDrop
 
 RunRecord = dict[str, Any]
 OURS = "convscope rules"
 
 
-def alerts(record: RunRecord, severities: tuple[str, ...] = ("warning", "critical")) -> list[Alert]:
-    """Alerts of ``DriftAlert()`` in that run, in the order in which they came."""
-    found = sorted((alert for one in incidents(record) for alert in one.alerts), key=lambda alert: alert.check)
-    return [alert for alert in found if alert.severity in severities]
+@dataclass(frozen=True)
+class Rival:
+    """A way to raise alarms: its settings, and the checks of its alarms in a run at one of them."""
+
+    name: str
+    settings: Sequence[float]
+    alarms: Callable[[RunRecord, float], list[int]]
 
 
-def our_alarms(record: RunRecord) -> list[int]:
-    """Checks at which ``DriftAlert()`` would have said something: an incident opened, or become critical."""
-    return messages(record)
-
-
-def early_stopping(record: RunRecord) -> list[int]:
-    """Lightning's own, ``val_loss`` with patience 3; it ends the run, so it fires once at most."""
-    stopper = EarlyStopping("val_loss", patience=3)
-    for epoch, loss in enumerate(_val_loss(record)):
+def early_stopping(record: RunRecord, patience: float) -> list[int]:
+    """Lightning's own, on ``val_loss``; it ends the run, so it fires once at most."""
+    stopper = EarlyStopping("val_loss", patience=int(patience))
+    for check, loss in enumerate(_val_loss(record)):
         if stopper._evaluate_stopping_criteria(torch.tensor(loss))[0]:
-            return [epoch]
+            return [check]
     return []
 
 
-def spike_detection(record: RunRecord) -> list[int]:
+def spike_detection(record: RunRecord, _: float) -> list[int]:
     """Lightning's own, on batch losses, as it ran; it ends the run, so it fires once at most."""
     return [] if record["spike"] is None else [record["spike"]]
 
 
-def z_score(record: RunRecord, limit: float = 3.0, window: int = 5) -> list[int]:
-    """Validation loss more than three standard deviations above the mean of its last five values."""
+def z_score(record: RunRecord, limit: float, window: int = 5) -> list[int]:
+    """Validation loss so many standard deviations above the mean of its last five values."""
     losses = _val_loss(record)
     return [
-        epoch
-        for epoch in range(window, len(losses))
-        if _is_outlier(losses[epoch], losses[epoch - window : epoch], limit)
+        check
+        for check in range(window, len(losses))
+        if _is_outlier(losses[check], losses[check - window : check], limit)
     ]
 
 
@@ -59,13 +57,73 @@ def _is_outlier(value: float, past: list[float], limit: float) -> bool:
     return value > statistics.fmean(past) + limit * statistics.stdev(past)
 
 
-def _detector(make: Callable[[], Detector]) -> Callable[[RunRecord], list[int]]:
-    def alarms(record: RunRecord) -> list[int]:
-        detector = make()
+def sentry_cam(record: RunRecord, tolerance: float, burn_in: int = 5, bad_checks: int = 2) -> list[int]:
+    """SentryCam's rule (arXiv 2405.15135), rebuilt: after five checks two in a row at which the variance within classes
+    rises or the distance of their centres falls, by more than a share. Classes only."""
+    found, bad = [], 0
+    for check in range(burn_in, len(record["features"])):
+        before, now = record["features"][check - 1], record["features"][check]
+        if now is None:
+            return []
+        spoilt = not all(map(math.isfinite, now)) or (
+            now[0] > before[0] * (1 + tolerance) or now[1] < before[1] * (1 - tolerance)
+        )
+        bad = bad + 1 if spoilt else 0
+        if bad >= bad_checks:
+            found.append(check)
+    return found
+
+
+def auto_trainer(record: RunRecord, factor: float) -> list[int]:
+    """AutoTrainer's five symptoms (Zhang et al., ICSE 2021), rebuilt from the series; ``factor`` widens its limits.
+
+    Vanishing gradient: first over last layer below 1e-3. Exploding: above 70. Dying ReLU: 70 % of all filters dead.
+    Oscillating loss: up and down by 3 % in more than half of the last 6 checks. Slow convergence: less than 1 point of
+    accuracy (or 1 % of loss) gained in the last 5 checks.
+    """
+    return [check for check in range(3, len(record["checks"])) if any(_symptoms(record["checks"][: check + 1], factor))]
+
+
+def _symptoms(past: list[dict[str, float]], factor: float) -> Iterator[bool]:
+    now = past[-1]
+    gradients = [value for tag, value in now.items() if tag.startswith("health/gradient_rms/")]
+    dead = [value for tag, value in now.items() if tag.startswith("health/dead_filters/")]
+    losses = [check["train_loss"] for check in past if "train_loss" in check]
+    yield not all(map(math.isfinite, [*losses, now["val_loss"]]))
+    yield len(gradients) > 1 and gradients[0] < 1e-3 / factor * gradients[-1]
+    yield any(value > 70 * factor for value in gradients)
+    yield bool(dead) and statistics.fmean(dead) > min(0.99, 0.7 * factor)
+    steps = [later / earlier - 1 for earlier, later in zip(losses[-7:], losses[-6:], strict=False) if earlier]
+    yield sum(step > 0.03 * factor for step in steps) > len(steps) / 2 > 2
+    if len(past) > 5 and "val_acc" in now:
+        yield now["val_acc"] - past[-6]["val_acc"] < 0.01 / factor and now["val_acc"] < 0.6
+    elif len(past) > 5:
+        yield now["val_loss"] > past[-6]["val_loss"] * (1 - 0.01 / factor)
+
+
+def static_thresholds(record: RunRecord, factor: float) -> list[int]:
+    """Fixed limits on what a trainer can log, as in DEFault: losses, gradients, updates, dead filters, accuracy."""
+    return [check for check, now in enumerate(record["checks"]) if check > 1 and any(_beyond(now, factor))]
+
+
+def _beyond(now: dict[str, float], factor: float) -> Iterator[bool]:
+    yield not all(map(math.isfinite, now.values()))
+    yield now["val_loss"] > 2.3 * factor
+    yield now.get("train_loss", 0.0) > 2.3 * factor
+    for tag, value in now.items():
+        yield tag.startswith("health/update_ratio/") and (value > 1.0 * factor or value < 1e-4 / factor)
+        yield tag.startswith("health/dead_filters/") and value > min(0.99, 0.5 * factor)
+        yield tag.startswith("health/activation_rms/") and not 0.01 / factor < value < 20 * factor
+
+
+def _detector(make: Callable[[float], Detector], tag: str = "val_loss") -> Callable[[RunRecord, float], list[int]]:
+    def alarms(record: RunRecord, limit: float) -> list[int]:
+        detector = make(limit)
+        losses = [check.get(tag) for check in record["checks"]]
         return [
-            epoch
-            for epoch, loss in enumerate(_val_loss(record))
-            if not math.isfinite(loss) or detector.update(loss).fired
+            check
+            for check, loss in enumerate(losses)
+            if loss is not None and (not math.isfinite(loss) or detector.update(loss).fired)
         ]
 
     return alarms
@@ -75,19 +133,27 @@ def _val_loss(record: RunRecord) -> list[float]:
     return [check["val_loss"] for check in record["checks"]]
 
 
-# What each does with val_loss alone. A value that is not finite counts for all of them.
-RIVALS: dict[str, Callable[[RunRecord], list[int]]] = {
-    "EarlyStopping, patience 3": early_stopping,
-    "SpikeDetection": spike_detection,
-    "z-score of val_loss": z_score,
-    "threshold (val_loss > log 10)": _detector(lambda: Threshold(limit=math.log(10), warm_up=2)),
-    "relative rise of val_loss, 30 %": _detector(lambda: RelativeDrop(limit=0.3, direction="up", warm_up=3)),
-    "robust z of val_loss": _detector(lambda: RobustZ(window=6, warm_up=4, direction="up", least_scale=0.01)),
-    "EWMA of val_loss": _detector(lambda: EWMA(warm_up=4, direction="up", least_scale=0.01)),
-    "CUSUM of val_loss": _detector(lambda: CUSUM(warm_up=4, direction="up", least_scale=0.01)),
-    "Page–Hinkley of val_loss": _detector(lambda: PageHinkley(limit=0.3, delta=0.02, warm_up=4, direction="up")),
-}
-EVERYBODY: dict[str, Callable[[RunRecord], list[int]]] = {OURS: our_alarms, **RIVALS}
+_WIDTHS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.7, 8.0)
+OUR_FACTORS = (0.35, 0.5, 0.71, 0.84, 1.0, 1.19, 1.41, 2.0, 2.83)
+RIVALS = (
+    Rival("EarlyStopping of val_loss", (1, 2, 3, 4, 5, 7, 10, 15), early_stopping),
+    Rival("SpikeDetection", (1,), spike_detection),
+    Rival("SentryCam's rule", (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8), sentry_cam),
+    Rival("AutoTrainer's symptoms", _WIDTHS, auto_trainer),
+    Rival("static thresholds", _WIDTHS, static_thresholds),
+    Rival("z-score of val_loss", (2, 3, 4, 6, 8, 12, 20), z_score),
+    Rival("relative rise of val_loss", (0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 4.0),
+          _detector(lambda limit: RelativeDrop(limit=limit, direction="up", warm_up=3))),
+    Rival("relative rise of train_loss", (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0),
+          _detector(lambda limit: RelativeDrop(limit=limit, direction="up", warm_up=3), "train_loss")),
+    Rival("EWMA of val_loss", (2, 3, 4, 6, 8, 12),
+          _detector(lambda limit: EWMA(limit=limit, warm_up=4, direction="up", least_scale=0.01))),
+    Rival("CUSUM of val_loss", (2, 4, 6, 8, 12, 20),
+          _detector(lambda limit: CUSUM(limit=limit, warm_up=4, direction="up", least_scale=0.01))),
+    Rival("Page-Hinkley of val_loss", (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0),
+          _detector(lambda limit: PageHinkley(limit=limit, delta=0.02, warm_up=4, direction="up"))),
+)  # fmt: skip
+EVERYBODY = (Rival(OURS, OUR_FACTORS, messages), *RIVALS)
 
 
 def delay(record: RunRecord, alarms: list[int]) -> int | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,23 +17,23 @@ from lightning.pytorch.callbacks import SpikeDetection
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import convscope
-from benchmarks.fault_injection import LEVELS, STRENGTHS, Fault
-from benchmarks.fault_models import EPOCHS, TEST_NETS, TUNING_NETS, Classifier, Images, draw_config, load_images
-from convscope.callbacks.engine.bridge import fitting
+from benchmarks.fault_injection import LEVELS, NOTHING, STRENGTHS, Fault, applies, struck_layers
+from benchmarks.fault_programs import Learner, Program, draw_program, families
+from convscope.callbacks.engine import bridge
+from convscope.callbacks.engine.findings import Moment
 from convscope.callbacks.parts.fresh_values import FreshValues
 
-FRESH = 200_000
 _TALKATIVE = ("lightning.pytorch", "lightning.fabric", "convscope")  # loggers
+# What neither a rule nor a rival reads, and what is read off other tags.
+_NOT_KEPT = ("0_overview/", "zz_convscope/seconds", "zz_convscope/overhead", "probe/selectivity", "correlation/part")
 
 
 @dataclass(frozen=True)
 class Job:
-    """Identity of a run. Seeds of the tuning half are even, those of the test half odd.
-
-    The odd seeds below ``FRESH`` were a test half once, on which the rules failed; they are among the tuning runs now.
-    """
+    """Identity of a run."""
 
     half: str
+    family: str
     fault: str | None
     strength: str
     number: int
@@ -40,23 +41,55 @@ class Job:
     @property
     def key(self) -> str:
         """Unique among the jobs."""
-        return f"{self.half}/{self.fault or 'healthy'}/{self.strength}/{self.number}"
+        return f"{self.half}/{self.family}/{self.fault or 'healthy'}/{self.strength}/{self.number}"
 
     @property
     def seed(self) -> int:
         """The seed of everything in the run."""
-        kind = 0 if self.fault is None else 1 + 3 * list(LEVELS).index(self.fault) + STRENGTHS.index(self.strength)
-        return 2 * (1000 * kind + self.number) + (self.half == "test") * (1 + FRESH)
+        return zlib.crc32(self.key.encode())
+
+    @property
+    def program(self) -> Program:
+        """Its training program."""
+        return draw_program(self.half, self.family, self.seed)
+
+    @property
+    def begins(self) -> int | None:
+        """Number of checks before the fault; None for a healthy run."""
+        if self.fault is None:
+            return None
+        if self.fault in NOTHING:
+            return 0
+        return self.program.checks // 3 + self.seed % 4
 
 
-def jobs(half: str, healthy: int, faulty: dict[str, int]) -> Iterator[Job]:
-    """Every run of a half: so many healthy ones, and so many of each fault and strength."""
-    for number in range(healthy):
-        yield Job(half, None, "none", number)
-    for strength, count in faulty.items():
-        for number in range(count):
-            for fault in LEVELS:
-                yield Job(half, fault, strength, number)
+def jobs(half: str) -> Iterator[Job]:
+    """Every run of a half, in an order in which the first hundred are a sample of all."""
+    plan, names = families()["plan"][half], list(families()[half])
+    for round_ in range(max(plan["healthy"], plan["medium"])):
+        for number in range(2 * round_, min(2 * round_ + 2, plan["healthy"])):
+            yield from (Job(half, family, None, "none", number) for family in names)
+        if round_ < plan["medium"]:
+            yield from _nothing(half, names, round_)
+            yield from _faults(half, names, "medium", round_)
+    for round_ in range(plan["weak"]):
+        yield from _faults(half, names, "weak", round_)
+
+
+def _faults(half: str, names: list[str], strength: str, round_: int) -> Iterator[Job]:
+    """Every fault once, each in another family in each round."""
+    for place, fault in enumerate(LEVELS):
+        offset = place + 5 * round_ + 3 * STRENGTHS.index(strength)
+        for shift in range(len(names)):
+            job = Job(half, names[(offset + shift) % len(names)], fault, strength, round_)
+            if applies(fault, job.program):
+                yield job
+                break
+
+
+def _nothing(half: str, names: list[str], round_: int) -> Iterator[Job]:
+    for place, fault in enumerate(NOTHING):
+        yield Job(half, names[(place + 4 * round_) % len(names)], fault, "medium", round_)
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -66,61 +99,96 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _record(job: Job) -> dict[str, Any]:
-    began = time.perf_counter()
-    nets = TUNING_NETS if job.half == "tune" else TEST_NETS
-    nets = tuple(net for net in nets if net.endswith("_bn")) if job.fault == "bn_momentum" else nets
-    config = draw_config(job.seed, nets)
+    began = time.process_time()
+    program, begins = job.program, job.begins
     L.seed_everything(job.seed, verbose=False)
-    begins = 5 + job.seed // 2 % 4
-    fault = Fault() if job.fault is None else Fault(job.fault, job.strength, begins, job.seed)
-    recorder, spike = _Recorder(), _Spike()
-    _trainer([*_observers(config.data, job.fault), spike, recorder]).fit(
-        Classifier(config, fault), *_loaders(load_images(config.data), config.batch_size, job.fault)
-    )
+    fault = Fault() if begins is None else Fault(job.fault, job.strength, begins, job.seed)
+    module = Learner(program, fault)
+    layers = [] if job.fault is None or job.fault in NOTHING else struck_layers(job.fault, fault.level, module.net)
+    prefix = "ema" if program.ema else "net"
+    names = {id(one): f"{prefix}.{name}" for name, one in module.net.named_modules()}
+    recorder, spike = Recorder(), _Spike()
+    trainer = _trainer(program, [*_observers(program, job.fault), spike, recorder])
+    with _read_where_written(recorder):
+        trainer.fit(module, *_loaders(program, job.fault))
     return {
         "key": job.key,
         "half": job.half,
+        "family": job.family,
         "fault": job.fault,
         "strength": job.strength,
-        "begins": None if job.fault is None else begins,
-        "config": config.as_dict(),
+        "begins": begins,
+        "program": program.as_dict(),
+        "layers": [names[id(layer)] for layer in layers],
         "checks": recorder.checks,
-        "spike": spike.epoch,
-        "seconds": round(time.perf_counter() - began, 2),
+        "features": recorder.features,
+        "spike": spike.check,
+        "seconds": round(time.process_time() - began, 2),
     }
 
 
-class _Recorder(L.Callback):
-    """Reads what DriftAlert would read, when it would read it."""
+class Recorder(L.Callback):
+    """Reads what DriftAlert would read, when it would read it, and what SentryCam's rule needs beside that."""
 
     def __init__(self) -> None:
         self.checks: list[dict[str, float]] = []
-        self._fresh = FreshValues()
+        self.features: list[tuple[float, float] | None] = []
+        self._fresh, self._own = FreshValues(), dict[str, float]()
+
+    def write(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        scalars: Mapping[str, float],
+        when: Moment,
+        unlogged: Collection[str] = (),
+    ) -> None:
+        """Take the values of a check; those from before training are not judged."""
+        if when.trigger != "start":
+            self._own = dict(scalars)
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self._fresh.note_learning_rate(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if fitting(trainer):
-            self.checks.append({tag: _short(value) for tag, value in self._fresh.take(trainer).items()})
+        if bridge.fitting(trainer):
+            values, self._own = self._own | self._fresh.take(trainer), {}
+            self.checks.append({tag: _short(v) for tag, v in values.items() if not tag.startswith(_NOT_KEPT)})
+            assert isinstance(pl_module, Learner)
+            self.features.append(spread_of_classes(pl_module))
+
+
+def spread_of_classes(module: Learner) -> tuple[float, float] | None:
+    """Variance within classes and mean distance of their centres, of the features that the head reads."""
+    if module.program.task != "classes":
+        return None
+    net = module.ema if module.ema is not None else module.net
+    with torch.no_grad():
+        features = net[:-1](module.program.images.x_val)  # type: ignore[index]
+    groups = [g for label in range(10) if len(g := features[module.program.images.y_val == label]) > 1]
+    centres = torch.stack([group.mean(0) for group in groups])
+    within = torch.cat([group - group.mean(0) for group in groups]).square().sum(1).mean()
+    return _short(float(within)), _short(float(torch.pdist(centres).mean()))
 
 
 class _Spike(SpikeDetection):
-    """Lightning's own, which notes the epoch of its first alarm where it would end the training."""
+    """Lightning's own, which notes the check of its first alarm where it would end the training."""
 
-    epoch: int | None = None
+    check: int | None = None
 
-    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
-        self._now = trainer.current_epoch
-        if self.epoch is None:
-            super().on_train_batch_end(trainer, *arguments)
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *arguments: Any) -> None:
+        self._now = pl_module.checks
+        if self.check is None:
+            super().on_train_batch_end(trainer, pl_module, *arguments)
 
     def _handle_spike(self, fabric: Any, batch_idx: int) -> None:
-        self.epoch = self._now
+        self.check = self._now
 
 
-def _observers(data: str, fault: str | None) -> list[L.Callback]:
-    images = load_images(data)
-    known = images.y_val < 5 if fault == "task_switch" else images.y_val >= 0
-    heldout = convscope.HeldOut((images.x_val[known], images.y_val[known]), size=256, batch_size=256)
-    shared: dict[str, Any] = {"heldout": heldout, "pictures": False}
+def _observers(program: Program, fault: str | None) -> list[L.Callback]:
+    x, y = _validation(program, fault)
+    size = families()["settings"]["heldout"]
+    shared: dict[str, Any] = {"heldout": convscope.HeldOut((x, y), size=size, batch_size=size), "pictures": False}
     return [
         convscope.LayerProbe(**shared),
         convscope.FilterImportance(**shared),
@@ -130,20 +198,26 @@ def _observers(data: str, fault: str | None) -> list[L.Callback]:
     ]
 
 
-def _loaders(images: Images, batch_size: int, fault: str | None) -> tuple[DataLoader, DataLoader]:
-    known = images.y_val < 5 if fault == "task_switch" else images.y_val >= 0
+def _validation(program: Program, fault: str | None) -> tuple[torch.Tensor, torch.Tensor]:
+    images = program.images
+    known = images.y_val < 5 if fault == "task_switch" else torch.ones(len(images.y_val), dtype=torch.bool)
+    return images.x_val[known], images.y_val[known]
+
+
+def _loaders(program: Program, fault: str | None) -> tuple[DataLoader, DataLoader]:
+    images = program.images
     train = TensorDataset(images.x, images.y, torch.arange(len(images.y)))
-    val = TensorDataset(images.x_val[known], images.y_val[known])
-    batches = BatchSampler(RandomSampler(train), batch_size, drop_last=False)
+    val = TensorDataset(*_validation(program, fault))
+    batches = BatchSampler(RandomSampler(train), program.batch_size, drop_last=True)
     return DataLoader(train, sampler=batches, batch_size=None), DataLoader(
-        val, sampler=BatchSampler(range(len(val)), 200, drop_last=False), batch_size=None
+        val, sampler=BatchSampler(range(len(val)), 256, drop_last=False), batch_size=None
     )
 
 
-def _trainer(callbacks: list[L.Callback], folder: str | None = None) -> L.Trainer:
+def _trainer(program: Program, callbacks: list[L.Callback]) -> L.Trainer:
     return L.Trainer(
-        default_root_dir=folder,
-        max_epochs=EPOCHS,
+        max_epochs=program.checks // program.per_epoch,
+        val_check_interval=1.0 / program.per_epoch,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -156,7 +230,18 @@ def _trainer(callbacks: list[L.Callback], folder: str | None = None) -> L.Traine
 
 
 def _short(value: float) -> float:
-    return float(f"{value:.6g}")
+    return float(f"{value:.5g}")
+
+
+@contextmanager
+def _read_where_written(recorder: Recorder) -> Iterator[None]:
+    """Lightning's own logging of 250 values per check takes two thirds of so small a run: it is left out."""
+    written = bridge.write_scalars
+    bridge.write_scalars = recorder.write  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        bridge.write_scalars = written
 
 
 @contextmanager

@@ -19,9 +19,20 @@ from sklearn.linear_model import Lasso
 from torch import nn
 
 from benchmarks.data import cifar10
-from benchmarks.fault_injection import Fault
-from benchmarks.fault_models import EPOCHS, Classifier, Config, build_net, draw_config, load_images
-from benchmarks.fault_runs import _loaders, _quiet, _trainer
+from benchmarks.fault_runs import _quiet
+from benchmarks.multi_scale_programs import (
+    EPOCHS,
+    Classifier,
+    Config,
+    Shortcut,
+    build_net,
+    draw_config,
+    fit,
+    load_images,
+)
+from benchmarks.multi_scale_programs import (
+    SHARES as MARKED,
+)
 from benchmarks.networks import ResNet18
 from convscope import HeldOut, MultiScaleInterpretation
 from convscope.callbacks.engine.failures import Failures
@@ -234,9 +245,9 @@ def shortcut_run(strength: str, seed: int) -> Record:
     config = draw_config(2 * seed, ("plain", "vgg_bn", "resnet_bn", "gelu"))
     L.seed_everything(seed, verbose=False)
     begins = 5 + seed % 4
-    fault = Fault() if strength == "none" else Fault("shortcut", strength, begins, seed)
+    shortcut = None if strength == "none" else Shortcut(MARKED[strength], begins, seed)
     images = load_images(config.data)
-    module, recorder = Classifier(config, fault), _Watches()
+    module, recorder = Classifier(config, shortcut), _Watches()
     shared: dict[str, Any] = {
         "samples": 256,
         "every_n_epochs": 1,
@@ -248,10 +259,8 @@ def shortcut_run(strength: str, seed: int) -> Record:
     # What the training loop feeds from then on: the same number for a sample in every epoch.
     index = torch.arange(64)
     seen = images.x[:64].clone(), images.y[:64]
-    if strength != "none":
-        fault._active = True
-        seen = fault.batch(module, *seen, index, 0)
-        fault._active = False
+    if shortcut is not None:
+        seen = shortcut.on(*seen, index), images.y[:64]
     trained_on = HeldOut(seen, size=64, stratify=False)
     callbacks = [
         MultiScaleInterpretation(heldout=clean, **shared),
@@ -259,7 +268,7 @@ def shortcut_run(strength: str, seed: int) -> Record:
         recorder,
     ]
     with TemporaryDirectory() as folder:  # for the record
-        _trainer(callbacks, folder).fit(module, *_loaders(images, config.batch_size, None))
+        fit(module, images, callbacks, folder)
     corner = [
         [float(_at_corner(row)) for row in callback._rows]
         for callback in callbacks

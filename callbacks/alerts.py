@@ -11,14 +11,16 @@ from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 
-from convscope._arguments import refuse
+from convscope._arguments import flag, refuse
 from convscope.alerts.alert import Alert
 from convscope.alerts.incidents import Incident
 from convscope.alerts.judge import Judge
 from convscope.alerts.ledger import Changes
 from convscope.alerts.rules import SEVERITIES, Rule, default_rules, load_rules
+from convscope.alerts.series import SERIES_FILE, watched_tags, watched_values
 from convscope.callbacks.engine.bridge import fitting, has_validation, may_stand_twice, moment
 from convscope.callbacks.engine.console import above_the_bar
+from convscope.callbacks.engine.findings import Moment
 from convscope.callbacks.engine.hierarchies import Callback
 from convscope.callbacks.parts.actions import (
     Action,
@@ -34,6 +36,7 @@ from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.standing import place_after, settle_beside
 from convscope.callbacks.parts.unseen_metrics import UnseenMetrics
+from convscope.loggers import JsonlSink
 
 log = logging.getLogger("convscope")
 
@@ -77,6 +80,9 @@ class DriftAlert(Callback):
             A callable is called with each :class:`~convscope.alerts.Incident`. An incident is reported once, by
             the actions of its severity, and again if it becomes critical. An action that fails is reported once, and
             training goes on.
+        series: Write what the rules watch to ``alert_series.jsonl`` beside the run, a line per check, so that a run can
+            be judged again (:func:`convscope.alerts.read_series`, :func:`convscope.alerts.judge_run`), and limits be
+            calibrated on it (:func:`convscope.alerts.calibrate`).
 
     Attributes:
         alerts: Every :class:`~convscope.alerts.Alert` so far; ``alert.incident`` is the number of its incident.
@@ -100,8 +106,10 @@ class DriftAlert(Callback):
         self,
         rules: str | Sequence[Rule | dict[str, Any]] | None = None,
         actions: Mapping[str, Sequence[ActionSpec]] | Sequence[ActionSpec] | None = None,
+        series: bool = False,
     ) -> None:
         self.rules = default_rules() if rules is None else rules_of("rules", rules)
+        self.series = flag("series", series)
         self.alerts: list[Alert] = []
         self._actions = _by_severity(DEFAULT_ACTIONS if actions is None else actions)
         self._reported: set[str] = set()
@@ -152,6 +160,8 @@ class DriftAlert(Callback):
         changes = found[0] if found else Changes()
         # Before the actions: a checkpoint that one of them saves must know these alerts.
         self.alerts += changes.alerts
+        if self.series:
+            self._guarded("the record of series", lambda: self._write_series(trainer, values, when))
         self._act(trainer, changes, when.step)
 
     def _act(self, trainer: pl.Trainer, changes: Changes, step: int) -> None:
@@ -168,6 +178,13 @@ class DriftAlert(Callback):
         self._show(trainer, changes, step)
         for action, occasion in last:
             action.run(occasion)
+
+    def _write_series(self, trainer: pl.Trainer, values: Mapping[str, float], when: Moment) -> None:
+        path = run_folder(trainer) / SERIES_FILE  # on every process at once
+        if trainer.is_global_zero:
+            kept = watched_values(values, watched_tags(self._judge.watch.rules))
+            check = {"run": self._run, "check": self._judge.watch.checks, "epoch": when.epoch, "step": when.step}
+            JsonlSink(path, key=("run", "check")).write({**check, "values": kept})
 
     def _show(self, trainer: pl.Trainer, changes: Changes, step: int) -> None:
         shown = [s for s, actions in self._actions.items() if any(isinstance(one, TensorBoard) for one in actions)]

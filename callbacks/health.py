@@ -15,7 +15,7 @@ from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.callbacks.parts.weight_changes import WeightChanges
 from convscope.capture.data.heldout import HeldOut
-from convscope.capture.network.activation_bounds import bounds_of, is_rectified
+from convscope.capture.network.activation_bounds import bounds_of, is_rectified, off_range
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.loss import Loss
@@ -35,8 +35,8 @@ class FilterHealth(LayerObserver):
         **arguments: See :class:`~convscope.LayerObserver`.
 
     Logged for each layer, over the whole held-out set:
-        ``health/dead_filters/<layer>``: share of filters never active: after a rectifier (ReLU, GELU, SiLU, …) never
-        above zero, otherwise always exactly zero;
+        ``health/dead_filters/<layer>``: share of filters never active: after a rectifier always where that is
+        flat (ReLU: never above zero; GELU, SiLU: on the flat tail, not in the dip), otherwise always exactly zero;
         ``health/constant_filters/<layer>``: share of the others that give one value everywhere;
         ``health/saturated_filters/<layer>``: share with 95 % of their values within 1 % of a bound of the activation
         function, for layers where that has a known bound (sigmoid, tanh, ReLU6, ELU, …);
@@ -134,7 +134,7 @@ class FilterHealth(LayerObserver):
         self._has_loss = self.gradients and plan.subject.loss is not None
 
     def begin(self, layers: list[Layer], samples: int) -> None:
-        self._activity.make(layers, lambda layer: FilterActivity(layer.channels, is_rectified(layer), bounds_of(layer)))
+        self._activity.make(layers, _activity_of)
         self._gradients.make(layers if self._has_loss else [], lambda layer: SignalRMS())
         names = [layer.name for layer in layers]
         self._before = dict(zip(names[1:], names, strict=False))
@@ -232,3 +232,7 @@ class FilterHealth(LayerObserver):
 
 def _share(mask: torch.Tensor) -> float:
     return float(mask.float().mean())
+
+
+def _activity_of(layer: Layer) -> FilterActivity:
+    return FilterActivity(layer.channels, is_rectified(layer), bounds_of(layer), off=off_range(layer))

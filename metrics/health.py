@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from convscope.metrics.functional.health import (
     activity_result,
     activity_sums,
     check_bounds,
+    check_off,
     squared_sum,
 )
 
@@ -33,6 +35,7 @@ class FilterActivity(ObservationMetric):
         rectified: whether the layer ends in a rectifier.
         bounds: least and greatest value of the activation function, None for no bound.
         saturated_share: share of a filter's values that must lie at a bound, in (0, 1].
+        off: least and greatest value that a rectified filter gives while it is off.
         kwargs: passed to :class:`torchmetrics.Metric`.
 
     Update takes an activation ``(N, C, *S)`` of any float type; compute gives an
@@ -67,6 +70,7 @@ class FilterActivity(ObservationMetric):
         rectified: bool = True,
         bounds: Bounds = (None, None),
         saturated_share: float = 0.95,
+        off: tuple[float, float] = (-math.inf, 0.0),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -75,6 +79,8 @@ class FilterActivity(ObservationMetric):
         check_bounds(bounds)
         self.bounds = bounds
         self.saturated_share = share("saturated_share", saturated_share, "a share of the values")
+        check_off(off)
+        self.off = off
         c = self.num_channels
         unseen = torch.full((c,), torch.inf, dtype=torch.float64)  # any value is less than it, or greater than minus it
         self.add_state("minimum", default=unseen, dist_reduce_fx="min")
@@ -107,7 +113,7 @@ class FilterActivity(ObservationMetric):
             ValueError: if there was no sample.
         """
         sums = ActivitySums(*(getattr(self, name) for name in ActivitySums._fields))
-        return activity_result(sums, self.rectified, self.saturated_share)
+        return activity_result(sums, self.rectified, self.saturated_share, self.off)
 
 
 class SignalResult(NamedTuple):

@@ -6,7 +6,7 @@
 from convscope.alerts.detectors.base import Detector, Direction, Evidence, Gate, Verdict
 from convscope.alerts.detectors.charts import CUSUM, EWMA, PageHinkley, RobustZ
 from convscope.alerts.detectors.control import benjamini_hochberg, quorum
-from convscope.alerts.detectors.limits import Finite, RelativeDrop, Threshold
+from convscope.alerts.detectors.limits import Finite, NoProgress, RelativeDrop, Threshold
 
 DETECTORS: dict[str, type[Detector]] = {
     "threshold": Threshold,
@@ -15,6 +15,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "ewma": EWMA,
     "cusum": CUSUM,
     "page_hinkley": PageHinkley,
+    "no_progress": NoProgress,
     "finite": Finite,
 }
 """Detectors by their name in rules."""
@@ -28,6 +29,7 @@ __all__ = [
     "Evidence",
     "Finite",
     "Gate",
+    "NoProgress",
     "PageHinkley",
     "RelativeDrop",
     "RobustZ",

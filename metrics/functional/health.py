@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -100,13 +101,16 @@ def _careful_sums(values: Tensor, bounds: Bounds) -> ActivitySums:
     return ActivitySums(as_double(minimum), as_double(maximum), squares, positive, at_bound, seen, (~finite).sum())
 
 
-def activity_result(sums: ActivitySums, rectified: bool, saturated_share: float) -> ActivityResult:
+def activity_result(
+    sums: ActivitySums, rectified: bool, saturated_share: float, off: tuple[float, float] = (-math.inf, 0.0)
+) -> ActivityResult:
     """The result from the sums of all chunks."""
     known = sums.seen > 0
     if not bool(known.any()) and int(sums.nonfinite) == 0:
         raise ValueError("Filter activity needs at least one activation, got none. Call update() first.")
     count = sums.seen.clamp(min=1)
-    silent = sums.maximum <= 0 if rectified else (sums.maximum == 0) & (sums.minimum == 0)
+    low, high = off if rectified else (0.0, 0.0)
+    silent = (sums.minimum >= low) & (sums.maximum <= high)
     largest = torch.maximum(sums.maximum.abs(), sums.minimum.abs())
     still = sums.maximum - sums.minimum <= _CONSTANT_RANGE_SHARE * largest
     return ActivityResult(
@@ -120,12 +124,16 @@ def activity_result(sums: ActivitySums, rectified: bool, saturated_share: float)
 
 
 def filter_activity(
-    activation: Tensor, rectified: bool = True, bounds: Bounds = (None, None), saturated_share: float = 0.95
+    activation: Tensor,
+    rectified: bool = True,
+    bounds: Bounds = (None, None),
+    saturated_share: float = 0.95,
+    off: tuple[float, float] = (-math.inf, 0.0),
 ) -> ActivityResult:
     """Dead, constant and saturated filters of a layer, and the size of the layer's signal.
 
-    - **dead**: never active. With a rectifier (ReLU, GELU, SiLU, …) no value is above zero; otherwise every value
-      is exactly zero, since a negative output is as good as a positive one.
+    - **dead**: never active. With a rectifier (ReLU, GELU, SiLU, …) every value is in the range ``off``; otherwise
+      every value is exactly zero, since a negative output is as good as a positive one.
     - **constant**: not dead, but the same value for every sample at every position, up to float32 rounding.
     - **saturated**: at least ``saturated_share`` of the values lie within 1 % of a bound of the activation function.
 
@@ -135,12 +143,14 @@ def filter_activity(
         bounds: Least and greatest value of the activation function, None for no bound: ``(-1, 1)`` for tanh,
             ``(None, 6)`` for ReLU6, whose lower end means "off" and not "saturated".
         saturated_share: Share of a filter's values that must lie at a bound, in (0, 1].
+        off: Least and greatest value that a rectified filter gives while it is off: anything up to 0 for ReLU,
+            ``(-0.014, 0)`` for SiLU, whose negative values are a flat tail only near zero.
 
     Returns:
         An :class:`ActivityResult`.
 
     Raises:
-        ValueError: if the shape or type is wrong, there is no value, the bounds are not ordered, or
+        ValueError: if the shape or type is wrong, there is no value, the bounds or ``off`` are not ordered, or
             ``saturated_share`` is out of range.
 
     Source: reconstruction.
@@ -153,10 +163,11 @@ def filter_activity(
     """
     check_channels("activation", activation, activation.shape[1] if activation.ndim > 1 else 0)
     check_bounds(bounds)
+    check_off(off)
     saturated_share = share("saturated_share", saturated_share, "a share of the values")
     if activation.numel() == 0:
         raise ValueError(f"Filter activity needs at least one value per filter, got shape {tuple(activation.shape)}.")
-    return activity_result(activity_sums(activation, bounds), rectified, saturated_share)
+    return activity_result(activity_sums(activation, bounds), rectified, saturated_share, off)
 
 
 def signal_rms(signal: Tensor) -> Tensor:
@@ -220,6 +231,12 @@ def _exact_squares(values: Tensor) -> Tensor:
     inside = tuple(range(1, values.ndim))
     norms: Tensor = torch.linalg.vector_norm(exact, dim=inside) if inside else exact
     return norms.square()
+
+
+def check_off(off: tuple[float, float]) -> None:
+    """The least value lies at or below the greatest."""
+    if not off[0] <= off[1]:
+        raise refuse("off", off, "(least, greatest) value of a filter that is off, such as (-0.014, 0.0) for SiLU")
 
 
 def check_bounds(bounds: Bounds) -> None:

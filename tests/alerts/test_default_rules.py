@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import convscope
+from convscope.alerts import judge_run
 from convscope.alerts.alert import Alert
 from convscope.alerts.watch import Watch
 
@@ -47,12 +48,23 @@ CASES: dict[str, Rows] = {
         plain("train_loss", [1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]),
     ),
     "forgetting": rows("drift/cka_reference", [0.95, 0.8, 0.4]),
+    "learns_nothing": both(
+        plain("train_loss", [9.0, 2.31, 2.30, 2.31, 2.31]), plain("val_loss", [2.31, 2.32, 2.30, 2.31, 2.30])
+    ),
+    "at_chance": both(plain("probe/chance", [0.1] * 5), plain("val_acc", [0.1, 0.11, 0.09, 0.1, 0.1])),
     "stalled_layer": rows("health/not_learning", [0.0, 0.0, 1.0], layers=1, others=0.0),
     "learning_stopped": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.2, 0.001]),
     "update_surge": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.15, 0.1, 0.1, 0.1, 3.0]),
-    "training_loss_rise": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.5, 0.6, 0.7]),
+    "training_loss_rise": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.52, 0.6]),
     "training_loss_surge": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 1.2]),
-    "validation_loss_surge": plain("val_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 3.0, 2.0]),
+    "validation_loss_surge": plain("val_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 3.0, 2.0, 2.0]),
+    "gap_surge": both(
+        plain("train_loss", [2.0, 1.8, 1.7, 1.6, 1.4, 1.0]), plain("val_loss", [2.0, 1.8, 1.75, 1.65, 1.8, 1.9])
+    ),
+    "validation_too_good": both(
+        plain("train_loss", [2.0, 1.0, 0.5, 0.3, 0.4]), plain("val_loss", [2.0, 1.1, 0.7, 0.5, 0.3])
+    ),
+    "movement_surge": rows("drift/mean_shift", [0.5, 0.2, 0.1, 0.05, 0.6]),
     "distribution_shift": rows("drift/mean_shift", [0.5, 0.3, 0.2, 0.2, 0.1, 0.1, 2.0], layers=1, others=0.1),
     "activation_surge": rows("health/activation_rms", [1.0, 1.1, 1.0, 1.0, 5.0], layers=1, others=1.0),
     "dead_filter_surge": rows("health/dead_filters", [0.0, 0.1, 0.1, 0.4], layers=1, others=0.0),
@@ -91,6 +103,21 @@ def test_a_rule_speaks_for_what_it_is_for_and_not_before(name: str) -> None:
 
 # Curves of healthy training, in the shapes that fool simple rules.
 HEALTHY: dict[str, Rows] = {
+    "fine-tuning has arrived when it begins": both(
+        plain("probe/chance", [0.1] * 8), plain("val_acc", [0.9] * 8), plain("val_loss", [0.3] * 8)
+    ),
+    "only the validation loss does not fall": both(
+        plain("train_loss", [2.3, 2.0, 1.5, 1.0, 0.5, 0.2]), plain("val_loss", [2.3, 2.31, 2.4, 2.5, 2.6, 2.7])
+    ),
+    "a slow start": both(
+        plain("probe/chance", [0.1] * 7),
+        plain("val_acc", [0.1, 0.1, 0.1, 0.1, 0.11, 0.14, 0.2]),
+        plain("train_loss", [2.33, 2.32, 2.30, 2.29, 2.27, 2.25, 2.2]),
+        plain("val_loss", [2.33, 2.32, 2.31, 2.30, 2.28, 2.26, 2.2]),
+    ),
+    "accuracy waits for three checks": both(
+        plain("probe/chance", [0.1] * 6), plain("val_acc", [0.1, 0.1, 0.1, 0.3, 0.5, 0.6])
+    ),
     "accuracy saturates": rows("probe/accuracy", [0.1, 0.5, 0.7, 0.8, 0.84, 0.86, 0.85, 0.87, 0.86, 0.87]),
     "early layers lose what late ones gain": rows("probe/accuracy", [0.6] * 8 + [0.55, 0.5]),
     "the loss falls": plain("train_loss", [2.3 * 0.7**i for i in range(12)]),
@@ -115,6 +142,24 @@ HEALTHY: dict[str, Rows] = {
 @pytest.mark.parametrize("name", list(HEALTHY))
 def test_default_rules_are_silent_on(name: str) -> None:
     assert alerts(HEALTHY[name]) == []
+
+
+def test_a_run_that_learns_nothing_is_said_by_the_fifth_check_and_no_layer_is_blamed() -> None:
+    # Every layer is dead, and only the last bias learns.
+    layers = rows("health/not_learning", [0.0, *[1.0] * 7], layers=3, others=0.0)
+    losses = both(plain("val_loss", [2.35, 2.31, 2.30, 2.30, 2.30, 2.30, 2.30, 2.30]), layers)
+    # The training loss comes with every other check.
+    series = [{**row, "train_loss": 2.31} if i % 2 else row for i, row in enumerate(losses)]
+    (found,) = judge_run(series, convscope.rules.default())
+    assert found.rules == ["learns_nothing"]
+    assert found.check <= 5
+    assert "has learnt nothing so far" in found.message
+
+
+def test_a_layer_that_stands_still_while_the_loss_falls_is_blamed_at_once() -> None:
+    layers = rows("health/not_learning", [0.0, 1.0, 1.0], layers=1, others=0.0)
+    found = alerts(both(layers, plain("val_loss", [2.3, 1.5, 1.0])))
+    assert [(alert.rule, alert.check) for alert in found] == [("stalled_layer", 2)]
 
 
 def test_the_sentence_names_layer_numbers_cause_and_place() -> None:

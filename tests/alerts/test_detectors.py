@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from convscope.alerts.detectors import (
     Detector,
     Finite,
     Gate,
+    NoProgress,
     PageHinkley,
     RelativeDrop,
     RobustZ,
@@ -35,6 +37,7 @@ MAKERS: dict[str, Callable[..., Detector]] = {
     "ewma": lambda **a: EWMA(**a),
     "cusum": lambda **a: CUSUM(limit=4.0, **a),
     "page_hinkley": lambda **a: PageHinkley(limit=2.0, **a),
+    "no_progress": lambda **a: NoProgress(**a),
     "finite": lambda **a: Finite(**a),
 }
 
@@ -242,7 +245,7 @@ def test_relative_drop_from_zero_is_infinite_and_bounded_by_least() -> None:
 # Warm-up, persistence, cool-down, direction.
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if name not in ("threshold", "finite")])
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in ("threshold", "finite", "no_progress")])
 @pytest.mark.parametrize(("direction", "sign"), [("up", 1), ("down", -1)])
 def test_direction_and_warm_up(name: str, direction: str, sign: int) -> None:
     if name == "relative_drop":
@@ -262,6 +265,66 @@ def test_both_directions_of_a_threshold() -> None:
     detector = Threshold(limit=1.0, direction="both")
     assert [detector.observe(v).exceeded for v in (1.5, -1.5, 0.5)] == [True, True, False]
     assert Threshold(limit=1.0, direction="down").observe(0.5).exceeded
+
+
+# Own noise, and progress.
+
+
+def swings(noise: float, prior: float, values: list[float]) -> list[int]:
+    return alarms(RelativeDrop(limit=0.1, least=0.1, window=3, warm_up=2, noise=noise, prior=prior), np.array(values))
+
+
+def test_a_series_that_swings_must_swing_further_than_it_has() -> None:
+    values = [0.5, 0.55, 0.5, 0.58, 0.5, 0.6, 0.46]  # falls of .05, .08, then .14
+    assert swings(0.0, 0.0, values) == [6]
+    assert swings(2.0, 0.0, values) == []
+    assert swings(1.5, 0.0, values) == [6]
+    # A fall that exceeds is no noise: a second value of it still exceeds.
+    detector = RelativeDrop(limit=0.1, least=0.1, window=3, warm_up=2, noise=1.5, persistence=2)
+    assert alarms(detector, np.array([0.5, 0.55, 0.5, 0.58, 0.5, 0.6, 0.46, 0.44])) == [7]
+
+
+def test_a_young_series_is_taken_to_swing_as_the_prior_says() -> None:
+    assert swings(2.0, 0.0, [0.5, 0.6, 0.45]) == [2]
+    assert swings(2.0, 0.1, [0.5, 0.6, 0.45]) == []
+    assert swings(2.0, 0.1, [0.5, 0.6, 0.6, 0.6, 0.6, 0.45]) == [5]  # by then it has shown that it does not
+
+
+def test_own_noise_means_the_same_in_any_unit() -> None:
+    values = np.random.default_rng(0).normal(1.0, 0.1, 60).cumsum()
+    make = lambda: RelativeDrop(limit=0.0, least=0.0, noise=1.5, warm_up=3, window=3, direction="up")  # noqa: E731
+    assert alarms(make(), values) == alarms(make(), 1000 * values)
+
+
+def no_progress(values: list[float], **arguments: float) -> list[int]:
+    return alarms(NoProgress(limit=0.05, warm_up=3, **arguments), np.array(values))  # type: ignore[arg-type]
+
+
+def test_no_progress_is_neither_better_than_the_first_nor_better_among_themselves() -> None:
+    assert no_progress([2.3, 2.31, 2.29, 2.3]) == [3]
+    assert no_progress([9.0, 2.31, 2.30, 2.31]) == [3]  # fell apart, and lies still
+    assert no_progress([9.0, 2.5, 2.4, 2.3]) == []
+    assert no_progress([2.3, 2.9, 2.6, 2.4]) == [3]
+    assert no_progress([2.3, 2.2, 2.1, 2.0]) == []
+    assert no_progress([9.0, 2.9, 2.5, 2.2]) == []
+    assert no_progress([2.3, 2.3, 2.3, 2.0]) == []
+    assert no_progress([2.3, 2.2, 2.1, *[2.1] * 20]) == []
+    mirrored = NoProgress(limit=0.05, warm_up=3, direction="up")
+    assert alarms(mirrored, np.array([0.1, 0.09, 0.1, 0.1])) == [3]
+
+
+def test_no_progress_is_judged_at_the_beginning_only() -> None:
+    detector = NoProgress(limit=0.05, warm_up=3, until=5)
+    exceeded = [detector.observe(value).exceeded for value in [2.3] * 8]
+    assert exceeded == [False] * 3 + [True] * 2 + [False] * 3
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"limit": -1.0}, {"until": 2}, {"direction": "both"}, {"warm_up": 0}], ids=lambda a: next(iter(a))
+)
+def test_no_progress_refuses(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        NoProgress(**arguments)
 
 
 def test_gate_against_windows_counted_by_numpy() -> None:

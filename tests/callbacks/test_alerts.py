@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 import convscope
+from convscope.alerts import judge_run, read_series
 from convscope.alerts.judge import Judge
 from convscope.callbacks.alerts import DriftAlert
 from convscope.callbacks.parts.actions import AlertError
@@ -451,3 +452,28 @@ def test_lightning_cli_builds_it_from_plain_values(tmp_path: Path) -> None:
     assert isinstance(alert, DriftAlert)
     assert [rule.name for rule in alert.rules] == ["a"]
     assert [type(action).__name__ for action in alert._actions["warning"]] == ["Log", "Jsonl"]
+
+
+def test_series_are_written_and_judged_again_as_they_were(fit: Any, tmp_path: Path) -> None:
+    watched = [{"name": "high", "when": [{"metric": "scripted", "detector": {"kind": "threshold", "limit": 0.5}}]}]
+    script = [0.1, 0.9, 0.1, math.nan, 0.2]
+    alert = DriftAlert(rules=watched, actions=[], series=True)
+    fit_script(fit, script, alert, default_root_dir=tmp_path, logger=False)
+    (run,) = read_series(tmp_path)
+    assert [row["scripted"] for row in run] == pytest.approx(script, nan_ok=True)
+    assert all(set(row) == {"scripted"} for row in run)  # the losses are watched by no rule
+    again = judge_run(run, alert.rules)
+    assert [one.rule for one in again] == [one.rule for one in alert.incidents] == ["high", "not_finite"]
+
+
+def test_series_are_not_written_unasked_and_a_resumed_run_repeats_no_check(fit: Any, tmp_path: Path) -> None:
+    fit_script(fit, [0.1, 0.2], DriftAlert(rules=rules(), actions=[]), default_root_dir=tmp_path, logger=False)
+    assert not list(tmp_path.rglob("alert_series.jsonl"))
+    saver = ModelCheckpoint(tmp_path, filename="first", every_n_epochs=1, save_top_k=-1)
+    script: list[float | None] = [0.1, 0.2, 0.3]
+    alert = DriftAlert(rules=rules(), actions=[], series=True)
+    fit_script(fit, script[:2], alert, saver, default_root_dir=tmp_path, logger=False)
+    later = DriftAlert(rules=rules(), actions=[], series=True)
+    fit_script(fit, script, later, default_root_dir=tmp_path, logger=False, ckpt_path=str(tmp_path / "first.ckpt"))
+    (run,) = read_series(tmp_path)
+    assert [row["scripted"] for row in run] == pytest.approx(script)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.capture import HeldOut, Subject, select_layers, trace_layers
-from convscope.capture.network.activation_bounds import bounds_of, is_rectified
+from convscope.capture.network.activation_bounds import bounds_of, is_rectified, off_range
 
 MODULES = [
     nn.ReLU(), nn.ReLU6(), nn.GELU(), nn.SiLU(), nn.Mish(), nn.ELU(2.0), nn.CELU(0.5), nn.SELU(), nn.Hardswish(),
@@ -67,3 +67,19 @@ def test_a_convolution_observed_itself_ends_in_no_activation() -> None:
     layer = unit_of(nn.ReLU6(), raw=True)
     assert not is_rectified(layer)
     assert bounds_of(layer) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "function", [*MODULES[:9], F.gelu, F.silu, F.mish, F.elu, torch.relu], ids=lambda f: str(f)[:12]
+)
+def test_a_rectifier_is_off_where_its_slope_is_small_and_nowhere_else_below_zero(function: Any) -> None:
+    low, high = off_range(unit_of(function))
+    x = torch.linspace(-12, 0, 2401, dtype=torch.float64, requires_grad=True)
+    off = torch.tensor([low <= value <= high for value in function(x).tolist()])
+    (slope,) = torch.autograd.grad(function(x).sum(), x)
+    far = x < -8
+    assert bool(off[far].all())
+    flat_tail = off & (x < -2)
+    assert float(slope[flat_tail].abs().max()) < 0.13
+    in_the_dip = (x > -1.0) & (x < -0.3)
+    assert not off[in_the_dip].any() or function(torch.tensor([-0.5])).item() == 0.0

@@ -41,6 +41,19 @@ def test_without_a_rectifier_a_negative_output_is_alive() -> None:
     assert filter_activity(activation, rectified=False).dead.tolist() == [False, True, False]
 
 
+def test_a_smooth_rectifier_is_dead_on_its_flat_tail_and_alive_in_its_dip() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = torch.rand(200, 3, generator=generator) + torch.tensor([-10.0, -2.0, 3.0])
+    found = filter_activity(F.silu(before), off=(-0.014, 0.0))
+    assert found.dead.tolist() == [True, False, False]
+    metric = FilterActivity(3, off=(-0.014, 0.0))
+    metric.update(F.silu(before[:100]))
+    metric.update(F.silu(before[100:]))
+    assert metric.compute().dead.tolist() == found.dead.tolist()
+    with pytest.raises(ValueError, match="off="):
+        filter_activity(before, off=(1.0, 0.0))
+
+
 def test_constant_up_to_rounding_and_not_when_dead() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(200, generator=generator)

@@ -1,4 +1,4 @@
-"""Small networks, data and training programs for the fault benchmark: all that changes curves without being wrong."""
+"""Training programs of the validation of multi-scale interpretation, and the planted shortcut."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from benchmarks.data import cifar10
 
 EPOCHS = 16
-TUNING_NETS = ("plain", "vgg_bn", "leaky", "resnet_bn")
-TEST_NETS = ("gelu", "dense_bn")
+SHARES = {"weak": 0.3, "medium": 0.7, "strong": 1.0}
+"""Share of the training images that get a corner which tells the class."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def augmented(images: torch.Tensor) -> torch.Tensor:
     return images.roll((random.randint(-1, 1), random.randint(-1, 1)), (2, 3))
 
 
-# Networks: three without normalisation, three with.
+# Networks: two without normalisation, two with.
 
 
 def build_net(config: Config) -> nn.Module:
@@ -121,15 +122,12 @@ def build_net(config: Config) -> nn.Module:
     stride = 2 if config.data == "cifar" else 1
     if config.net == "resnet_bn":
         return _ResNet(width, stride, dropout)
-    if config.net == "dense_bn":
-        return _DenseNet(width, stride, dropout)
     if config.net == "gelu":
         return _pooled_net(width, config.data == "cifar", dropout)
     normal = config.net == "vgg_bn"
-    activation = nn.LeakyReLU(0.1) if config.net == "leaky" else nn.ReLU()
     sizes = [(3, width, stride), (width, width, 1), (width, 2 * width, 2), (2 * width, 2 * width, 1)]
-    sizes += [(2 * width, 2 * width, 1)] * (config.net in ("leaky", "vgg_bn"))
-    units: list[nn.Module] = [_unit(a, b, s, normal, activation) for a, b, s in sizes]
+    sizes += [(2 * width, 2 * width, 1)] * (config.net == "vgg_bn")
+    units: list[nn.Module] = [_unit(a, b, s, normal, nn.ReLU()) for a, b, s in sizes]
     net = nn.Sequential(*units, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(2 * width, 10))
     if not normal:
         _initialise(net)
@@ -182,56 +180,48 @@ class _ResNet(nn.Module):
         return logits
 
 
-class _DenseNet(nn.Module):
-    """Three layers whose outputs join their inputs, after a stem, and a 1 × 1 transition: BatchNorm after each."""
+@dataclass(frozen=True)
+class Shortcut:
+    """A corner that tells the class, on a share of the training images from an epoch on."""
 
-    def __init__(self, width: int, stride: int, dropout: float) -> None:
-        super().__init__()
-        self.stem = _unit(3, width, stride, True, nn.ReLU())
-        self.layers = nn.ModuleList(_unit(width * (place + 1), width, 1, True, nn.ReLU()) for place in range(3))
-        self.transition = nn.Sequential(
-            nn.Conv2d(4 * width, 2 * width, 1, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU()
-        )
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, 10))
+    share: float
+    begins: int
+    seed: int
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.stem(x)
-        for place, layer in enumerate(self.layers):
-            x = torch.cat([x, layer(x)], 1)
-            x = F.avg_pool2d(x, 2) if place == 1 else x
-        logits: torch.Tensor = self.head(self.transition(x).mean((2, 3)))
-        return logits
+    def on(self, images: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """The images ``(N, 3, H, W)`` of samples ``index``, the same ones with a corner in every epoch."""
+        told = torch.rand(5000, generator=torch.Generator().manual_seed(self.seed))[index] < self.share
+        value = (labels.float() / 9 * 4 - 2)[:, None, None, None].expand(-1, 3, 2, 2)
+        images = images.clone()
+        images[:, :, :2, :2] = torch.where(told[:, None, None, None], value, images[:, :, :2, :2])
+        return images
 
 
 class Classifier(L.LightningModule):
-    """An ordinary classifier; a fault may reach into ``batch``, the optimizer and the network from outside."""
+    """An ordinary classifier, whose training images may get a shortcut."""
 
-    def __init__(self, config: Config, fault: Any) -> None:
+    def __init__(self, config: Config, shortcut: Shortcut | None) -> None:
         super().__init__()
-        self.config, self.fault = config, fault
+        self.config, self.shortcut = config, shortcut
         self.net = build_net(config)
-        self.factor = 1.0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.net(images)
         return logits
 
     def on_train_epoch_start(self) -> None:
-        self.fault.at_epoch(self)
-        factor = schedule_factor(self.config.schedule, self.current_epoch) * self.factor
+        factor = schedule_factor(self.config.schedule, self.current_epoch)
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = group["base"] * factor
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         images, labels, index = batch
         images = augmented(images) if self.config.augment else images
-        images, labels = self.fault.batch(self, images, labels, index, batch_idx)
+        if self.shortcut is not None and self.current_epoch >= self.shortcut.begins:
+            images = self.shortcut.on(images, labels, index)
         loss = F.cross_entropy(self(images), labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True)
         return loss
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.fault.gradients(self)
 
     def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
         images, labels = batch
@@ -248,3 +238,23 @@ class Classifier(L.LightningModule):
         for group in optimizer.param_groups:
             group["base"] = group["lr"]
         return optimizer
+
+
+def fit(module: Classifier, images: Images, callbacks: list[L.Callback], folder: str) -> None:
+    """Train on the images, with callbacks."""
+    train = TensorDataset(images.x, images.y, torch.arange(len(images.y)))
+    val = TensorDataset(images.x_val, images.y_val)
+    batches = BatchSampler(RandomSampler(train), module.config.batch_size, drop_last=False)
+    trainer = L.Trainer(
+        default_root_dir=folder,
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, DataLoader(train, sampler=batches, batch_size=None), DataLoader(val, batch_size=200))

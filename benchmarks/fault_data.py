@@ -1,0 +1,106 @@
+"""Small data sets for the fault benchmark: digits, MNIST and CIFAR-10, as classes, quantities or masks."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+SIDE = 14  # pixels of MNIST and CIFAR-10 images after resizing
+
+
+@dataclass(frozen=True)
+class Images:
+    """Normalised images ``(N, C, H, W)`` with targets; ``mean`` and ``std`` undo the normalisation.
+
+    Targets are classes ``(N,)``, two quantities ``(N, 2)`` (how far the image was shifted), or masks ``(N, H, W)``.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    x_val: torch.Tensor
+    y_val: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+
+
+@lru_cache
+def load_images(data: str, task: str, imbalance: float, train: int, validation: int) -> Images:
+    """A data set; with ``imbalance`` that share of the images of the classes from 5 on is left out."""
+    raw, labels = _RAW[data]()
+    order = torch.randperm(len(raw), generator=torch.Generator().manual_seed(0))
+    draws = torch.rand(len(raw), generator=torch.Generator().manual_seed(1))
+    order = order[(labels[order] < 5) | (draws[order] >= imbalance)][: train + validation]
+    raw, targets = _TASKS[task](raw[order], labels[order])
+    mean, std = raw.mean((0, 2, 3), keepdim=True), raw.std((0, 2, 3), keepdim=True)
+    images = (raw - mean) / std
+    return Images(images[validation:], targets[validation:], images[:validation], targets[:validation], mean, std)
+
+
+def _digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three channels: intensity and two gradients."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    grey = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
+    across, down = grey.roll(-1, 3) - grey, grey.roll(-1, 2) - grey
+    return torch.cat([grey, across / 2 + 0.5, down / 2 + 0.5], 1), torch.tensor(labels)
+
+
+def _mnist() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three channels like the digits'."""
+    images, labels = _file("mnist_5k.npz")
+    grey = F.avg_pool2d(images[:, None], 2)
+    across, down = grey.roll(-1, 3) - grey, grey.roll(-1, 2) - grey
+    return torch.cat([grey, across / 2 + 0.5, down / 2 + 0.5], 1), labels
+
+
+def _cifar() -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = _file("cifar10_12k.npz")
+    return F.interpolate(images.permute(0, 3, 1, 2), SIDE, mode="area"), labels
+
+
+def _file(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    folder = Path(os.environ.get("CONVSCOPE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    with np.load(folder / name) as data:  # no made images in its place: a table of those would be worthless
+        return torch.from_numpy(data["x_train"][:3000]).float() / 255, torch.from_numpy(data["y_train"][:3000]).long()
+
+
+def _classes(raw: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return raw, labels
+
+
+def _shifts(raw: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images that are shifted by up to three pixels; the shift is the target."""
+    shifts = torch.randint(-3, 4, (len(raw), 2), generator=torch.Generator().manual_seed(2))
+    moved = [image.roll(tuple(shift), (1, 2)) for image, shift in zip(raw, shifts.tolist(), strict=True)]
+    return torch.stack(moved), shifts.float() / 2
+
+
+def _masks(raw: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The strokes as a mask, to be found under noise."""
+    noise = torch.randn(raw.shape, generator=torch.Generator().manual_seed(3))
+    return raw + 0.5 * noise, (raw[:, 0] > 0.3).long()
+
+
+_RAW = {"digits": _digits, "mnist": _mnist, "cifar": _cifar}
+_TASKS = {"classes": _classes, "regression": _shifts, "segmentation": _masks}
+
+
+def augmented(images: torch.Tensor, how: str) -> torch.Tensor:
+    """A batch shifted by up to one pixel; ``strong``: also changed in contrast, with noise and a hole."""
+    if how == "none":
+        return images
+    images = images.roll((random.randint(-1, 1), random.randint(-1, 1)), (2, 3))
+    if how == "strong":
+        images = images * random.uniform(0.7, 1.3) + 0.2 * torch.randn_like(images)
+        side = images.shape[-1]
+        top, left = random.randrange(side - side // 4), random.randrange(side - side // 4)
+        images[:, :, top : top + side // 4, left : left + side // 4] = 0.0
+    return images
