@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lightning as L
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.tensorboard import SummaryWriter
 
 import convscope
@@ -146,6 +147,23 @@ def test_rules_find_offline_what_they_found_live(tmp_path: Path, capsys: pytest.
     (incident,) = alert.incidents
     assert lines[0] == f"  {incident.duration}: [warning] high: {incident.text}"
     assert lines[1] == "  never cannot fire: nothing matches nothing/*"
+
+
+def test_rules_are_calibrated_on_the_series_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(5):
+        trainer = L.Trainer(
+            max_epochs=2, default_root_dir=tmp_path, callbacks=[convscope.DriftAlert(actions=[], series=True)],
+            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, accelerator="cpu",
+            logger=CSVLogger(tmp_path / "runs", version=number),
+        )  # fmt: skip
+        trainer.fit(Classifier(), *loaders())
+    assert run("rules", "calibrate", tmp_path / "runs", "--false-alarms", 0.2, "-o", tmp_path / "mine.yaml") == 0
+    assert "these 5" in capsys.readouterr().out
+    assert run("rules", "list", tmp_path / "mine.yaml") == 0
+    capsys.readouterr()
+    assert run("rules", "calibrate", tmp_path / "runs", "--false-alarms", 0.05, "-o", tmp_path / "no.yaml") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "no.yaml").exists()
 
 
 def test_rules_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

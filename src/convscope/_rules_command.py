@@ -1,4 +1,4 @@
-"""``convscope rules``: list rules, and try them on a recorded run."""
+"""``convscope rules``: list rules, try them on a recorded run, and calibrate them on healthy ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from convscope._recorded_runs import opened
 from convscope._terminal import columns, show
 from convscope.alerts.alert import sentence
+from convscope.alerts.calibration import calibrate_files
 from convscope.alerts.judge import Judge
 from convscope.alerts.rules import Rule, default_rules, load_rules
 from convscope.dashboard import Run
@@ -17,10 +18,11 @@ from convscope.dashboard.scalars import curves
 
 def add_to(commands: Any) -> None:
     """Add the command to those of the parser."""
-    rules = commands.add_parser("rules", help="list rules of alerts, and try them on a recorded run")
+    rules = commands.add_parser("rules", help="list rules of alerts, try them on a recorded run, calibrate them")
     kinds = rules.add_subparsers(dest="kind", required=True, metavar="COMMAND")
     _add_list(kinds)
     _add_test(kinds)
+    _add_calibrate(kinds)
 
 
 def _add_list(kinds: Any) -> None:
@@ -34,6 +36,17 @@ def _add_test(kinds: Any) -> None:
     tested.add_argument("rules", metavar="RULES.yaml", help="a file with rules, or 'default'")
     tested.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or one with several runs")
     tested.set_defaults(run=_test)
+
+
+def _add_calibrate(kinds: Any) -> None:
+    calibrated = kinds.add_parser(
+        "calibrate", help="set the limits of rules from your own healthy runs, to a rate of false alarms"
+    )
+    calibrated.add_argument("runs", nargs="+", metavar="RUN", help="folders with runs of DriftAlert(series=True)")
+    calibrated.add_argument("--false-alarms", type=float, default=0.05, help="share of healthy runs (default 0.05)")
+    calibrated.add_argument("-o", "--output", default="rules.yaml", help="file to write (default rules.yaml)")
+    calibrated.add_argument("--rules", metavar="RULES.yaml", help="rules to calibrate (default: those that come along)")
+    calibrated.set_defaults(run=_calibrate)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -79,3 +92,8 @@ def _judged(name: str, run: Run, rules: list[Rule]) -> str:
 
 def _optional(rules: list[Rule], name: str) -> bool:
     return any(rule.name == name and rule.optional for rule in rules)
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    show(calibrate_files(options.runs, options.false_alarms, options.output, options.rules))
+    return 0
