@@ -10,7 +10,7 @@ import pytest
 
 from convscope.alerts import Incident, Judge, judge_run, load_rules
 from convscope.alerts import causes as module
-from convscope.alerts.causes import Signature, CauseTable, default_table, table_of
+from convscope.alerts.causes import CauseTable, Signature, default_table, table_of
 from convscope.alerts.symptoms import BROKEN, SYMPTOMS, Symptoms, strongest
 
 TABLE = CauseTable(
