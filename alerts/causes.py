@@ -45,7 +45,7 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class Table:
+class CauseTable:
     """Signatures, and by how much each symptom differs between runs with the same cause (standard deviations)."""
 
     signatures: tuple[Signature, ...]
@@ -79,7 +79,7 @@ class Table:
 
 
 @lru_cache
-def default_table() -> Table:
+def default_table() -> CauseTable:
     """The table that convscope ships, ``alerts/causes.yaml``, learnt on injected faults.
 
     Example:
@@ -90,9 +90,9 @@ def default_table() -> Table:
     return table_of(yaml.safe_load(text))
 
 
-def table_of(found: Mapping[str, Any]) -> Table:
+def table_of(found: Mapping[str, Any]) -> CauseTable:
     """A table from the plain values of its file."""
     rows = tuple(
         Signature(name, row["text"], row["ask"], row.get("symptoms") or {}) for name, row in found["causes"].items()
     )
-    return Table(rows, found.get("spread") or {})
+    return CauseTable(rows, found.get("spread") or {})

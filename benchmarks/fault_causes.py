@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from benchmarks.faults import load
-from convscope.alerts.causes import Table, table_of
+from convscope.alerts.causes import CauseTable, table_of
 from convscope.alerts.symptoms import SYMPTOMS, Symptoms, strongest
 
 RunRecord = dict[str, Any]
@@ -93,7 +93,7 @@ def table_with(learnt: dict[str, Any]) -> dict[str, Any]:
     return found | {"spread": learnt["spread"]}
 
 
-def confusion(records: list[RunRecord], table: Table, opened: dict[str, int]) -> dict[str, list[list[str]]]:
+def confusion(records: list[RunRecord], table: CauseTable, opened: dict[str, int]) -> dict[str, list[list[str]]]:
     """By true cause, the ranked names in every run that was found; ``opened``: the check of its incident by key."""
     found: dict[str, list[list[str]]] = {}
     for record in records:

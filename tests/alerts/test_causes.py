@@ -10,10 +10,10 @@ import pytest
 
 from convscope.alerts import Incident, Judge, judge_run, load_rules
 from convscope.alerts import causes as module
-from convscope.alerts.causes import Signature, Table, default_table, table_of
+from convscope.alerts.causes import CauseTable, Signature, default_table, table_of
 from convscope.alerts.symptoms import BROKEN, SYMPTOMS, Symptoms, strongest
 
-TABLE = Table(
+TABLE = CauseTable(
     (
         Signature("rises", "it rises", "does it?", dict.fromkeys("abcdef", 0.8)),
         Signature("falls", "it falls", "does it?", dict.fromkeys("abcdef", -0.8)),

@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 
 from benchmarks.fault_injection import LEVELS, NOTHING, STRENGTHS, Fault, applies, struck_layers
 from benchmarks.fault_programs import Learner, Program, draw_program, families
-from benchmarks.fault_runs import _loaders, _trainer, jobs, run
+from benchmarks.fault_runs import Job, _loaders, _trainer, jobs, run
 from benchmarks.faults import load
 
 # Kinds of program that between them can have every fault; digits need no file.
@@ -100,7 +100,7 @@ def test_struck_layers_are_those_that_the_fault_is_put_into(strength: str) -> No
 
 @pytest.mark.slow
 def test_a_run_records_what_the_rules_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = next(job for job in jobs("tune") if job.fault == "lost_group" and job.program.data == "digits")
+    job = Job("tune", "digits-imbalanced", "lost_group", "medium", 0)
     found: dict[str, Any] = run(job)
     begins = found["begins"]
     assert len(found["checks"]) == len(found["features"]) == job.program.checks

@@ -26,9 +26,9 @@ def fitted(fit: Any, caplog: pytest.LogCaptureFixture, *callbacks: Any, epochs: 
 def test_the_callbacks_that_are_missing_are_named_and_the_rules_counted(
     fit: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Of 21: 8 on health, 3 on drift; importance 1, probe 2, correlation is there.
+    # Of 25: 8 on health, 4 on drift; importance 1, probe 2, correlation is there. Nobody is told to log an accuracy.
     assert fitted(fit, caplog, convscope.FilterCorrelation(pictures=False)) == [
-        "convscope: DriftAlert: 14 of 21 rules are inactive because nothing logs drift/*, health/*, importance/*, "
+        "convscope: DriftAlert: 15 of 25 rules are inactive because nothing logs drift/*, health/*, importance/*, "
         "probe/*; add RepresentationDrift(), FilterHealth(), FilterImportance(), LayerProbe()"
     ]
 
@@ -42,7 +42,7 @@ def test_a_callback_whose_tags_begin_at_its_second_check_is_not_missing(
     (sentence,) = fitted(fit, caplog, drift, health)
     assert "drift" not in sentence
     assert "health" not in sentence
-    assert "5 of 21 rules are inactive" in sentence  # correlation 2, importance 1, probe 2
+    assert "5 of 25 rules are inactive" in sentence  # correlation 2, importance 1, probe 2
     assert sentence.endswith("add FilterCorrelation(), FilterImportance(), LayerProbe()")
 
 
