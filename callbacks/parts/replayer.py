@@ -111,7 +111,7 @@ class CheckpointReplayer(Callback):
             part.replace(self._kept)
 
     def _restore(self, trainer: pl.Trainer, path: Path) -> None:
-        content = torch.load(path, weights_only=False)  # our own file
+        content = torch.load(path, weights_only=True)
         others = _others(trainer, self)
         if [name for name, _ in content["states"]] != [type(one).__name__ for one in others]:
             raise ValueError(f"{path.parent} holds a replay with other callbacks: give another folder")
@@ -175,7 +175,7 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 def done_in(folder: Path) -> list[int]:
     """Optimizer steps of the checkpoints that a replay in this folder has done."""
     path = folder / STATE
-    return list(torch.load(path, weights_only=False)["done"]) if path.exists() else []
+    return list(torch.load(path, weights_only=True)["done"]) if path.exists() else []
 
 
 class OneBatch:

@@ -47,6 +47,14 @@ def two_scale_sums(coarse: Tensor, fine: Tensor, output: Tensor, weight: Tensor)
 
     Raises:
         ValueError: if shapes do not fit, a value is not finite, or a weight is negative.
+
+    Source: paper (Cui, Wang and Wang, IEEE TMM 2019).
+
+    Example:
+        >>> import torch
+        >>> shown = torch.eye(2).expand(1, 2, 2)
+        >>> two_scale_sums(shown, shown, torch.tensor([[3.0, 1.0]]), torch.ones(1, 2)).fine_moment
+        tensor([[3., 1.]], dtype=torch.float64)
     """
     if coarse.ndim != 3 or fine.ndim != 3 or any(t.shape[:2] != coarse.shape[:2] for t in (fine, output, weight)):
         raise ValueError(

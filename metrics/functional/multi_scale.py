@@ -76,6 +76,8 @@ def sparse_two_scale_regression(
     Raises:
         ValueError: as there, or if ``nonzero`` is out of range.
 
+    Source: reconstruction; the paper gives no penalties (Cui, Wang and Wang, IEEE TMM 2019).
+
     Example:
         >>> import torch
         >>> from convscope.metrics.functional import two_scale_sums
@@ -178,6 +180,15 @@ def explain_two_scales(
         ValueError: as there.
 
     Source: paper (Cui, Wang and Wang, IEEE TMM 2019); see the module for what is ours.
+
+    Example:
+        >>> import torch
+        >>> from convscope.metrics.functional import two_scale_sums
+        >>> shown, ones = torch.eye(4).expand(1, 4, 4), torch.ones(1, 4)
+        >>> sums = two_scale_sums(shown, shown, torch.tensor([[4.0, 0.0, 0.0, 0.0]]), ones)
+        >>> found = explain_two_scales(sums, torch.tensor([4.0]), torch.tensor([4.0]), torch.eye(4)[None], (ones, ones))
+        >>> found.fine.argmax(1), found.coarse.argmax(1)
+        (tensor([0]), tensor([0]))
     """
     weights, strength = sparse_two_scale_regression(sums, membership, nonzero, balance, start)
     r2 = [

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -55,10 +55,23 @@ def test_what_is_written_and_saved(fit: Any, tmp_path: Path) -> None:
     assert network.filters == 5
 
 
+class Elsewhere(Logger):
+    """A logger without a folder for each run, as W&B's and MLflow's are."""
+
+    name, version, save_dir = "mine", "abc", ""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.save_dir = str(folder)
+
+    def log_metrics(self, *arguments: Any, **named: Any) -> None: ...
+
+    def log_hyperparams(self, *arguments: Any, **named: Any) -> None: ...
+
+
 def test_without_checkpoints_it_lies_in_the_folder_of_the_run(fit: Any, tmp_path: Path) -> None:
-    pytest.importorskip("wandb")
     callback = explainer(proxy_images=0)
-    fit([callback], max_epochs=1, logger=WandbLogger(save_dir=tmp_path, project="mine", version="abc", offline=True))
+    fit([callback], max_epochs=1, logger=Elsewhere(tmp_path))
     assert callback.saved == [tmp_path / "mine" / "abc" / "checkpoints" / "explainer-epoch=0.pt"]
     assert ExplainerNetwork.load(callback.saved[0]).filters == 5
 

@@ -128,6 +128,10 @@ def test_a_rules_name_is_a_word_since_files_are_named_after_it(name: str) -> Non
         convscope.DriftAlert([rule])
 
 
+# Checkpoints for a replay are read so unless the user says that they are trusted.
+LOADS = {"callbacks/parts/checkpoints.py": "weights_only"}
+
+
 def calls(tree: ast.AST) -> list[str]:
     return [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
@@ -140,4 +144,5 @@ def test_the_package_has_no_call_that_runs_what_it_reads(path: Path) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
             safe = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            assert safe.get("weights_only") == "True", f"{path}:{node.lineno}"
+            wanted = LOADS.get(path.as_posix(), "True")
+            assert safe.get("weights_only") == wanted, f"{path}:{node.lineno}"
