@@ -215,9 +215,13 @@ def _loaders(program: Program, fault: str | None) -> tuple[DataLoader, DataLoade
 
 
 def _trainer(program: Program, callbacks: list[L.Callback]) -> L.Trainer:
+    epochs = program.checks // program.per_epoch
+    return bare_trainer(callbacks, max_epochs=epochs, val_check_interval=1.0 / program.per_epoch)
+
+
+def bare_trainer(callbacks: list[L.Callback], **arguments: Any) -> L.Trainer:
+    """A trainer that does nothing beside training, validation and the callbacks."""
     return L.Trainer(
-        max_epochs=program.checks // program.per_epoch,
-        val_check_interval=1.0 / program.per_epoch,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -226,6 +230,7 @@ def _trainer(program: Program, callbacks: list[L.Callback]) -> L.Trainer:
         num_sanity_val_steps=0,
         callbacks=callbacks,
         use_distributed_sampler=False,
+        **arguments,
     )
 
 

@@ -15,6 +15,8 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from benchmarks.data import cifar10
+from benchmarks.fault_data import Images
+from benchmarks.fault_runs import bare_trainer
 
 EPOCHS = 16
 SHARES = {"weak": 0.3, "medium": 0.7, "strong": 1.0}
@@ -70,18 +72,6 @@ def schedule_factor(schedule: str, epoch: int) -> float:
 
 
 # Data: three channels, train and validation.
-
-
-@dataclass(frozen=True)
-class Images:
-    """Normalised images ``(N, 3, H, W)`` with labels; ``mean`` and ``std`` undo the normalisation."""
-
-    x: torch.Tensor
-    y: torch.Tensor
-    x_val: torch.Tensor
-    y_val: torch.Tensor
-    mean: torch.Tensor
-    std: torch.Tensor
 
 
 @lru_cache
@@ -245,16 +235,5 @@ def fit(module: Classifier, images: Images, callbacks: list[L.Callback], folder:
     train = TensorDataset(images.x, images.y, torch.arange(len(images.y)))
     val = TensorDataset(images.x_val, images.y_val)
     batches = BatchSampler(RandomSampler(train), module.config.batch_size, drop_last=False)
-    trainer = L.Trainer(
-        default_root_dir=folder,
-        max_epochs=EPOCHS,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=callbacks,
-        use_distributed_sampler=False,
-    )
+    trainer = bare_trainer(callbacks, max_epochs=EPOCHS, default_root_dir=folder)
     trainer.fit(module, DataLoader(train, sampler=batches, batch_size=None), DataLoader(val, batch_size=200))

@@ -45,6 +45,9 @@ class ClassFilters(LayerObserver):
     """
 
     family = "class_filters"
+    needs_filters = True
+    includes_output = True
+    takes_output_as_logits: Literal[False, "too", "only"] = "only"
     charts: ClassVar[dict[str, str]] = {
         "strongest": "strongest correlation with a class",
         "top_share": "share of the top filters of a class",
@@ -62,18 +65,6 @@ class ClassFilters(LayerObserver):
 
     def ready(self, plan: Plan) -> None:
         self._class_label = plan.heldout.class_label
-
-    @property
-    def needs_filters(self) -> bool:
-        return True
-
-    @property
-    def includes_output(self) -> bool:
-        return True
-
-    @property
-    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
-        return "only"
 
     def begin(self, layers: list[Layer], samples: int) -> None:
         *filters, output = layers if layers[-1].is_output else [layers[-1]]  # without an output, nothing

@@ -86,6 +86,9 @@ class Explainer(LayerObserver):
     """
 
     family = "explainer"
+    needs_filters = True
+    includes_output = True
+    intervenes = True
     charts: ClassVar[dict[str, str]] = {"p": "p, interpretable share", "error": "reconstruction error"}
     maps: ClassVar[dict[str, MapSpec]] = {"error": MapSpec("Explainer: reconstruction", "normalised error", 0.0, 1.0)}
     columns: ClassVar[dict[str, str]] = {"p": "p parts", "error": "expl. error"}
@@ -144,18 +147,6 @@ class Explainer(LayerObserver):
         self._rows: dict[str, list[FilterRow]] = {}
         self.saved: list[Path] = []
         """Files written in this run, on the main process."""
-
-    @property
-    def needs_filters(self) -> bool:
-        return True
-
-    @property
-    def includes_output(self) -> bool:
-        return True
-
-    @property
-    def intervenes(self) -> bool:
-        return True
 
     def suits(self, layer: Layer) -> bool:
         return layer.is_output or (len(layer.spatial) == 2 and min(layer.spatial) > 1)

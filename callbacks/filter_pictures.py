@@ -38,6 +38,7 @@ class FilterPictures(LayerObserver):
     """
 
     family = "filter_pictures"
+    needs_filters = True
     charts: ClassVar[dict[str, str]] = {}
 
     def __init__(
@@ -62,10 +63,6 @@ class FilterPictures(LayerObserver):
     @property
     def needs_gradient(self) -> bool:
         return self._criteria.need_gradient
-
-    @property
-    def needs_filters(self) -> bool:
-        return True
 
     @property
     def includes_output(self) -> bool:

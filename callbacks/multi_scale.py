@@ -91,6 +91,10 @@ class MultiScaleInterpretation(LayerObserver):
     """
 
     family = "multi_scale"
+    needs_filters = True
+    includes_output = True
+    takes_output_as_logits: Literal[False, "too", "only"] = "only"
+    intervenes = True
     charts: ClassVar[dict[str, str]] = {}
 
     def __init__(
@@ -143,24 +147,8 @@ class MultiScaleInterpretation(LayerObserver):
         self._passes = 1
 
     @property
-    def needs_filters(self) -> bool:
-        return True
-
-    @property
-    def includes_output(self) -> bool:
-        return True
-
-    @property
-    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
-        return "only"
-
-    @property
     def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]:
         return "classes" if self.target == "label" else "nothing"
-
-    @property
-    def intervenes(self) -> bool:
-        return True
 
     # Before training.
 

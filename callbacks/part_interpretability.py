@@ -67,6 +67,7 @@ class PartInterpretability(LayerObserver):
     """
 
     family = "parts"
+    needs_filters = True
     charts: ClassVar[dict[str, str]] = {
         "filter_loss": "filter loss, nats",
         "spatial_entropy": "spatial entropy, nats",
@@ -108,10 +109,6 @@ class PartInterpretability(LayerObserver):
         self._trainer: pl.Trainer | None = None
         self._rows: dict[str, list[FilterRow]] = {}
         self._of_filters: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # numbers and purity of each
-
-    @property
-    def needs_filters(self) -> bool:
-        return True
 
     @property
     def intervenes(self) -> bool:

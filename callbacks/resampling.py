@@ -89,6 +89,9 @@ class InputResampling(LayerObserver):
     """
 
     family = "resampling"
+    needs_filters = True
+    includes_output = True
+    takes_output_as_logits: Literal[False, "too", "only"] = "only"
     charts: ClassVar[dict[str, str]] = {
         "overlap": "overlap of influence and precision",
         "precision_median": "median precision, mean² / variance",
@@ -133,18 +136,6 @@ class InputResampling(LayerObserver):
         self._of_means: dict[str, Choice] = {}
         self._limit = math.nan
         self._pictures = ResamplingPictures()
-
-    @property
-    def needs_filters(self) -> bool:
-        return True
-
-    @property
-    def includes_output(self) -> bool:
-        return True
-
-    @property
-    def takes_output_as_logits(self) -> Literal[False, "too", "only"]:
-        return "only"
 
     @property
     def takes_targets_as(self) -> Literal["nothing", "inferred", "classes"]:
