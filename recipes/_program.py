@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import convscope
@@ -75,3 +76,9 @@ def where_to_look(trainer: L.Trainer) -> None:
     folder = trainer.log_dir  # a collective
     if trainer.is_global_zero:
         print(f"\nSee it all:  tensorboard --logdir {folder}")
+
+
+def leave_the_processes() -> None:
+    """End the process group, if there is one. Lightning leaves gloo's open, and torch may then abort at exit."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -14,7 +14,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import convscope
-from convscope.recipes._program import command_line, where_to_look
+from convscope.recipes._program import command_line, leave_the_processes, where_to_look
 from convscope.recipes.digits import DigitsCNN, digits_loaders
 
 
@@ -51,6 +51,7 @@ def main() -> None:
     if trainer.is_global_zero:
         report(found, options.devices)
     where_to_look(trainer)
+    leave_the_processes()
 
 
 def report(found: dict[str, float], devices: int) -> None:

@@ -229,6 +229,7 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> N
 
 PROGRAM = """
 import json, sys, lightning as L
+from convscope.recipes._program import leave_the_processes
 from tests.callbacks.conftest import Classifier, loaders
 from tests.callbacks.test_explainer import HeldOut, explainer
 folder, devices = sys.argv[1], int(sys.argv[2])
@@ -246,6 +247,7 @@ trainer = L.Trainer(
 trainer.fit(model, *loaders())
 found = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("explainer")}
 open(f"{folder}/{devices}-{trainer.global_rank}.json", "w").write(json.dumps([found, len(callback.saved)]))
+leave_the_processes()
 """
 
 

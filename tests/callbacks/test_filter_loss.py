@@ -153,6 +153,7 @@ def test_wrong_weights_are_named(weight: Any) -> None:
 
 PROGRAM = """
 import sys, torch, lightning as L
+from convscope.recipes._program import leave_the_processes
 from tests.callbacks.test_filter_loss import FilterLoss, bright, module
 L.seed_everything(0, verbose=False)
 trainer = L.Trainer(
@@ -162,6 +163,7 @@ trainer = L.Trainer(
 model = module()
 trainer.fit(model, bright(4))
 torch.save(model.state_dict(), f"{sys.argv[1]}/{trainer.global_rank}.pt")
+leave_the_processes()
 """
 
 

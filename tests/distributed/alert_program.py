@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from convscope.callbacks.alerts import DriftAlert
+from convscope.recipes._program import leave_the_processes
 from tests.callbacks.conftest import Classifier, loaders
 from tests.support.trainers import quiet_trainer
 
@@ -36,3 +37,4 @@ def main(folder: Path, mode: str) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2])
+    leave_the_processes()

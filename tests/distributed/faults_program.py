@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import convscope
+from convscope.recipes._program import leave_the_processes
 from tests.callbacks.conftest import Classifier, loaders
 from tests.networks import Plain, images
 from tests.support.trainers import quiet_trainer
@@ -166,3 +167,4 @@ def fit(folder: Path, mode: str) -> None:
 if __name__ == "__main__":
     for name in sys.argv[2].split(","):  # one after the other: starting processes takes longer than a fit
         fit(Path(sys.argv[1]), name)
+    leave_the_processes()

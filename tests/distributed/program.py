@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 import convscope
+from convscope.recipes._program import leave_the_processes
 from tests.callbacks.conftest import Classifier, loaders
 from tests.callbacks.test_tasks import MASKS, Segmenter, Task, X, both
 from tests.networks import TinyResNet, images
@@ -129,3 +130,4 @@ def main(folder: Path, devices: int, mode: str) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    leave_the_processes()

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 import convscope
+from convscope.recipes._program import leave_the_processes
 from tests.callbacks.conftest import Classifier, loaders
 from tests.support.trainers import quiet_trainer
 
@@ -93,3 +94,4 @@ def main(folder: Path, strategy: str, devices: int, mode: str) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    leave_the_processes()
