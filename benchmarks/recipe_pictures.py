@@ -1,0 +1,92 @@
+"""The expected picture of every recipe, drawn from a real run of it with its default options.
+
+``python -m benchmarks.recipe_pictures docs/images/recipes --runs RUNS`` (``--only digits sweep`` for some of them). A
+recipe whose result is in TensorBoard shows convscope's own pictures of its last check, side by side; one whose result
+is a printed table gets a chart of the same numbers. The runs stay below ``--runs``; a run that is there is not made
+again if its pictures can be made from its files. Images of CIFAR-10 are looked for in the folder that
+``CONVSCOPE_DATA`` names; without them the recipes that want them are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import recipe_charts as charts
+from benchmarks.recipe_charts import maps_beside
+
+CIFAR = Path(os.environ.get("CONVSCOPE_DATA", ".")) / "cifar10_12k.npz"
+
+
+def digits(runs: Path, path: Path) -> None:
+    charts.run("digits", runs)
+    maps_beside(runs / "digits", ["probe/map/accuracy", "drift/map/cka_previous"], path)
+
+
+def cifar10(runs: Path, path: Path) -> None:
+    charts.run("cifar10", runs)
+    maps_beside(runs / "cifar10", ["probe/map/accuracy", "drift/map/cka_previous"], path)
+
+
+def dying_relu(runs: Path, path: Path) -> None:
+    charts.run("dying_relu", runs)
+    maps_beside(runs / "dying_relu", ["health/map/dead_filters", "probe/map/accuracy"], path)
+
+
+def label_corruption(runs: Path, path: Path) -> None:
+    charts.run("label_corruption", runs)
+    maps_beside(runs / "label_corruption", ["probe/map/accuracy", "drift/map/cka_previous"], path)
+
+
+def forgetting(runs: Path, path: Path) -> None:
+    charts.run("forgetting", runs)
+    maps_beside(runs / "forgetting", ["probe/map/accuracy", "drift/map/cka_first"], path)
+
+
+def segmentation(runs: Path, path: Path) -> None:
+    charts.run("segmentation", runs)
+    maps_beside(runs / "segmentation", ["probe/map/miou", "correlation/map/effective_rank_ratio"], path)
+
+
+def image_folder(runs: Path, path: Path) -> None:
+    folder = charts.folder_of_images(runs / "images" / "vehicles_and_animals", CIFAR)
+    charts.run("image_folder", runs, str(folder), folder=folder.name)
+    maps_beside(runs / folder.name, ["probe/map/accuracy", "health/map/dead_filters"], path)
+
+
+RECIPES: dict[str, Callable[[Path, Path], None]] = {
+    one.__name__: one for one in (digits, cifar10, dying_relu, label_corruption, forgetting, segmentation, image_folder)
+}
+RECIPES |= {
+    "label_noise": charts.label_noise,
+    "pruning_guide": charts.pruning_guide,
+    "freeze_guide": charts.freeze_guide,
+    "width_and_depth": charts.width_and_depth,
+    "self_supervised": charts.self_supervised,
+    "sweep": charts.sweep,
+    "processes": charts.processes,
+    "configured": charts.configured,
+}
+NEED_CIFAR = ("cifar10", "image_folder")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("pictures", type=Path, help="folder of the pictures")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default runs)")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), help="recipes (default all)")
+    options = parser.parse_args()
+    options.pictures.mkdir(parents=True, exist_ok=True)
+    for name in options.only:
+        if name in NEED_CIFAR and not CIFAR.exists():
+            print(f"{name}: left out, {CIFAR} is not there")
+            continue
+        path = options.pictures / f"{name.replace('_', '-')}.png"
+        RECIPES[name](options.runs, path)
+        print(f"{name}: {path}, {path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
