@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -409,6 +409,14 @@ class Session:
     def tell_incidents(self, trainer: pl.Trainer, step: int) -> None:
         """Write the alerts since the last check into the record."""
         self._recorder.tell_incidents(trainer, step)
+
+    def record_logged(self, trainer: pl.Trainer, values: dict[str, float], when: Moment) -> None:
+        """Write what was logged since the last validation, or epoch, into the record."""
+        self._recorder.write_logged(trainer, values, when)
+
+    def guard(self, what: str) -> AbstractContextManager[None]:
+        """A block whose failure is logged once and counted, while training goes on."""
+        return self._failures.guard(what)
 
     def close(self, trainer: pl.Trainer) -> None:
         """The fit is over."""
