@@ -137,6 +137,5 @@ print(rows[rows.quantity == "effective_rank_ratio"].tail(4).to_string())
 # %% [markdown]
 # What each number means is on its own page: [probe accuracy](../metrics/probe-accuracy.md),
 # [importance](../metrics/filter-importance.md), [correlation](../metrics/filter-correlation.md),
-# [drift](../metrics/representation-drift.md), [health](../metrics/filter-health.md). Next: [a replay of a run that was
-# not
-# watched](replay.md), [a metric of your own](extending.md).
+# [drift](../metrics/representation-drift.md), [health](../metrics/filter-health.md). Next: [a replay of a run
+# that was not watched](replay.md), [a metric of your own](extending.md).
