@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageChops
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import convscope
@@ -55,7 +54,9 @@ def maps_beside(folder: Path, tags: list[str], path: Path) -> None:
 
 
 def _save(page: Image.Image, path: Path) -> None:
-    """With a palette, which these pictures hardly notice."""
+    """Without white space below, with a palette, which these pictures hardly notice."""
+    _, _, _, bottom = ImageChops.invert(page).getbbox() or (0, 0, 0, page.height)
+    page = page.crop((0, 0, page.width, min(bottom + 8, page.height)))
     page.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 

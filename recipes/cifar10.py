@@ -8,6 +8,7 @@ read from ``--data``: a folder with ``cifar10_12k.npz`` (arrays ``x_train``, ``y
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import lightning as L
@@ -48,7 +49,7 @@ class SmallResNet(DigitsCNN):
     def __init__(self, width: int = 16, learning_rate: float = 3e-3) -> None:
         super().__init__(width, learning_rate)
         widths = [width, width, 2 * width, 4 * width, 4 * width]
-        blocks = [Block(before, after) for before, after in zip(widths, widths[1:])]
+        blocks = [Block(before, after) for before, after in pairwise(widths)]
         self.features = nn.Sequential(conv_unit(3, width), *blocks)
         self.head = nn.Linear(4 * width, 10)
 
