@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.fault_data import Images
+from benchmarks.fault_networks import ACTIVATIONS
 from benchmarks.fault_programs import Learner, Program
 
 STRENGTHS = ("weak", "medium", "strong")
@@ -55,8 +56,8 @@ NEEDS: dict[str, dict[str, Any]] = {
     "one_class": {"task": ("classes", "segmentation")},
     "class_weights": {"task": ("classes", "segmentation")},
     "task_switch": {"task": ("classes",)},
-    "ema_stuck": {"ema": (0.95,)},
-    "dying": {"activation": ("relu", "silu", "gelu")},
+    "ema_stuck": {"ema": (0.95, 0.9)},
+    "dying": {"activation": ("relu", "relu6", "silu", "gelu", "mish")},
 }
 
 
@@ -300,7 +301,7 @@ def units(net: nn.Module) -> list[Unit]:
             continue
         after = modules[place + 1 : place + 3]
         norm = after.pop(0) if after and isinstance(after[0], nn.BatchNorm2d | nn.GroupNorm) else None
-        active = after[0] if after and isinstance(after[0], nn.ReLU | nn.LeakyReLU | nn.SiLU | nn.GELU) else None
+        active = after[0] if after and isinstance(after[0], ACTIVATIONS) else None
         found.append(Unit(conv, norm, active))
     return found
 

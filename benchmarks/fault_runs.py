@@ -215,8 +215,17 @@ def _loaders(program: Program, fault: str | None) -> tuple[DataLoader, DataLoade
 
 
 def _trainer(program: Program, callbacks: list[L.Callback]) -> L.Trainer:
+    if program.every:
+        return bare_trainer(
+            callbacks,
+            max_steps=program.checks * program.every,
+            val_check_interval=program.every,
+            check_val_every_n_epoch=None,
+            precision=program.precision,
+        )
     epochs = program.checks // program.per_epoch
-    return bare_trainer(callbacks, max_epochs=epochs, val_check_interval=1.0 / program.per_epoch)
+    share = 1.0 / program.per_epoch
+    return bare_trainer(callbacks, max_epochs=epochs, val_check_interval=share, precision=program.precision)
 
 
 def bare_trainer(callbacks: list[L.Callback], **arguments: Any) -> L.Trainer:
