@@ -89,11 +89,16 @@ class ConditionWatch:
         self.condition = condition
         self.series: dict[str, Series] = {}
         self.unmatched = set(condition.globs)
+        self._others = condition.others
         self._hits: dict[str, set[str]] = {}
 
     def update(self, values: Mapping[str, float]) -> bool:
         """Return whether the condition holds now. Series that were not logged stay as they were."""
-        fresh = [self._observed(tag, value) for tag, value in self._relative(values).items() if self._matches(tag)]
+        fresh = [
+            self._observed(tag, value)
+            for tag in values
+            if (value := self._relative(tag, values)) is not None and self._matches(tag)
+        ]
         for series, exceeded in zip(fresh, self._exceeded(fresh), strict=True):
             series.decide(exceeded)
         counted = self._counted()
@@ -113,15 +118,26 @@ class ConditionWatch:
         # A stable sort: of layers that are equally bad the first in depth comes first.
         return dict(sorted(active.items(), key=lambda item: item[1].badness(), reverse=True))
 
-    def _relative(self, values: Mapping[str, float]) -> Mapping[str, float]:
-        minus = self.condition.minus
-        if minus is None:
-            return values
-        return {tag: value - values[minus] for tag, value in values.items() if tag != minus} if minus in values else {}
+    def _relative(self, tag: str, values: Mapping[str, float]) -> float | None:
+        """The value of a tag as ``minus`` and ``per`` want it; None where that cannot be told at this check."""
+        if not self._others:
+            return values[tag]
+        others = {name: _of_same_layer(one, tag) for name, one in self._others.items()}
+        if not all(one in values for one in others.values()):
+            return None
+        value = values[tag]
+        if "minus" in others:
+            value -= values[others["minus"]]
+        if "per" in others:
+            if values[others["per"]] == 0:
+                return None
+            value /= values[others["per"]]
+        return value
 
     def _matches(self, tag: str) -> bool:
         if tag not in self._hits:  # a run has the same tags at every check
-            self._hits[tag] = {glob for glob in self.condition.globs if fnmatch.fnmatchcase(tag, glob)}
+            mine = () if tag in self._others.values() else self.condition.globs
+            self._hits[tag] = {glob for glob in mine if fnmatch.fnmatchcase(tag, glob)}
         hits = self._hits[tag]
         self.unmatched -= hits
         return bool(hits)
@@ -160,6 +176,11 @@ class ConditionWatch:
         self.series = {tag: Series(self.condition) for tag in state["series"]}
         for tag, series in self.series.items():
             series.load_state_dict(state["series"][tag])
+
+
+def _of_same_layer(other: str, tag: str) -> str:
+    """The tag that ``other`` stands for beside ``tag``: itself, or where it ends in ``/*`` that of tag's layer."""
+    return other.removesuffix("*") + layer_of(tag) if other.endswith("/*") else other
 
 
 def words(found: dict[str, Series]) -> dict[str, Any]:

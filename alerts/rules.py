@@ -48,6 +48,9 @@ class Condition:
         quorum: Number of series that must agree: a count, or a share in (0, 1).
         minus: Tag whose value at the same check is taken off before the transform: ``probe/chance`` makes accuracies
             comparable between data sets. While it is not logged, nothing matches.
+        per: Tag by whose value at the same check each value is divided, before the transform and after ``minus``:
+            ``convscope/learning_rate`` makes updates comparable along a schedule. While it is not logged, or 0,
+            nothing matches. In both, a tag that ends in ``/*`` is that of the same layer.
         alpha: Instead of each series by itself, control the false discovery rate over all of them at this level
             (Benjamini–Hochberg). Needs a detector with p-values: ``robust_z`` or ``ewma``.
 
@@ -61,6 +64,7 @@ class Condition:
     depth: Sequence[float] = (0.0, 1.0)
     quorum: float = 1
     minus: str | None = None
+    per: str | None = None
     alpha: float | None = None
 
     def __post_init__(self) -> None:
@@ -69,8 +73,9 @@ class Condition:
             raise ValueError(f"transform: got {self.transform!r}; give one of {', '.join(TRANSFORMS)}")
         _check_depth(self.depth)
         quorum(1, self.quorum)
-        if self.minus is not None and (not isinstance(self.minus, str) or not self.minus):
-            raise ValueError(f"minus: got {self.minus!r}; give one tag, such as probe/chance")
+        for name, one in self.others.items():
+            if not isinstance(one, str) or not one:
+                raise ValueError(f"{name}: got {one!r}; give one tag, such as probe/chance")
         detector = self.make_detector()
         if self.alpha is not None and not (isinstance(self.alpha, float) and 0 < self.alpha < 1):
             raise ValueError(f"alpha: got {self.alpha!r}; give a rate in (0, 1)")
@@ -81,6 +86,11 @@ class Condition:
     def globs(self) -> tuple[str, ...]:
         """The globs as a tuple."""
         return (self.metric,) if isinstance(self.metric, str) else tuple(self.metric)
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Tags besides the metric's own that are read: those of ``minus`` and ``per``, where given."""
+        return {name: one for name in ("minus", "per") if (one := getattr(self, name)) is not None}
 
     def make_detector(self) -> Detector:
         """A new detector for one series."""

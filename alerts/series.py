@@ -16,7 +16,7 @@ SERIES_FILE = "alert_series.jsonl"
 def watched_tags(rules: Collection[Rule]) -> list[str]:
     """Globs and tags of all that the rules read, without repetition; ``*`` alone, which all tags match, is left out."""
     conditions = [condition for rule in rules for condition in (*rule.conditions, *rule.excuses)]
-    tags = [tag for c in conditions for tag in (*c.globs, *([c.minus] if c.minus else [])) if tag != "*"]
+    tags = [tag for c in conditions for tag in (*c.globs, *c.others.values()) if tag != "*"]
     return list(dict.fromkeys(tags))
 
 

@@ -1,4 +1,7 @@
-"""Small data sets for the fault benchmark: digits, MNIST and CIFAR-10, as classes, quantities or masks."""
+"""Small data sets for the fault benchmark: digits, MNIST and CIFAR-10, as classes, quantities or masks.
+
+``mnist_crop``, ``cifar_crop`` and ``cifar_grey`` hold other images than ``mnist`` and ``cifar``, and other sizes.
+"""
 
 from __future__ import annotations
 
@@ -44,21 +47,21 @@ def load_images(data: str, task: str, imbalance: float, train: int, validation: 
 
 
 def _digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """Three channels: intensity and two gradients."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    grey = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
-    across, down = grey.roll(-1, 3) - grey, grey.roll(-1, 2) - grey
-    return torch.cat([grey, across / 2 + 0.5, down / 2 + 0.5], 1), torch.tensor(labels)
+    return _with_gradients(torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16), torch.tensor(labels)
 
 
 def _mnist() -> tuple[torch.Tensor, torch.Tensor]:
-    """Three channels like the digits'."""
     images, labels = _file("mnist_5k.npz")
-    grey = F.avg_pool2d(images[:, None], 2)
-    across, down = grey.roll(-1, 3) - grey, grey.roll(-1, 2) - grey
-    return torch.cat([grey, across / 2 + 0.5, down / 2 + 0.5], 1), labels
+    return _with_gradients(F.avg_pool2d(images[:, None], 2)), labels
+
+
+def _mnist_crop() -> tuple[torch.Tensor, torch.Tensor]:
+    """The middle of other images, 10 x 10 pixels."""
+    images, labels = _file("mnist_5k.npz", 3000, 4000)
+    return _with_gradients(F.avg_pool2d(images[:, None, 4:24, 4:24], 2)), labels
 
 
 def _cifar() -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,10 +69,29 @@ def _cifar() -> tuple[torch.Tensor, torch.Tensor]:
     return F.interpolate(images.permute(0, 3, 1, 2), SIDE, mode="area"), labels
 
 
-def _file(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _cifar_crop() -> tuple[torch.Tensor, torch.Tensor]:
+    """The middle of other images, at full resolution, 16 x 16 pixels."""
+    images, labels = _file("cifar10_12k.npz", 5000, 8000)
+    return images.permute(0, 3, 1, 2)[:, :, 8:24, 8:24], labels
+
+
+def _cifar_grey() -> tuple[torch.Tensor, torch.Tensor]:
+    """Still other images without colour, 12 x 12 pixels."""
+    images, labels = _file("cifar10_12k.npz", 8000, 10000)
+    return _with_gradients(F.interpolate(images.mean(3)[:, None], 12, mode="area")), labels
+
+
+def _with_gradients(grey: torch.Tensor) -> torch.Tensor:
+    """Three channels: intensity and its two gradients."""
+    across, down = grey.roll(-1, 3) - grey, grey.roll(-1, 2) - grey
+    return torch.cat([grey, across / 2 + 0.5, down / 2 + 0.5], 1)
+
+
+def _file(name: str, first: int = 0, end: int = 3000) -> tuple[torch.Tensor, torch.Tensor]:
     folder = Path(os.environ.get("CONVSCOPE_DATA", Path(__file__).parents[2] / "shared" / "data"))
     with np.load(folder / name) as data:  # no made images in its place: a table of those would be worthless
-        return torch.from_numpy(data["x_train"][:3000]).float() / 255, torch.from_numpy(data["y_train"][:3000]).long()
+        images, labels = data["x_train"][first:end], data["y_train"][first:end]
+        return torch.from_numpy(images).float() / 255, torch.from_numpy(labels).long()
 
 
 def _classes(raw: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,7 +111,14 @@ def _masks(raw: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return raw + 0.5 * noise, (raw[:, 0] > 0.3).long()
 
 
-_RAW = {"digits": _digits, "mnist": _mnist, "cifar": _cifar}
+_RAW = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "cifar": _cifar,
+    "mnist_crop": _mnist_crop,
+    "cifar_crop": _cifar_crop,
+    "cifar_grey": _cifar_grey,
+}
 _TASKS = {"classes": _classes, "regression": _shifts, "segmentation": _masks}
 
 

@@ -1,15 +1,25 @@
-"""Networks of four or five convolutions for the fault benchmark, with any normalisation and activation."""
+"""Networks of four to ten convolutions for the fault benchmark, with any normalisation and activation."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-_ACTIVATIONS = {"relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(0.1), "silu": nn.SiLU, "gelu": nn.GELU}
+_ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky": lambda: nn.LeakyReLU(0.1),
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "elu": nn.ELU,
+    "mish": nn.Mish,
+    "relu6": nn.ReLU6,
+}
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Mish, nn.ReLU6)
 
 
 def build_net(net: str, norm: str, activation: str, width: int, outputs: int, task: str, dropout: float) -> nn.Module:
-    """``plain`` (4 convolutions), ``deep``, ``residual`` and ``separable`` (5) or ``dense`` (4).
+    """``plain`` and ``dense`` (4 convolutions), ``deep``, ``residual`` and ``separable`` (5), ``mobile`` (7), ``eight``
+    (8) or ``resnet`` (10).
 
     Masks are read off by a last 1 × 1 convolution at full resolution, all else after pooling by a linear layer.
     """
@@ -53,6 +63,19 @@ class _Builder:
         sizes = [(3, w, 1), (w, w, self.stride), (w, 2 * w, self.stride), *[(2 * w, 2 * w, 1)] * 2]
         return nn.Sequential(*(self.unit(*size) for size in sizes)), 2 * w
 
+    def eight(self, w: int) -> tuple[nn.Module, int]:
+        sizes = [(3, w, 1), (w, w, 1), (w, w, self.stride), (w, 2 * w, 1), (2 * w, 2 * w, self.stride)]
+        return nn.Sequential(*(self.unit(*size) for size in [*sizes, *[(2 * w, 2 * w, 1)] * 3])), 2 * w
+
+    def resnet(self, w: int) -> tuple[nn.Module, int]:
+        sizes = [(w, w, 1), (w, 2 * w, self.stride), (2 * w, 2 * w, 1), (2 * w, 2 * w, 1)]
+        blocks = [_Residual(self, *size) for size in sizes]
+        return nn.Sequential(self.unit(3, w, self.stride), *blocks), 2 * w
+
+    def mobile(self, w: int) -> tuple[nn.Module, int]:
+        blocks = [_Inverted(self, w, self.stride), _Inverted(self, w, 1)]
+        return nn.Sequential(self.unit(3, w), *blocks), w
+
     def residual(self, w: int) -> tuple[nn.Module, int]:
         block = _Residual(self, w, 2 * w, self.stride)
         return nn.Sequential(self.unit(3, w, self.stride), block, self.unit(2 * w, 2 * w)), 2 * w
@@ -89,6 +112,21 @@ class _Separable(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = x + self.narrow(self.wide(self.spatial(x)))
         return out
+
+
+class _Inverted(nn.Module):
+    """Expansion, depthwise and projecting convolution as in MobileNetV2, beside an identity where sizes allow."""
+
+    def __init__(self, build: _Builder, channels: int, stride: int) -> None:
+        super().__init__()
+        wide = 2 * channels
+        self.expand, self.spatial = build.unit(channels, wide, kernel=1), build.unit(wide, wide, stride, groups=wide)
+        self.project = build.unit(wide, channels, kernel=1)[:-1]
+        self.skips = stride == 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.project(self.spatial(self.expand(x)))
+        return x + out if self.skips else out
 
 
 class _Dense(nn.Module):

@@ -19,7 +19,7 @@ from torch import nn
 from benchmarks.fault_data import Images, augmented, load_images
 from benchmarks.fault_networks import build_net
 
-RATES = {"sgd": 0.05, "adamw": 2e-3, "rmsprop": 1e-3, "lion": 3e-4}
+RATES = {"sgd": 0.05, "nesterov": 0.05, "adamw": 2e-3, "nadam": 2e-3, "adagrad": 1e-2, "rmsprop": 1e-3, "lion": 3e-4}
 
 
 @lru_cache
@@ -50,6 +50,8 @@ class Program:
     imbalance: float = 0.0
     rate: float = 1.0
     per_epoch: int = 1
+    every: int = 0  # steps between checks, whatever an epoch is; 0: checks are epochs or parts of one
+    precision: str = "32-true"
     pretrained: int = 0
     ema: float = 0.0
 
@@ -92,6 +94,10 @@ def schedule_factor(schedule: str, progress: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * (progress * 4 % 1)))
     if schedule == "warmup":
         return min(1.0, 0.1 + progress / 0.2) * (0.5 * (1 + math.cos(math.pi * progress)) + 1e-3)
+    if schedule == "linear":
+        return 1 - 0.99 * progress
+    if schedule == "exponential":
+        return 0.03**progress
     if schedule == "onecycle":
         return 0.1 + 0.9 * progress / 0.4 if progress < 0.4 else 0.5 * (1 + math.cos(math.pi * (progress - 0.4) / 0.6))
     return 1.0
@@ -182,9 +188,15 @@ class Learner(L.LightningModule):
         groups = [{"params": [p], "base": 0.0} for p in self.net.parameters()]
         name = self.program.optimizer
         rate = RATES[name] * self.program.rate
-        if name == "sgd":
+        if name in ("sgd", "nesterov"):
             rate *= 0.4 if self.program.norm == "none" else 1.0
-            optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=1e-4)
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                groups, lr=rate, momentum=0.9, weight_decay=1e-4, nesterov=name == "nesterov"
+            )
+        elif name in ("nadam", "adagrad"):
+            optimizer = (torch.optim.NAdam if name == "nadam" else torch.optim.Adagrad)(
+                groups, lr=rate, weight_decay=1e-4
+            )
         elif name == "rmsprop":
             optimizer = torch.optim.RMSprop(groups, lr=rate, weight_decay=1e-4)
         else:

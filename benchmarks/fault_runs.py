@@ -8,7 +8,8 @@ import warnings
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
@@ -17,7 +18,7 @@ from lightning.pytorch.callbacks import SpikeDetection
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import convscope
-from benchmarks.fault_injection import LEVELS, NOTHING, STRENGTHS, Fault, applies, struck_layers
+from benchmarks.fault_injection import LEVELS, NEVER, NOTHING, STRENGTHS, Fault, applies, struck_layers
 from benchmarks.fault_programs import Learner, Program, draw_program, families
 from convscope.callbacks.engine import bridge
 from convscope.callbacks.engine.findings import Moment
@@ -37,16 +38,21 @@ class Job:
     fault: str | None
     strength: str
     number: int
+    twin: bool = False  # the same run, but the fault never strikes
 
     @property
     def key(self) -> str:
         """Unique among the jobs."""
+        return self._shared + ("/twin" if self.twin else "")
+
+    @property
+    def _shared(self) -> str:
         return f"{self.half}/{self.family}/{self.fault or 'healthy'}/{self.strength}/{self.number}"
 
     @property
     def seed(self) -> int:
-        """The seed of everything in the run."""
-        return zlib.crc32(self.key.encode())
+        """The seed of everything in the run; a twin has the same."""
+        return zlib.crc32(self._shared.encode())
 
     @property
     def program(self) -> Program:
@@ -71,9 +77,17 @@ def jobs(half: str) -> Iterator[Job]:
             yield from (Job(half, family, None, "none", number) for family in names)
         if round_ < plan["medium"]:
             yield from _nothing(half, names, round_)
-            yield from _faults(half, names, "medium", round_)
-    for round_ in range(plan["weak"]):
-        yield from _faults(half, names, "weak", round_)
+            yield from _with_twins(_faults(half, names, "medium", round_), plan)
+        if round_ == plan["medium"] - 1:
+            for weak in range(plan["weak"]):
+                yield from _with_twins(_faults(half, names, "weak", weak), plan)
+
+
+def _with_twins(faulty: Iterator[Job], plan: dict[str, Any]) -> Iterator[Job]:
+    for job in faulty:
+        yield job
+        if plan.get("twins"):
+            yield replace(job, twin=True)
 
 
 def _faults(half: str, names: list[str], strength: str, round_: int) -> Iterator[Job]:
@@ -102,14 +116,14 @@ def _record(job: Job) -> dict[str, Any]:
     began = time.process_time()
     program, begins = job.program, job.begins
     L.seed_everything(job.seed, verbose=False)
-    fault = Fault() if begins is None else Fault(job.fault, job.strength, begins, job.seed)
+    fault = Fault() if begins is None else Fault(job.fault, job.strength, NEVER if job.twin else begins, job.seed)
     module = Learner(program, fault)
     layers = [] if job.fault is None or job.fault in NOTHING else struck_layers(job.fault, fault.level, module.net)
     prefix = "ema" if program.ema else "net"
     names = {id(one): f"{prefix}.{name}" for name, one in module.net.named_modules()}
     recorder, spike = Recorder(), _Spike()
-    trainer = _trainer(program, [*_observers(program, job.fault), spike, recorder])
-    with _read_where_written(recorder):
+    with _read_where_written(recorder), TemporaryDirectory() as folder:  # the record of a run is not kept
+        trainer = _trainer(program, [*_observers(program, job.fault), spike, recorder], folder)
         trainer.fit(module, *_loaders(program, job.fault))
     return {
         "key": job.key,
@@ -117,6 +131,7 @@ def _record(job: Job) -> dict[str, Any]:
         "family": job.family,
         "fault": job.fault,
         "strength": job.strength,
+        "twin": job.twin,
         "begins": begins,
         "program": program.as_dict(),
         "layers": [names[id(layer)] for layer in layers],
@@ -214,9 +229,24 @@ def _loaders(program: Program, fault: str | None) -> tuple[DataLoader, DataLoade
     )
 
 
-def _trainer(program: Program, callbacks: list[L.Callback]) -> L.Trainer:
+def _trainer(program: Program, callbacks: list[L.Callback], folder: str | None = None) -> L.Trainer:
+    if program.every:
+        return bare_trainer(
+            callbacks,
+            max_steps=program.checks * program.every,
+            val_check_interval=program.every,
+            check_val_every_n_epoch=None,
+            precision=program.precision,
+            default_root_dir=folder,
+        )
     epochs = program.checks // program.per_epoch
-    return bare_trainer(callbacks, max_epochs=epochs, val_check_interval=1.0 / program.per_epoch)
+    return bare_trainer(
+        callbacks,
+        max_epochs=epochs,
+        val_check_interval=1.0 / program.per_epoch,
+        precision=program.precision,
+        default_root_dir=folder,
+    )
 
 
 def bare_trainer(callbacks: list[L.Callback], **arguments: Any) -> L.Trainer:

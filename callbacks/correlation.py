@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 from convscope._arguments import share, whole_number_or_none
@@ -13,6 +14,9 @@ from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.loggers import Backend
 from convscope.metrics import ChannelCorrelation
+
+# Below this a share of pairs is one of hardly any: two outputs that answer one question are one redundant pair of one.
+LEAST_FILTERS = 4
 
 
 class FilterCorrelation(LayerObserver):
@@ -29,7 +33,8 @@ class FilterCorrelation(LayerObserver):
 
     Logged for each layer of ``C`` filters:
         ``correlation/mean_abs/<layer>``: mean ``|ρ|`` of pairs, 0 to 1;
-        ``correlation/redundant_share/<layer>``: share of pairs with ``|ρ|`` above the threshold;
+        ``correlation/redundant_share/<layer>``: share of pairs with ``|ρ|`` above the threshold, of four filters or
+        more;
         ``correlation/effective_rank/<layer>``, ``correlation/participation_ratio/<layer>``: directions, 1 to C,
         both also as ``…_ratio``, divided by C;
         ``correlation/constant_filters/<layer>``: count of filters that do not vary; they are left out of the rest.
@@ -82,7 +87,7 @@ class FilterCorrelation(LayerObserver):
         found = self._metrics.compute(layer)
         scalars = {
             "mean_abs": float(found.mean_abs),
-            "redundant_share": float(found.redundant_share),
+            "redundant_share": float(found.redundant_share) if layer.channels >= LEAST_FILTERS else math.nan,
             "effective_rank": float(found.effective_rank),
             "effective_rank_ratio": float(found.effective_rank_ratio),
             "participation_ratio": float(found.participation_ratio),

@@ -12,6 +12,7 @@ from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, 
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.deaths import Death, Deaths
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.norm_changes import NormChanges
 from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.callbacks.parts.weight_changes import WeightChanges
 from convscope.capture.data.heldout import HeldOut
@@ -46,10 +47,13 @@ class FilterHealth(LayerObserver):
         which they run; ``health/gradient_ratio/<layer>``: gradient RMS of the previous layer divided by that here. Far
         below 1 the signal vanishes on its way through this layer, far above 1 it explodes;
         ``health/nonfinite/<layer>``, ``health/nonfinite_gradients/<layer>``: counts of NaN and infinite values. Where
-        there are some, the numbers that they would spoil are left out.
+        there are some, the numbers that they would spoil are left out;
+        ``health/weight_norm/<layer>``: L2 norm of the layer's weights, biases left out.
     From the second check on, compared with the previous check:
         ``health/died/<layer>``, ``health/revived/<layer>``: counts of filters;
         ``health/update_ratio/<layer>``: ``‖Δw‖/‖w‖`` of the layer's weights, biases left out;
+        ``health/statistics_change/<layer>``: movement of BatchNorm's running mean and standard deviation, relative to
+        the standard deviation, where the layer has them;
         ``health/not_learning/<layer>``: 1 where weights that require a gradient, or learned earlier in the run, did
         not turn while those of other layers did; pure weight decay does not count as learning.
     Logged once per check:
@@ -85,6 +89,8 @@ class FilterHealth(LayerObserver):
             "died",
             "revived",
             "not_learning",
+            "weight_norm",
+            "statistics_change",
         }
     )
     overview: ClassVar[dict[str, Literal["highest", "lowest", "mean"]]] = {"dead_filters": "highest"}
@@ -104,7 +110,7 @@ class FilterHealth(LayerObserver):
         self._forget()
 
     def _forget(self) -> None:
-        self._deaths, self._changes = Deaths(), WeightChanges()
+        self._deaths, self._changes, self._norms = Deaths(), WeightChanges(), NormChanges()
 
     @property
     def deaths(self) -> list[Death]:
@@ -140,6 +146,7 @@ class FilterHealth(LayerObserver):
         self._before = dict(zip(names[1:], names, strict=False))
         self._rms, self._masks = {}, {}
         self._changes.measure(layers)
+        self._norms.measure(layers)
 
     def on_activation(self, record: Record) -> None:
         self._activity.update(record, record.activation)
@@ -156,7 +163,8 @@ class FilterHealth(LayerObserver):
 
     def compute(self, layer: Layer) -> LayerResult:
         activity: ActivityResult = self._activity.compute(layer)
-        scalars = {"nonfinite": float(activity.nonfinite)} | self._changes.scalars(layer.name)
+        scalars = {"nonfinite": float(activity.nonfinite)}
+        scalars |= self._changes.scalars(layer.name) | self._norms.scalars(layer.name)
         if activity.nonfinite > 0:
             return LayerResult(scalars)
         scalars |= self._of_filters(layer, activity) | self._of_gradient(layer)
@@ -222,12 +230,17 @@ class FilterHealth(LayerObserver):
         self._forget()
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {"deaths": self._deaths.state_dict(), "weights": self._changes.state_dict()}
+        return super().state() | {
+            "deaths": self._deaths.state_dict(),
+            "weights": self._changes.state_dict(),
+            "norms": self._norms.state_dict(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self._deaths.load_state_dict(state["deaths"])
         self._changes.load_state_dict(state["weights"])
+        self._norms.load_state_dict(state.get("norms", {}))  # there were none in earlier versions
 
 
 def _share(mask: torch.Tensor) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
+from math import log, prod
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -55,9 +55,10 @@ class LayerProbe(LayerObserver):
     Logged once per check:
         ``probe/chance`` (score of a guess without the image: share of the largest class; mean average precision of
         a random ranking; 0; mean IoU of the largest class everywhere), ``probe/classes`` (number of classes that the
-        probe tells apart, where that is not all of them), ``probe/depth`` (place, counted from 1, of the first layer
-        within 5 % of the best), ``probe/best_layer`` (place of the best), ``probe/monotonicity`` (Spearman of
-        depth and the first quantity, in [-1, 1]).
+        probe tells apart, where that is not all of them), ``probe/guess_loss`` (cross-entropy of an even guess among
+        the ``K`` classes of the held-out set, ``log K``; classes and masks), ``probe/depth`` (place, counted from 1, of
+        the first layer within 5 % of the best), ``probe/best_layer`` (place of the best), ``probe/monotonicity``
+        (Spearman of depth and the first quantity, in [-1, 1]).
 
     With a probe other than ridge the tags begin with ``probe_<probe>/``.
 
@@ -90,7 +91,7 @@ class LayerProbe(LayerObserver):
         self.max_positions = whole_number("max_positions", max_positions, "a whole number of positions")
         super().__init__(**arguments)
         self._metrics = PerLayer[Metric]()
-        self._chance, self._classes = float("nan"), 0
+        self._chance, self._classes, self._known = float("nan"), 0, 0
         self._adopt(Task("classification"))
 
     def default_name(self) -> str:
@@ -142,7 +143,8 @@ class LayerProbe(LayerObserver):
     def compute(self, layer: Layer) -> LayerResult:
         result = self._metrics.compute(layer)
         self._chance = float(result.chance)
-        self._classes = len(result.classes) if self._task.left_out else 0
+        self._known = _count_of_classes(result, self._task.name)
+        self._classes = self._known if self._task.left_out else 0
         return LayerResult(self._measures.scalars(result))
 
     def summarise(self, values: Values) -> dict[str, float]:
@@ -152,8 +154,10 @@ class LayerProbe(LayerObserver):
         spec = self._measures.map
         self.maps = {self._measures.leading: replace(spec, start=self._chance, start_name="chance")}  # type: ignore[misc]
         classes = {"classes": float(self._classes)} if self._task.left_out else {}
+        guess = {"guess_loss": log(self._known)} if self._known > 1 else {}
         return classes | {
             "chance": self._chance,
+            **guess,
             "depth": float(probe_depth(reached)) + 1,
             "best_layer": float(best_layer(reached)) + 1,
             "monotonicity": float(depth_monotonicity(reached)),
@@ -179,6 +183,13 @@ class LayerProbe(LayerObserver):
             return activation.flatten(2).amax(-1).to(record.pooled.dtype)
         pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[activation.dim() - 3]
         return pool(activation.to(record.pooled.dtype), self.pooling).flatten(1)
+
+
+def _count_of_classes(result: Any, task: TaskName) -> int:
+    """Number of classes of the held-out targets; 0 where they are none."""
+    if task == "classification":
+        return len(result.classes)
+    return len(torch.unique(result.target[result.target >= 0])) if task == "segmentation" else 0
 
 
 def _check_together(task: TaskName | None, probe: ProbeName, pooling: Literal["mean", "max"] | int) -> None:

@@ -46,7 +46,7 @@ class UnseenMetrics:
         there = {callback.name for callback in trainer.callbacks if isinstance(callback, LayerObserver)}  # type: ignore[attr-defined]
         unwanted = {name for name, globs in watch.inactive().items() if _families(globs) & COMPANIONS.keys() - there}
         # A rule on a difference is for runs that have both of its parts: a regression has no accuracy above chance.
-        unwanted |= watch.inactive().keys() & {r.name for r in watch.given if any(c.minus for c in r.conditions)}
+        unwanted |= watch.inactive().keys() & {r.name for r in watch.given if any(c.others for c in r.conditions)}
         count = len(watch.given) - len(unwanted)
         inactive = {n: globs for n, globs in watch.inactive().items() if n not in self._said | unwanted}
         optional = {rule.name for rule in watch.given if rule.optional}

@@ -1,4 +1,4 @@
-"""Weight updates of each layer since the last check, and layers that stand still though they should learn."""
+"""Size and updates of each layer's weights since the last check; layers that stand still though they should learn."""
 
 from __future__ import annotations
 
@@ -60,12 +60,17 @@ class WeightChanges:
         should_learn = {name for name in turns if read[name][1] or name in self._learned}
         # Taken into `_learned` layer by layer in `scalars`: a layer whose check failed has not been seen to learn.
         self._moved = {name for name in should_learn if turns[name] > 0 and not still[name]}
-        self._found = {name: {"update_ratio": ratio} for name, ratio in ratios.items() if math.isfinite(ratio)}
+        self._found = {
+            name: {"weight_norm": float(torch.linalg.vector_norm(weights))} for name, weights in self._now.items()
+        }
+        for name, ratio in ratios.items():
+            if math.isfinite(ratio):
+                self._found[name]["update_ratio"] = ratio
         for name in should_learn:
             self._found.setdefault(name, {})["not_learning"] = float(still[name])
 
     def scalars(self, layer: str) -> dict[str, float]:
-        """``update_ratio`` and ``not_learning`` of one layer, where they are known; closes the layer's check."""
+        """``weight_norm``, ``update_ratio`` and ``not_learning`` of one layer, as far as known; closes its check."""
         # The new weights replace the old only here: a layer that fails in a check is compared with the one before it.
         if layer in self._now:
             self._before[layer] = self._now.pop(layer)

@@ -42,6 +42,15 @@ def learning_weights(module: nn.Module | None) -> tuple[torch.Tensor, bool] | No
     return copy, any(parameter.requires_grad for parameter in parameters)
 
 
+def running_statistics(norm: nn.Module | None) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Copies on the CPU of the running mean and variance ``(C,)`` of a BatchNorm; None for anything else."""
+    found = [getattr(norm, name, None) for name in ("running_mean", "running_var")]
+    if not all(isinstance(buffer, torch.Tensor) and buffer.numel() > 0 for buffer in found):
+        return None
+    mean, variance = (buffer.detach().to("cpu", torch.float64, copy=True) for buffer in found)  # type: ignore[union-attr]
+    return mean, variance
+
+
 def _read(module: nn.Module | None) -> torch.Tensor | None:
     if module is None:
         return None

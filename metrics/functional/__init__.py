@@ -94,6 +94,7 @@ from convscope.metrics.functional.updates import (
     WeightUpdate,
     direction_change,
     standing_still,
+    statistics_change,
     update_ratio,
     weight_update,
 )
@@ -180,6 +181,7 @@ __all__ = [
     "sparse_two_scale_regression",
     "spread_positions",
     "standing_still",
+    "statistics_change",
     "serving_filters",
     "set_overlap",
     "switching_area",

@@ -1,4 +1,4 @@
-"""Updates of a layer's weights: their size, the part that turns them, and layers that stand still."""
+"""Updates of a layer's weights: their size, the part that turns them, layers that stand still; running statistics."""
 
 from __future__ import annotations
 
@@ -109,6 +109,40 @@ def direction_change(current: Tensor, previous: Tensor) -> Tensor:
         (tensor(0.), tensor(1.))
     """
     return weight_update(current, previous).turn
+
+
+def statistics_change(mean: Tensor, variance: Tensor, previous_mean: Tensor, previous_variance: Tensor) -> Tensor:
+    r"""Movement of a normalisation's running statistics, relative to the standard deviations that it divides by.
+
+    .. math:: \sqrt{\sum_c (\mu_c - \mu'_c)^2 + (\sigma_c - \sigma'_c)^2} / \sqrt{\sum_c \sigma'^2_c}
+
+    Args:
+        mean: ``(C,)`` running means now.
+        variance: ``(C,)`` running variances now; values below zero, which an extrapolating momentum gives, count as 0.
+        previous_mean: The means before.
+        previous_variance: The variances before.
+
+    Returns:
+        Float64 scalar, at least 0; exactly 0 where the statistics were not updated. Infinite where all variances were
+        zero and something has changed.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Source: reconstruction.
+
+    Example:
+        >>> import torch
+        >>> one, four = torch.ones(2), torch.full((2,), 4.0)
+        >>> float(statistics_change(one, one, one, one)), float(statistics_change(one, four, one, one))
+        (0.0, 1.0)
+    """
+    check_same_shape("`mean`", mean, "`previous_mean`", previous_mean)
+    check_same_shape("`variance`", variance, "`previous_variance`", previous_variance)
+    means, before = as_double(mean), as_double(previous_mean).to(mean.device)
+    now, std = (as_double(one).to(mean.device).clamp_min(0).sqrt() for one in (variance, previous_variance))
+    change = ((means - before).square() + (now - std).square()).sum().sqrt()
+    return change if change == 0 else change / std.square().sum().sqrt()
 
 
 def standing_still(changes: Tensor) -> Tensor:

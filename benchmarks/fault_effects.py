@@ -1,0 +1,54 @@
+"""Effect of an injected fault on its run: the difference from the healthy twin, which is the same run without it.
+
+Fixed before the test half ran: a fault **acts** if in the last third of the checks after it began the held-out loss is
+10 % off the twin's, the held-out accuracy 5 points, or the training loss 20 % (medians over those checks), if a number
+is not finite, or if it changes layers directly (:data:`~benchmarks.fault_injection.LAYERED`).
+
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.fault_injection import LAYERED
+
+RunRecord = dict[str, Any]
+LEAST = {"val_loss": 0.1, "val_acc": 0.05, "train_loss": 0.2}  # shares of a loss, points of accuracy
+
+
+def with_effects(records: list[RunRecord]) -> list[RunRecord]:
+    """The records with ``acts`` in those with a fault: None where the twin is not there."""
+    twins = {record["key"]: record for record in records if record.get("twin")}
+    for record in records:
+        twin = twins.get(f"{record['key']}/twin")
+        record["acts"] = None if twin is None else acts(record, twin)
+    return records
+
+
+def acts(record: RunRecord, twin: RunRecord) -> bool:
+    """Return whether a fault made a difference to its run."""
+    changes = effects(record, twin)
+    return record["fault"] in LAYERED or any(not abs(changes[tag]) < LEAST[tag] for tag in changes)
+
+
+def effects(record: RunRecord, twin: RunRecord) -> dict[str, float]:
+    """Median difference from the twin in the last third of the checks: of losses as a share, of accuracy in points."""
+    begins, count = record["begins"], len(record["checks"])
+    late = range(max(begins, count - max(1, (count - begins) // 3)), count)
+    return {
+        tag: _middle(_difference(tag, record["checks"][check][tag], twin["checks"][check][tag]) for check in late)
+        for tag in LEAST
+        if all(tag in run["checks"][check] for run in (record, twin) for check in late)
+    }
+
+
+def _difference(tag: str, mine: float, healthy: float) -> float:
+    return mine - healthy if tag == "val_acc" else mine / healthy - 1 if healthy else math.inf
+
+
+def _middle(values: Iterable[float]) -> float:
+    found = list(values)
+    return statistics.median(found) if all(map(math.isfinite, found)) else math.inf
