@@ -68,6 +68,10 @@ class FilterCorrelation(LayerObserver):
         self._metrics = Correlations[ChannelCorrelation]()
         self._pairs: dict[str, Pairs] = {}
 
+    @property
+    def takes_any_share(self) -> bool:
+        return True
+
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._pairs = {}
         most, threshold = positions_each(self.max_observations, samples), self.redundant_threshold

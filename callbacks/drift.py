@@ -106,6 +106,10 @@ class RepresentationDrift(LayerObserver):
         self._first: dict[str, Features] = {}
         self._importance: dict[str, dict[str, torch.Tensor]] = {"previous": {}, "first": {}}
 
+    @property
+    def takes_any_share(self) -> bool:
+        return True
+
     def ready(self, plan: Plan) -> None:
         require_samples(self.name, plan.heldout.total, self.debiased)
         if self.reference is not None:

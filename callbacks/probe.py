@@ -101,6 +101,10 @@ class LayerProbe(LayerObserver):
         return self.probe if self.name == self.default_name() else self.name
 
     @property
+    def takes_any_share(self) -> bool:
+        return True
+
+    @property
     def includes_output(self) -> bool:
         return True
 

@@ -14,6 +14,7 @@ from convscope.callbacks.engine import bridge
 from convscope.callbacks.engine.console import above_the_bar
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings, Moment
+from convscope.callbacks.engine.free_pass import FreePass
 from convscope.callbacks.engine.hierarchies import MisconfigurationException
 from convscope.callbacks.engine.lockstep import is_mistake, together
 from convscope.callbacks.engine.notices import Notices, shared_answers, watching
@@ -39,6 +40,7 @@ class _Group:
     observers: list[Observer]
     plan: Plan | None = None
     resting: bool = False
+    free: FreePass | None = None
 
     @property
     def names(self) -> str:
@@ -211,6 +213,8 @@ class Session:
         _check_tags([*self._plans, plan])
         self._compare_heldout(plan.observers, heldout)
         group.plan = plan
+        if heldout.during_validation:
+            group.free = FreePass(plan, self._failures, self._notices.say)
 
     def _refuse_if_idle(self) -> None:
         """Raise if every observer is inactive for lack of layers: that cannot be what the user wants."""
@@ -242,6 +246,19 @@ class Session:
                     group.heldout.tap(batch)
 
     # During training.
+
+    def expect(self, trainer: pl.Trainer, when: Moment) -> None:
+        """A validation begins: observe it where a held-out set is to be read in it and a check is due at its end."""
+        groups = [(group.plan, group.free) for group in self._groups if not group.resting]
+        free = [(plan, watcher) for plan, watcher in groups if plan is not None and watcher is not None]
+        due = self._due(trainer, when) if free else []
+        needed = any(observer.schedule.is_needed for observer in due)
+        if not due or not (needed or not self._must_wait(trainer)):
+            return
+        with self._as_in_a_check(trainer, when.trigger):
+            for plan, watcher in free:
+                with self._failures.guard("observing the validation"):
+                    watcher.expect([observer for observer in plan.observers if observer in due])
 
     def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
         """Make the check of every observer that is due: one pass, values, pictures, then scalars."""
@@ -325,10 +342,21 @@ class Session:
         for part, mine in plan.passes([observer for observer in plan.observers if observer in due]):
             with self._failures.guard("a check"):
                 with self._stopwatch.part("passes"):
-                    usable = run_pass(part, mine, self._failures, bridge.gather_objects, self.progress)
+                    usable = self._read_validation(part, mine)
+                    if usable is None:
+                        usable = run_pass(part, mine, self._failures, bridge.gather_objects, self.progress)
                 self.progress.phase("solving", sum(map(len, usable.values())))
                 with self._stopwatch.part("solving"):
                     found += [(observer, self._compute(observer, usable[observer.name])) for observer in mine]
+        return found
+
+    def _read_validation(self, plan: Plan, due: list[Observer]) -> dict[str, list[Any]] | None:
+        """What the validation that has just run gave for this plan; None where a pass is to be made."""
+        free = next((group.free for group in self._groups if group.plan is plan), None)
+        if free is None:
+            return None
+        found = free.usable(due)
+        self._stopwatch.count_before("passes", free.seconds)
         return found
 
     def _compute(self, observer: Observer, layers: list[Any]) -> Findings:
@@ -412,6 +440,9 @@ class Session:
 
     def close(self, trainer: pl.Trainer) -> None:
         """The fit is over."""
+        for group in self._groups:
+            if group.free is not None:
+                group.free.stop()
         self.show_overview(trainer)
         self._recorder.close(trainer)
         self._renamed.close()
