@@ -7,18 +7,14 @@ process of its own, so that memory is its own; ``--report`` writes the tables in
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +27,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import convscope
 from benchmarks.measure import machine
+from benchmarks.memory import MIB, Peak, resident, trim, watched
 from benchmarks.scale_cases import CASES, Case
 from benchmarks.scale_report import PAGE, written
-
-MIB = 2**20
 
 
 class Module(L.LightningModule):
@@ -82,42 +77,6 @@ class Meter(L.Callback):
             self.step.append(step_seconds(net, self._images[: self._case.chunk], self._labels[: self._case.chunk]))
         trim()
         self._peak.most = 0.0
-
-
-def resident() -> float:
-    """MiB of this process in memory; Linux only."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
-
-
-def trim() -> None:
-    """Have the C library return memory that is free, so that what comes next does not find it there."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-class Peak(threading.Thread):
-    """The most memory that the process had, looked at two hundred times a second."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.most, self.going = 0.0, True
-
-    def run(self) -> None:
-        """Look until told to stop."""
-        while self.going:
-            self.most = max(self.most, resident())
-            time.sleep(0.005)
-
-
-@contextmanager
-def watched() -> Iterator[Peak]:
-    """A running :class:`Peak`."""
-    peak = Peak()
-    peak.start()
-    try:
-        yield peak
-    finally:
-        peak.going = False
-        peak.join()
 
 
 def measure(case: Case) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import convscope
-from convscope.callbacks.engine import session as session_module
+from convscope.callbacks.engine import measuring
 from tests.callbacks.conftest import Classifier, Run, loaders
 from tests.callbacks.test_no_observer_effect import train
 from tests.capture.test_isolation import same
@@ -28,13 +28,13 @@ CANNOT = "HeldOut(during_validation=True) cannot be done here: "
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A list that grows with every pass of a check's own, which runs as always."""
-    original, calls = session_module.run_pass, list[Any]()
+    original, calls = measuring.run_pass, list[Any]()
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls.append(args)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(session_module, "run_pass", counted)
+    monkeypatch.setattr(measuring, "run_pass", counted)
     return calls
 
 
