@@ -209,9 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=512, help="held-out images (default 512)")
     parser.add_argument("--train", type=int, default=1024, help="images of the epoch (default 1024)")
-    parser.add_argument(
-        "--width", type=int, default=24, help="filters of the first stage (default 24)"
-    )
+    parser.add_argument("--width", type=int, default=24, help="filters of the first stage (default 24)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds that are counted (default 3)")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     options = parser.parse_args()

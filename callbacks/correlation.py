@@ -83,7 +83,7 @@ class FilterCorrelation(LayerObserver):
         self._metrics.take(record)
 
     def compute(self, layer: Layer) -> LayerResult:
-        found = self._metrics.compute(layer)
+        found = self._metrics.finish(layer)
         scalars = {
             "mean_abs": float(found.mean_abs),
             "redundant_share": float(found.redundant_share),
@@ -93,7 +93,7 @@ class FilterCorrelation(LayerObserver):
             "participation_ratio_ratio": float(found.participation_ratio_ratio),
             "constant_filters": int(found.constant),
         }
-        matrix = found.matrix.double().cpu().numpy()
+        matrix = found.matrix.cpu().numpy()
         self._pairs[layer.name] = redundant_pairs(matrix, self.redundant_threshold)
         return LayerResult(scalars, matrix=matrix)
 

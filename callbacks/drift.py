@@ -127,7 +127,7 @@ class RepresentationDrift(LayerObserver):
 
     def compute(self, layer: Layer) -> LayerResult:
         name = layer.name
-        features, correlation = self._features.compute(layer), self._correlation.compute(layer)
+        features, correlation = self._features.finish(layer), self._correlation.finish(layer)
         now = LayerSnapshot.of(features, correlation, self.debiased)
         scalars = {}
         if previous := self._previous.get(name):

@@ -144,7 +144,7 @@ class LayerProbe(LayerObserver):
             self._metrics.update(record, features, targets, index)
 
     def compute(self, layer: Layer) -> LayerResult:
-        result = self._metrics.compute(layer)
+        result = self._metrics.finish(layer)
         self._chance = float(result.chance)
         self._classes = len(result.classes) if self._task.left_out else 0
         return LayerResult(self._measures.scalars(result))
