@@ -92,7 +92,7 @@ def measure(case: Case) -> dict[str, Any]:
     step = peak.most - before
     trim()
     heldout = convscope.HeldOut((images, labels), size=case.heldout, batch_size=case.chunk, classes=case.classes)
-    arguments = {"heldout": heldout, "on_error": "raise", **case.arguments}
+    arguments = {"heldout": heldout, "on_error": "raise", "on_start": False, **case.arguments}
     probe = case.suite == "probe"
     callbacks = [convscope.LayerProbe(**arguments)] if probe else convscope.suite(case.suite, **arguments)
     with tempfile.TemporaryDirectory() as folder, watched() as peak:

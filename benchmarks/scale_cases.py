@@ -25,7 +25,7 @@ class Case:
     heldout: int
     shape: tuple[int, ...]
     chunk: int = 128
-    checks: int = 3
+    checks: int = 2
     arguments: dict[str, Any] = field(default_factory=dict)
     suite: str = "standard"
     series: str = ""
@@ -88,7 +88,7 @@ CASES: dict[str, Case] = {
     **{f"classes{n}": _classes(n) for n in (10, 100, 1000, 10_000)},
     "probe": Case(
         "LayerProbe alone, 2,048 channels, 10,000 held out", lambda: wide(10), 10, 10_000, (3, 8, 8), suite="probe",
-        series="probe", checks=2,
+        series="probe", checks=1,
     ),
     "checks": Case("1,000 checks", lambda: tiny(3), 3, 64, (3, 8, 8), checks=1000, series="endurance"),
     "checks_plain": Case(
