@@ -73,6 +73,10 @@ class FilterCorrelation(LayerObserver):
         self._metrics = Correlations[ChannelCorrelation]()
         self._pairs: dict[str, Pairs] = {}
 
+    @property
+    def takes_any_share(self) -> bool:
+        return True
+
     def begin(self, layers: list[Layer], samples: int) -> None:
         self._pairs = {}
         most, threshold = positions_each(self.max_observations, samples), self.redundant_threshold
@@ -84,7 +88,7 @@ class FilterCorrelation(LayerObserver):
         self._metrics.take(record)
 
     def compute(self, layer: Layer) -> LayerResult:
-        found = self._metrics.compute(layer)
+        found = self._metrics.finish(layer)
         scalars = {
             "mean_abs": float(found.mean_abs),
             "redundant_share": float(found.redundant_share) if layer.channels >= LEAST_FILTERS else math.nan,
@@ -94,7 +98,7 @@ class FilterCorrelation(LayerObserver):
             "participation_ratio_ratio": float(found.participation_ratio_ratio),
             "constant_filters": int(found.constant),
         }
-        matrix = found.matrix.double().cpu().numpy()
+        matrix = found.matrix.cpu().numpy()
         self._pairs[layer.name] = redundant_pairs(matrix, self.redundant_threshold)
         return LayerResult(scalars, matrix=matrix)
 

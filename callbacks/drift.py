@@ -106,6 +106,10 @@ class RepresentationDrift(LayerObserver):
         self._first: dict[str, Features] = {}
         self._importance: dict[str, dict[str, torch.Tensor]] = {"previous": {}, "first": {}}
 
+    @property
+    def takes_any_share(self) -> bool:
+        return True
+
     def ready(self, plan: Plan) -> None:
         require_samples(self.name, plan.heldout.total, self.debiased)
         if self.reference is not None:
@@ -123,7 +127,7 @@ class RepresentationDrift(LayerObserver):
 
     def compute(self, layer: Layer) -> LayerResult:
         name = layer.name
-        features, correlation = self._features.compute(layer), self._correlation.compute(layer)
+        features, correlation = self._features.finish(layer), self._correlation.finish(layer)
         now = LayerSnapshot.of(features, correlation, self.debiased)
         scalars = {}
         if previous := self._previous.get(name):

@@ -102,6 +102,10 @@ class LayerProbe(LayerObserver):
         return self.probe if self.name == self.default_name() else self.name
 
     @property
+    def takes_any_share(self) -> bool:
+        return True
+
+    @property
     def includes_output(self) -> bool:
         return True
 
@@ -141,7 +145,7 @@ class LayerProbe(LayerObserver):
             self._metrics.update(record, features, targets, index)
 
     def compute(self, layer: Layer) -> LayerResult:
-        result = self._metrics.compute(layer)
+        result = self._metrics.finish(layer)
         self._chance = float(result.chance)
         self._known = _count_of_classes(result, self._task.name)
         self._classes = self._known if self._task.left_out else 0

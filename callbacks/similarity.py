@@ -58,6 +58,10 @@ class LayerSimilarity(LayerObserver):
         self._output = ""  # name of the model's output
 
     @property
+    def takes_any_share(self) -> bool:
+        return True
+
+    @property
     def includes_output(self) -> bool:
         return True
 

@@ -19,7 +19,7 @@ from convscope.capture.data.targets import counted_rows
 from convscope.capture.gradients import hand_gradients
 from convscope.capture.looks import Looks
 from convscope.capture.network.finder import Finder
-from convscope.capture.network.follower import Event, follow
+from convscope.capture.network.follower import Calls, Event, follow
 from convscope.capture.network.modules import tensors_in
 from convscope.capture.network.rehearsal import rehearse, sizes_of
 from convscope.capture.network.samples import Samples
@@ -30,6 +30,8 @@ from convscope.capture.outputs.parts import logits_of
 from convscope.capture.state.isolation import isolated
 
 T = TypeVar("T")
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and named arguments of a call."""
 
 
 @dataclass
@@ -91,7 +93,8 @@ class Subject:
     """The network under observation, with its device and precision, and the way to run it.
 
     ``outputs`` names the part of its result that is its output, once
-    :func:`~convscope.capture.outputs.settling.settle` has decided; ``loss`` is summed over samples.
+    :func:`~convscope.capture.outputs.settling.settle` has decided; ``loss`` is summed over samples. ``network`` is the
+    module that ``forward`` calls, with ``arguments(inputs)``, where it calls one.
     """
 
     module: nn.Module
@@ -100,10 +103,15 @@ class Subject:
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     loss: Loss | None = None
     outputs: Outputs | None = None
+    network: nn.Module | None = None
+    arguments: Callable[[Any], Arguments] | None = None
 
     def logits(self, inputs: Any) -> torch.Tensor:
         """Outputs ``(n, K, *S)`` for a nested structure of inputs on any device; ``(1, 0)`` where there are none."""
-        returned = self.returned(inputs)
+        return self.logits_in(self.returned(inputs))
+
+    def logits_in(self, returned: Any) -> torch.Tensor:
+        """The part of the network's result that :meth:`logits` gives."""
         with self.precision():  # a user's function may compute
             return _with_classes(logits_of(returned)) if self.outputs is None else self.outputs.take(returned)
 
@@ -187,7 +195,7 @@ def observe(
             raised, if fewer samples at a time may succeed.
     """
     gradients = any(c.needs_gradient for c in consumers) and subject.loss is not None
-    run = _Pass(subject, list({layer.id: layer for layer in layers}.values()), consumers, gradients)
+    run = Pass(subject, list({layer.id: layer for layer in layers}.values()), consumers, gradients)
     with isolated(subject.module, seed=heldout.seed, gradients=gradients):
         for chunk in heldout.chunks(chunk_size):
             run.chunk(chunk)
@@ -195,15 +203,16 @@ def observe(
     return run.report
 
 
-class _Pass:
-    """State of one pass over the held-out set."""
+class Pass:
+    """State of one pass over the held-out set: for each chunk :meth:`chunk`, or the steps that it takes one by one."""
 
     def __init__(self, subject: Subject, layers: list[Layer], consumers: list[Consumer], gradients: bool) -> None:
         self._subject, self._consumers, self._gradients = subject, consumers, gradients
-        self._layers = layers
+        self.layers = layers
         self._output = next((layer for layer in layers if layer.is_output), None)
         self._inner = [layer for layer in layers if not (layer.is_output or layer.problem)]
         self._chunk: Chunk | None = None
+        self._rows: torch.Tensor | None = None
         self._pending: list[tuple[Record, GradientEdge]] = []
         self._chunks = 0
         self._fired: Counter[LayerId] = Counter()
@@ -212,13 +221,22 @@ class _Pass:
 
     def chunk(self, chunk: Chunk) -> None:
         """Run one forward, and at most one backward, on one chunk."""
+        self.open(chunk)
+        with follow(self._subject.module, self.on_event) as calls:
+            logits = self._subject.logits(chunk.inputs)
+        self.finish(calls, logits)
+
+    def open(self, chunk: Chunk, rows: torch.Tensor | None = None, batch: int | None = None) -> None:
+        """Await the forward of a chunk, or of a ``batch`` of so many samples among which it takes some ``rows``."""
         self._chunk, self._pending, self._sizes = chunk, [], sizes_of(chunk.inputs)
+        self._rows, self._batch = rows, len(chunk.index) if batch is None else batch
         self._targets = None if chunk.targets is None else chunk.targets.to(self._subject.device)
         self._counted, self._failed_before = counted_rows(chunk.targets), set(self.report.failures)
         # A new one per chunk: the operations that run in this chunk decide which of them is the layer.
         self._finder = Finder(self._subject.module, self._inner)
-        with follow(self._subject.module, self._on_event) as calls:
-            logits = self._subject.logits(chunk.inputs)
+
+    def finish(self, calls: Calls, logits: torch.Tensor) -> None:
+        """End a chunk whose forward has run: take its output, and run the backward."""
         self._finder.finish(calls)
         if self._output is not None and not self._output.problem:
             self._observe(self._output, logits)
@@ -226,15 +244,15 @@ class _Pass:
             self._try_backward(logits)
         self._looks.answer()
         self._chunks += 1
-        if not chunk.padding:
-            self.report.samples += len(chunk.index)
+        if self._chunk is not None and not self._chunk.padding:
+            self.report.samples += len(self._chunk.index)
         for layer in self._inner:
             if layer.id in self._finder.problems:
                 self._leave_out(layer, self._finder.problems[layer.id])
 
     def close(self) -> None:
         """Report, after all chunks, the layers that ran in none or only some of them."""
-        for layer in self._layers:
+        for layer in self.layers:
             if self._fired[layer.id] == 0 and layer.name not in self.report.unmatched:
                 self.report.missing.add(layer.name)
             elif 0 < self._fired[layer.id] < self._chunks:
@@ -243,7 +261,8 @@ class _Pass:
     def _leave_out(self, layer: Layer, reason: str) -> None:
         self.report.unmatched.setdefault(layer.name, reason)
 
-    def _on_event(self, event: Event) -> torch.Tensor | None:
+    def on_event(self, event: Event) -> torch.Tensor | None:
+        """Take in an operation of the forward; the tensor with which the network goes on where it is another."""
         tensor = next(tensors_in(event.output), None)
         if tensor is None:
             return None
@@ -269,13 +288,15 @@ class _Pass:
         # A padding chunk keeps processes in step where one has fewer samples: it runs, and counts nowhere.
         if self._chunk is None or self._chunk.padding:
             return
-        mismatch = layer.mismatch(tensor, len(self._chunk.index), self._sizes == layer.identity.input_sizes)
+        mismatch = layer.mismatch(tensor, self._batch, self._sizes == layer.identity.input_sizes)
         if mismatch is not None:
             self._leave_out(layer, mismatch)
         if layer.name in self.report.unmatched:
             return
         # Detached, since a consumer must not prolong the graph; the gradient is awaited at the tensor itself, below.
         activation = layer.fold(tensor.detach())
+        if self._rows is not None:
+            activation = activation.index_select(0, self._rows)
         record = Record(layer, activation, self._targets, self._chunk.index, self._counted)
         with _plain_arithmetic(tensor.device):
             # Checked before anyone sees it: a NaN in one chunk would spoil sums over all of them.

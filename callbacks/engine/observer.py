@@ -90,6 +90,9 @@ class Observer(Protocol):
     @property
     def intervenes(self) -> bool: ...
 
+    @property
+    def takes_any_share(self) -> bool: ...
+
     # Before training.
 
     def restart(self) -> None: ...
@@ -140,6 +143,7 @@ def needs_of(observer: Observer) -> tuple[Any, ...]:
         observer.takes_targets_as,
         observer.needs_filters,
         observer.intervenes,
+        observer.takes_any_share,
     )
 
 

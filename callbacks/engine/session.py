@@ -1,53 +1,28 @@
-"""One fit, shared by all observers: the held-out sets, the layers of each, and the check."""
+"""One fit, shared by all observers: preparation before training, then checks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
 from convscope.callbacks.engine import bridge
 from convscope.callbacks.engine.console import above_the_bar
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.findings import Findings, Moment
-from convscope.callbacks.engine.hierarchies import MisconfigurationException
-from convscope.callbacks.engine.lockstep import is_mistake, together
-from convscope.callbacks.engine.notices import Notices, shared_answers, watching
+from convscope.callbacks.engine.groups import groups_of, plans_of
+from convscope.callbacks.engine.measuring import Measuring
+from convscope.callbacks.engine.notices import Notices, watching
 from convscope.callbacks.engine.observer import Observer, Plan
-from convscope.callbacks.engine.overview import OVERVIEW, overview_scalars
 from convscope.callbacks.engine.pictures import Pictures
-from convscope.callbacks.engine.planning import make_plan
+from convscope.callbacks.engine.preparation import Preparation
 from convscope.callbacks.engine.progress import Progress
 from convscope.callbacks.engine.recording import RecordKeeper
-from convscope.callbacks.engine.shared_pass import run_pass
+from convscope.callbacks.engine.scalars import CHANGED, Scalars
 from convscope.callbacks.engine.stopwatch import Stopwatch
-from convscope.capture.data.heldout import HeldOut
-from convscope.capture.errors import UserError, or_mistake, users_code
-
-Results = list[tuple["Observer", Findings]]
-
-
-@dataclass
-class _Group:
-    """The observers of one held-out set. ``plan`` is None before its samples are known, and if all are inactive."""
-
-    heldout: HeldOut
-    observers: list[Observer]
-    plan: Plan | None = None
-    resting: bool = False
-
-    @property
-    def names(self) -> str:
-        return ", ".join(observer.name for observer in self.observers)
-
-    @property
-    def may_measure(self) -> bool:
-        """Return whether some observer has, or may yet have, something to measure."""
-        return not self.resting and (self.plan is None or bool(self.plan.observers))
+from convscope.callbacks.engine.swapped_weights import SwappedWeights
 
 
 class Session:
@@ -73,25 +48,19 @@ class Session:
         self._stopwatch = Stopwatch(
             min((o.max_overhead for o in observers if o.max_overhead is not None), default=None)
         )
+        self._groups = groups_of(observers)
+        self._preparation = Preparation(self._groups, self._notices, self._failures, self.progress)
+        self._measuring = Measuring(self._failures, self._stopwatch, self.progress)
+        self._scalars = Scalars(self.observers, self._notices, self._failures)
+        self._swapped = SwappedWeights(self._notices)
         self._recorder = RecordKeeper(self._failures, self.observers)
         self._pictures = Pictures(self._failures, self._recorder.pictures)
-        self._heldout_changed = False
         self._undrawn: int | None = None  # step of a check that the overview does not show yet
-        self._tags: set[str] = set()
-        self._renamed = ExitStack()
-        self._monitored: dict[str, str] = {}
-        self._seen: dict[str, torch.Tensor] = {}
-        self._said_swapped = self._said_watching = self._said_waits = False
-        shared = HeldOut()
-        groups: dict[tuple[Any, ...], _Group] = {}
-        for observer in observers:
-            heldout = observer.heldout or shared
-            groups.setdefault(heldout.identity, _Group(heldout, [])).observers.append(observer)
-        self._groups = list(groups.values())
+        self._said_watching = self._said_waits = False
 
     @property
     def _plans(self) -> list[Plan]:
-        return [group.plan for group in self._groups if group.plan is not None and not group.resting]
+        return plans_of(self._groups)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -116,10 +85,7 @@ class Session:
                 with self._failures.guard(f"the start of {observer.name}"):
                     observer.restart()
         bridge.require_whole_networks(trainer)
-        with self._failures.guard("looking for loggers"):
-            self._renamed.enter_context(bridge.scalars_renamed(trainer, lambda tag: tag in self._tags))
-        self._keep_available(trainer)
-        self._serve_monitors(trainer)
+        self._scalars.prepare(trainer)
         lazy = bridge.uninitialised(pl_module)
         if lazy:
             self._notices.say(
@@ -127,112 +93,28 @@ class Session:
                 "checks begin after that"
             )
         for group in self._groups:
-            with self._resting_if_it_fails(group, refusing=True), self._as_in_a_check(trainer, "start"):
-                self._read(group.heldout, trainer, pl_module)
-                if group.heldout.ready and not lazy:
-                    self._plan(group, trainer, pl_module)
-        for observer in (observer for plan in self._plans for observer in plan.observers):
-            self._note_if_never_due(trainer, observer)
-        self._say_answers(self._plans)
-        self._refuse_if_idle()
+            around = self._as_in_a_check(trainer, "start")
+            self._preparation.read_and_plan(group, trainer, pl_module, around, lazy=bool(lazy))
+        for plan in self._plans:
+            for observer in plan.observers:
+                self._note_if_never_due(trainer, plan, observer)
+        self._preparation.say_answers(self._plans)
+        self._preparation.refuse_if_idle()
+
+    def _note_if_never_due(self, trainer: pl.Trainer, plan: Plan, observer: Observer) -> None:
+        epochs, first = trainer.max_epochs, observer.schedule.first_epoch(trainer.current_epoch)
+        asked = self._scalars.missing(observer) is not None
+        if not asked and epochs is not None and first is not None and 0 < epochs <= first:
+            plan.answers.setdefault(observer.name, []).append(
+                f"makes no check in this run, which ends after {epochs} epochs: its first would come at the end of "
+                f"epoch {first} (every_n_epochs={observer.schedule.every_n_epochs})"
+            )
 
     @contextmanager
     def _attended(self, trainer: pl.Trainer) -> Iterator[None]:
         """A block that the user waits for: its progress is shown, and its messages above that."""
         with above_the_bar(trainer), self.progress.waiting(trainer):
             yield
-
-    def _note_if_never_due(self, trainer: pl.Trainer, observer: Observer) -> None:
-        epochs, plan = trainer.max_epochs, next(plan for plan in self._plans if observer in plan.observers)
-        first = observer.schedule.first_epoch(trainer.current_epoch)
-        if self._missing(observer) is None and epochs is not None and first is not None and 0 < epochs <= first:
-            plan.answers.setdefault(observer.name, []).append(
-                f"makes no check in this run, which ends after {epochs} epochs: its first would come at the end of "
-                f"epoch {first} (every_n_epochs={observer.schedule.every_n_epochs})"
-            )
-
-    def _say_answers(self, plans: Sequence[Plan]) -> None:
-        for sentence in shared_answers(plans):
-            self._notices.say(sentence)
-
-    @contextmanager
-    def _resting_if_it_fails(self, group: _Group, *, refusing: bool) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            group.resting = True
-            if refusing and is_mistake(error):
-                raise MisconfigurationException(str(error)) from error
-            self._failures.record(f"preparing the checks of {group.names}", error)
-
-    def _read(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        default = together(lambda: self._default_loader(heldout, trainer, pl_module))
-        self.progress.phase("reading held-out batches", None)
-        together(
-            lambda: or_mistake(
-                lambda: heldout.prepare(
-                    default,
-                    transfer=self._counted(
-                        _as_users("moving a held-out batch to the device", bridge.transfer(trainer))
-                    ),
-                    rank=trainer.global_rank,
-                    world_size=trainer.world_size,
-                    gather=bridge.gather_objects,
-                    most=heldout.batch_size if bridge.fast_dev_run(trainer) else None,
-                ),
-                ValueError,
-                TypeError,
-            )
-        )
-        for note in heldout.notes:
-            with self._failures.guard("a note on the held-out set"):  # where warnings are errors
-                self._notices.warn(note)
-
-    def _counted(self, transfer: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def counted(batch: Any) -> Any:
-            self.progress.advance()
-            return transfer(batch)
-
-        return counted
-
-    def _default_loader(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
-        if heldout.source is not None:
-            return None
-        with users_code("making the validation or held-out loader"):
-            return bridge.validation_loader(trainer, pl_module, heldout.seed)
-
-    def _plan(self, group: _Group, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        heldout = group.heldout
-        self.progress.phase("following the network", None)
-        subject = together(lambda: bridge.subject(trainer, pl_module, heldout.network))
-        plan = make_plan(subject, heldout, group.observers, self._failures)
-        for message in plan.messages:
-            self._notices.say(message)
-        _check_tags([*self._plans, plan])
-        self._compare_heldout(plan.observers, heldout)
-        group.plan = plan
-
-    def _refuse_if_idle(self) -> None:
-        """Raise if every observer is inactive for lack of layers: that cannot be what the user wants."""
-        idle = [reason for plan in self._plans for reason in plan.idle]
-        if any(plan.hidden for plan in self._plans):
-            return  # there are layers that cannot be seen: no mistake of the user's
-        if idle and not any(group.may_measure for group in self._groups) and len(idle) == len(self.observers):
-            raise MisconfigurationException("; ".join(dict.fromkeys(idle)))
-
-    def _compare_heldout(self, observers: list[Observer], heldout: HeldOut) -> None:
-        changed = []
-        for observer in observers:
-            with self._failures.guard(f"the start of {observer.name}"):
-                if not observer.same_heldout(heldout.fingerprint):
-                    changed.append(observer.name)
-        if changed:
-            self._heldout_changed = True
-            with self._failures.guard("a note on the held-out set"):  # where warnings are errors
-                self._notices.warn(
-                    f"the held-out set of {', '.join(changed)} is not the one that this run began with; "
-                    "curves before and after this point are not comparable"
-                )
 
     def tap(self, batch: Any) -> None:
         """Copy a validation batch into the held-out sets that cannot be read ahead."""
@@ -243,6 +125,17 @@ class Session:
 
     # During training.
 
+    def expect(self, trainer: pl.Trainer, when: Moment) -> None:
+        """A validation begins: observe it where a held-out set is to be read in it and a check is due at its end."""
+        free = [group for group in self._groups if group.free is not None and not group.resting]
+        due = self._due(trainer, when) if free else []
+        if not due or not self._may_check(trainer, due):
+            return
+        with self._as_in_a_check(trainer, "start"):  # averaged weights are put in place by callbacks that come later
+            for group in free:
+                with self._failures.guard("observing the validation"):
+                    group.expect(due)
+
     def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
         """Make the check of every observer that is due: one pass, values, pictures, then scalars."""
         if when.at_epoch_end and any(group.plan is None and not group.resting for group in self._groups):
@@ -252,7 +145,7 @@ class Session:
         if not due:
             return
         with self._attended(trainer):
-            if any(observer.schedule.is_needed for observer in due) or not self._must_wait(trainer):
+            if self._may_check(trainer, due):
                 self._make_check(trainer, pl_module, when, due)
                 self._say_watching(trainer, pl_module)
 
@@ -262,11 +155,13 @@ class Session:
         watch = self._stopwatch
         watch.begin()
         with self._as_in_a_check(trainer, when.trigger):
-            found = [one for plan in self._plans for one in self._observe(plan, due)]
+            groups = [group for group in self._groups if not group.resting]
+            found = [one for group in groups for one in self._measuring.measure(group, due)]
             with self._failures.guard("remembering weights"):
-                self._remember_weights(trainer, pl_module, when)
+                self._swapped.remember(trainer, pl_module, when)
         with watch.part("solving"):
-            self._conclude(found, when)
+            self._measuring.conclude(found, when)
+        self.latest |= {observer.name: findings for observer, findings in found}
         with watch.part("drawing"):
             self.progress.phase("pictures", len(found))
             self._pictures.draw(trainer, found, when, self.progress)
@@ -280,7 +175,7 @@ class Session:
             with self._failures.guard(f"the end of a check of {observer.name}"):
                 observer.end()
         with watch.part("logging"):
-            self._log(trainer, pl_module, found, when)
+            self._scalars.log(trainer, pl_module, found, self._own_scalars(when), when)
 
     def _say_watching(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Once per fit, after the first check of all held-out sets, so that the sentence is true of the whole run."""
@@ -296,7 +191,7 @@ class Session:
     def _due(self, trainer: pl.Trainer, when: Moment) -> list[Observer]:
         active = [observer for plan in self._plans for observer in plan.observers]
         for observer in active:
-            observer.schedule.needed = self._missing(observer) is not None
+            observer.schedule.needed = self._scalars.missing(observer) is not None
         return [observer for observer in active if observer.schedule.is_due(when, trainer.global_step)]
 
     @contextmanager
@@ -310,67 +205,34 @@ class Session:
             yield
 
     def _plan_late(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
-        """Plan for held-out sets that were copied from validation batches. A mistake does not end a run under way."""
         for group in self._groups:
             if group.plan is None and not group.resting and not bridge.uninitialised(pl_module):
-                with self._resting_if_it_fails(group, refusing=False), self._as_in_a_check(trainer, when.trigger):
-                    if not group.heldout.ready:
-                        together(group.heldout.finish_tapping)
-                    self._plan(group, trainer, pl_module)
-                if group.plan is not None:
-                    self._say_answers([group.plan])
+                around = self._as_in_a_check(trainer, when.trigger)
+                self._preparation.plan_late(group, trainer, pl_module, around)
 
-    def _observe(self, plan: Plan, due: list[Observer]) -> Results:
-        found: Results = []
-        for part, mine in plan.passes([observer for observer in plan.observers if observer in due]):
-            with self._failures.guard("a check"):
-                with self._stopwatch.part("passes"):
-                    usable = run_pass(part, mine, self._failures, bridge.gather_objects, self.progress)
-                self.progress.phase("solving", sum(map(len, usable.values())))
-                with self._stopwatch.part("solving"):
-                    found += [(observer, self._compute(observer, usable[observer.name])) for observer in mine]
-        return found
+    def _may_check(self, trainer: pl.Trainer, due: list[Observer]) -> bool:
+        """Return whether a check now keeps to ``max_overhead``; the main process's clock decides for all."""
+        if any(observer.schedule.is_needed for observer in due) or self._stopwatch.max_overhead is None:
+            return True
+        wait = trainer.strategy.broadcast(self._stopwatch.wait())
+        if wait > 0 and not self._said_waits:
+            self._said_waits = True
+            self._notices.say(
+                f"the last check took {self._stopwatch.seconds:.2f} s; to keep checks under max_overhead="
+                f"{self._stopwatch.max_overhead}, the next one waits for {wait:.1f} s more of training, and so will "
+                "others"
+            )
+        return bool(wait <= 0)
 
-    def _compute(self, observer: Observer, layers: list[Any]) -> Findings:
-        findings = Findings(observer.name, kind=observer.family)
-        for layer in layers:
-            with self._failures.guard(f"{observer.name}, layer {layer.name}"):
-                result = together(lambda layer=layer: observer.compute(layer))  # type: ignore[misc]
-                if result is not None:
-                    findings.layers[layer.name] = result
-            self.progress.advance()
-        with self._failures.guard(f"the summary of {observer.name}"):
-            findings.summary = together(lambda: observer.summarise(findings.values))
-        return findings
-
-    def _conclude(self, found: Results, when: Moment) -> None:
-        check = {observer.name: findings for observer, findings in found}
-        for observer, findings in found:
-            with self._failures.guard(f"the conclusions of {observer.name}"):
-                together(lambda o=observer, f=findings: o.conclude(f, check))  # type: ignore[misc]
-        for observer, findings in found:
-            self.latest[observer.name] = findings
-            with self._failures.guard(f"the history of {observer.name}"):
-                observer.remember(findings, when)
-
-    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, found: Results, when: Moment) -> None:
-        """The main process's numbers are logged on all, since Lightning exchanges them tag by tag."""
-        own = overview_scalars(found) | self._own_scalars(when)
-        here = [own, *(findings.scalars() for _, findings in found)]
-        told, unlogged = trainer.strategy.broadcast((here, self._unlogged(found)))
-        scalars = {tag: value for part in told for tag, value in part.items()}
-        for observer, part in zip([self.observers[0], *(observer for observer, _ in found)], told, strict=True):
-            observer.logged |= part
-        self._tags |= scalars.keys()
-        with self._failures.guard("logging"):
-            bridge.write_scalars(trainer, pl_module, scalars, when, unlogged)
-
-    def _unlogged(self, found: Results) -> set[str]:
-        """Tags that loggers do not get: see :attr:`LayerObserver.details`."""
-        tags = {"zz_convscope/heldout_changed"} if not self._heldout_changed else set()
-        for observer, findings in found:
-            tags |= findings.scalars().keys() - findings.scalars(observer.is_logged).keys()
-        return tags
+    def _own_scalars(self, when: Moment) -> dict[str, float]:
+        own = {
+            "zz_convscope/seconds": self._stopwatch.seconds,
+            "zz_convscope/errors": float(bridge.largest(self._failures.count)),
+            CHANGED: float(self._preparation.heldout_changed),
+        }
+        if when.trigger != "start":
+            own["zz_convscope/overhead"] = self._stopwatch.overhead
+        return {tag: value for tag, value in own.items() if value is not None}
 
     def show_overview(self, trainer: pl.Trainer) -> None:
         """Draw the overview if a check was made since the last one. Alerts are known by then."""
@@ -379,32 +241,6 @@ class Session:
             with self._failures.guard("the overview"):
                 alerts = bridge.incidents_of(trainer)
                 self._pictures.draw_overview(trainer, self.observers, self.layer_names(), alerts, step)
-
-    def _keep_available(self, trainer: pl.Trainer) -> None:
-        """Restore the values from before a resume, so that a monitor finds them at an epoch without a check too."""
-        known = {tag: value for observer in self.observers for tag, value in observer.logged.items()}
-        self._tags |= known.keys()
-        bridge.keep_available(trainer, known)
-
-    def _serve_monitors(self, trainer: pl.Trainer) -> None:
-        """Plan extra checks for monitored values: a callback that monitors a missing value ends the run."""
-        self._monitored = bridge.monitors(trainer)
-        for observer in self.observers:
-            key = self._missing(observer)
-            if key is not None and not observer.schedule.on_start:
-                self._notices.say(
-                    f"{self._monitored[key]} monitors {key!r}, so {observer.name} makes a check at the "
-                    "start although on_start=False"
-                )
-
-    def _missing(self, observer: Observer) -> str | None:
-        """A value of the observer that somebody monitors and that it has not given yet."""
-        own = (
-            (f"{observer.name}/", "zz_convscope/", f"{OVERVIEW}/")
-            if observer is self.observers[0]
-            else f"{observer.name}/"
-        )
-        return next((key for key in self._monitored if key.startswith(own) and key not in observer.logged), None)
 
     def tell_incidents(self, trainer: pl.Trainer, step: int) -> None:
         """Write the alerts since the last check into the record."""
@@ -418,93 +254,20 @@ class Session:
         """A block whose failure is logged once and counted, while training goes on."""
         return self._failures.guard(what)
 
+    def look_again(self, pl_module: pl.LightningModule) -> None:
+        """A training batch comes: compare the weights with those that a check has measured."""
+        with self._failures.guard("comparing weights"):
+            self._swapped.look_again(pl_module)
+
     def close(self, trainer: pl.Trainer) -> None:
         """The fit is over."""
+        for group in self._groups:
+            group.stop()
         self.show_overview(trainer)
         self._recorder.close(trainer)
-        self._renamed.close()
-        bridge.keep_from_main_process(trainer, self._tags)
+        self._scalars.close(trainer)
 
     def layer_names(self) -> list[str]:
         """Names of all observed layers, in depth order."""
         layers = {layer.name: layer for plan in self._plans for chosen in plan.layers.values() for layer in chosen}
         return [layer.name for layer in sorted(layers.values(), key=lambda layer: layer.order)]
-
-    # Weights that another callback puts in place for validation alone.
-
-    def _remember_weights(self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment) -> None:
-        if when.trigger == "validation" and not self._said_swapped and not bridge.replaces_weights(trainer):
-            weights = dict(pl_module.named_parameters())
-            names = [name for name, weight in weights.items() if weight.requires_grad] or list(weights)
-            self._seen = {name: _local(weights[name]).clone() for name in {*names[:1], *names[-1:]}}
-
-    def look_again(self, pl_module: pl.LightningModule) -> None:
-        """Compare the weights before a training batch with those measured, by name, since all else may be changed."""
-        seen, self._seen = self._seen, {}
-        with self._failures.guard("comparing weights"):
-            weights = {name: _local(weight) for name, weight in pl_module.named_parameters() if name in seen}
-            if any(_differ(weights[name], seen[name]) for name in weights):
-                self._say_swapped()
-
-    def _say_swapped(self) -> None:
-        self._said_swapped = True
-        self._notices.warn(
-            "training goes on with other weights than were measured after validation, so something changes "
-            "them around a validation (a callback of averaged weights?): checks after validation measure the weights "
-            "that it puts in place, checks at the start and at steps the weights in training"
-        )
-
-    def _must_wait(self, trainer: pl.Trainer) -> bool:
-        """Return whether a check now would break ``max_overhead``; the main process's clock decides for all."""
-        if self._stopwatch.max_overhead is None:
-            return False
-        wait = trainer.strategy.broadcast(self._stopwatch.wait())
-        if wait > 0 and not self._said_waits:
-            self._said_waits = True
-            self._notices.say(
-                f"the last check took {self._stopwatch.seconds:.2f} s; to keep checks under max_overhead="
-                f"{self._stopwatch.max_overhead}, the next one waits for {wait:.1f} s more of training, and so will "
-                "others"
-            )
-        return bool(wait > 0)
-
-    def _own_scalars(self, when: Moment) -> dict[str, float]:
-        own = {
-            "zz_convscope/seconds": self._stopwatch.seconds,
-            "zz_convscope/errors": float(bridge.largest(self._failures.count)),
-        }
-        own["zz_convscope/heldout_changed"] = float(self._heldout_changed)
-        if when.trigger != "start":
-            own["zz_convscope/overhead"] = self._stopwatch.overhead
-        return {tag: value for tag, value in own.items() if value is not None}
-
-
-def _check_tags(plans: list[Plan]) -> None:
-    """Refuse two observers that would write to one tag, before anything is written."""
-    seen: dict[str, str] = {}
-    for observer in [observer for plan in plans for observer in plan.observers]:
-        if observer.name in seen:
-            raise UserError(
-                f"two callbacks would both log under {observer.name!r} ({seen[observer.name]} and "
-                f"{type(observer).__name__}); give one of them another name, such as name='{observer.name}_2'"
-            )
-        seen[observer.name] = type(observer).__name__
-
-
-def _as_users(what: str, call: Any) -> Any:
-    def guarded(value: Any) -> Any:
-        with users_code(what):
-            return call(value)
-
-    return guarded
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor.detach()  # a sharded one
-
-
-def _differ(weights: torch.Tensor, measured: torch.Tensor) -> bool:
-    """Return whether the same parameter has other values; a parameter of another kind is not the same."""
-    same_kind = [weights.shape, weights.dtype, weights.device] == [measured.shape, measured.dtype, measured.device]
-    # NaN is not equal to itself: weights that have become NaN are no others.
-    return same_kind and not torch.equal(weights.nan_to_num(), measured.nan_to_num())

@@ -28,7 +28,7 @@ class _Outcome(LayerFaults):
     failed: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
-class _Bound:
+class Bound:
     """An observer as the pass sees it: a consumer of its own layers."""
 
     def __init__(self, observer: Observer, layers: list[Layer], gradients: bool, progress: Progress) -> None:
@@ -61,7 +61,7 @@ def run_pass(
     """
     gradients, without, progress = True, None, progress or Progress()
     while True:
-        begun = _begin(plan, due, failures)
+        begun = begin(plan, due, failures)
         here, error = _attempt(plan, begun, gradients, progress)
         outcomes: list[_Outcome] = gather(_outcome(begun, here, error))
         if any(o.out_of_memory for o in outcomes) and plan.chunk_size > 1:
@@ -76,14 +76,36 @@ def run_pass(
         if not gradients or not any(observer.needs_gradient for observer in begun):
             raise error
         gradients, without, error = False, error, None
-    _record(plan, begun, here, outcomes, without, failures)
-    if without is not None or any(outcome.loss_error is not None for outcome in outcomes):
-        begun = _without_gradients(begun, failures)
-    usable = run_interventions(plan, begun, _usable(plan, begun, outcomes), failures, gather, progress)
+    usable = _agreed(plan, begun, here, outcomes, without, failures)
+    going_on = [observer for observer in begun if observer.name in usable]
+    usable = run_interventions(plan, going_on, usable, failures, gather, progress)
     return {observer.name: [] for observer in due} | usable
 
 
-def _begin(plan: Plan, due: list[Observer], failures: Failures) -> list[Observer]:
+def conclude_pass(
+    plan: Plan, due: list[Observer], begun: list[Observer], here: Observed, failures: Failures, gather: Gather
+) -> dict[str, list[Layer]]:
+    """As :func:`run_pass`, for what has been observed already, without gradients; every process must call it."""
+    usable = _agreed(plan, begun, here, gather(_outcome(begun, here, None)), None, failures)
+    return {observer.name: [] for observer in due} | usable
+
+
+def _agreed(
+    plan: Plan,
+    begun: list[Observer],
+    here: Observed,
+    outcomes: list[_Outcome],
+    without: Exception | None,
+    failures: Failures,
+) -> dict[str, list[Layer]]:
+    """Layers that went well on every process; what went wrong on any is logged."""
+    _record(plan, begun, here, outcomes, without, failures)
+    if without is not None or any(outcome.loss_error is not None for outcome in outcomes):
+        begun = _without_gradients(begun, failures)
+    return _usable(plan, begun, outcomes)
+
+
+def begin(plan: Plan, due: list[Observer], failures: Failures) -> list[Observer]:
     """The observers that could begin, on every process."""
     begun = []
     for observer in due:
@@ -152,7 +174,7 @@ def _in_need(plan: Plan, due: list[Observer]) -> set[str]:
 
 def _observe(plan: Plan, due: list[Observer], gradients: bool, progress: Progress) -> Observed:
     chosen = [plan.layers[observer.name] for observer in due]
-    consumers: list[Consumer] = [_Bound(*each, gradients, progress) for each in zip(due, chosen, strict=True)]
+    consumers: list[Consumer] = [Bound(*each, gradients, progress) for each in zip(due, chosen, strict=True)]
     chunks = -(-plan.heldout.total // (bridge.processes() * plan.chunk_size))
     progress.phase("held-out pass", chunks * sum(map(len, chosen)))
     layers = {layer.id: layer for observer in due for layer in plan.layers[observer.name]}

@@ -43,6 +43,11 @@ class Stopwatch:
         finally:
             self.parts[name] = self.parts.get(name, 0.0) + time.perf_counter() - began
 
+    def count_before(self, name: str, seconds: float) -> None:
+        """Count time under ``name`` that the check under way took before it began."""
+        self._began -= seconds
+        self.parts[name] = self.parts.get(name, 0.0) + seconds
+
     @property
     def so_far(self) -> float:
         """Seconds that the check under way has taken."""

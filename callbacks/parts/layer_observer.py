@@ -217,6 +217,16 @@ class LayerObserver(Callback, ABC):
         """Return whether the callback runs the network again after the shared pass, in :meth:`intervene`."""
         return False
 
+    @property
+    def takes_any_share(self) -> bool:
+        """Return whether it does not matter which process runs which held-out sample.
+
+        A callback that asks the held-out set for the samples that it was given needs its own process's share. Others
+        may read the validation, whose shares are others, with several processes too:
+        ``HeldOut(during_validation=True)``.
+        """
+        return False
+
     def intervene(self, layer: Layer) -> None:
         """Run further forward passes for one layer, as many on every process. Exchanges of data come first."""
 
@@ -336,6 +346,10 @@ class LayerObserver(Callback, ABC):
     ) -> None:
         if session := self._leads():
             session.check(trainer, pl_module, moment(trainer, "step"))
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if (session := self._leads()) and fitting(trainer):
+            session.expect(trainer, moment(trainer, "validation"))
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

@@ -57,6 +57,12 @@ class PerLayer(Generic[M]):
         """The result of one layer, over all processes."""
         return self._metrics[layer.name].compute()
 
+    def finish(self, layer: Layer) -> Any:
+        """As :meth:`compute`, after which the layer's metric is released: where its states are large."""
+        result = self.compute(layer)
+        del self._metrics[layer.name]
+        return result
+
     def drop(self) -> None:
         """Release all metrics."""
         self._metrics = {}

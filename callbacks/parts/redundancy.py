@@ -37,11 +37,11 @@ def redundant_pairs(matrix: Vector, threshold: float) -> Pairs:
     >>> redundant_pairs(np.array([[1, 0.95, 0.1], [0.95, 1, -0.99], [0.1, -0.99, 1]]), 0.9)
     Pairs(filters=3, redundant=2, listed=[(1, 2, -0.99), (0, 1, 0.95)])
     """
-    first, second = np.triu_indices(len(matrix), k=1)
-    values = np.nan_to_num(matrix[first, second])
-    found = np.flatnonzero(np.abs(values) > threshold)
-    order = found[np.argsort(-np.abs(values[found]), kind="stable")][:MOST_LISTED]
-    return Pairs(len(matrix), len(found), [(int(first[i]), int(second[i]), float(values[i])) for i in order])
+    with np.errstate(invalid="ignore"):
+        found = np.argwhere(np.triu(np.abs(matrix) > threshold, k=1))
+    values = matrix[found[:, 0], found[:, 1]]
+    order = np.argsort(-np.abs(values), kind="stable")[:MOST_LISTED]
+    return Pairs(len(matrix), len(found), [(*map(int, found[i]), float(values[i])) for i in order])
 
 
 def redundancy_text(pairs: Mapping[str, Pairs], threshold: float, when: str) -> str:

@@ -69,6 +69,9 @@ class HeldOut:
         ignore_index: Label that is no class and counts nowhere: 255 in many segmentations. -100 is always ignored.
         class_names: Names of the classes in the order of their labels, for pictures, tables and text. By default those
             that the data set has as ``classes``, also inside ``Subset``, ``ConcatDataset`` and other wrappers.
+        during_validation: True lets callbacks that need no gradients read the held-out samples in the validation that
+            runs them anyway, in place of a pass of their own. Where that cannot be done a check makes its pass, and one
+            sentence says why.
 
     Attributes:
         total: Number of samples over all processes.
@@ -100,6 +103,7 @@ class HeldOut:
         classes: int | Sequence[int] | None = None,
         ignore_index: int | None = None,
         class_names: Sequence[str] | None = None,
+        during_validation: bool = False,
     ) -> None:
         if source is not None:
             check_source(source)
@@ -114,6 +118,7 @@ class HeldOut:
         self.logits, self.classes = check_logits(logits), check_classes(classes)
         self.ignore_index = check_ignore_index(ignore_index)
         self.class_names = check_class_names(class_names, self.classes)
+        self.during_validation = flag("HeldOut(during_validation", during_validation)
         self._forget()
 
     def _forget(self) -> None:
@@ -138,6 +143,7 @@ class HeldOut:
             self.classes,
             self.ignore_index,
             self.class_names,
+            self.during_validation,
         )
         how = (self.size, self.batch_size, self.stratify, self.seed, self.network, *said)
         # Tensors may be in a new tuple each time: suite(heldout=(x, y)) twice means one set.

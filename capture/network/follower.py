@@ -77,15 +77,52 @@ def follow(model: nn.Module, on_event: OnEvent) -> Iterator[Calls]:
     Yields:
         Number of calls of each operation so far.
     """
-    follower = _Follower(on_event)
-    handles: list[Any] = []
+    following = Following(model, on_event)
     try:
-        for name, module in followed_modules(model):
-            handles += follower.attach(name, module)
-        with follower:
-            yield follower.calls
+        yield following.calls
     finally:
-        for handle in handles:
+        following.close()
+
+
+class Following:
+    """What :func:`follow` does, where a block cannot enclose it: from here to :meth:`close`.
+
+    Args:
+        model: The network.
+        on_event: Receiver of the events.
+        entered: The module of it whose call is already under way, where this begins in a hook before its forward.
+    """
+
+    def __init__(self, model: nn.Module, on_event: OnEvent, entered: nn.Module | None = None) -> None:
+        self._follower = _Follower(on_event)
+        self._handles: list[Any] = []
+        self._on = False
+        try:
+            for name, module in followed_modules(model):
+                self._handles += self._follower.attach(name, module)
+                if module is entered:
+                    self._follower.enter(name, module)
+            self._follower.__enter__()
+            self._on = True
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def calls(self) -> Calls:
+        """Number of calls of each operation so far."""
+        return self._follower.calls
+
+    def pause(self) -> None:
+        """Intercept no more functions; hooks stay until :meth:`close`, which a hook must not call while others run."""
+        if self._on:
+            self._on = False
+            self._follower.__exit__(None, None, None)
+
+    def close(self) -> None:
+        """End it: nothing stays on the model."""
+        self.pause()
+        for handle in self._handles:
             handle.remove()
 
 
@@ -108,11 +145,6 @@ class _Follower(TorchFunctionMode):
     def attach(self, name: str, module: nn.Module) -> list[Any]:
         kind = module_kind(module)
 
-        def enter(_: nn.Module, args: Any) -> None:
-            self._entered[name] += 1
-            path = (*self._path, (name, self._entered[name]))
-            self._stack.append(_Frame(name, self._hidden or kind != "other", path))
-
         def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             while self._stack and self._stack.pop().name != name:  # a child's frame that an exception left behind
                 pass
@@ -125,10 +157,16 @@ class _Follower(TorchFunctionMode):
             return self._report(name, MODULE, kind, module, (args, kwargs), output)
 
         return [
-            module.register_forward_pre_hook(enter),
+            module.register_forward_pre_hook(lambda module, args: self.enter(name, module)),
             # Called after a forward that raised too: the network may catch that and go on.
             module.register_forward_hook(leave, with_kwargs=True, always_call=True),
         ]
+
+    def enter(self, name: str, module: nn.Module) -> None:
+        """Take note that a module's call begins."""
+        self._entered[name] += 1
+        path = (*self._path, (name, self._entered[name]))
+        self._stack.append(_Frame(name, self._hidden or module_kind(module) != "other", path))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = _call(func, args, kwargs or {})

@@ -35,8 +35,16 @@ def is_varying(variance: Tensor, mean_square: Tensor) -> Tensor:
 
 def standardise(features: Tensor) -> Tensor:
     """Columns of ``(N, C)`` to mean 0 and population standard deviation 1, constant columns left out."""
-    features = as_double(features)
-    centred = features - features.mean(dim=0)
-    variance = centred.square().mean(dim=0)
-    varying = is_varying(variance, features.square().mean(dim=0))
-    return centred[:, varying] / variance[varying].sqrt()
+    values = as_double(features)
+    count, squares = max(1, len(values)), column_squares(values)
+    centred = values - values.mean(dim=0)
+    del values
+    variance = column_squares(centred) / count
+    varying = is_varying(variance, squares / count)
+    kept = centred if bool(varying.all()) else centred[:, varying]
+    return kept.div_(variance[varying].sqrt())
+
+
+def column_squares(values: Tensor) -> Tensor:
+    """Squared length of each column of ``(N, C)``, without a copy of them all."""
+    return torch.linalg.vector_norm(values, dim=0).square()

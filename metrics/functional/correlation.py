@@ -14,7 +14,6 @@ from convscope.metrics.functional.covariance import (
     Moments,
     channel_moments,
     correlation_of,
-    covariance_of,
 )
 
 
@@ -148,13 +147,14 @@ def correlation_summary(matrix: Tensor, threshold: float = 0.9) -> CorrelationSu
     check_finite("correlation matrix", matrix)
     matrix = as_double(matrix)
     varying = matrix.diagonal() != 0
-    kept = matrix[varying][:, varying]
+    kept = matrix if bool(varying.all()) else matrix[varying][:, varying]
     eigenvalues = torch.linalg.eigvalsh(kept)
     ranks = effective_rank(eigenvalues), participation_ratio(eigenvalues)
-    pairs = _off_diagonal(kept).abs()
+    # Wide layers have matrices of many MiB: no copy of the pairs is made.
+    pairs, sizes = torch.tensor(len(kept) * (len(kept) - 1.0), device=kept.device), kept.abs().fill_diagonal_(0)
     return CorrelationSummary(
-        pairs.mean().float(),  # NaN where there is no pair
-        (pairs > threshold).double().mean().float(),
+        (sizes.sum() / pairs).float(),  # NaN where there is no pair
+        ((sizes > threshold).sum() / pairs).float(),
         ranks[0],
         ranks[0] / len(matrix),
         ranks[1],
@@ -226,8 +226,9 @@ def correlation_result(moments: Moments, threshold: float) -> CorrelationResult:
 
 
 def _mean_and_variance(moments: Moments) -> tuple[Tensor, Tensor]:
-    variance = covariance_of(moments).diagonal().clamp(min=0)
-    return (moments.total / moments.observations).float(), variance.float()
+    mean = moments.total / moments.observations
+    variance = moments.product.diagonal() / moments.observations - mean.square()
+    return mean.float(), variance.clamp(min=0).float()
 
 
 def check_moments(moments: Moments) -> None:
@@ -241,7 +242,3 @@ def _shares(eigenvalues: Tensor) -> Tensor:
     check_finite("eigenvalues", eigenvalues)
     spectrum = as_double(eigenvalues).clamp(min=0)
     return spectrum / spectrum.sum() if spectrum.sum() > 0 else spectrum
-
-
-def _off_diagonal(matrix: Tensor) -> Tensor:
-    return matrix[~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)]

@@ -68,7 +68,7 @@ def channel_moments(activation: Tensor, max_positions: int | None = None, seed: 
 def covariance_of(moments: Moments) -> Tensor:
     """Population covariance ``(C, C)`` in float64."""
     mean = moments.total / moments.observations
-    return moments.product / moments.observations - torch.outer(mean, mean)
+    return (moments.product / moments.observations).sub_(torch.outer(mean, mean))
 
 
 def correlation_of(moments: Moments) -> tuple[Tensor, Tensor]:
@@ -77,6 +77,6 @@ def correlation_of(moments: Moments) -> tuple[Tensor, Tensor]:
     variance = covariance.diagonal()
     varying = is_varying(variance, moments.product.diagonal() / moments.observations)
     inverse = torch.where(varying, variance.clamp(min=0).rsqrt(), 0.0)
-    matrix = (covariance * torch.outer(inverse, inverse)).clamp(-1, 1)
+    matrix = covariance.mul_(torch.outer(inverse, inverse)).clamp_(-1, 1)
     matrix.diagonal().copy_(varying.double())
     return matrix, varying

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convscope._arguments import numbers
-from convscope.metrics.functional._precision import as_double, standardise
+from convscope.metrics.functional._precision import as_double, column_squares, standardise
 from convscope.metrics.functional._validation import check_features, check_finite
 from convscope.metrics.functional.folds import partners
 from convscope.metrics.functional.scores import Scorer, one_hot, prepare_probe_input
@@ -46,7 +46,13 @@ class Spectrum:
         else:
             eigenvalues, axes = torch.linalg.eigh(standardised @ standardised.T)
             components = axes * eigenvalues.clamp(min=0).sqrt()
-        return cls(components, components.square().sum(dim=0))
+        return cls(components, column_squares(components))
+
+    def leverage(self, inverse: Tensor) -> Tensor:
+        """Diagonals ``(A, N)`` of the hat matrices; ``inverse`` ``(A, r)`` is one over eigenvalues and penalties."""
+        rows = max(1, _AT_ONCE // max(1, self.components.shape[1]))
+        squares = torch.cat([part.square() @ inverse.T for part in self.components.split(rows)])
+        return (1 / len(self.components) + squares).T
 
     def leave_one_out(self, targets: Tensor, alphas: Tensor) -> Tensor:
         """Predictions ``(A, N, K)`` of each row's targets from all the other rows, for each penalty."""
@@ -55,7 +61,7 @@ class Spectrum:
         coefficients = inverse[:, :, None] * (self.components.T @ (targets - mean))
         stacked = coefficients.permute(1, 0, 2).flatten(1)
         fitted = mean + (self.components @ stacked).reshape(-1, *coefficients.shape[::2]).permute(1, 0, 2)
-        leverage = (1 / len(targets) + self.components.square() @ inverse.T).T[:, :, None]
+        leverage = self.leverage(inverse)[:, :, None]
         return (fitted - leverage * targets) / (1 - leverage)
 
     def best(self, targets: Tensor, alphas: Tensor) -> Tensor:
@@ -74,44 +80,46 @@ class _Pairs:
     Attributes:
         components: ``(N, r)``, see :class:`Spectrum`.
         inverse: ``(r,)`` one over eigenvalue and penalty.
+        away: ``(N,)`` 1 − H_ii of each row: what is left of its own answer when the fit does without it.
         hat: ``(N, N)``, None where there are too many samples to keep it.
     """
 
     components: Tensor
     inverse: Tensor
+    away: Tensor
     hat: Tensor | None
 
     @classmethod
     def of(cls, spectrum: Spectrum, alpha: Tensor) -> _Pairs:
         components, inverse = spectrum.components, 1 / (spectrum.eigenvalues + alpha)
         small = len(components) ** 2 <= _AT_ONCE
-        return cls(components, inverse, (components * inverse) @ components.T if small else None)
+        away = 1 - spectrum.leverage(inverse[None])[0]
+        return cls(components, inverse, away, (components * inverse) @ components.T if small else None)
 
     def left_out(self, targets: Tensor) -> Tensor:
         """Predictions ``(N, K)`` of 0 and 1, each from all rows but its own and its partner's in that column."""
         centred = targets - targets.mean(dim=0)
         residual = centred - self.components @ (self.inverse[:, None] * (self.components.T @ centred))
         partner = partners(targets > 0.5)
-        # 1 − H_ii of each row: what is left of a row's own answer when the fit does without it.
-        away = 1 - (1 / len(targets) + self.components.square() @ self.inverse)
-        both, other = self._entries(partner) + 1 / len(targets), away[partner]
+        both, other = self._entries(partner) + 1 / len(targets), self.away[partner]
         # The first row of the 2 × 2 system that leaving two rows out comes down to.
-        found = (other * residual + both * residual.gather(0, partner)) / (away[:, None] * other - both.square())
+        found = (other * residual + both * residual.gather(0, partner)) / (self.away[:, None] * other - both.square())
         return targets - found
 
     def _entries(self, partner: Tensor) -> Tensor:
         """Entries ``(N, K)`` of the hat matrix at each row and its partners, without the intercept's part."""
         if self.hat is not None:
             return self.hat.gather(1, partner)
-        weighted, (n, k), width = self.components * self.inverse, partner.shape, self.components.shape[1]
+        (n, k), width = partner.shape, self.components.shape[1]
         # Reading single entries is slow, but there are few where classes are few: else a whole block is multiplied out.
         few = _READING * k < n
         blocks = []
         for rows in torch.arange(n, device=partner.device).split(max(1, _AT_ONCE // (k * width + 1 if few else n))):
+            weighted = self.components[rows] * self.inverse
             if few:
-                block = torch.einsum("nr,nkr->nk", weighted[rows], self.components[partner[rows]])
+                block = torch.einsum("nr,nkr->nk", weighted, self.components[partner[rows]])
             else:
-                block = (weighted[rows] @ self.components.T).gather(1, partner[rows])
+                block = (weighted @ self.components.T).gather(1, partner[rows])
             blocks.append(block)
         return torch.cat(blocks)
 

@@ -24,6 +24,7 @@ from convscope.capture import HeldOut, Subject
 from convscope.capture.network import follower
 from convscope.capture.network.follower import follow
 from convscope.metrics import correlation
+from tests.callbacks.conftest import Classifier
 from tests.networks import TinyResNet, images
 
 CHUNKS = 3
@@ -177,3 +178,21 @@ def test_a_check_writes_few_bytes_per_layer(fit: Any) -> None:
     layers = sum(tag.startswith("probe/accuracy/") for tag in run.trainer.callback_metrics)
     assert layers == 7
     assert 1_000 * layers < size.bytes[2] - size.bytes[1] < 40_000 * layers
+
+
+def test_a_check_read_in_validation_runs_two_samples(fit: Any) -> None:
+    runs: list[int] = []
+
+    class Counted(Classifier):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            runs.append(len(x))
+            return super().forward(x)
+
+    def samples(epochs: int) -> int:
+        runs.clear()
+        heldout = convscope.HeldOut(size=20, batch_size=6, during_validation=True)
+        fit(convscope.suite("light", heldout=heldout, on_error="raise"), module=Counted(), max_epochs=epochs)
+        return sum(runs)
+
+    training, validation = 32, 30
+    assert samples(3) - samples(2) == training + validation + 2

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 import convscope
+from convscope.callbacks.engine import measuring
 from convscope.recipes._program import leave_the_processes
 from tests.callbacks.conftest import Classifier, loaders
 from tests.callbacks.test_tasks import MASKS, Segmenter, Task, X, both
@@ -77,10 +78,24 @@ def task(mode: str) -> tuple[Classifier, tuple[Any, Any]]:
     }
     if mode == "sampled":
         return Classifier(TinyResNet(4, classes=6), lr=0.0), sampled()
+    if mode == "validated":
+        return Classifier(lr=0.0), loaders(val=31)  # Lightning gives one of them to two processes
     if mode not in other_tasks:
         return Classifier(lr=0.0), loaders()
     network, loss, targets = other_tasks[mode]()
     return Task(network, loss, lr=0.0), both(X, targets)
+
+
+def counted_passes() -> list[Any]:
+    """A list that grows with every pass of a check's own, which runs as always."""
+    original, calls = measuring.run_pass, list[Any]()
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        return original(*args, **kwargs)
+
+    measuring.run_pass = counted  # type: ignore[assignment]
+    return calls
 
 
 def main(folder: Path, devices: int, mode: str) -> None:
@@ -105,6 +120,10 @@ def main(folder: Path, devices: int, mode: str) -> None:
         callbacks = list(convscope.suite("standard", heldout=heldout, on_error="raise"))
     if mode == "copies":
         callbacks = [convscope.InputResampling(heldout=heldout, images=5, perturbations=6, top=2, on_error="raise")]
+    if mode == "validated":
+        heldout = convscope.HeldOut(size=31, batch_size=4, during_validation=True)
+        kinds = (convscope.LayerProbe, convscope.FilterCorrelation, convscope.RepresentationDrift)
+        callbacks = [kind(heldout=heldout, on_error="raise") for kind in kinds]
     if mode == "failing":
         callbacks = [FailsOnRankOne(heldout=heldout), convscope.LayerProbe(heldout=heldout)]
     if mode == "stopping":
@@ -117,12 +136,14 @@ def main(folder: Path, devices: int, mode: str) -> None:
         logger=TensorBoardLogger(folder, name="run"),
         callbacks=callbacks,
     )
+    passes = counted_passes()
     trainer.fit(module, *data)
     result = {
         "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
         "epochs": trainer.current_epoch,
         "fingerprint": heldout.fingerprint,
         "local": len(heldout.index),
+        "passes": len(passes),
         "targets": heldout.targets.unique().tolist() if heldout.targets is not None else [],
     }
     (folder / f"{mode}-{devices}-{trainer.global_rank}.json").write_text(json.dumps(result))

@@ -56,6 +56,14 @@ def test_copies_of_images_that_are_divided_give_the_values_of_one_process(tmp_pa
         assert result["metrics"]["zz_convscope/errors"] == 0
 
 
+def test_held_out_samples_read_in_validation_give_the_values_of_one_process(tmp_path: Path) -> None:
+    (one,) = program(tmp_path, 1, "validated")
+    assert one["passes"] == 1  # at the start
+    for result in program(tmp_path, 2, "validated"):
+        assert comparable(result) == pytest.approx(comparable(one), rel=1e-5, abs=1e-6)
+        assert result["passes"] == 2  # and where one sample was found to run on both
+
+
 @pytest.mark.slow
 def test_three_processes_give_the_values_of_one(tmp_path: Path) -> None:
     (one,) = program(tmp_path, 1)

@@ -6,6 +6,7 @@ from convscope.callbacks.engine.bridge.exchange import (
     gather_objects,
     largest,
     processes,
+    rank,
 )
 from convscope.callbacks.engine.bridge.networks import caller, network_name, subject, uninitialised
 from convscope.callbacks.engine.bridge.outlets import (
@@ -73,6 +74,7 @@ __all__ = [
     "processes",
     "put_into_metrics",
     "quiet_logging",
+    "rank",
     "record_folder",
     "replaces_weights",
     "require_whole_networks",

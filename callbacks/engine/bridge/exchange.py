@@ -15,6 +15,11 @@ def processes() -> int:
     return torch.distributed.get_world_size() if started else 1
 
 
+def rank() -> int:
+    """Number of this process among those that train together."""
+    return torch.distributed.get_rank() if processes() > 1 else 0
+
+
 def gather_objects(value: Any) -> list[Any]:
     """``value`` from every process, in rank order; with one process a list of one."""
     if processes() == 1:

@@ -12,13 +12,20 @@ from torch.nn.parameter import is_lazy
 
 from convscope.callbacks.engine.hierarchies import MisconfigurationException, both
 from convscope.capture.network.modules import named_modules
-from convscope.capture.observation import Subject
+from convscope.capture.observation import Arguments, Subject
 
 
 def subject(trainer: pl.Trainer, pl_module: pl.LightningModule, network: str | None = None) -> Subject:
     """The user's network, or the part of it that ``network`` names, run as Lightning's validation would run it."""
     chosen = _network(pl_module) if network is None else _submodule(pl_module, network)
-    return Subject(pl_module, _called(chosen), pl_module.device, trainer.precision_plugin.forward_context)
+    return Subject(
+        pl_module,
+        _called(chosen),
+        pl_module.device,
+        trainer.precision_plugin.forward_context,
+        network=chosen,
+        arguments=_arguments(chosen),
+    )
 
 
 def caller(module: nn.Module) -> Callable[[Any], Any]:
@@ -27,14 +34,24 @@ def caller(module: nn.Module) -> Callable[[Any], Any]:
 
 
 def _called(network: nn.Module) -> Callable[[Any], Any]:
+    arguments = _arguments(network)
+
     def forward(inputs: Any) -> Any:
-        if isinstance(inputs, dict):
-            return network(**inputs)
-        # torch's own collate function makes a list of a sample's tuple.
-        several = isinstance(inputs, tuple) or (isinstance(inputs, list) and not _takes_one(network))
-        return network(*inputs) if several else network(inputs)
+        args, kwargs = arguments(inputs)
+        return network(*args, **kwargs)
 
     return forward
+
+
+def _arguments(network: nn.Module) -> Callable[[Any], Arguments]:
+    def arguments(inputs: Any) -> Arguments:
+        if isinstance(inputs, dict):
+            return (), inputs
+        # torch's own collate function makes a list of a sample's tuple.
+        several = isinstance(inputs, tuple) or (isinstance(inputs, list) and not _takes_one(network))
+        return (tuple(inputs) if several else (inputs,)), {}
+
+    return arguments
 
 
 def _takes_one(network: nn.Module) -> bool:
