@@ -77,6 +77,13 @@ _KNOWN: dict[str, dict[str, tuple[str, str, Range, str]]] = {
         "revived": ("Filters that came back", "filters", COUNT, "since the previous check"),
         "update_ratio": ("Size of updates", "‖Δw‖/‖w‖", COUNT, "of the layer's weights since the previous check"),
         "not_learning": ("Not learning", "0 or 1", SHARE, "1 if the weights stood still while others moved"),
+        "weight_norm": ("Size of weights", "L2 norm", COUNT, "of the layer's weights, biases left out"),
+        "statistics_change": (
+            "Movement of BatchNorm's statistics",
+            "standard deviations",
+            COUNT,
+            "running mean and deviation since the previous check",
+        ),
     },
     "prediction": {
         "true_probability": ("Probability of the true class", "probability", SHARE, "mean over samples"),

@@ -27,7 +27,7 @@ CHANNEL_MEAN, CHANNEL_STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 FILE = "cifar10_12k.npz"
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions beside a skip connection, which halves the image by its own convolution where widths differ."""
 
     def __init__(self, channels: int, filters: int) -> None:
@@ -49,7 +49,7 @@ class SmallResNet(DigitsCNN):
     def __init__(self, width: int = 16, learning_rate: float = 3e-3) -> None:
         super().__init__(width, learning_rate)
         widths = [width, width, 2 * width, 4 * width, 4 * width]
-        blocks = [Block(before, after) for before, after in pairwise(widths)]
+        blocks = [ResidualBlock(before, after) for before, after in pairwise(widths)]
         self.features = nn.Sequential(conv_unit(3, width), *blocks)
         self.head = nn.Linear(4 * width, 10)
 
