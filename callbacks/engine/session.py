@@ -26,7 +26,7 @@ from convscope.callbacks.engine.recording import RecordKeeper
 from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.callbacks.engine.stopwatch import Stopwatch
 from convscope.capture.data.heldout import HeldOut
-from convscope.capture.errors import UserError, or_mistake, users_code
+from convscope.capture.errors import UserError, or_mistake, users_code, users_failure
 
 Results = list[tuple["Observer", Findings]]
 
@@ -162,7 +162,7 @@ class Session:
         except Exception as error:
             group.resting = True
             if refusing and is_mistake(error):
-                raise MisconfigurationException(str(error)) from error
+                raise MisconfigurationException(str(error)) from users_failure(error)
             self._failures.record(f"preparing the checks of {group.names}", error)
 
     def _read(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -206,6 +206,8 @@ class Session:
         self.progress.phase("following the network", None)
         subject = together(lambda: bridge.subject(trainer, pl_module, heldout.network))
         plan = make_plan(subject, heldout, group.observers, self._failures)
+        if plan.outputs.why_not is not None:
+            self._notices.reasons.append(plan.outputs.why_not)
         for message in plan.messages:
             self._notices.say(message)
         _check_tags([*self._plans, plan])
