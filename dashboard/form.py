@@ -15,6 +15,8 @@ VERSION = 1
 SESSION = f"{PLUGIN}/session"
 MANIFEST = f"{PLUGIN}/manifest"
 INCIDENTS = f"{PLUGIN}/incidents"
+LOGGED = f"{PLUGIN}/logged"
+"""What alerts judge besides the tables, after each validation, else epoch: JSON, ``epoch`` and ``values`` by tag."""
 CHECK = f"{PLUGIN}/check"
 """The last tensor of a check, which is incomplete without it: epoch, epochs trained, place in :data:`TRIGGERS`."""
 

@@ -14,29 +14,38 @@ Logged = tuple[int, int, dict[str, float]]
 
 
 def logged_checks(run: Run, curves: dict[str, ScalarCurve]) -> Iterator[Logged]:
-    """The checks at which alerts judge: after validations or epochs, or at steps if the run had no others.
+    """What alerts judged, or would have judged: after each validation or epoch.
 
-    Values from before training are left out, as during training. A scalar of the user's counts at the first check at
-    or after its step; the last one if there are several.
+    The record has all of it. Of a run that an older version recorded, or a part of it, these are the checks after
+    validations or epochs, or at steps if there were no others; a scalar then counts at the first check at or
+    after its step, the last one if there are several. Values from before training are left out, as during training.
 
     Args:
         run: The record.
         curves: The run's scalars by tag.
     """
-    by_check = _measured(run)
-    judged = [place for place, trigger in enumerate(run.triggers) if trigger in ("validation", "train")]
-    judged = judged or [place for place, trigger in enumerate(run.triggers) if trigger == "step"]
+    measured = [
+        (step, values)
+        for step, trigger, values in zip(run.steps, run.triggers, _measured(run), strict=True)
+        if trigger != "start"
+    ]
+    known = run.logged
+    old = _old_moments(run, known[0][1] if known else None)
     begin = -1
-    for place, check in enumerate(judged):
-        first = judged[place - 1] + 1 if place else next(iter(_after_start(run)), 0)
-        values = {tag: value for one in range(first, check + 1) for tag, value in by_check[one].items()}
-        step = run.steps[check]
-        yield int(run.epochs[check]) - 1, step, values | _scalars(curves, begin, step, values)
+    for epoch, step, logged in [*old, *known]:
+        values = {tag: value for at, found in measured if begin < at <= step for tag, value in found.items()}
+        rest = _scalars(curves, begin, step, values) if logged is None else logged
+        yield epoch, step, values | rest
         begin = step
 
 
-def _after_start(run: Run) -> list[int]:
-    return [place for place, trigger in enumerate(run.triggers) if trigger != "start"]
+def _old_moments(run: Run, end: int | None) -> list[tuple[int, int, None]]:
+    """Checks before the step ``end`` of which the record holds nothing that was logged besides."""
+    triggers = run.triggers
+    judged = [place for place, trigger in enumerate(triggers) if trigger in ("validation", "train")]
+    judged = judged or [place for place, trigger in enumerate(triggers) if trigger == "step"]
+    moments = [(int(run.epochs[place]) - 1, run.steps[place], None) for place in judged]
+    return [one for one in moments if end is None or one[1] < end]
 
 
 def _measured(run: Run) -> list[dict[str, float]]:

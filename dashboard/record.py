@@ -45,9 +45,7 @@ class Run:
         """Read new checks; return whether there were any."""
         if not self._tensors.refresh():
             return False
-        found = {
-            step: _manifest(self._tensors.read(form.MANIFEST, step)) for step in self._tensors.steps(form.MANIFEST)
-        }
+        found = {step: _json(self._tensors.read(form.MANIFEST, step)) for step in self._tensors.steps(form.MANIFEST)}
         self._manifests = {step: _checked(kept, self.folder) for step, kept in found.items() if kept}
         return True
 
@@ -181,6 +179,14 @@ class Run:
         steps = self._tensors.steps(form.INCIDENTS)
         return list(json.loads(as_text(self._tensors.read(form.INCIDENTS, steps[-1])))) if steps else []
 
+    @property
+    def logged(self) -> list[tuple[int, int, dict[str, float]]]:
+        """Epoch, step and values by tag that were logged besides the tables: losses, metrics of the user's, and the
+        largest learning rate since the last time, ``convscope/learning_rate``; after each validation, else each epoch.
+        """
+        read = ((step, _json(self._tensors.read(form.LOGGED, step))) for step in self._tensors.steps(form.LOGGED))
+        return [(int(one["epoch"]), step, dict(one["values"])) for step, one in read if one is not None]
+
     def array(self, family: str, name: str, check: int = -1) -> Any:
         """A further array of a callback as it was at a check (or a list of texts or bytes); None if there is none."""
         return self._latest(form.array_tag(family, name), check)
@@ -257,7 +263,7 @@ class Run:
         return pandas.DataFrame(rows, columns=["step", "epoch", "family", "quantity", "layer", "value"])
 
 
-def _manifest(stored: Any) -> dict[str, Any] | None:
+def _json(stored: Any) -> dict[str, Any] | None:
     try:
         return dict(json.loads(as_text(stored)))
     except ValueError:  # damaged on the disk

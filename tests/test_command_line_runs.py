@@ -145,9 +145,44 @@ def test_rules_find_offline_what_they_found_live(tmp_path: Path, capsys: pytest.
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.endswith("3 checks, 1 incidents")
     (incident,) = alert.incidents
-    text = incident.text.partition(" By all symptoms")[0]  # a record has fewer symptoms
-    assert lines[0] == f"  {incident.duration}: [warning] high: {text}"
+    assert lines[0] == f"  {incident.duration}: [warning] high: {incident.text}"
     assert lines[1] == "  never cannot fire: nothing matches nothing/*"
+
+
+def test_the_default_rules_judge_a_record_as_they_judged_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also what is in no table: training losses, the learning rate; checks only after every other validation."""
+    alert = convscope.DriftAlert(actions=[])
+    trainer = L.Trainer(
+        max_epochs=6, default_root_dir=tmp_path, accelerator="cpu", logger=CSVLogger(tmp_path), num_sanity_val_steps=0,
+        callbacks=[*convscope.suite(alerts=False, every_n_epochs=2), alert],
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(Faulty(), *loaders())
+    assert any("learning rate" in one.changed for one in alert.incidents)
+    run_ = read_run(next(tmp_path.rglob("*tfevents*")).parent)
+    assert [epoch for epoch, _, _ in run_.logged] == list(range(6))
+    assert all({"train_loss", "val_loss", "convscope/learning_rate"} <= set(values) for _, _, values in run_.logged)
+    capsys.readouterr()
+    assert run("rules", "test", "default", run_.folder) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.endswith(f"6 checks, {len(alert.incidents)} incidents")
+    assert lines[: len(alert.incidents)] == [
+        f"  {one.duration}: [{one.severity}] {one.rule}: {one.text}" for one in alert.incidents
+    ]
+    (rest,) = lines[len(alert.incidents) :]
+    idle = set(alert._judge.watch.inactive())
+    assert {part.split(" (")[0] for part in rest.split(": ")[1].split("), ")} == idle
+
+
+class Faulty(Classifier):
+    """Steps forty times as large in epoch 3."""
+
+    def on_train_epoch_start(self) -> None:
+        rate = 2.0 if self.current_epoch == 3 else 0.05
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group["lr"] = rate
 
 
 def test_rules_are_calibrated_on_the_series_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The docs: links lead somewhere, Python compiles or runs, public names are listed and are all that examples use."""
+"""The docs: links lead somewhere, public names are listed and are all that examples use."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import ast
 import importlib
 import inspect
 import re
-import runpy
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.support.doc_blocks import PAGES, blocks
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PUBLIC = [
     "convscope",
     "convscope.alerts",
@@ -27,20 +26,6 @@ PUBLIC = [
     "convscope.rules",
 ]
 """Modules whose ``__all__`` is what users may rely on. Everything else is internal."""
-
-BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]+) -->\n)?```python\n(?P<code>.*?)```", re.DOTALL)
-
-
-def blocks(mark: str = "") -> list[tuple[str, str, str]]:
-    """Python in the docs: page and line, mark, code; those whose mark begins so, all by default."""
-    found = []
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for match in BLOCK.finditer(text):
-            where = f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}"
-            if (match["mark"] or "").startswith(mark):
-                found.append((where, match["mark"] or "", match["code"]))
-    return found
 
 
 def public_names(module: str) -> set[str]:
@@ -60,41 +45,6 @@ def test_links_lead_somewhere(page: Path) -> None:
         path = page.parent / target if target else page
         assert path.exists(), f"links to {target}, which is not there"
         assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), f"{target} has no heading #{anchor}"
-
-
-@pytest.mark.parametrize(("where", "code"), [(where, code) for where, _, code in blocks()])
-def test_python_in_the_docs_compiles(where: str, code: str) -> None:
-    compile(code, where, "exec")
-
-
-@pytest.mark.parametrize("code", [pytest.param(code, id=where) for where, _, code in blocks("run")])
-def test_python_that_is_marked_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "example.py").write_text(code, encoding="utf-8")
-    runpy.run_path("example.py", run_name="__main__")
-    for cls in re.findall(r"class (\w+)\(.*LayerObserver\)", code):
-        assert tags_written(tmp_path / "lightning_logs" / "version_0") >= TAGS[cls]
-
-
-TAGS = {
-    "ActiveLayers": {"active/share/features.0.0", "active/share/features.4.0", "zz_convscope/errors"},
-    "FilterSensitivity": {
-        "sensitivity/mean/features.0.0",
-        "sensitivity/first_to_last",
-        "sensitivity/filters/features.0.0",
-        "sensitivity/map/mean",
-    },
-    "MeanActivation": {"mean/activation/features.0.0", "mean/activation/features.3.0"},
-    "WhereActive": {"where/top_row/features.0.0", "where/map/features.0.0", "where/map/features.4.0"},
-}
-"""What the callbacks in docs/extending.md and docs/migration.md write."""
-
-
-def tags_written(folder: Path) -> set[str]:
-    """Tags of a run's scalars, pictures and histograms; none of its checks may have failed."""
-    events = EventAccumulator(str(folder)).Reload()
-    assert {event.value for event in events.Scalars("zz_convscope/errors")} == {0.0}
-    return {tag for kind in ("scalars", "images", "histograms") for tag in events.Tags()[kind]}
 
 
 def imports_of_convscope(code: str) -> list[tuple[str, str]]:
@@ -120,7 +70,9 @@ def not_public(code: str) -> list[str]:
 
 def test_examples_in_the_docs_use_public_names_only() -> None:
     assert {
-        where: bad for where, mark, code in blocks() if not mark.startswith("inside") and (bad := not_public(code))
+        block.where: bad
+        for block in blocks("python")
+        if not block.mark.startswith("inside") and (bad := not_public(block.code))
     } == {}
 
 

@@ -27,6 +27,8 @@ from convscope.loggers.png import png_bytes
 from convscope.loggers.record import Storable, TensorWriter
 
 Measured = list[tuple[Observer, Findings]]
+MOST_LOGGED = 400
+"""Scalars of the user's own that the record keeps per moment; of more, those that came up last."""
 
 
 class RecordKeeper:
@@ -42,6 +44,8 @@ class RecordKeeper:
         self._manifest = Manifest()
         self._last: dict[str, bytes] = {}  # of tensors that stay until they change
         self._step = self._spent = 0  # training step of the last check; bytes that this one has taken
+        self._tags: set[str] = set()  # of values that have a table of their own
+        self._logged: list[tuple[int, str]] = []  # not written yet, since the first check is still to come
         self.pictures = pictures.DrawnPictures()
 
     def write(
@@ -57,6 +61,7 @@ class RecordKeeper:
                 return
             self._spent = 0
             self._manifest.learn(plans, found, own)
+            self._tags.update(tag for _, findings in found for tag in _tags(findings))
             self._keep(form.MANIFEST, self._manifest.as_text(), when.step)
             for _, findings in found:
                 self._write_numbers(findings, when.step)
@@ -68,6 +73,19 @@ class RecordKeeper:
             self._write_incidents(trainer, when.step)
             place = form.TRIGGERS.index(when.trigger)
             self._put(form.CHECK, np.array([when.epoch, when.epochs_trained, place], dtype=np.int64), when.step)
+            self._flush()
+
+    def write_logged(self, trainer: pl.Trainer, values: dict[str, float], when: Moment) -> None:
+        """Write the values that alerts judge at a moment and that are in no table: losses, the learning rate."""
+        if not trainer.is_global_zero or bridge.fast_dev_run(trainer):
+            return
+        kept = {tag: value for tag, value in values.items() if tag not in self._tags}
+        chosen = dict(list(kept.items())[-MOST_LOGGED:])  # the learning rate is the last
+        self._logged.append((when.step, json.dumps({"epoch": when.epoch, "values": chosen})))
+        if self._writers:
+            for step, text in self._logged:
+                self._put(form.LOGGED, text, step)
+            self._logged = []
             self._flush()
 
     def tell_incidents(self, trainer: pl.Trainer, step: int) -> None:
@@ -161,6 +179,13 @@ class RecordKeeper:
     def _flush(self) -> None:
         for writer in self._writers or []:
             writer.flush()
+
+
+def _tags(findings: Findings) -> Iterator[str]:
+    """Tags under which the numbers of the record's tables are logged."""
+    for quantity, by_layer in findings.values.items():
+        yield from (f"{findings.family}/{quantity}/{layer}" for layer in by_layer)
+    yield from (f"{findings.family}/{name}" for name in findings.summary)
 
 
 def incidents_of(trainer: pl.Trainer) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from convscope.callbacks.engine.recording import RecordKeeper
 from convscope.callbacks.engine.shared_pass import run_pass
 from convscope.callbacks.engine.stopwatch import Stopwatch
 from convscope.capture.data.heldout import HeldOut
-from convscope.capture.errors import UserError, or_mistake, users_code
+from convscope.capture.errors import UserError, or_mistake, users_code, users_failure
 
 Results = list[tuple["Observer", Findings]]
 
@@ -162,7 +162,7 @@ class Session:
         except Exception as error:
             group.resting = True
             if refusing and is_mistake(error):
-                raise MisconfigurationException(str(error)) from error
+                raise MisconfigurationException(str(error)) from users_failure(error)
             self._failures.record(f"preparing the checks of {group.names}", error)
 
     def _read(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -206,6 +206,8 @@ class Session:
         self.progress.phase("following the network", None)
         subject = together(lambda: bridge.subject(trainer, pl_module, heldout.network))
         plan = make_plan(subject, heldout, group.observers, self._failures)
+        if plan.outputs.why_not is not None:
+            self._notices.reasons.append(plan.outputs.why_not)
         for message in plan.messages:
             self._notices.say(message)
         _check_tags([*self._plans, plan])
@@ -409,6 +411,14 @@ class Session:
     def tell_incidents(self, trainer: pl.Trainer, step: int) -> None:
         """Write the alerts since the last check into the record."""
         self._recorder.tell_incidents(trainer, step)
+
+    def record_logged(self, trainer: pl.Trainer, values: dict[str, float], when: Moment) -> None:
+        """Write what was logged since the last validation, or epoch, into the record."""
+        self._recorder.write_logged(trainer, values, when)
+
+    def guard(self, what: str) -> AbstractContextManager[None]:
+        """A block whose failure is logged once and counted, while training goes on."""
+        return self._failures.guard(what)
 
     def close(self, trainer: pl.Trainer) -> None:
         """The fit is over."""

@@ -26,9 +26,14 @@ class FreshValues:
         self._rates = [max(rates)] if rates else []
 
     def take(self, trainer: pl.Trainer) -> dict[str, float]:
+        """New scalars by tag; every process gets the main process's values, so that all decide alike."""
+        shared: dict[str, float] = trainer.strategy.broadcast(self.on_this_process(trainer))
+        return shared
+
+    def on_this_process(self, trainer: pl.Trainer) -> dict[str, float]:
         """New scalars by tag, in the order in which they were first logged, which is depth order for layers.
 
-        Every process gets the main process's values, so that all decide alike.
+        All processes must call it: what is logged with ``sync_dist`` is a collective.
         """
         found = {
             tag: value for tag, value in callback_metrics(trainer).items() if value.numel() == 1 and not is_kept(value)
@@ -38,8 +43,7 @@ class FreshValues:
         if rates := self._rates or _learning_rates(trainer):
             fresh[LEARNING_RATE] = max(rates)
         self._rates = []
-        shared: dict[str, float] = trainer.strategy.broadcast(fresh)
-        return shared
+        return fresh
 
 
 def _learning_rates(trainer: pl.Trainer) -> list[float]:

@@ -17,6 +17,7 @@ from convscope.callbacks.engine.hierarchies import Callback
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.engine.schedule import Schedule
 from convscope.callbacks.engine.session import Session
+from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.callbacks.parts.standing import settle_observers
 from convscope.capture.data.heldout import HeldOut, HeldOutLike, as_heldout
 from convscope.capture.network.layers import LayerSpec, as_entries
@@ -307,7 +308,7 @@ class LayerObserver(Callback, ABC):
         observers = [callback for callback in trainer.callbacks if isinstance(callback, LayerObserver)]  # type: ignore[attr-defined]
         observers = settle_observers(trainer, observers)
         if observers[0] is self:
-            session = Session(observers)
+            session, self._fresh = Session(observers), FreshValues()
             for observer in observers:
                 observer.session = session
 
@@ -327,6 +328,8 @@ class LayerObserver(Callback, ABC):
     ) -> None:
         if session := self._leads():
             session.look_again(pl_module)
+            with session.guard("noting the learning rate"):
+                self._fresh.note_learning_rate(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -344,12 +347,22 @@ class LayerObserver(Callback, ABC):
         if (session := self._leads()) and fitting(trainer):
             session.check(trainer, pl_module, moment(trainer, "validation"))
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if (session := self._leads()) and fitting(trainer):
+            self._record_logged(session, trainer, moment(trainer, "validation"))
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         session = self._leads()
         if session and has_validation(trainer):
             session.tell_incidents(trainer, moment(trainer, "train").step)
         elif session:
             session.check(trainer, pl_module, moment(trainer, "train"))
+            self._record_logged(session, trainer, moment(trainer, "train"))
+
+    def _record_logged(self, session: Session, trainer: pl.Trainer, when: Moment) -> None:
+        """Record what alerts judge at this moment, so that rules can be tried on the record."""
+        with session.guard("recording what was logged"):
+            session.record_logged(trainer, self._fresh.on_this_process(trainer), when)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")  # which Lightning leaves out then

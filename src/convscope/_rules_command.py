@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import Any
 
 from convscope._recorded_runs import opened
 from convscope._terminal import columns, show
 from convscope.alerts.alert import sentence
 from convscope.alerts.calibration import calibrate_files
+from convscope.alerts.context import LEARNING_RATE
 from convscope.alerts.judge import Judge
 from convscope.alerts.rules import Rule, default_rules, load_rules
 from convscope.dashboard import Run
@@ -56,7 +58,11 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _watched(rule: Rule) -> str:
-    globs = list(dict.fromkeys(glob for condition in rule.conditions for glob in condition.globs))
+    return _shortened(dict.fromkeys(glob for condition in rule.conditions for glob in condition.globs))
+
+
+def _shortened(found: Iterable[str]) -> str:
+    globs = list(dict.fromkeys(found))
     return ", ".join(globs[:3]) + (", …" if len(globs) > 3 else "")
 
 
@@ -80,18 +86,28 @@ def _test(options: argparse.Namespace) -> int:
 
 def _judged(name: str, run: Run, rules: list[Rule]) -> str:
     """Incidents of a run, and rules that had nothing to watch."""
-    judge = Judge(rules)
+    judge, rated = Judge(rules), False
     for epoch, step, values in logged_checks(run, curves(run.folder)):
         judge.update(values, epoch, step)
+        rated = rated or LEARNING_RATE in values
     lines = [f"{name}: {judge.watch.checks} checks, {len(judge.incidents)} incidents"]
     lines += [f"  {one.duration}: [{one.severity}] {one.rule}: {sentence(one.text)}" for one in judge.incidents]
-    idle = {rule: globs for rule, globs in judge.watch.inactive().items() if not _optional(rules, rule)}
-    lines += [f"  {rule} cannot fire: nothing matches {', '.join(globs)}" for rule, globs in idle.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_not_judged(judge.watch.inactive(), rules), *([] if rated else _unrated(rules))])
 
 
-def _optional(rules: list[Rule], name: str) -> bool:
-    return any(rule.name == name and rule.optional for rule in rules)
+def _not_judged(idle: dict[str, list[str]], rules: list[Rule]) -> list[str]:
+    """What is missing: a line for each rule that insists on its metrics, one line for the others."""
+    optional = {rule.name for rule in rules if rule.optional}
+    lines = [f"  {rule} cannot fire: nothing matches {', '.join(idle[rule])}" for rule in idle if rule not in optional]
+    rest = [f"{rule} ({_shortened(globs)})" for rule, globs in idle.items() if rule in optional]
+    return [*lines, *([f"  not judged, nothing of this was logged: {', '.join(rest)}"] if rest else [])]
+
+
+def _unrated(rules: list[Rule]) -> list[str]:
+    """The rules that look at the learning rate, in a record that has none."""
+    names = [rule.name for rule in rules if any(LEARNING_RATE in c.globs for c in (*rule.conditions, *rule.excuses))]
+    older = "which records of an earlier version and of replays do not have"
+    return [f"  judged without the learning rate, {older}: {', '.join(names)}"] if names else []
 
 
 def _calibrate(options: argparse.Namespace) -> int:
