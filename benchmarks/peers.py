@@ -187,11 +187,12 @@ class ByHand(DigitsCNN):
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:  # type: ignore[override]
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
-        loss = self.loss_fn(self.net(batch[0]), batch[1])
+        outputs = self.net(batch[0])
+        loss = self.loss_fn(outputs, batch[1])
         if self.cockpit is None:
             self.manual_backward(loss)
         else:
-            each = F.cross_entropy(self.net(batch[0]), batch[1], reduction="none")
+            each = F.cross_entropy(outputs.detach(), batch[1], reduction="none")
             info = {
                 "batch_size": len(batch[1]),
                 "individual_losses": each,

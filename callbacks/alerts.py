@@ -153,16 +153,18 @@ class DriftAlert(Callback):
 
     def _check(self, trainer: pl.Trainer, trigger: str) -> None:
         values, when = self._fresh.take(trainer), moment(trainer, trigger)
-        watch = self._judge.watch
         found: list[Changes] = []
         self._guarded("the rules", lambda: found.append(self._judge.update(values, when.epoch, when.step)))
-        self._guarded("the search for metrics that rules name", lambda: self._unseen.look(trainer, watch, values))
+        self._guarded("the search for metrics that rules name", lambda: self._look(trainer, values))
         changes = found[0] if found else Changes()
         # Before the actions: a checkpoint that one of them saves must know these alerts.
         self.alerts += changes.alerts
         if self.series:
             self._guarded("the record of series", lambda: self._write_series(trainer, values, when))
         self._act(trainer, changes, when.step)
+
+    def _look(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
+        self._unseen.look(trainer, self._judge.watch, values, of_a_suite=self.by_default)
 
     def _act(self, trainer: pl.Trainer, changes: Changes, step: int) -> None:
         last: list[tuple[Action, Occasion]] = []

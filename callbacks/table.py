@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from convscope.callbacks.engine.bridge import fitting, has_validation
 from convscope.callbacks.engine.console import say
@@ -28,8 +29,8 @@ class LayerTable(Callback):
     """Prints one line per layer after each epoch in which a check was made, above the progress bar.
 
     Give it with other convscope callbacks: it shows their columns (probe accuracy, Gini, effective rank, …) and
-    observes nothing itself. Characters that the terminal lacks are written in others (``rho`` for ``ρ``); a terminal
-    that is gone costs the table, not the training.
+    observes nothing itself, and says so where there are none. Characters that the terminal lacks are written in others
+    (``rho`` for ``ρ``); a terminal that is gone costs the table, not the training.
     """
 
     by_default = False
@@ -43,6 +44,11 @@ class LayerTable(Callback):
         if stage == "fit":
             settle_beside(trainer, self)
             place_after(trainer, self, LayerObserver)  # without a validation loop both act in the same hook
+            if not any(isinstance(callback, LayerObserver) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+                rank_zero_info(
+                    "convscope: LayerTable has nothing to show: it prints what other callbacks measure; give some too, "
+                    "for example callbacks=[LayerProbe(), LayerTable()], or convscope.suite(), which has a table"
+                )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._print(trainer, "before training")

@@ -13,6 +13,13 @@ class UserError(ValueError):
     """A mistake in arguments or data given to convscope, refused before training begins with this message."""
 
 
+class TooFewError(ValueError):
+    """Held-out samples or classes are too few for what a callback measures.
+
+    A mistake where the user asks for that callback; one that a suite has added is skipped.
+    """
+
+
 class UserCodeError(RuntimeError):
     """The user's own code (a data set, a transform, a forward) failed: never a reason to refuse the run."""
 
@@ -29,6 +36,17 @@ def or_mistake(run: Callable[[], T], *kinds: type[Exception]) -> T:
         raise
     except kinds as error:
         raise UserError(str(error)) from error
+
+
+def users_failure(error: BaseException) -> BaseException | None:
+    """The error of the user's own code behind this one, whose traceback they need; None if there is none.
+
+    What is given to ``raise … from``: the steps between our own checks say nothing that the message does not.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserCodeError):
+        cause = cause.__cause__
+    return None if cause is None else cause.__cause__
 
 
 @contextmanager

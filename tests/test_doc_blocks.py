@@ -56,9 +56,10 @@ TAGS = {
         "sensitivity/filters/features.0.0",
         "sensitivity/map/mean",
     },
+    "MeanActivation": {"mean/activation/features.0.0", "mean/activation/features.3.0"},
     "WhereActive": {"where/top_row/features.0.0", "where/map/features.0.0", "where/map/features.4.0"},
 }
-"""What the callbacks in docs/extending.md write."""
+"""What the callbacks in docs/extending.md and docs/migration.md write."""
 
 
 def tags_written(folder: Path) -> set[str]:

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[!_]*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 
 
 def test_there_is_one_for_first_use_for_a_replay_and_for_extending() -> None:

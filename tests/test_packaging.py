@@ -6,6 +6,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,32 @@ def test_the_engine_knows_no_parts_and_parts_know_no_callbacks(layer: str, above
         if module.startswith("convscope.callbacks") and _layer_of_callbacks(module) in above
     }
     assert upwards == set()
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_extras_in_the_docs_are_those_of_the_project() -> None:
+    page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", page, re.MULTILINE)
+    assert [name for name, _ in rows] == list(PROJECT["optional-dependencies"])
+    for name, drawn_in in rows:
+        needed = PROJECT["optional-dependencies"][name]
+        own = [re.split(r"[\[<>=! ]", one)[0] for one in needed if not one.startswith("convscope")]
+        assert name == "test" or [one for one in own if one not in drawn_in] == []
+
+
+def test_the_oldest_versions_are_the_bounds_of_the_project() -> None:
+    lines = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
+    oldest = dict(line.split("==") for line in lines if not line.startswith("#"))
+    required = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    bounds = dict(re.findall(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", " ".join(required)))
+    assert set(oldest) >= {re.split(r"[<>=! ]", one)[0] for one in PROJECT["dependencies"]} - {"torch"}
+    for name, version in oldest.items():
+        assert version == bounds[name] or version.startswith(f"{bounds[name]}."), (name, version, bounds[name])
+
+
+def test_the_version_is_said_alike_everywhere() -> None:
+    version = PROJECT["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {version} (" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8") or "dev" in version

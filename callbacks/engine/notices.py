@@ -11,25 +11,38 @@ from convscope.capture.network.trace import Layer
 
 
 class Notices:
-    """Says each sentence once, on the main process, whichever observer it comes from."""
+    """Says each sentence once, on the main process, whichever observer it comes from.
+
+    Attributes:
+        reasons: Sentences that several others may give as their reason: in full the first time, then as a reference.
+    """
 
     def __init__(self) -> None:
+        self.reasons: list[str] = []
         self._said: set[str] = set()
 
     def say(self, sentence: str) -> None:
         """Tell a fact."""
         if self._is_new(sentence):
-            rank_zero_info(f"convscope: {sentence}")
+            rank_zero_info(f"convscope: {self._shortened(sentence)}")
 
     def warn(self, sentence: str) -> None:
         """Warn of what may be wrong; raises if the user has made warnings errors."""
         if self._is_new(sentence):
-            rank_zero_warn(f"convscope: {sentence}")
+            rank_zero_warn(f"convscope: {self._shortened(sentence)}")
 
     def _is_new(self, sentence: str) -> bool:
         new = sentence not in self._said
         self._said.add(sentence)
         return new
+
+    def _shortened(self, sentence: str) -> str:
+        for reason in self.reasons:
+            if reason in sentence and reason != sentence and reason in self._said:
+                sentence = sentence.replace(reason, "for the reason said above")
+            elif reason in sentence:
+                self._said.add(reason)
+        return sentence
 
 
 def shared_answers(plans: Sequence[Plan]) -> list[str]:

@@ -40,6 +40,7 @@ class Observer(Protocol):
     on_error: Literal["warn", "raise"]
     pictures: bool
     schedule: Schedule
+    by_default: bool  # a suite has added it
     # State that is kept from check to check.
     history: History
     logged: dict[str, float]

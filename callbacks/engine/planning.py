@@ -12,7 +12,7 @@ from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.lockstep import ElsewhereError, is_mistake, together
 from convscope.callbacks.engine.observer import Observer, Plan, needs_of
 from convscope.capture.data.heldout import HeldOut
-from convscope.capture.errors import UserError, or_mistake
+from convscope.capture.errors import TooFewError, UserError, or_mistake
 from convscope.capture.network.layers import select_layers, spread_over_depth
 from convscope.capture.network.portable import packed, unpacked
 from convscope.capture.network.trace import Layer, Trace, without_problems
@@ -113,6 +113,8 @@ class _Draft:
                 self.plan.idle.append(str(error))
             self.plan.answers.setdefault(observer.name, []).append(f"is inactive: {error}")
         except Exception as error:
+            if _skipped(self.plan, observer, error):
+                return
             if is_mistake(error):
                 raise
             faults[observer.name] = error
@@ -153,11 +155,20 @@ def _make_ready(plan: Plan, observer: Observer, failures: Failures) -> None:
     try:
         together(lambda: or_mistake(lambda: observer.ready(plan), ValueError))
     except Exception as error:
-        if is_mistake(error):
-            raise
-        failures.record(f"preparing {observer.name}", error)
+        if not _skipped(plan, observer, error):
+            if is_mistake(error):
+                raise
+            failures.record(f"preparing {observer.name}", error)
         plan.observers.remove(observer)
         del plan.layers[observer.name]
+
+
+def _skipped(plan: Plan, observer: Observer, error: Exception) -> bool:
+    """Skip a suite's callback if the held-out samples are too few for it; the rest of the suite goes on."""
+    if not (observer.by_default and isinstance(error.__cause__, TooFewError)):
+        return False
+    plan.answers.setdefault(observer.name, []).append(f"is skipped: {error}")
+    return True
 
 
 def _output(plan: Plan, found: Trace, logits: torch.Tensor, taken: set[str]) -> Layer | None:

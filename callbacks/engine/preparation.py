@@ -24,7 +24,7 @@ from convscope.callbacks.engine.observer import Observer, Plan
 from convscope.callbacks.engine.planning import make_plan
 from convscope.callbacks.engine.progress import Progress
 from convscope.capture.data.heldout import HeldOut
-from convscope.capture.errors import UserError, or_mistake, users_code
+from convscope.capture.errors import UserError, or_mistake, users_code, users_failure
 
 Around = AbstractContextManager[None]
 """Block in which the network is as in a check."""
@@ -85,7 +85,7 @@ class Preparation:
         except Exception as error:
             group.resting = True
             if refusing and is_mistake(error):
-                raise MisconfigurationException(str(error)) from error
+                raise MisconfigurationException(str(error)) from users_failure(error)
             self.failures.record(f"preparing the checks of {group.names}", error)
 
     def _read(self, heldout: HeldOut, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -129,6 +129,8 @@ class Preparation:
         self.progress.phase("following the network", None)
         subject = together(lambda: bridge.subject(trainer, pl_module, heldout.network))
         plan = make_plan(subject, heldout, group.observers, self.failures)
+        if plan.outputs.why_not is not None:
+            self.notices.reasons.append(plan.outputs.why_not)
         for message in plan.messages:
             self.notices.say(message)
         _check_tags([*plans_of(self.groups), plan])

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from convscope.capture.errors import TooFewError
 from convscope.metrics.functional import ChannelStatistics, correlation_change, mean_shift, variance_shift
 from convscope.metrics.functional.cka import Centred, aligned, centred, similarity
 
@@ -16,12 +17,12 @@ def require_samples(name: str, samples: int, debiased: bool) -> None:
     """Refuse a held-out set that linear CKA cannot be estimated on.
 
     Raises:
-        ValueError: if there are fewer than 2 samples, or than 4 for the unbiased estimator.
+        TooFewError: if there are fewer than 2 samples, or than 4 for the unbiased estimator.
     """
     fewest = 4 if debiased else 2
     if samples < fewest:
         fix = "; raise HeldOut(size=...)" + (", or give debiased=False" if samples >= 2 else "")
-        raise ValueError(f"{name} needs at least {fewest} held-out samples, but there are {samples}{fix}")
+        raise TooFewError(f"{name} needs at least {fewest} held-out samples, but there are {samples}{fix}")
 
 
 class Features:

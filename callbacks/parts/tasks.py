@@ -9,6 +9,7 @@ import torch
 
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.data.targets import IGNORED, TargetSummary
+from convscope.capture.errors import TooFewError
 
 TaskName = Literal["classification", "multilabel", "regression", "segmentation"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
@@ -102,6 +103,7 @@ def settle_task(heldout: HeldOut, wanted: TaskName | None = None) -> Task:
 
     Raises:
         NoTaskError: if these targets cannot be probed, or nearly every sample has a class of its own.
+        TooFewError: if there is one sample, or one class.
         ValueError: if they could be probed but are faulty or too few, or do not fit ``wanted``.
     """
     summary = heldout.summary
@@ -243,12 +245,12 @@ def _check_enough(task: Task, summary: TargetSummary, samples: int) -> None:
         )
     if len(task.classes) < 2:
         every = "sample has" if task.name == "classification" else "position has"
-        raise ValueError(
+        raise TooFewError(
             f"every held-out {every} class {task.classes[0] if task.classes else 'none'}: a probe needs at least two "
             "classes; use a shuffled or stratified source, or a larger HeldOut(size=...)"
         )
     if samples < 2:
-        raise ValueError("the held-out set has one sample: a probe needs at least two; raise HeldOut(size=...)")
+        raise TooFewError("the held-out set has one sample: a probe needs at least two; raise HeldOut(size=...)")
 
 
 def _with_enough_samples(task: Task, summary: TargetSummary, samples: int) -> Task:

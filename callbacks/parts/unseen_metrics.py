@@ -34,37 +34,52 @@ class UnseenMetrics:
         self._logged: Counter[str] = Counter()  # checks at which something of a family was logged
         self._said: set[str] = set()  # rules
 
-    def look(self, trainer: pl.Trainer, watch: Watch, values: Mapping[str, float]) -> None:
+    def look(self, trainer: pl.Trainer, watch: Watch, values: Mapping[str, float], of_a_suite: bool = False) -> None:
         """Take in one check, on every process.
 
         A family whose callback the trainer lacks never comes. A callback that is there may still log its metrics: it is
         given a few checks. The user's own metrics are named at the first check if a rule insists on them, else after a
         few checks.
+
+        Args:
+            trainer: The trainer.
+            watch: Its rules.
+            values: What was logged since the last check.
+            of_a_suite: The rules are those of a suite, which chose its callbacks: nothing is wrong then.
         """
         self._checks += 1
         self._logged.update({tag.split("/")[0] for tag in values})
         there = {callback.name for callback in trainer.callbacks if isinstance(callback, LayerObserver)}  # type: ignore[attr-defined]
-        unwanted = {name for name, globs in watch.inactive().items() if _families(globs) & COMPANIONS.keys() - there}
+        idle = watch.inactive() | _left_behind(watch, there)
+        unwanted = {name for name, globs in idle.items() if _families(globs) & COMPANIONS.keys() - there}
         # A rule on a difference is for runs that have both of its parts: a regression has no accuracy above chance.
-        unwanted |= watch.inactive().keys() & {r.name for r in watch.given if any(c.others for c in r.conditions)}
+        unwanted |= idle.keys() & {r.name for r in watch.given if any(c.others for c in r.conditions)}
         count = len(watch.given) - len(unwanted)
-        inactive = {n: globs for n, globs in watch.inactive().items() if n not in self._said | unwanted}
+        inactive = {n: globs for n, globs in idle.items() if n not in self._said | unwanted}
         optional = {rule.name for rule in watch.given if rule.optional}
         absent = {name: globs for name, globs in inactive.items() if _absent(globs, there)}
-        self._say_absent({n: globs for n, globs in absent.items() if n in optional}, there, count)
+        self._say_absent({n: globs for n, globs in absent.items() if n in optional}, there, count, of_a_suite)
         rest = {name: globs for name, globs in inactive.items() if not (name in absent and name in optional)}
         self._warn({name: globs for name, globs in rest.items() if name not in optional}, there, watch, values)
         if self._checks == PATIENCE:
             self._say_own({name: globs for name, globs in rest.items() if name in optional}, there, count)
 
-    def _say_absent(self, rules: Mapping[str, list[str]], there: set[str], count: int) -> None:
+    def _say_absent(
+        self, rules: Mapping[str, list[str]], there: set[str], count: int, of_a_suite: bool = False
+    ) -> None:
         if not rules:
             return
         self._said |= rules.keys()
         missing = {family for globs in rules.values() for family in _families(globs)} - there
         families = sorted(missing & FAMILIES.keys() or {OWN})
-        adding = ", ".join(f"{FAMILIES.get(family, 'LayerProbe')}()" for family in families)
-        rank_zero_info(f"{_inactive(rules, count)} {', '.join(f'{f}/*' for f in families)}; add {adding}")
+        if of_a_suite:
+            rank_zero_info(
+                f"convscope: alerts: {count - len(rules)} of {count} rules judge what these callbacks measure; for the "
+                f"others add {_calls(families)}, or take suite('standard')"
+            )
+            return
+        tags = ", ".join(f"{family}/*" for family in families)
+        rank_zero_info(f"{_inactive(rules, count)} {tags}; add {_calls(families)}")
 
     def _say_own(self, rules: Mapping[str, list[str]], there: set[str], count: int) -> None:
         own = {name: globs for name, globs in rules.items() if not _of_callbacks(globs, there)}
@@ -98,6 +113,27 @@ class UnseenMetrics:
 def _inactive(rules: Mapping[str, list[str]], count: int) -> str:
     are = "rule is" if count == 1 else "rules is" if len(rules) == 1 else "rules are"
     return f"convscope: DriftAlert: {len(rules)} of {count} {are} inactive because nothing logs"
+
+
+def _calls(families: Iterable[str]) -> str:
+    return ", ".join(f"{FAMILIES.get(family, 'LayerProbe')}()" for family in families)
+
+
+def _left_behind(watch: Watch, there: set[str]) -> dict[str, list[str]]:
+    """Rules that matched before a resume what no callback of this run logs, with the globs."""
+    return {
+        rule.name: globs
+        for rule in watch.given
+        for globs in [[glob for condition in rule.conditions for glob in _without_source(condition.globs, there)]]
+        if globs
+    }
+
+
+def _without_source(globs: Iterable[str], there: set[str]) -> list[str]:
+    """The globs of a condition, if each of them is on tags of callbacks that are not there."""
+    known = list(globs)
+    own = [glob for glob in known if _families([glob]) & FAMILIES.keys() - there]
+    return own if len(own) == len(known) else []
 
 
 def _families(globs: Iterable[str]) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import enum
 import functools
 import io
 import random
@@ -29,7 +28,7 @@ _LIBRARIES = _LIGHTNING | _WRITERS | sys.stdlib_module_names | {"torch", "torchm
 # Plain Python objects with state in these packages; others there hold locks, files, threads or foreign state.
 _STANDARD = frozenset(
     ("builtins", "abc", "typing", "collections", "types", "argparse", "dataclasses", "functools", "queue", "weakref",
-     "_weakrefset", "numbers", "contextlib", "_thread")
+     "_weakrefset", "numbers", "contextlib", "_thread", "enum")
 )  # fmt: skip
 _SHARED = "multiprocessing.sharedctypes"  # a Value: a number that workers see too
 _OF_TORCH = ("torch.nn", "torch.ao", "torch.quasirandom", "torch.distributions")
@@ -55,7 +54,7 @@ def is_state(kind: type) -> bool:
     """
     if issubclass(kind, nn.Module):
         return _root(kind) != "convscope"
-    if issubclass(kind, type | enum.Enum) or (_root(kind) in ("builtins", "itertools") and hasattr(kind, "__next__")):
+    if issubclass(kind, type) or (_root(kind) in ("builtins", "itertools") and hasattr(kind, "__next__")):
         return False
     return all(map(_is_plain, kind.__mro__)) and _root(kind) not in _LIGHTNING
 

@@ -62,7 +62,7 @@ def _watched(rule: Rule) -> str:
 
 
 def _shortened(found: Iterable[str]) -> str:
-    globs = list(found)
+    globs = list(dict.fromkeys(found))
     return ", ".join(globs[:3]) + (", …" if len(globs) > 3 else "")
 
 

@@ -28,14 +28,13 @@ def with_nan() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ((X, torch.zeros_like(Y)), r"every held-out sample has class 0: a probe needs at least two classes"),
         ((X[:0], Y[:0]), r"the held-out set is empty"),
         ((with_nan(), Y), r"1 of 30 held-out inputs have NaN or infinite values \(samples \[3\]\)"),
         ((X, Y + 5), r"held-out labels lie in \[5, 7\], but the model has 3 outputs, so labels must be in \[0, 2\]"),
         ((X, torch.full_like(Y, -100)), r"every held-out label is ignored"),
         ((X, nn.functional.one_hot(Y).float() * 0.8 + 0.2 / 3), r"soft labels \(N, 3\).*argmax"),
     ],
-    ids=["one class", "empty", "nan", "labels", "ignored", "soft labels"],
+    ids=["empty", "nan", "labels", "ignored", "soft labels"],
 )
 def test_a_faulty_heldout_set_is_refused_before_training(fit: Any, source: Any, message: str) -> None:
     module = Classifier()
@@ -45,6 +44,35 @@ def test_a_faulty_heldout_set_is_refused_before_training(fit: Any, source: Any, 
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
     assert module.net.training
     assert not any(m._forward_hooks for m in module.modules())
+
+
+TOO_FEW = {
+    "one class": ((X, torch.zeros_like(Y)), "every held-out sample has class 0: a probe needs at least two classes"),
+    "one sample": ((X[:1], Y[:1]), "a probe needs at least two"),
+}
+
+
+@pytest.mark.parametrize("case", TOO_FEW)
+def test_what_cannot_be_probed_is_refused_for_a_probe_and_skipped_in_a_suite(
+    case: str, fit: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, why = TOO_FEW[case]
+    with pytest.raises(MisconfigurationException, match=why):
+        fit([convscope.LayerProbe(heldout=source)])
+    with caplog.at_level("INFO"):
+        run = fit(convscope.suite("standard", heldout=convscope.HeldOut(source), alerts=False, on_error="raise"))
+    (said,) = [record.getMessage() for record in caplog.records if why in record.getMessage()]
+    assert said.startswith("convscope: probe is skipped: ")
+    tags = run.events.Tags()["scalars"]
+    assert not any(tag.startswith("probe/") for tag in tags)
+    assert any(tag.startswith("health/") for tag in tags)
+
+
+def test_a_refusal_has_no_chain_of_our_own_steps(fit: Any) -> None:
+    with pytest.raises(MisconfigurationException) as caught:
+        fit([convscope.LayerProbe(heldout=(X, torch.zeros_like(Y)))])
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
 
 
 def test_soft_labels_serve_importance(fit: Any) -> None:

@@ -130,6 +130,28 @@ def test_a_replay_gives_what_the_run_gave(live: tuple[Run, Path], tmp_path: Path
         np.testing.assert_allclose([v for _, v in found[tag]], [v for _, v in expected[tag]], rtol=1e-5, err_msg=tag)
 
 
+def test_a_replay_of_the_full_suite_gives_what_the_run_gave(tmp_path: Path) -> None:
+    def full() -> list[Any]:
+        return convscope.suite("full", heldout=convscope.HeldOut(size=16), every_n_epochs=1, max_layers=2)
+
+    L.seed_everything(1)
+    trainer = L.Trainer(
+        max_epochs=1, logger=TensorBoardLogger(tmp_path, name="run"), accelerator="cpu", enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[*full(), Save(tmp_path / "ckpt")],
+    )  # fmt: skip
+    trainer.fit(Saving(), datamodule=Data())
+    run = read_run(trainer.log_dir)
+    replayed = convscope.replay(
+        tmp_path / "ckpt", Saving, Data(), callbacks=full(), folder=tmp_path / "replay", accelerator="cpu"
+    )
+    assert len(run.families) >= 15
+    assert_equal(run, replayed)
+    for family in run.families:
+        for name in run.arrays(family):
+            assert np.array_equal(run.array(family, name), replayed.array(family, name)), (family, name)
+    assert run.pictures == replayed.pictures
+
+
 def test_an_interrupted_replay_goes_on(live: tuple[Run, Path], tmp_path: Path) -> None:
     class Stop(L.Callback):
         left = 2

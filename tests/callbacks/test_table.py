@@ -37,6 +37,13 @@ def titles(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith(("before training", "epoch "))]
 
 
+def test_a_table_alone_says_what_it_needs(fit: Fit, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        fit([convscope.LayerTable()], module=small(), max_epochs=1)
+    (said,) = [record.getMessage() for record in caplog.records if "LayerTable" in record.getMessage()]
+    assert "give some too, for example callbacks=[LayerProbe(), LayerTable()]" in said
+
+
 def test_a_table_a_check_with_columns_of_every_callback(fit: Fit, capsys: Any) -> None:
     fit(callbacks(), module=small())
     shown = capsys.readouterr().out

@@ -33,6 +33,29 @@ def test_the_callbacks_that_are_missing_are_named_and_the_rules_counted(
     ]
 
 
+def test_after_a_resume_with_fewer_callbacks_rules_that_matched_before_count_too(
+    fit: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = fit([convscope.FilterCorrelation(), convscope.FilterHealth(), DriftAlert(actions=[])], max_epochs=1)
+    path = f"{first.trainer.default_root_dir}/last.ckpt"
+    first.trainer.save_checkpoint(path)
+    with caplog.at_level(logging.INFO):
+        fit([convscope.FilterCorrelation(), DriftAlert(actions=[])], max_epochs=2, ckpt_path=path)
+    *_, sentence = said(caplog)
+    assert "8 of 25 rules are inactive because nothing logs health/*; add FilterHealth()" in sentence
+
+
+def test_a_suite_says_how_many_rules_judge_it(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        fit(convscope.suite("light"), max_epochs=1, limit_train_batches=1)
+    assert said(caplog) == []
+    (sentence,) = [r.getMessage() for r in caplog.records if "rules judge" in r.getMessage()]
+    assert sentence == (
+        "convscope: alerts: 12 of 25 rules judge what these callbacks measure; for the others add "
+        "RepresentationDrift(), FilterHealth(), FilterImportance(), or take suite('standard')"
+    )
+
+
 def test_a_callback_whose_tags_begin_at_its_second_check_is_not_missing(
     fit: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

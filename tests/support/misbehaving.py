@@ -8,6 +8,7 @@ the output: a check that left a trace would change training.
 from __future__ import annotations
 
 import contextvars
+import enum
 import functools
 import io
 import itertools
@@ -657,6 +658,30 @@ def parametrised() -> nn.Module:
     torch.nn.utils.parametrizations.weight_norm(net.conv1)
     torch.nn.utils.parametrizations.spectral_norm(net.conv2)
     return net
+
+
+class Mode(enum.Enum):
+    """Constants of a user's, one of which counts."""
+
+    PLAIN = 0
+    BRIGHT = 1
+
+
+class EnumMember(Misbehaving):
+    """A member of an enumeration that holds a counter and a list."""
+
+    def prepare(self) -> None:
+        self.mode = Mode.PLAIN
+        Mode.PLAIN.count, Mode.BRIGHT.history = 0, [0]  # type: ignore[attr-defined]
+
+    def meddle(self, x: Tensor) -> Any:
+        self.mode = Mode.BRIGHT if self.mode is Mode.PLAIN else Mode.PLAIN
+        Mode.PLAIN.count += 1  # type: ignore[attr-defined]
+        Mode.BRIGHT.history.append(Mode.PLAIN.count)  # type: ignore[attr-defined]
+        return self.mode.value + Mode.PLAIN.count % 4  # type: ignore[attr-defined]
+
+    def kept(self) -> Any:
+        return self.mode.name, Mode.PLAIN.count, list(Mode.BRIGHT.history)  # type: ignore[attr-defined]
 
 
 KINDS: list[type[Misbehaving]] = [*Misbehaving.__subclasses__(), NanBuffer]

@@ -12,14 +12,14 @@ from typing import Any
 import jupytext
 from mkdocs.structure.files import File, Files
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1] / "notebooks"
 LINK = re.compile(r"\]\((?:\.\./)*notebooks/(\w+)\.py\)")
 DOWNLOAD = "[Download as a notebook]({name}.ipynb), or as [Python]({name}.py).\n\n"
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Add a page, a notebook and the program itself for each notebook."""
-    for path in sorted(FOLDER.glob("[!_]*.py")):
+    for path in sorted(FOLDER.glob("*.py")):
         notebook = jupytext.read(path)
         heading, _, text = jupytext.writes(_without_header(notebook), "md").partition("\n\n")
         page = f"{heading}\n\n{DOWNLOAD.format(name=path.stem)}{text}"
