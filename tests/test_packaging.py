@@ -6,6 +6,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import itertools
 import re
 from pathlib import Path
 
@@ -174,7 +175,7 @@ def test_the_extras_in_the_docs_are_those_of_the_project() -> None:
 def test_the_oldest_versions_are_the_bounds_of_the_project() -> None:
     lines = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
     oldest = dict(line.split("==") for line in lines if not line.startswith("#"))
-    required = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    required = [*PROJECT["dependencies"], *itertools.chain(*PROJECT["optional-dependencies"].values())]
     bounds = dict(re.findall(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", " ".join(required)))
     assert set(oldest) >= {re.split(r"[<>=! ]", one)[0] for one in PROJECT["dependencies"]} - {"torch"}
     for name, version in oldest.items():
