@@ -288,4 +288,6 @@ def test_half_precision(fit: Fit, passes: list[Any]) -> None:
     free, own = both(fit, Classifier, precision="bf16-mixed", data=loaders(val=30, batch_size=7))
     assert len(passes) == 1 + 3
     found, expected = scalars(free), scalars(own)
-    assert found["correlation/mean_abs/net.conv1"] == pytest.approx(expected["correlation/mean_abs/net.conv1"], rel=0.02)
+    assert found["correlation/mean_abs/net.conv1"] == pytest.approx(
+        expected["correlation/mean_abs/net.conv1"], rel=0.02
+    )
