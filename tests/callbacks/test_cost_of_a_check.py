@@ -24,7 +24,6 @@ from convscope.capture import HeldOut, Subject
 from convscope.capture.network import follower
 from convscope.capture.network.follower import follow
 from convscope.metrics import correlation
-from tests.callbacks.conftest import Classifier
 from tests.networks import TinyResNet, images
 
 CHUNKS = 3
@@ -181,18 +180,12 @@ def test_a_check_writes_few_bytes_per_layer(fit: Any) -> None:
 
 
 def test_a_check_read_in_validation_runs_two_samples(fit: Any) -> None:
-    runs: list[int] = []
-
-    class Counted(Classifier):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            runs.append(len(x))
-            return super().forward(x)
-
     def samples(epochs: int) -> int:
-        runs.clear()
         heldout = convscope.HeldOut(size=20, batch_size=6, during_validation=True)
-        fit(convscope.suite("light", heldout=heldout, on_error="raise"), module=Counted(), max_epochs=epochs)
-        return sum(runs)
+        suite = convscope.suite("light", heldout=heldout, on_error="raise")
+        with Calls() as calls:
+            fit(suite, max_epochs=epochs)
+        return calls.images
 
     training, validation = 32, 30
     assert samples(3) - samples(2) == training + validation + 2
