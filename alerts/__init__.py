@@ -5,7 +5,7 @@ from convscope.alerts.calibration import Calibration, calibrate, calibrate_files
 from convscope.alerts.causes import Cause
 from convscope.alerts.incidents import Incident
 from convscope.alerts.judge import Judge, judge_run
-from convscope.alerts.rules import Condition, Rule, default_rules, load_rules
+from convscope.alerts.rules import Condition, Rule, convergence_rules, default_rules, load_rules
 from convscope.alerts.series import read_series
 from convscope.alerts.watch import Watch
 
@@ -21,6 +21,7 @@ __all__ = [
     "When",
     "calibrate",
     "calibrate_files",
+    "convergence_rules",
     "default_rules",
     "judge_run",
     "load_rules",

@@ -36,7 +36,10 @@ class Cause:
 
 @dataclass(frozen=True)
 class Signature:
-    """A row of the table: symptoms that a cause had on average, in the runs that the table was learnt on."""
+    """One way in which a cause shows: symptoms that it had on average, in the runs that the table was learnt on.
+
+    A cause may have several: inverted and blurred inputs are both changed inputs, and do not look alike.
+    """
 
     name: str
     text: str
@@ -55,7 +58,8 @@ class CauseTable:
         """All causes, the likeliest first.
 
         A symptom counts by its squared distance from the signature, in spreads, as in a linear discriminant with a
-        diagonal covariance; one that is not known on either side counts nothing.
+        diagonal covariance; one that is not known on either side counts nothing. A cause has the evidence of all its
+        signatures together.
 
         Args:
             symptoms: By name, in [-1, 1], as :class:`~convscope.alerts.symptoms.Symptoms` gives them. Fewer than six of
@@ -65,12 +69,12 @@ class CauseTable:
         if sum(name in self.spread for name in symptoms) < LEAST_KNOWN and not symptoms.get(BROKEN):
             return []
         weights = [-0.5 * self._distance(symptoms, one) for one in self.signatures]
-        top = max(weights)
-        total = sum(math.exp(weight - top) for weight in weights)
-        found = [
-            Cause(one.name, one.text, one.ask, math.exp(weight - top) / total)
-            for one, weight in zip(self.signatures, weights, strict=True)
-        ]
+        top = max(weights, default=0.0)
+        shares: dict[str, float] = {}
+        for one, weight in zip(self.signatures, weights, strict=True):
+            shares[one.name] = shares.get(one.name, 0.0) + math.exp(weight - top)
+        total, words = sum(shares.values()), {one.name: one for one in self.signatures}
+        found = [Cause(name, words[name].text, words[name].ask, share / total) for name, share in shares.items()]
         return sorted(found, key=lambda cause: -cause.share)
 
     def _distance(self, symptoms: Mapping[str, float], signature: Signature) -> float:
@@ -83,7 +87,7 @@ def default_table() -> CauseTable:
     """The table that convscope ships, ``alerts/causes.yaml``, learnt on injected faults.
 
     Example:
-        >>> sorted(one.name for one in default_table().signatures)[:2]
+        >>> sorted({one.name for one in default_table().signatures})[:2]
         ['batch_statistics', 'broken_numbers']
     """
     text = resources.files("convscope.alerts").joinpath("causes.yaml").read_text(encoding="utf-8")
@@ -91,8 +95,10 @@ def default_table() -> CauseTable:
 
 
 def table_of(found: Mapping[str, Any]) -> CauseTable:
-    """A table from the plain values of its file."""
+    """A table from the plain values of its file: by cause its words, and signatures by the way in which it shows."""
     rows = tuple(
-        Signature(name, row["text"], row["ask"], row.get("symptoms") or {}) for name, row in found["causes"].items()
+        Signature(name, row["text"], row["ask"], symptoms)
+        for name, row in found["causes"].items()
+        for symptoms in (row.get("signatures") or {}).values()
     )
     return CauseTable(rows, found.get("spread") or {})

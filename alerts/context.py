@@ -11,6 +11,7 @@ LEARNING_RATE = "convscope/learning_rate"
 
 TRAINING_LOSSES = ("train_loss", "train_loss_epoch", "train/loss", "train/loss_epoch")
 VALIDATION_LOSSES = ("val_loss", "val_loss_epoch", "val/loss", "val/loss_epoch", "valid_loss", "validation_loss")
+ACCURACIES = ("val_acc", "val_acc_epoch", "val_accuracy", "val/acc", "val/accuracy", "valid_acc", "validation_accuracy")
 
 SHARE = 0.2  # a smaller change is not worth mentioning
 

@@ -234,8 +234,21 @@ def default_rules() -> list[Rule]:
         >>> [rule.name for rule in default_rules() if rule.severity == "critical"][:2]
         ['not_finite', 'non_finite_values']
     """
-    text = resources.files("convscope.alerts").joinpath("default_rules.yaml").read_text(encoding="utf-8")
-    return _rules(_read(text))
+    return _shipped("default_rules.yaml")
+
+
+def convergence_rules() -> list[Rule]:
+    """The rule that says which layers have converged, and what freezing them saves: ``info``, off by default.
+
+    Example:
+        >>> [(rule.name, rule.severity) for rule in convergence_rules()]
+        [('converged', 'info')]
+    """
+    return _shipped("more_rules.yaml")
+
+
+def _shipped(name: str) -> list[Rule]:
+    return _rules(_read(resources.files("convscope.alerts").joinpath(name).read_text(encoding="utf-8")))
 
 
 def _read(text: str) -> list[Any]:

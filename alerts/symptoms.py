@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from statistics import median
 from typing import Any
 
-from convscope.alerts.context import LEARNING_RATE, TRAINING_LOSSES, VALIDATION_LOSSES
+from convscope.alerts.context import ACCURACIES, LEARNING_RATE, TRAINING_LOSSES, VALIDATION_LOSSES
 
 WINDOW = 3  # earlier checks that a value is compared with
 
@@ -65,6 +65,10 @@ SYMPTOMS: dict[str, Symptom] = {
     ),
     "likeness to the last check": Symptom(("drift/cka_previous/*",), 0.15, "least", logarithm=False),
     "likeness of the first layer": Symptom(("drift/cka_previous/*",), 0.05, "first", logarithm=False),
+    "size of weights": Symptom(("health/weight_norm/*",), 0.03),
+    "running statistics of one layer": Symptom(("health/statistics_change/*",), 0.8, "most"),
+    "running statistics of most layers": Symptom(("health/statistics_change/*",), 0.8),
+    "validation accuracy": Symptom(ACCURACIES, 0.08, logarithm=False),
     "shift of one layer": Symptom(("drift/mean_shift/*",), 0.8, "most"),
     "shift of most layers": Symptom(("drift/mean_shift/*",), 0.8, "median"),
     "shift of the first layer": Symptom(("drift/mean_shift/*",), 0.8, "first"),

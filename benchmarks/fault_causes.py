@@ -2,7 +2,8 @@
 
     python -m benchmarks.fault_causes
 
-writes the symptoms of ``alerts/causes.yaml`` from the records of the tuning half; texts there are kept.
+writes the signatures of ``alerts/causes.yaml``, one per kind of fault, from the records of the tuning half; texts there
+are kept.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.fault_incidents import after_fault
 from benchmarks.faults import load
 from convscope.alerts.causes import CauseTable, table_of
 from convscope.alerts.symptoms import SYMPTOMS, Symptoms, strongest
@@ -61,14 +63,24 @@ def symptoms_at(record: RunRecord, check: int, checks: int = 2) -> dict[str, flo
 
 
 def learn(records: list[RunRecord]) -> dict[str, Any]:
-    """``symptoms`` by cause, and ``spread``, from runs with a fault."""
+    """``signatures`` by fault, and ``spread``, from runs with a fault."""
+    return signatures([(r["fault"], symptoms_at(r, _moment(r))) for r in records if r["fault"] in CAUSE_OF])
+
+
+def _moment(record: RunRecord) -> int:
+    """The check at which causes would be ranked: that of the first incident, or of the fault where there is none."""
+    found = after_fault(record)
+    return found[0].epoch if found else int(record["begins"])
+
+
+def signatures(shown: list[tuple[str, dict[str, float]]]) -> dict[str, Any]:
+    """Means and spread of symptoms that were shown, each with its fault."""
     seen: dict[str, list[dict[str, float]]] = {}
-    for record in records:
-        if record["fault"] in CAUSE_OF:
-            seen.setdefault(CAUSE_OF[record["fault"]], []).append(symptoms_at(record, record["begins"]))
-    means = {cause: {name: _mean(runs, name) for name in SYMPTOMS_AND_BROKEN} for cause, runs in seen.items()}
+    for fault, symptoms in shown:
+        seen.setdefault(fault, []).append(symptoms)
+    means = {fault: {name: _mean(runs, name) for name in SYMPTOMS_AND_BROKEN} for fault, runs in seen.items()}
     spread = {name: _spread(seen, means, name) for name in SYMPTOMS_AND_BROKEN}
-    return {"symptoms": means, "spread": spread}
+    return {"signatures": means, "spread": spread}
 
 
 SYMPTOMS_AND_BROKEN = [*SYMPTOMS, "numbers that are no numbers"]
@@ -89,7 +101,9 @@ def table_with(learnt: dict[str, Any]) -> dict[str, Any]:
     """The file's plain values with what was learnt in the place of what it holds."""
     found: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     for name, row in found["causes"].items():
-        row["symptoms"] = learnt["symptoms"].get(name, {})
+        row.pop("signatures", None)
+        mine = [fault for fault in learnt["signatures"] if CAUSE_OF[fault] == name]
+        row["signatures"] = {fault: learnt["signatures"][fault] for fault in mine}
     return found | {"spread": learnt["spread"]}
 
 
@@ -109,7 +123,8 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=Path("runs/faults"), help="folder of the JSON lines")
     parser.add_argument("--halves", nargs="+", default=["tune"], help="names of the files to learn from")
     options = parser.parse_args()
-    found = table_with(learn([r for half in options.halves for r in load(options.records, half) if r["fault"]]))
+    records = [record for half in options.halves for record in load(options.records, half)]
+    found = table_with(learn([r for r in records if r["fault"] and not r.get("twin")]))
     comment = [line for line in FILE.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     body = yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120)
     FILE.write_text("\n".join([*comment, "", body]), encoding="utf-8")

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.fault_injection import LAYERED
+from benchmarks.fault_injection import LAYERED, LEVELS
 
 RunRecord = dict[str, Any]
 LEAST = {"val_loss": 0.1, "val_acc": 0.05, "train_loss": 0.2}  # shares of a loss, points of accuracy
@@ -52,3 +52,27 @@ def _difference(tag: str, mine: float, healthy: float) -> float:
 def _middle(values: Iterable[float]) -> float:
     found = list(values)
     return statistics.median(found) if all(map(math.isfinite, found)) else math.inf
+
+
+def effect_rows(records: list[RunRecord]) -> list[list[str]]:
+    """One row per fault: how many runs act, and the median differences from the twin, weak and medium."""
+    rows = [["fault", "strength", "act", "held-out loss", "held-out accuracy", "training loss"]]
+    twins = {record["key"]: record for record in records if record.get("twin")}
+    pairs = [(r, twins[f"{r['key']}/twin"]) for r in records if f"{r['key']}/twin" in twins]
+    for fault in LEVELS:
+        for strength in ("weak", "medium"):
+            mine = [pair for pair in pairs if pair[0]["fault"] == fault and pair[0]["strength"] == strength]
+            if mine:
+                found = [effects(*pair) for pair in mine]
+                number = f"{sum(acts(*pair) for pair in mine)} of {len(mine)}"
+                rows.append([fault, strength, number, *(_shown(tag, found) for tag in LEAST)])
+    return rows
+
+
+def _shown(tag: str, found: list[dict[str, float]]) -> str:
+    values = [one[tag] for one in found if tag in one]
+    if not values:
+        return "–"
+    middle = statistics.median(values)
+    unit = " points" if tag == "val_acc" else " %"
+    return f"{100 * middle:+.0f}{unit}" if math.isfinite(middle) else "not finite"

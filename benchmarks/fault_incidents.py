@@ -62,9 +62,27 @@ def has_learned(record: RunRecord) -> bool:
 
 
 def says_nothing_is_learnt(record: RunRecord, check: int = 4) -> bool:
-    """Return whether by the fifth check it was said that nothing is learnt, or that numbers are no numbers."""
-    words = {"learns_nothing", "at_chance", "not_finite", "non_finite_values"}
-    return any(alert.rule in words and alert.epoch <= check for one in incidents(record) for alert in one.alerts)
+    """Return whether a message by the fifth check said that nothing is learnt, or that numbers are no numbers.
+
+    What is only added to an incident that is open is not told to anybody, and does not count.
+    """
+    return any(_tells(one, alert.epoch) and alert.rule in LEARNS_NOTHING and alert.epoch <= check
+               for one in incidents(record) for alert in one.alerts)  # fmt: skip
+
+
+LEARNS_NOTHING = {
+    "learns_nothing", "never_above_chance", "worse_than_a_guess", "at_chance", "not_finite", "non_finite_values"
+}  # fmt: skip
+
+
+def _tells(incident: Incident, check: int) -> bool:
+    """Return whether an incident gave a message at a check: it was opened, or became critical."""
+    return check in (incident.epoch, incident.escalated.epoch if incident.escalated else None)
+
+
+def is_healthy(record: RunRecord) -> bool:
+    """Return whether nothing is wrong with a run: it has no fault, or is the twin of one that has."""
+    return record["fault"] is None or bool(record.get("twin"))
 
 
 def incident_rows(faulty: list[RunRecord], strength: str) -> list[list[str]]:

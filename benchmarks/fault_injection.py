@@ -20,8 +20,8 @@ SLOW = ("labels_ramp", "weight_decay", "frozen", "lost_group", "shortcut", "clon
 LAYERED = ("dying", "frozen", "lost_group", "duplicated", "cloning")  # faults of some layers and not of others
 
 # What each strength means. Shares are of samples, batches, filters or layers. Medium is meant to have an effect that
-# can be measured against the run's healthy twin (the same run, where the fault never strikes): some strengths that
-# were used before had none in the tuning half, and were raised. How many act is counted, see fault_effects.py.
+# can be measured against the run's healthy twin (the same run, where the fault never strikes): some of the strengths
+# that were used before had none in the tuning half, and were raised. How many act is counted, see fault_effects.py.
 LEVELS: dict[str, tuple[float, float, float]] = {
     "labels": (0.15, 0.4, 0.8),  # share of training targets exchanged at random, at once
     "labels_ramp": (0.4, 0.8, 0.95),  # the same, reached in six checks

@@ -13,6 +13,7 @@ from torch import nn
 from convscope._arguments import flag, refuse, whole_number_or_none
 from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec
 from convscope.callbacks.engine.observer import Plan
+from convscope.callbacks.parts.convergence import Convergence
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import Correlations, PerLayer, positions_each
 from convscope.callbacks.parts.reference import Reference, reference_features
@@ -48,6 +49,9 @@ class RepresentationDrift(LayerObserver):
         ``drift/correlation_change/<layer>``: ``‖R_t − R_{t−1}‖_F / ‖R_{t−1}‖_F`` of the inter-filter Pearson matrix;
         ``drift/mean_shift/<layer>``: of the channel means, in standard deviations of the layer;
         ``drift/variance_shift/<layer>``: ``Σ|v − v'| / Σ(v + v')`` of the channel variances, 0 to 1.
+        ``drift/freezable/<layer>``: share of a training step that freezing the layer and all that run before it would
+        save, logged once each of them has had a ``cka_previous`` of 0.995 for 8 checks in a row. It is counted, not
+        timed: multiplications of the observed layers, forward and backward. See :func:`convscope.rules.convergence`.
     Where a :class:`~convscope.FilterImportance` measures the layer in the same check (the first one, if there
     are several), Spearman correlations of its importances, from its second check on:
         ``drift/importance_stability_previous/<layer>``, ``drift/importance_stability_first/<layer>``: -1 to 1.
@@ -74,6 +78,7 @@ class RepresentationDrift(LayerObserver):
             "correlation_change",
             "mean_shift",
             "variance_shift",
+            "freezable",
             "importance_stability_previous",
             "importance_stability_first",
         }
@@ -98,6 +103,7 @@ class RepresentationDrift(LayerObserver):
             self.charts = {**self.charts, "cka_reference": "CKA with the reference"}  # type: ignore[misc]
         self._features = PerLayer[PooledFeatures]()
         self._correlation = Correlations[ChannelMoments]()
+        self._layers: list[Layer] = []
         self._reference: dict[str, Features] = {}
         self._forget()
 
@@ -105,6 +111,7 @@ class RepresentationDrift(LayerObserver):
         self._previous: dict[str, LayerSnapshot] = {}
         self._first: dict[str, Features] = {}
         self._importance: dict[str, dict[str, torch.Tensor]] = {"previous": {}, "first": {}}
+        self._convergence = Convergence()
 
     @property
     def takes_any_share(self) -> bool:
@@ -117,6 +124,7 @@ class RepresentationDrift(LayerObserver):
             self._reference = {name: Features.of(features, self.debiased) for name, features in found.items()}
 
     def begin(self, layers: list[Layer], samples: int) -> None:
+        self._layers = layers
         most = positions_each(self.max_observations, samples)
         self._features.make(layers, lambda layer: PooledFeatures(layer.channels))
         self._correlation.make(layers, lambda layer: ChannelMoments(layer.channels, max_positions=most))
@@ -139,7 +147,10 @@ class RepresentationDrift(LayerObserver):
         return LayerResult({key: value for key, value in scalars.items() if math.isfinite(value)})
 
     def conclude(self, findings: Findings, check: Mapping[str, Findings]) -> None:
-        """Add the stability of the importances, which are known once all callbacks have computed."""
+        """Add what is known once all layers and all callbacks have computed."""
+        likeness = {name: result.scalars.get("cka_previous", 0.0) for name, result in findings.layers.items()}
+        for name, saved in self._convergence.freezable(self._layers, likeness).items():
+            findings.layers[name].scalars["freezable"] = saved
         current = _importances(check)
         for name, result in findings.layers.items():
             if name in current:
@@ -155,6 +166,7 @@ class RepresentationDrift(LayerObserver):
         return scalars
 
     def end(self) -> None:
+        self._layers = []
         self._features.drop()
         self._correlation.drop()
 
@@ -176,6 +188,7 @@ class RepresentationDrift(LayerObserver):
             "previous": {name: snapshot.state_dict() for name, snapshot in self._previous.items()},
             "first": {name: features.half for name, features in self._first.items()},
             "importance": {which: dict(kept) for which, kept in self._importance.items()},
+            "convergence": self._convergence.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -183,6 +196,7 @@ class RepresentationDrift(LayerObserver):
         self._previous = {name: LayerSnapshot.load(kept, self.debiased) for name, kept in state["previous"].items()}
         self._first = {name: Features(half, self.debiased) for name, half in state["first"].items()}
         self._importance = {which: dict(kept) for which, kept in state["importance"].items()}
+        self._convergence.load_state_dict(state.get("convergence", {}))  # there was none in earlier versions
 
 
 def _importances(check: Mapping[str, Findings]) -> dict[str, torch.Tensor]:

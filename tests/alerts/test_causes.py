@@ -34,6 +34,15 @@ def test_the_likest_signature_comes_first_and_shares_add_up() -> None:
     assert math.log(found[0].share / found[1].share) == pytest.approx(6 * (1.1**2 - 0.5**2) / 0.5)
 
 
+def test_a_cause_has_the_evidence_of_all_its_signatures() -> None:
+    other = Signature("rises", "it rises", "does it?", dict.fromkeys("abcdef", -0.6))
+    table = CauseTable((*TABLE.signatures, other), TABLE.spread)
+    assert [cause.name for cause in TABLE.rank(dict.fromkeys("abcdef", -0.65))] == ["falls", "rises"]
+    found = table.rank(dict.fromkeys("abcdef", -0.65))
+    assert [cause.name for cause in found] == ["rises", "falls"]
+    assert sum(cause.share for cause in found) == pytest.approx(1)
+
+
 def test_what_is_not_known_counts_nothing_and_too_little_names_nothing() -> None:
     known = dict.fromkeys("abcdef", 0.3)
     assert TABLE.rank({**known, "unheard of": 1.0}) == TABLE.rank(known)

@@ -52,14 +52,37 @@ CASES: dict[str, Rows] = {
         plain("train_loss", [9.0, 2.31, 2.30, 2.31, 2.31]), plain("val_loss", [2.31, 2.32, 2.30, 2.31, 2.30])
     ),
     "at_chance": both(plain("probe/chance", [0.1] * 5), plain("val_acc", [0.1, 0.11, 0.09, 0.1, 0.1])),
+    "never_above_chance": both(
+        plain("probe/chance", [0.1] * 5),
+        plain("val_acc", [0.1, 0.11, 0.09, 0.1, 0.1]),
+        plain("val_loss", [2.9, 2.3, 2.31, 2.3, 2.31]),
+    ),
+    "worse_than_a_guess": both(
+        plain("probe/chance", [0.1] * 5),
+        plain("probe/guess_loss", [2.3] * 5),
+        plain("val_acc", [0.1, 0.11, 0.09, 0.1, 0.1]),
+        plain("train_loss", [3e4, 87.0, 57.0, 50.0, 40.0]),
+        plain("val_loss", [58.0, 52.0, 48.0, 44.0, 40.0]),
+    ),
     "stalled_layer": rows("health/not_learning", [0.0, 0.0, 1.0], layers=1, others=0.0),
     "learning_stopped": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.2, 0.001]),
     "update_surge": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.15, 0.1, 0.1, 0.1, 3.0]),
+    "updates_fade": both(
+        rows("health/update_ratio", [0.3, 0.2, 0.2, 0.2, 0.08, 0.02, 0.01]),
+        plain("convscope/learning_rate", [0.1] * 7),
+        plain("train_loss", [2.0, 1.0, 0.7, 0.6, 0.6, 0.6, 0.6]),
+    ),
+    "weights_shrink": rows("health/weight_norm", [2.0, 2.05, 2.1, 2.1, 2.12, 1.9]),
+    "statistics_stopped": rows("health/statistics_change", [0.3, 0.2, 0.1, 0.0]),
+    "statistics_surge": rows("health/statistics_change", [0.3, 0.2, 0.1, 0.1, 0.8]),
     "training_loss_rise": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.52, 0.6]),
+    "validation_loss_rise": plain("val_loss", [2.0, 1.0, 0.8, 0.7, 1.0, 1.1, 1.1, 1.2]),
+    "accuracy_fall": plain("val_acc", [0.3, 0.5, 0.6, 0.7, 0.5, 0.5, 0.45]),
     "training_loss_surge": plain("train_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 1.2]),
     "validation_loss_surge": plain("val_loss", [2.0, 1.0, 0.5, 0.4, 0.3, 3.0, 2.0, 2.0]),
     "gap_surge": both(
-        plain("train_loss", [2.0, 1.8, 1.7, 1.6, 1.4, 1.0]), plain("val_loss", [2.0, 1.8, 1.75, 1.65, 1.8, 1.9])
+        plain("train_loss", [2.0, 1.8, 1.7, 1.6, 1.4, 1.0, 0.7]),
+        plain("val_loss", [2.0, 1.8, 1.75, 1.65, 1.8, 1.9, 2.1]),
     ),
     "validation_too_good": both(
         plain("train_loss", [2.0, 1.0, 0.5, 0.3, 0.4]), plain("val_loss", [2.0, 1.1, 0.7, 0.5, 0.3])
@@ -121,12 +144,27 @@ HEALTHY: dict[str, Rows] = {
     "accuracy saturates": rows("probe/accuracy", [0.1, 0.5, 0.7, 0.8, 0.84, 0.86, 0.85, 0.87, 0.86, 0.87]),
     "early layers lose what late ones gain": rows("probe/accuracy", [0.6] * 8 + [0.55, 0.5]),
     "the loss falls": plain("train_loss", [2.3 * 0.7**i for i in range(12)]),
-    "a warm restart": plain("train_loss", [1.0, 0.5, 0.3, 0.25, 0.33, 0.28, 0.2, 0.18, 0.25]),
+    "a warm restart": both(
+        plain("train_loss", [1.0, 0.5, 0.3, 0.25, 0.33, 0.28, 0.2, 0.18, 0.25]),
+        plain("convscope/learning_rate", [0.1, 0.05, 0.01, 0.001, 0.1, 0.05, 0.01, 0.001, 0.1]),
+    ),
     "cosine to nothing": rows(
         "health/update_ratio", [0.3 * (1 + math.cos(math.pi * i / 12)) + 1e-4 for i in range(12)]
     ),
     "a step of the schedule": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.2, 0.02, 0.02, 0.002, 0.002]),
     "warm-up": rows("health/update_ratio", [0.01, 0.03, 0.06, 0.1, 0.12, 0.12, 0.12]),
+    "weight decay shrinks all weights from the start": rows("health/weight_norm", [5.0 * 0.93**i for i in range(12)]),
+    "running statistics settle": rows("health/statistics_change", [0.3 * 0.7**i for i in range(12)]),
+    "updates shrink with the schedule": both(
+        rows("health/update_ratio", [0.2 * 0.5**i for i in range(10)]),
+        plain("convscope/learning_rate", [0.1 * 0.5**i for i in range(10)]),
+        plain("train_loss", [2.0, 1.0, 0.7, 0.65, *[0.6] * 6]),
+    ),
+    "a network that fits its data moves less": both(
+        rows("health/update_ratio", [0.2 * 0.4**i for i in range(10)]),
+        plain("convscope/learning_rate", [0.1] * 10),
+        plain("train_loss", [2.0 * 0.5**i for i in range(10)]),
+    ),
     "the rank settles": rows("correlation/effective_rank_ratio", [0.9, 0.6, 0.45, 0.4, 0.37, 0.35, 0.34, 0.33]),
     "gradients vanish as the loss does": rows("health/gradient_rms", [0.1 * 0.6**i for i in range(12)]),
     "a few filters die": rows("health/dead_filters", [0.0, 0.05, 0.05, 0.1, 0.1, 0.15, 0.15]),

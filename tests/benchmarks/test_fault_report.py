@@ -13,6 +13,7 @@ pytest.importorskip("sklearn")
 
 from benchmarks.fault_calibration import _observed, check_score, score
 from benchmarks.fault_causes import CAUSE_OF, confusion, learn, symptoms_at, table_with
+from benchmarks.fault_effects import acts, effect_rows, effects, with_effects
 from benchmarks.fault_incidents import is_found, is_named, messages, says_nothing_is_learnt
 from benchmarks.fault_injection import LEVELS
 from benchmarks.fault_report import report
@@ -102,6 +103,21 @@ def test_messages_are_counted_and_the_first_layer_is_compared() -> None:
     assert not is_named(found | {"layers": ["net.2"]})
 
 
+def test_a_fault_acts_if_its_run_ends_elsewhere_than_its_healthy_twin() -> None:
+    fall = [2.0 * 0.8**i for i in range(12)]
+    twin = record(fall, 6, fault="labels", key="a/twin", twin=True)
+    alike, apart = (
+        record([*fall[:6], *(loss * by for loss in fall[6:])], 6, fault="labels", key="a") for by in (1.05, 1.3)
+    )
+    broken = record([*fall[:11], float("nan")], 6, fault="labels", key="a")
+    assert effects(apart, twin)["val_loss"] == pytest.approx(0.3)
+    assert [acts(one, twin) for one in (alike, apart, broken)] == [False, True, True]
+    assert acts({**alike, "fault": "frozen"}, twin)  # it changes layers, whatever comes of it
+    assert with_effects([alike, twin])[0]["acts"] is False
+    assert with_effects([apart])[0]["acts"] is None
+    assert ["labels", "medium", "1 of 1", "+30 %", "+0 points", "–"] in effect_rows([apart, twin])
+
+
 def test_a_run_that_learns_nothing_counts_only_if_that_was_said_in_time() -> None:
     nothing = record([2.3] * 12, 0, fault="no_rate")
     for check in nothing["checks"]:
@@ -115,7 +131,7 @@ def test_signatures_are_means_of_symptoms_and_name_the_cause() -> None:
     runs = [stalled(begins, layer, key=f"{begins}{layer}") for begins in (5, 6, 7) for layer in LAYERS[:2]]
     learnt = learn(runs)
     shown = [symptoms_at(run, run["begins"])["layers that stand still"] for run in runs]
-    assert learnt["symptoms"]["frozen_layers"]["layers that stand still"] == pytest.approx(sum(shown) / 6.5, abs=0.01)
+    assert learnt["signatures"]["frozen"]["layers that stand still"] == pytest.approx(sum(shown) / 6.5, abs=0.01)
     table = table_of(table_with(learnt))
     (ranked, *_) = confusion([stalled(8, "net.3", key="new")], table, {"new": 8})["frozen_layers"]
     assert ranked == [] or ranked[0] == "frozen_layers"
@@ -145,6 +161,6 @@ def test_the_report_holds_every_fault_and_rival() -> None:
     text = report(healthy + faulty, healthy)
     assert all(f"| {fault} |" in text for fault in LEVELS)
     assert all(f"| {rival.name} |" in text for rival in EVERYBODY)
-    assert "| healthy runs with a warning: ≤ 2 %, upper bound ≤ 5 % | 0 of 3 (0 %, 0 to 56) | **no** |" in text
-    # The loss alone tells of a fault, in one message, and of no layer.
-    assert "| frozen | 1, 1 | 1, 1 | 0 of 1 |" in text
+    assert "upper bound ≤ 5 % | 8 of 140 (6 %, 3 to 11) | 0 of 3 (0 %, 0 to 56) | **no** |" in text
+    # The loss alone tells of a fault, in one message (a surge, and that it stays above), and of no layer.
+    assert "| frozen | 1, 1 | 2, 2 | 0 of 1 |" in text

@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 import convscope
+from convscope import DriftAlert
 from convscope.callbacks import FilterImportance, RepresentationDrift
 from convscope.callbacks.engine.findings import Findings
 from tests.callbacks.conftest import Classifier, loaders
@@ -120,6 +121,28 @@ def test_a_network_that_does_not_train_does_not_drift(fit: Any) -> None:
             assert values(run, f"drift/cka_first/{layer}") == pytest.approx([1, 1], abs=1e-6)
             for quantity in ("correlation_change", "mean_shift", "variance_shift"):
                 assert values(run, f"drift/{quantity}/{layer}") == [0, 0]
+
+
+def test_layers_that_have_converged_are_named_with_what_freezing_them_would_save(fit: Any) -> None:
+    alert = DriftAlert(rules=convscope.rules.convergence())
+    run = fit([RepresentationDrift(curves="all"), alert], plain(lr=0.0), max_epochs=10)
+    # Two 3 x 3 convolutions on 8 x 8 pixels: 1 to 4 and 4 to 6 channels here.
+    first, second = 9 * 3 * 4 * 64, 9 * 4 * 6 * 64
+    step = 2 * first + 3 * second
+    saved = {LAYERS[0]: (first + second) / step, LAYERS[1]: (first + 2 * second) / step}
+    for layer, share in saved.items():
+        assert values(run, f"drift/freezable/{layer}") == pytest.approx([share] * 3)  # after epochs 7, 8 and 9
+    (found,) = alert.incidents
+    assert (found.rule, found.severity, found.epoch) == ("converged", "info", 7)
+    assert found.sentence.startswith(f"{LAYERS[1]} has converged")
+    assert f"would save {saved[LAYERS[1]]:.0%} of a step" in found.sentence
+
+
+def test_a_layer_behind_one_that_still_learns_is_not_named_and_neither_is_a_frozen_one(fit: Any) -> None:
+    module = plain(lr=0.5)
+    module.net.conv2.requires_grad_(False)
+    run = fit([RepresentationDrift(curves="all")], module, max_epochs=10)
+    assert not [tag for tag in run.events.Tags()["scalars"] if tag.startswith("drift/freezable/")]
 
 
 def test_debiased_is_the_unbiased_estimator(fit: Any) -> None:

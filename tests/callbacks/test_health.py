@@ -66,7 +66,8 @@ def test_every_documented_tag_is_written_and_no_other(fit: Any) -> None:
     run = fit([FilterHealth(curves="all")])
     documented = {
         "dead_filters", "constant_filters", "activation_rms", "activation_ratio", "gradient_rms", "gradient_ratio",
-        "nonfinite", "nonfinite_gradients", "died", "revived", "update_ratio", "not_learning",
+        "nonfinite", "nonfinite_gradients", "died", "revived", "update_ratio", "not_learning", "weight_norm",
+        "statistics_change",
     }  # fmt: skip
     units = {f"net.{unit}" for unit in TINY_RESNET_UNITS}
     expected = {f"health/{quantity}/{unit}" for quantity in documented for unit in units}
@@ -100,6 +101,45 @@ def test_update_ratio_is_that_of_the_weights_at_the_checks(fit: Any) -> None:
         expected = [float((b - a).norm() / a.norm()) for a, b in pairwise(kept)]
         assert values(run, f"health/update_ratio/{layer}") == pytest.approx(expected, rel=1e-4)
         assert values(run, f"health/not_learning/{layer}") == [0, 0, 0]
+
+
+def test_weight_norm_is_that_of_the_weights_at_the_checks(fit: Any) -> None:
+    health = Caught(curves="all")
+    run = fit([health], plain(), max_epochs=3)
+    for layer in LAYERS:
+        expected = [float(weights[layer].norm()) for weights in health.weights]
+        assert values(run, f"health/weight_norm/{layer}") == pytest.approx(expected, rel=1e-5)
+        assert not [tag for tag in run.events.Tags()["scalars"] if tag.startswith("health/statistics_change/")]
+
+
+class Statistics(FilterHealth):
+    """Keeps BatchNorm's running statistics at each check."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def begin(self, layers: list[Any], samples: int) -> None:
+        super().begin(layers, samples)
+        self.kept.append((layers[0].norm.running_mean.clone(), layers[0].norm.running_var.clone().sqrt()))
+
+
+def test_movement_of_running_statistics_is_that_of_the_buffers_and_zero_once_they_are_frozen(fit: Any) -> None:
+    def freeze(net: nn.Module) -> None:
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.0
+
+    health = Statistics(curves="all")
+    run = fit([AtEpoch(epoch2=freeze), health], max_epochs=4)
+    found = values(run, f"health/statistics_change/net.{TINY_RESNET_UNITS[0]}")
+    expected = [
+        float(((mean - old).square().sum() + (std - before).square().sum()).sqrt() / before.norm())
+        for (old, before), (mean, std) in pairwise(health.kept)
+    ]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found[-2:] == [0.0, 0.0]
+    assert min(found[:2]) > 0
 
 
 def test_filters_that_die_and_come_back_are_entered_with_their_epochs(fit: Any) -> None:
