@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from convscope.alerts.context import ACCURACIES
 from convscope.alerts.watch import Watch
 from convscope.callbacks.parts.layer_observer import LayerObserver
 
@@ -54,6 +55,8 @@ class UnseenMetrics:
         unwanted = {name for name, globs in idle.items() if _families(globs) & COMPANIONS.keys() - there}
         # A rule on a difference is for runs that have both of its parts: a regression has no accuracy above chance.
         unwanted |= idle.keys() & {r.name for r in watch.given if any(c.others for c in r.conditions)}
+        # A rule on accuracy alone has nothing to say of a run that logs none: a regression, or the user's choice.
+        unwanted |= {name for name, globs in idle.items() if set(globs) <= set(ACCURACIES)}
         count = len(watch.given) - len(unwanted)
         inactive = {n: globs for n, globs in idle.items() if n not in self._said | unwanted}
         optional = {rule.name for rule in watch.given if rule.optional}

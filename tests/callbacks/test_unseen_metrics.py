@@ -28,7 +28,7 @@ def test_the_callbacks_that_are_missing_are_named_and_the_rules_counted(
 ) -> None:
     # Of 25: 8 on health, 4 on drift; importance 1, probe 2, correlation is there. Nobody is told to log an accuracy.
     assert fitted(fit, caplog, convscope.FilterCorrelation(pictures=False)) == [
-        "convscope: DriftAlert: 15 of 25 rules are inactive because nothing logs drift/*, health/*, importance/*, "
+        "convscope: DriftAlert: 18 of 29 rules are inactive because nothing logs drift/*, health/*, importance/*, "
         "probe/*; add RepresentationDrift(), FilterHealth(), FilterImportance(), LayerProbe()"
     ]
 
@@ -42,7 +42,7 @@ def test_after_a_resume_with_fewer_callbacks_rules_that_matched_before_count_too
     with caplog.at_level(logging.INFO):
         fit([convscope.FilterCorrelation(), DriftAlert(actions=[])], max_epochs=2, ckpt_path=path)
     *_, sentence = said(caplog)
-    assert "8 of 25 rules are inactive because nothing logs health/*; add FilterHealth()" in sentence
+    assert "11 of 29 rules are inactive because nothing logs health/*; add FilterHealth()" in sentence
 
 
 def test_a_suite_says_how_many_rules_judge_it(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -51,7 +51,7 @@ def test_a_suite_says_how_many_rules_judge_it(fit: Any, caplog: pytest.LogCaptur
     assert said(caplog) == []
     (sentence,) = [r.getMessage() for r in caplog.records if "rules judge" in r.getMessage()]
     assert sentence == (
-        "convscope: alerts: 12 of 25 rules judge what these callbacks measure; for the others add "
+        "convscope: alerts: 13 of 29 rules judge what these callbacks measure; for the others add "
         "RepresentationDrift(), FilterHealth(), FilterImportance(), or take suite('standard')"
     )
 
@@ -65,13 +65,13 @@ def test_a_callback_whose_tags_begin_at_its_second_check_is_not_missing(
     (sentence,) = fitted(fit, caplog, drift, health)
     assert "drift" not in sentence
     assert "health" not in sentence
-    assert "5 of 25 rules are inactive" in sentence  # correlation 2, importance 1, probe 2
+    assert "5 of 29 rules are inactive" in sentence  # correlation 2, importance 1, probe 2
     assert sentence.endswith("add FilterCorrelation(), FilterImportance(), LayerProbe()")
 
 
 def test_losses_of_other_names_are_waited_for_and_named_together(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
     rules = [rule for rule in convscope.rules.default() if "loss" in rule.name]
-    own = "3 of 3 rules are inactive because nothing logs train/loss, train/loss_epoch, train_loss, train_loss_epoch, "
+    own = "4 of 4 rules are inactive because nothing logs train/loss, train/loss_epoch, train_loss, train_loss_epoch, "
     for epochs, expected in ((2, []), (4, [own])):
         caplog.clear()
         with caplog.at_level(logging.INFO):
