@@ -57,7 +57,7 @@ MISTAKES = [
     (("replay", "ckpt", *REPLAY, "--data", f"{TYPED}:Data", "-o", "notes.txt"), "is no folder that can", "your own"),
     (("replay", "ckpt", *REPLAY), "there is no validation loader", "give --data, for example"),
     (("replay", "damaged", *REPLAY, "--data", f"{TYPED}:Data"), "cannot be read", "it is damaged, or no checkpoint"),
-    (("replay", "ckpt", "--config", "bytes.yaml"), "cannot be read (not text in UTF-8)", "give the config.yaml"),
+    (("replay", "ckpt", "--config", "bytes.yaml"), "cannot be read (not text in UTF-8)", "give LightningCLI's"),
     (("run", "image_folder", "nowhere"), "nowhere: give a folder", "at least two classes"),
 ]  # fmt: skip
 
