@@ -77,7 +77,7 @@ def write_parquet(path: Path, found: Iterator[TidyRow]) -> None:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise ImportError("--parquet needs pyarrow, which is not installed: pip install pyarrow") from error
+        raise ImportError("--parquet needs pyarrow: pip install 'convscope[parquet]'") from error
     whole, number, text = pyarrow.int64(), pyarrow.float64(), pyarrow.string()
     kinds = [text, whole, whole, text, text, text, text, whole, number]
     columns = list(zip(*found, strict=True)) or [()] * len(COLUMNS)

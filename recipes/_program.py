@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import lightning as L
@@ -18,7 +19,7 @@ def command_line(doc: str | None, epochs: int, epochs_help: str = "epochs to tra
     parser = argparse.ArgumentParser(description=description, formatter_class=_Paragraphs)
     parser.add_argument("--epochs", type=at_least_one, default=epochs, help=f"{epochs_help} (default {epochs})")
     parser.add_argument(
-        "--logdir", type=Path, default=Path("runs"), help="folder of the TensorBoard run (default runs)"
+        "--logdir", type=folder_to_write, default=Path("runs"), help="folder of the TensorBoard run (default runs)"
     )
     return parser
 
@@ -39,6 +40,15 @@ def at_least_one(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, at least 1")
     return number
+
+
+def folder_to_write(text: str) -> Path:
+    """A folder that is there or can be made, as argparse reads it."""
+    path = Path(text)
+    nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r}: {nearest} is no folder that can be written; give another one")
+    return path
 
 
 def watched_trainer(

@@ -130,7 +130,7 @@ def test_too_many_runs_and_unequal_ones(tmp_path: Path, capsys: pytest.CaptureFi
     assert run("compare", tmp_path / "many" / "1", tmp_path / "other") == 2
     assert "have no quantity in common" in capsys.readouterr().err
     assert run("report", SAMPLE, "-o", tmp_path / "no" / "folder.html") == 2
-    assert "No such file or directory" in capsys.readouterr().err
+    assert "make it, or give a file in one that there is" in capsys.readouterr().err
 
 
 def test_rules_find_offline_what_they_found_live(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,8 +79,9 @@ def read_checkpoint(path: Path, weights_only: bool, whole: bool = True) -> dict[
     try:
         content = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=not whole)
     except Exception as error:
-        trust = "; if you trust it: weights_only=False" if weights_only and "eights_only" in str(error) else ""
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}){trust}") from error
+        unsafe = weights_only and "eights_only" in str(error)
+        why = "if you trust it: weights_only=False" if unsafe else "it is damaged, or no checkpoint"
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}); {why}") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise ValueError(f"{path} is no Lightning checkpoint: it has no 'state_dict'")
     return content

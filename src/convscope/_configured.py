@@ -32,6 +32,9 @@ def configured(path: Path, module: str | None, data: str | None) -> tuple[pl.Lig
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+        raise ValueError(f"{path}: this cannot be read ({why}); give LightningCLI's config.yaml of a run") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: this is not YAML that the safe loader reads: {error}") from error
     if not isinstance(content, dict) or "model" not in content:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from convscope._imported import imported
+from convscope._imported import called, imported
 from convscope._terminal import columns, show
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def add_to(commands: Any) -> None:
     layers.add_argument("model", metavar="package.module:ClassOrFactory", help="called without arguments")
     layers.add_argument("--input-size", required=True, type=_sizes, metavar="3,32,32", help="one sample's size")
     layers.add_argument("--layers", nargs="+", metavar="GLOB", help="globs, names or re:expressions; default all")
-    layers.add_argument("--max-layers", type=int, metavar="N", help="at most N, evenly over depth; default all")
+    layers.add_argument("--max-layers", type=_positive, metavar="N", help="at most N, evenly over depth; default all")
     layers.set_defaults(run=_run)
 
 
@@ -32,6 +32,12 @@ def _sizes(text: str) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: give one sample's size without the batch, such as 3,32,32")
     return sizes
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, at least 1")
+    return int(text)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -47,16 +53,27 @@ def _run(options: argparse.Namespace) -> int:
     sample = torch.zeros(1, *options.input_size)
     heldout = HeldOut((sample,), size=1)
     heldout.prepare()
-    trace, _ = trace_layers(Subject(model, model, torch.device("cpu")), heldout)
+    try:
+        trace, _ = trace_layers(Subject(model, model, torch.device("cpu")), heldout)
+    except Exception as error:
+        raise ValueError(_cannot_run(options, error)) from error
     layers = spread_over_depth(select_layers(trace, options.layers), options.max_layers)
     show(_table(layers, layer_costs(model, sample, layers)))
     return 0
 
 
+def _cannot_run(options: argparse.Namespace, error: Exception) -> str:
+    size = "×".join(map(str, options.input_size))
+    return (
+        f"{options.model!r} cannot be run on a sample of {size} ({type(error).__name__}: {error}); give the size of "
+        "one of its inputs, or a function that returns a network of one input"
+    )
+
+
 def _load(path: str) -> nn.Module:
     from torch import nn
 
-    model = imported(path, "torchvision.models:resnet18")()
+    model = called(imported(path, "torchvision.models:resnet18"), path)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{path!r} gave a {type(model).__name__}; it must return a torch.nn.Module")
     return model

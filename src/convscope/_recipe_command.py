@@ -58,6 +58,13 @@ def _started(name: str, arguments: list[str]) -> int:
         importlib.import_module(f"convscope.recipes.{name}").main()
     except ModuleNotFoundError as error:
         raise ImportError(f"the recipe {name} needs {error.name}: pip install 'convscope[recipes]'") from error
+    except SystemExit as end:
+        if isinstance(end.code, str):  # a mistake, in the recipe's own words
+            raise ValueError(end.code) from end
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        hint = f"python -m convscope.recipes.{name} shows where"
+        raise ValueError(f"{type(error).__name__}: {error}; {hint}") from error
     except Exception:
         traceback.print_exc()
         return 1

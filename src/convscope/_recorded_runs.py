@@ -24,6 +24,8 @@ def opened(paths: list[str]) -> dict[str, Run]:
 
 
 def _folders(path: Path) -> list[Path]:
+    if path.is_file() and "tfevents" not in path.name:
+        raise ValueError(f"{path}: this is no event file; give a run's folder, for example lightning_logs/version_0")
     folder = path.parent if path.is_file() else path
     try:
         found = find_runs(folder)

@@ -7,7 +7,8 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from convscope._imported import imported
+from convscope._imported import called, imported
+from convscope._outputs import writable_folder
 from convscope._terminal import show
 from convscope.dashboard.story import sentences
 
@@ -38,6 +39,8 @@ def _run(options: argparse.Namespace) -> int:
     from convscope.callbacks.engine.hierarchies import both
 
     module, data = _module_and_data(options)
+    if options.output is not None:
+        writable_folder(options.output, "-o")
     source = options.checkpoints[0] if len(options.checkpoints) == 1 else options.checkpoints
     try:
         run = convscope.replay(
@@ -50,7 +53,7 @@ def _run(options: argparse.Namespace) -> int:
             weights_only=not options.trust,
         )
     except both(MisconfigurationException) as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(_with_flag(str(error))) from error
     show("\n".join(sentences(run, run.folder.name)))
     show(f"\nSee it all:  tensorboard --logdir {run.folder}")
     return 0
@@ -74,7 +77,7 @@ def _module(path: str) -> Any:
     kinds = both(pl.LightningModule)
     found = imported(path, _MODULE)
     if not (inspect.isclass(found) and issubclass(found, kinds)):
-        found = found() if callable(found) else found
+        found = called(found, path) if callable(found) else found
         if not isinstance(found, kinds):
             raise ValueError(f"{path!r} gave a {type(found).__name__}; it must be a LightningModule, or return one")
     return found
@@ -84,4 +87,16 @@ def _data(path: str | None) -> Any:
     if path is None:
         return None
     found = imported(path, _DATA)
-    return found() if callable(found) else found
+    made = called(found, path) if callable(found) else found
+    if made is not None and not hasattr(made, "val_dataloader") and not hasattr(made, "__iter__"):
+        raise ValueError(
+            f"{path!r} gave a {type(made).__name__}; it must be a DataModule, or return validation loaders"
+        )
+    return made
+
+
+def _with_flag(message: str) -> str:
+    """The message, with the option of the command line where Python's argument means nothing."""
+    if "HeldOut has no source" not in message:
+        return message.replace("weights_only=False", "--trust")
+    return f"there is no validation loader; give --data, for example {_DATA}, a DataModule with val_dataloader()"

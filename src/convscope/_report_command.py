@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from convscope._compared import comparison
+from convscope._outputs import writable
 from convscope._recorded_runs import opened
 from convscope._terminal import show
 from convscope.dashboard import Run, export
@@ -18,6 +19,7 @@ from convscope.dashboard.story import sentences
 FOUND = 3
 """Exit status of ``--fail-on``: a run has such incidents."""
 _SEVERITIES = ("info", "warning", "critical")
+_KINDS = ("csv", "json", "parquet")
 
 
 def add_to(commands: Any) -> None:
@@ -27,7 +29,7 @@ def add_to(commands: Any) -> None:
     page.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="default report.html; none if only data is asked for"
     )
-    for kind in ("csv", "json", "parquet"):
+    for kind in _KINDS:
         page.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"every number as {kind}, a row each")
     page.add_argument("--fail-on", choices=_SEVERITIES, help=f"exit with {FOUND} if a run has such incidents, or worse")
     page.set_defaults(run=_report)
@@ -38,15 +40,22 @@ def add_to(commands: Any) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
+    wanted = options.output or (None if options.csv or options.json or options.parquet else Path("report.html"))
+    _check_outputs(options, wanted)
     runs = opened(options.runs)
     logged = {name: curves(run.folder) for name, run in runs.items()}
     for name, run in runs.items():
         show("\n".join(sentences(run, name)) + "\n")
     _export(options, runs, logged)
-    wanted = options.output or (None if options.csv or options.json or options.parquet else Path("report.html"))
     if wanted is not None:
         _write(wanted, report(runs, logged))
     return FOUND if options.fail_on and _has(runs, options.fail_on) else 0
+
+
+def _check_outputs(options: argparse.Namespace, page: Path | None) -> None:
+    for flag, path in (("-o", page), *((f"--{kind}", getattr(options, kind)) for kind in _KINDS)):
+        if path is not None:
+            writable(path, flag)
 
 
 def _export(options: argparse.Namespace, runs: dict[str, Run], logged: dict[str, dict[str, ScalarCurve]]) -> None:
@@ -75,6 +84,8 @@ def _has(runs: dict[str, Run], least: str) -> bool:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    if options.output:
+        writable(options.output, "-o")
     runs = opened(options.runs)
     if len(runs) != 2:
         raise ValueError(f"{' '.join(options.runs)}: {len(runs)} runs are found; give the folders of two")

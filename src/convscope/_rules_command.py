@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from convscope._outputs import writable
 from convscope._recorded_runs import opened
 from convscope._terminal import columns, show
 from convscope.alerts.alert import sentence
@@ -75,6 +77,16 @@ def _rules(source: str) -> list[Rule]:
         raise FileNotFoundError(
             f"{source}: there is no such file; give a YAML file of rules, or 'default' for those that convscope ships"
         ) from error
+    except OSError as error:
+        raise ValueError(_unreadable(source, error.strerror or "")) from error
+    except ValueError as error:
+        if isinstance(error, UnicodeError) or isinstance(error.__cause__, UnicodeError):
+            raise ValueError(_unreadable(source, "not text in UTF-8")) from error
+        raise
+
+
+def _unreadable(source: str, why: str) -> str:
+    return f"{source}: this cannot be read ({why}); give a YAML file of rules, or 'default' for those of convscope"
 
 
 def _test(options: argparse.Namespace) -> int:
@@ -111,5 +123,6 @@ def _unrated(rules: list[Rule]) -> list[str]:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
+    writable(Path(options.output), "-o")
     show(calibrate_files(options.runs, options.false_alarms, options.output, options.rules))
     return 0
