@@ -1,4 +1,4 @@
-"""Each metric has a page, and each page says what a number means, when it misleads, its source and its cost."""
+"""Each metric has a page that says what a number means, when it misleads, where it is from and what it costs."""
 
 from __future__ import annotations
 
