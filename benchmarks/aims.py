@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -83,27 +85,72 @@ AIMS = [
 ]
 
 
-def measure(case: Case, samples: int, rounds: int, clock: Callable[[], float]) -> None:
-    """Print the rows of one network."""
+class Records:
+    """Ratios that have been measured, in a file to go on from; in memory alone without one.
+
+    Args:
+        path: File of one JSON object a line.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        self._found: dict[tuple[str, str], float] = {
+            (one["network"], one["what"]): one["ratio"] for one in map(json.loads, lines)
+        }
+
+    def known(self, network: str, whats: Iterable[str]) -> bool:
+        """Return whether all of these were measured."""
+        return all((network, what) in self._found for what in whats)
+
+    def put(self, network: str, what: str, ratio: float) -> None:
+        """Keep a ratio."""
+        self._found[network, what] = ratio
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"network": network, "what": what, "ratio": ratio}) + "\n")
+
+    def get(self, network: str, what: str) -> float:
+        """A ratio that was measured."""
+        return self._found[network, what]
+
+
+PAID: dict[str, tuple[float, Callable[[], list]]] = {
+    "standard suite, as paid": (1.0, standard),
+    "as paid without drift and health": (0.8, lambda: [*standard()[:3], *standard()[5:]]),
+}
+
+
+def measure(case: Case, samples: int, rounds: int, clock: Callable[[], float], records: Records) -> None:
+    """Print the rows of one network; what the records have is not measured again."""
     images, labels, _ = cifar10(samples, "train")
     crop = (32 - case.side) // 2
     images = images[..., crop : crop + case.side, crop : crop + case.side].contiguous()
+    if not records.known(case.title, [aim.title for aim in AIMS]):
+        for title, found in bare_ratios(case, images, labels, rounds, clock).items():
+            records.put(case.title, title, found)
+    for aim in AIMS:
+        row(case, aim.title, aim.bound, aim.base, records.get(case.title, aim.title))
+    for title, (bound, make) in PAID.items():
+        if not records.known(case.title, [title]):
+            bare = bare_training(case.network().to(device()), images, labels)
+            with redirect_stdout(io.StringIO()):  # the tables of the runs
+                rows = paid(make(), case.network(), images, labels, rounds + 1, bare)
+            records.put(case.title, title, median(each[PARTS[-1]] / each["bare"] for each in rows))
+        row(case, title, bound, TRAINING, records.get(case.title, title))
+
+
+def bare_ratios(
+    case: Case, images: torch.Tensor, labels: torch.Tensor, rounds: int, clock: Callable[[], float]
+) -> dict[str, float]:
+    """The ratio of every aim of bare checks, all measured in turn."""
     network = case.network().to(device())
-    heldout = HeldOut((images, labels), size=samples, batch_size=CHUNK)
+    heldout = HeldOut((images, labels), size=len(images), batch_size=CHUNK)
     heldout.prepare()
     actions = {TRAINING: bare_training(network, images, labels), FORWARD: bare_forward(network, images)}
     actions |= {name: check(network, heldout, make()) for name, make in CHECKS.items()}
     seconds = interleaved(actions, rounds, warmup=2, clock=clock)  # drift compares with a check before
-    for aim in AIMS:
-        row(case, aim.title, aim.bound, aim.base, aim.measured(seconds))
-    for title, bound, make in (
-        ("standard suite, as paid", 1.0, standard),
-        ("as paid without drift and health", 0.8, lambda: [*standard()[:3], *standard()[5:]]),
-    ):
-        bare = bare_training(case.network().to(device()), images, labels)
-        with redirect_stdout(io.StringIO()):  # the tables of the runs
-            rows = paid(make(), case.network(), images, labels, rounds + 1, bare)
-        row(case, title, bound, TRAINING, median(each[PARTS[-1]] / each["bare"] for each in rows))
+    return {aim.title: aim.measured(seconds) for aim in AIMS}
 
 
 def row(case: Case, title: str, bound: float, base: str, measured: float) -> None:
@@ -130,13 +177,20 @@ def measure_start() -> None:
     print(f"| and its callbacks | {ratio(seconds, 'callbacks', 'lightning'):.2f} | 1.2 |")
 
 
-def compare_aims(names: list[str], samples: int, rounds: int, clock: Callable[[], float] = time.perf_counter) -> None:
+def compare_aims(
+    names: list[str],
+    samples: int,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    records: Records | None = None,
+) -> None:
     """Print the table of the named networks, and that of the imports for ``start``."""
+    records = records or Records()
     print(f"\n### Aims, {samples} images, chunks of {CHUNK}, {rounds} rounds\n")
     print("| network | what | ÷ | aim | measured | |\n|---|---|---|---|---|---|")
     for name in names:
         if name in CASES:
-            measure(CASES[name], samples, rounds, clock)
+            measure(CASES[name], samples, rounds, clock, records)
     if "start" in names:
         measure_start()
 
@@ -150,10 +204,13 @@ def main() -> None:
     parser.add_argument(
         "--processor", action="store_true", help="seconds of the processor; as-paid rows stay wall time"
     )
+    parser.add_argument("--records", type=Path, help="file of ratios, to go on from where a run was cut off")
     options = parser.parse_args()
     print(f"Machine: {machine()}")
     clock = time.process_time if options.processor else time.perf_counter
-    compare_aims(options.networks or [*CASES, "start"], options.samples, options.rounds, clock)
+    compare_aims(
+        options.networks or [*CASES, "start"], options.samples, options.rounds, clock, Records(options.records)
+    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from benchmarks.networks import ResNet18
 from benchmarks.overhead import CHUNK, Classifier, bare_forward
 
 WITHOUT = "no callbacks"
+KINDS = ("probe", "light suite", "probe, correlation, drift")
 
 
 class Clock(L.Callback):
@@ -74,6 +75,7 @@ def fit(watching: list[Any], images: torch.Tensor, labels: torch.Tensor, width: 
 def main() -> None:
     """Print a table: what a check adds to a validation of the same images, in bare forwards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="*", help=f"{', '.join(KINDS)}; all by default")
     parser.add_argument("--samples", type=int, default=1024, help="images of validation, all held out (default 1024)")
     parser.add_argument("--width", type=int, default=64, help="filters of the ResNet-18's first stage (default 64)")
     parser.add_argument("--rounds", type=int, default=3, help="fits of each kind (default 3)")
@@ -82,12 +84,11 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     images, labels, origin = cifar10(options.samples, "train")
     clock = time.process_time if options.processor else time.perf_counter
-    kinds = ("probe", "light suite", "probe, correlation, drift")
     cases = {WITHOUT: lambda: []} | {
         f"{kind}, {'read in validation' if during else 'a pass of its own'}": (
             lambda kind=kind, during=during: callbacks(kind, during, options.samples)
         )
-        for kind in kinds
+        for kind in options.kinds or KINDS
         for during in (True, False)
     }
     shares: dict[str, list[float]] = {name: [] for name in cases}

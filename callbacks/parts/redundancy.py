@@ -41,7 +41,7 @@ def redundant_pairs(matrix: Vector, threshold: float) -> Pairs:
         found = np.argwhere(np.triu(np.abs(matrix) > threshold, k=1))
     values = matrix[found[:, 0], found[:, 1]]
     order = np.argsort(-np.abs(values), kind="stable")[:MOST_LISTED]
-    return Pairs(len(matrix), len(found), [(*map(int, found[i]), float(values[i])) for i in order])
+    return Pairs(len(matrix), len(found), [(int(found[i, 0]), int(found[i, 1]), float(values[i])) for i in order])
 
 
 def redundancy_text(pairs: Mapping[str, Pairs], threshold: float, when: str) -> str:

@@ -102,7 +102,7 @@ class Following:
                 self._handles += self._follower.attach(name, module)
                 if module is entered:
                     self._follower.enter(name, module)
-            self._follower.__enter__()
+            self._follower.__enter__()  # type: ignore[no-untyped-call]
             self._on = True
         except BaseException:
             self.close()
@@ -117,7 +117,7 @@ class Following:
         """Intercept no more functions; hooks stay until :meth:`close`, which a hook must not call while others run."""
         if self._on:
             self._on = False
-            self._follower.__exit__(None, None, None)
+            self._follower.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """End it: nothing stays on the model."""

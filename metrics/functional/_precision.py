@@ -47,4 +47,5 @@ def standardise(features: Tensor) -> Tensor:
 
 def column_squares(values: Tensor) -> Tensor:
     """Squared length of each column of ``(N, C)``, without a copy of them all."""
-    return torch.linalg.vector_norm(values, dim=0).square()
+    squares: Tensor = torch.linalg.vector_norm(values, dim=0).square()
+    return squares

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ DEFAULT_ALPHAS: tuple[float, ...] = tuple(10.0 ** (exponent / 2) for exponent in
 """The grid of penalties, from 0.01 to 10,000, two a decade."""
 
 _AT_ONCE = 4_000_000  # numbers in a block of an intermediate result, so that memory stays bounded
+_COLUMNS_AT_ONCE = 500_000  # the same for columns that are looked at one after the other, which fit into a cache
 _READING = 50  # reading rows one by one costs so many times what multiplying all of them does
 
 Predictor = Callable[[Tensor], Tensor]
@@ -98,10 +99,17 @@ class _Pairs:
 
     def left_out(self, targets: Tensor) -> Tensor:
         """Predictions ``(N, K)`` of 0 and 1, each from all rows but its own and its partner's in that column."""
+        width = max(1, _COLUMNS_AT_ONCE // max(1, len(targets)))
+        partner = torch.cat([partners(part > 0.5) for part in targets.split(width, dim=1)], dim=1)
+        entries = self._entries(partner)
+        columns = zip(*(each.split(width, dim=1) for each in (targets, partner, entries)), strict=True)
+        return torch.cat([self._answers(*each) for each in columns], dim=1)
+
+    def _answers(self, targets: Tensor, partner: Tensor, entries: Tensor) -> Tensor:
+        """What :meth:`left_out` gives for some of the columns."""
         centred = targets - targets.mean(dim=0)
         residual = centred - self.components @ (self.inverse[:, None] * (self.components.T @ centred))
-        partner = partners(targets > 0.5)
-        both, other = self._entries(partner) + 1 / len(targets), self.away[partner]
+        both, other = entries + 1 / len(targets), self.away[partner]
         # The first row of the 2 × 2 system that leaving two rows out comes down to.
         found = (other * residual + both * residual.gather(0, partner)) / (self.away[:, None] * other - both.square())
         return targets - found
@@ -201,12 +209,14 @@ class _RidgeScorer:
     predictor: Predictor
 
     def __call__(self, labels: Tensor) -> Tensor:
-        return self.together(labels[None])[0]
+        return next(self.together(labels[None]))
 
-    def together(self, labels: Tensor) -> Tensor:
-        """Scores ``(L, N, K)`` of labellings ``(L, N)`` with the same classes each."""
-        columns = one_hot(labels).transpose(0, 1)
-        return self.predictor(columns.flatten(1)).reshape(columns.shape).transpose(0, 1)
+    def together(self, labels: Tensor) -> Iterator[Tensor]:
+        """Scores ``(N, K)`` of labellings ``(L, N)`` with the same classes each, in products that memory bounds."""
+        classes = len(labels[0].unique())
+        for part in labels.split(max(1, _AT_ONCE // max(1, labels.shape[1] * classes))):
+            columns = one_hot(part).transpose(0, 1)
+            yield from self.predictor(columns.flatten(1)).reshape(columns.shape).transpose(0, 1)
 
 
 def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Scorer:
