@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from convscope.alerts.context import ACCURACIES
 from convscope.alerts.watch import Watch
 from convscope.callbacks.parts.layer_observer import LayerObserver
 
@@ -45,8 +46,10 @@ class UnseenMetrics:
         self._logged.update({tag.split("/")[0] for tag in values})
         there = {callback.name for callback in trainer.callbacks if isinstance(callback, LayerObserver)}  # type: ignore[attr-defined]
         unwanted = {name for name, globs in watch.inactive().items() if _families(globs) & COMPANIONS.keys() - there}
-        # A rule on a difference is for runs that have both of its parts: a regression has no accuracy above chance.
+        # A rule on a difference is for runs that have both of its parts, one on accuracy for runs that have that: a
+        # regression has neither.
         unwanted |= watch.inactive().keys() & {r.name for r in watch.given if any(c.others for c in r.conditions)}
+        unwanted |= {name for name, globs in watch.inactive().items() if set(globs) <= set(ACCURACIES)}
         count = len(watch.given) - len(unwanted)
         inactive = {n: globs for n, globs in watch.inactive().items() if n not in self._said | unwanted}
         optional = {rule.name for rule in watch.given if rule.optional}

@@ -26,9 +26,9 @@ def fitted(fit: Any, caplog: pytest.LogCaptureFixture, *callbacks: Any, epochs: 
 def test_the_callbacks_that_are_missing_are_named_and_the_rules_counted(
     fit: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Of 25: 8 on health, 4 on drift; importance 1, probe 2, correlation is there. Nobody is told to log an accuracy.
+    # Of 29: 11 on health, 4 on drift; importance 1, probe 2, correlation is there. Nobody is told to log an accuracy.
     assert fitted(fit, caplog, convscope.FilterCorrelation(pictures=False)) == [
-        "convscope: DriftAlert: 15 of 25 rules are inactive because nothing logs drift/*, health/*, importance/*, "
+        "convscope: DriftAlert: 18 of 29 rules are inactive because nothing logs drift/*, health/*, importance/*, "
         "probe/*; add RepresentationDrift(), FilterHealth(), FilterImportance(), LayerProbe()"
     ]
 
@@ -42,13 +42,13 @@ def test_a_callback_whose_tags_begin_at_its_second_check_is_not_missing(
     (sentence,) = fitted(fit, caplog, drift, health)
     assert "drift" not in sentence
     assert "health" not in sentence
-    assert "5 of 25 rules are inactive" in sentence  # correlation 2, importance 1, probe 2
+    assert "5 of 29 rules are inactive" in sentence  # correlation 2, importance 1, probe 2
     assert sentence.endswith("add FilterCorrelation(), FilterImportance(), LayerProbe()")
 
 
 def test_losses_of_other_names_are_waited_for_and_named_together(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
     rules = [rule for rule in convscope.rules.default() if "loss" in rule.name]
-    own = "3 of 3 rules are inactive because nothing logs train/loss, train/loss_epoch, train_loss, train_loss_epoch, "
+    own = "4 of 4 rules are inactive because nothing logs train/loss, train/loss_epoch, train_loss, train_loss_epoch, "
     for epochs, expected in ((2, []), (4, [own])):
         caplog.clear()
         with caplog.at_level(logging.INFO):
