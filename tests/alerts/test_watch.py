@@ -41,6 +41,18 @@ def test_globs_match_many_series_and_only_those() -> None:
     assert alert.values == {"p/a": 1.0, "q": 0.7}
 
 
+def test_values_are_divided_by_those_of_a_tag_or_of_the_same_layer_and_not_judged_without_them() -> None:
+    rate = {"u/a": [1.0, 1.0, 1.0, 1.0], "rate": [4.0, None, 0.0, 1.0]}
+    assert checks(watch({"metric": "u/*", "per": "rate", "detector": UP}), rate) == [3]
+    layers = {"u/q/a": [1.0, 1.0], "u/q/b": [1.0, 1.0], "n/q/a": [4.0, 4.0], "n/q/b": [4.0, 1.0]}
+    found = watch({"metric": "u/q/*", "per": "n/q/*", "detector": UP})
+    assert checks(found, layers) == [1]
+    (alert,) = watch({"metric": "u/q/*", "minus": "n/q/*", "detector": UP}).update(
+        {"u/q/a": 1.0, "n/q/a": 0.2, "u/q/b": 9.0}
+    )
+    assert alert.values == {"u/q/a": 0.8}
+
+
 @pytest.mark.parametrize(("quorum", "expected"), [(1, [1]), (2, [2]), (3, [3]), (0.5, [2]), (0.9, [3])])
 def test_quorum(quorum: float, expected: list[int]) -> None:
     series = {"p/a": [0, 1, 1, 1], "p/b": [0, 0, 1, 1], "p/c": [0, 0, 0, 1]}

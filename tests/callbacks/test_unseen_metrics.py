@@ -26,7 +26,7 @@ def fitted(fit: Any, caplog: pytest.LogCaptureFixture, *callbacks: Any, epochs: 
 def test_the_callbacks_that_are_missing_are_named_and_the_rules_counted(
     fit: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Of 25: 8 on health, 4 on drift; importance 1, probe 2, correlation is there. Nobody is told to log an accuracy.
+    # Of 29: 11 on health, 4 on drift; importance 1, probe 2, correlation is there. Nobody is told to log an accuracy.
     assert fitted(fit, caplog, convscope.FilterCorrelation(pictures=False)) == [
         "convscope: DriftAlert: 18 of 29 rules are inactive because nothing logs drift/*, health/*, importance/*, "
         "probe/*; add RepresentationDrift(), FilterHealth(), FilterImportance(), LayerProbe()"

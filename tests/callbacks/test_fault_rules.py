@@ -1,0 +1,110 @@
+"""Default rules in real fits: faults that are put into a run are named by the rule that is for them, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from convscope import DriftAlert, FilterHealth, LayerProbe
+from tests.callbacks.conftest import Classifier, loaders
+from tests.networks import TinyResNet
+
+BEGINS = 6  # epochs before the fault
+
+
+class Strikes(L.Callback):
+    """Does something to the module at the start of each epoch from ``BEGINS`` on."""
+
+    def __init__(self, action: Callable[[Any], None]) -> None:
+        self.action = action
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch >= BEGINS:
+            with torch.no_grad():
+                self.action(pl_module)
+
+
+class Clipped(L.Callback):
+    """Clips gradients to nearly nothing from ``BEGINS`` on."""
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if trainer.current_epoch >= BEGINS:
+            nn.utils.clip_grad_norm_(pl_module.parameters(), 1e-3)
+
+
+class Averaged(Classifier):
+    """Logs the mean training loss of an epoch, and accuracy, as most programs do."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        logits = self(batch[0])
+        self.log("val_loss", F.cross_entropy(logits, batch[1]))
+        self.log("val_acc", (logits.argmax(1) == batch[1]).float().mean())
+
+
+def decay(module: Any) -> None:
+    for group in module.optimizers().param_groups:
+        group["weight_decay"] = 1.0
+
+
+def stop_statistics(module: Any) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.0
+
+
+def extrapolate_statistics(module: Any) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.98
+
+
+def trained(fit: Any, fault: L.Callback | None, samples: int = 32) -> DriftAlert:
+    torch.manual_seed(0)
+    alert = DriftAlert()
+    faults = [] if fault is None else [fault]
+    module = Averaged(TinyResNet(4, classes=3), lr=0.005)
+    fit([*faults, FilterHealth(), alert], module, data=loaders(samples), max_epochs=12)
+    return alert
+
+
+@pytest.mark.parametrize(
+    ("rule", "fault", "late"),
+    [
+        ("weights_shrink", Strikes(decay), 1),
+        ("statistics_stopped", Strikes(stop_statistics), 0),
+        ("statistics_surge", Strikes(extrapolate_statistics), 2),
+        ("updates_fade", Clipped(), 5),
+    ],
+)
+def test_a_fault_is_named_by_the_rule_that_is_for_it(fit: Any, rule: str, fault: L.Callback, late: int) -> None:
+    # Momentum goes on for about ten steps after gradients have been clipped: an epoch must be longer than that.
+    samples = 128 if isinstance(fault, Clipped) else 32
+    found = [alert.epoch for alert in trained(fit, fault, samples).alerts if alert.rule == rule]
+    assert found
+    assert BEGINS <= found[0] <= BEGINS + late
+
+
+def test_the_same_run_without_a_fault_has_no_warning(fit: Any) -> None:
+    assert [one.text for one in trained(fit, None).incidents if one.severity != "info"] == []
+
+
+def test_a_run_that_diverges_at_once_is_said_to_learn_nothing_by_the_fifth_check(fit: Any) -> None:
+    torch.manual_seed(0)
+    module, alert = Averaged(TinyResNet(4, classes=3), lr=3e3), DriftAlert()
+    run = fit([LayerProbe(), FilterHealth(), alert], module, data=loaders(), max_epochs=6)
+    assert run.trainer.callback_metrics["probe/guess_loss"] == pytest.approx(torch.log(torch.tensor(3.0)))
+    words = {"learns_nothing", "never_above_chance", "worse_than_a_guess", "at_chance", "not_finite"}
+    heads = [one for one in alert.incidents if one.rule in words]
+    assert heads
+    assert heads[0].check <= 5
