@@ -102,7 +102,7 @@ def check(
         The record, with one check: ``convscope.check(model, (x, y)).values("probe", "accuracy")``.
 
     Raises:
-        ValueError: if there are no samples, or no check could be made.
+        ValueError: if ``model`` is no network, there are no samples, or no check could be made.
 
     Example:
         >>> import torch
@@ -111,6 +111,8 @@ def check(
         >>> run.layers, run.values("probe", "accuracy").shape
         (['0', 'output'], (1, 2))
     """
+    if not isinstance(model, nn.Module):
+        raise refuse("model", model, "a torch.nn.Module")
     given = as_heldout(heldout)
     if given is None or given.source is None:
         raise refuse("heldout", heldout, "samples with labels, for example check(model, (images, labels))")

@@ -43,7 +43,11 @@ body { font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
   .report { max-width: none; }
   .report table, .report li { break-inside: avoid; }
   #convscope-view { break-before: page; }
-  #convscope-view nav, #convscope-view button, #convscope-view select { display: none; }
+  #convscope-view nav, .map-check, .map-row, .curves-check { display: none; }
+  /* Names of layers are buttons, chosen quantities are selects: on paper they are words. */
+  #convscope-view button, #convscope-view select {
+    appearance: none; border: 0; padding: 0; background: none; font: inherit;
+  }
 }
 """
 

@@ -307,5 +307,7 @@ def test_a_checks_record_stays_where_it_was_put(tmp_path: Path) -> None:
 def test_a_check_needs_samples() -> None:
     with pytest.raises(ValueError, match=r"heldout=None: give samples with labels"):
         convscope.check(TinyResNet(4, classes=3))
+    with pytest.raises(ValueError, match=r"model=.resnet18.: give a torch.nn.Module"):
+        convscope.check("resnet18", images(20))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no check was made"):
         convscope.check(TinyResNet(4), images(20), callbacks=[convscope.LayerProbe(on_start=False)])

@@ -74,6 +74,11 @@ def test_it_prints(page: TabPage, tmp_path: Path) -> None:
     (tmp_path / "r.html").write_text(report({"run": read_run(SAMPLE)}, {}), encoding="utf-8")
     page.open_file((tmp_path / "r.html").as_uri())
     page.wait_for_text("2 checks of 7 layers")
+    page.wait_for_text("Layers at")
     printed = base64.b64decode(page.driver.print_page())
     assert printed.startswith(b"%PDF")
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 2  # the summary, then the views
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    shown = page.script("return document.querySelector('#convscope-view').innerText")
+    names = [name.removeprefix("net.") for name in read_run(SAMPLE).layers]
+    assert [name for name in names if name not in shown.split("Layers at")[-1]] == []
