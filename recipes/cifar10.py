@@ -64,7 +64,7 @@ def _moved(images: torch.Tensor) -> torch.Tensor:
     return F.pad(mirrored, (4, 4, 4, 4))[..., down : down + 32, right : right + 32]
 
 
-def cifar10(folder: Path, download: bool = False) -> tuple[TensorDataset, TensorDataset, list[str]]:
+def read_images(folder: Path, download: bool = False) -> tuple[TensorDataset, TensorDataset, list[str]]:
     """Training and held-out images ``(N, 3, 32, 32)``, normalised, with labels ``(N,)``, and the class names.
 
     Raises:
@@ -123,7 +123,7 @@ def main() -> None:
         "--suite", choices=("light", "standard", "full"), default="standard", help="what to watch (default standard)"
     )
     options = parser.parse_args()
-    training, heldout, names = cifar10(options.data, options.download)
+    training, heldout, names = read_images(options.data, options.download)
     training = TensorDataset(*(tensor[: options.images] for tensor in training.tensors))
     where_to_look(train((training, heldout, names), options.suite, options.epochs, options.logdir))
 

@@ -27,7 +27,7 @@ def stored(folder: Path) -> Path:
 
 
 def test_a_stored_file_trains(tmp_path: Path) -> None:
-    training, heldout, names = cifar10.cifar10(stored(tmp_path))
+    training, heldout, names = cifar10.read_images(stored(tmp_path))
     assert names == CLASSES
     assert training.tensors[0].shape == (60, 3, 32, 32)
     assert float(training.tensors[0].mean()) == pytest.approx(0.1, abs=0.2)  # normalised: noise of mean one half
@@ -37,7 +37,7 @@ def test_a_stored_file_trains(tmp_path: Path) -> None:
 
 def test_without_images_it_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"cifar10_12k.npz: give its folder as --data|add --download"):
-        cifar10.cifar10(tmp_path)
+        cifar10.read_images(tmp_path)
 
 
 def test_torchvision_s_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_torchvision_s_files_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(datasets.CIFAR10, f"{kind}_list", [[names[kind][0], None]])
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": CLASSES}))
     monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": None})
-    training, heldout, found = cifar10.cifar10(tmp_path)
+    training, heldout, found = cifar10.read_images(tmp_path)
     expected = torch.from_numpy(a_few(6, 0)[0]).permute(0, 3, 1, 2).float() / 255
     std, mean = (torch.tensor(part).view(-1, 1, 1) for part in (cifar10.CHANNEL_STD, cifar10.CHANNEL_MEAN))
     torch.testing.assert_close(training.tensors[0] * std + mean, expected)
