@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import lightning as L
 import numpy as np
@@ -98,7 +99,12 @@ def _normalised(images: np.ndarray, labels: np.ndarray) -> TensorDataset:
     return TensorDataset((pictures - mean) / std, torch.from_numpy(labels).long())
 
 
-def train(data: tuple[TensorDataset, TensorDataset, list[str]], suite: str, epochs: int, logdir: Path) -> L.Trainer:
+def train(
+    data: tuple[TensorDataset, TensorDataset, list[str]],
+    suite: Literal["light", "standard", "full"],
+    epochs: int,
+    logdir: Path,
+) -> L.Trainer:
     """Train, with a suite on 1,024 of the held-out images."""
     L.seed_everything(0)
     training, heldout, names = data
