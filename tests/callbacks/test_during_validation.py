@@ -219,7 +219,6 @@ CASES: dict[str, tuple[Callable[[], L.LightningModule], str]] = {
     "statistics of the batch": (WholeBatch, "activations in validation are not those"),
     "other weights": (OtherWeights, "activations in validation are not those"),
     "compiled": (Compiled, "is compiled"),
-    "compiled as a whole": (lambda: torch.compile(Classifier(), backend="eager"), "is compiled"),
     "attention": (Attends, "attention layers"),
     "a network that looks": (Looks, "observing the network changes its results"),
 }
