@@ -52,7 +52,9 @@ def growth(rows: Rows, series: str) -> str:
     """A series, and the exponents of its columns."""
     found = _of(rows, series)
     columns = ("seconds", "forward", "forwards", "peak", "written")
-    head = f"| {SERIES[series]} | layers | check, s | forward, s | check ÷ forward | peak, MiB | KiB per check |"
+    head = (
+        f"| {SERIES[series]} | observed layers | check, s | forward, s | check ÷ forward | peak, MiB | KiB per check |"
+    )
     lines = [f"## Growth with {SERIES[series]}", "", head, "|---" * 7 + "|"]
     for name, row in found:
         lines.append(

@@ -46,7 +46,7 @@ def obstacle(subject: Subject, heldout: HeldOut) -> str | None:
     if subject.network is None or subject.arguments is None:
         return "the network is not a module"
     parts = list(subject.module.modules())
-    if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in parts):
+    if any(_compiled(part) for part in parts):
         return COMPILED
     if any(isinstance(part, _KEEPS_STILL) for part in parts):
         return ATTENTION
@@ -57,6 +57,12 @@ def obstacle(subject: Subject, heldout: HeldOut) -> str | None:
         seen = tree_tensors(subject.returned(chunk.inputs))
     same = len(bare) == len(seen) and all(torch.equal(a, b) for a, b in zip(bare, seen, strict=True))
     return None if same else WATCHED
+
+
+def _compiled(part: nn.Module) -> bool:
+    """Return whether torch.compile was called on a module, or by Lightning on its steps."""
+    marks = ("_orig_mod", "_compiled_call_impl", "_compiler_ctx")
+    return any(getattr(part, mark, None) is not None for mark in marks)
 
 
 class ValidationWatch:

@@ -142,12 +142,13 @@ class Session:
             with self._attended(trainer):
                 self._plan_late(trainer, pl_module, when)
         due = self._due(trainer, when)
-        if not due:
-            return
-        with self._attended(trainer):
-            if self._may_check(trainer, due):
-                self._make_check(trainer, pl_module, when, due)
-                self._say_watching(trainer, pl_module)
+        if due:
+            with self._attended(trainer):
+                if self._may_check(trainer, due):
+                    self._make_check(trainer, pl_module, when, due)
+                    self._say_watching(trainer, pl_module)
+        for group in self._groups:
+            group.stop()  # of a validation that no check has read after all, too
 
     def _make_check(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, when: Moment, due: list[Observer]

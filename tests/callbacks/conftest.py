@@ -72,7 +72,7 @@ def fit(tmp_path: Path) -> Callable[..., Run]:
     """``fit(callbacks, module=, data=, ckpt_path=, **trainer arguments)`` with a TensorBoard logger."""
 
     def run(callbacks: list[Any], module: Any = None, data: Any = None, ckpt_path: Any = None, **arguments: Any) -> Run:
-        module = module or Classifier()
+        module = Classifier() if module is None else module  # a compiled one has no truth value
         defaults: dict[str, Any] = {
             "max_epochs": 2,
             "logger": TensorBoardLogger(tmp_path, name="run"),

@@ -203,6 +203,12 @@ class Looks(Classifier):
         return self.net(x) * (1.001 if self.net.conv1._forward_hooks else 1.0)
 
 
+class Compiled(Classifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.compile(self.net, backend="eager")
+
+
 CASES: dict[str, tuple[Callable[[], L.LightningModule], str]] = {
     "another input": (Shifted, "validation_step did not give the network the held-out samples"),
     "another module": (AroundIt, "validation_step did not give the network the held-out samples"),
@@ -212,6 +218,7 @@ CASES: dict[str, tuple[Callable[[], L.LightningModule], str]] = {
     "state": (Counts, "weights or buffers"),
     "statistics of the batch": (WholeBatch, "activations in validation are not those"),
     "other weights": (OtherWeights, "activations in validation are not those"),
+    "compiled": (Compiled, "is compiled"),
     "attention": (Attends, "attention layers"),
     "a network that looks": (Looks, "observing the network changes its results"),
 }
