@@ -134,7 +134,7 @@ def _val_loss(record: RunRecord) -> list[float]:
 
 
 _WIDTHS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.7, 8.0)
-OUR_FACTORS = (0.5, 0.71, 0.84, 1.0, 1.19, 1.41, 2.0)
+OUR_FACTORS = (0.71, 1.0, 1.41)
 RIVALS = (
     Rival("EarlyStopping of val_loss", (1, 2, 3, 4, 5, 7, 10, 15), early_stopping),
     Rival("SpikeDetection", (1,), spike_detection),

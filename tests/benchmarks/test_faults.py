@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 pytest.importorskip("sklearn")
 
-from benchmarks.fault_injection import LEVELS, NOTHING, STRENGTHS, Fault, applies, struck_layers
+from benchmarks.fault_injection import LEVELS, NEVER, NOTHING, STRENGTHS, Fault, applies, struck_layers
 from benchmarks.fault_programs import Learner, Program, draw_program, families
 from benchmarks.fault_runs import Job, _loaders, _trainer, jobs, run
 from benchmarks.faults import load
@@ -65,9 +66,25 @@ def test_jobs_are_those_of_the_plan(half: str) -> None:
     assert len({job.key for job in found}) == len(found)
     assert sum(job.fault is None for job in found) == plan["healthy"] * count
     for strength in ("weak", "medium"):
-        kinds = [job.fault for job in found if job.strength == strength and job.fault not in NOTHING]
-        assert sorted(kinds) == sorted([*LEVELS] * plan[strength])
+        mine = [job for job in found if job.strength == strength and job.fault not in NOTHING]
+        assert sorted(str(job.fault) for job in mine if not job.twin) == sorted([*LEVELS] * plan[strength])
+        assert {(j.family, j.fault, j.number, j.seed) for j in mine if j.twin} == {
+            (j.family, j.fault, j.number, j.seed) for j in mine if not j.twin
+        }
     assert all(applies(job.fault, job.program) for job in found if job.fault)
+
+
+def test_a_twin_is_the_same_run_without_the_fault() -> None:
+    faulty, twin = (trained(Fault("labels", "medium", begins=begins)).state_dict() for begins in (0, NEVER))
+    plain = trained(Fault()).state_dict()
+    assert all(torch.equal(plain[name], twin[name]) for name in plain)
+    assert any(not torch.equal(plain[name], faulty[name]) for name in plain)
+
+
+@pytest.mark.parametrize("changes", [{"every": 3, "checks": 2}, {"precision": "bf16-mixed"}, {"net": "mobile"}])
+def test_programs_of_other_kinds_train(changes: dict[str, Any]) -> None:
+    module = trained(Fault(), replace(PROGRAM, **changes))
+    assert module.checks == changes.get("checks", 1)
 
 
 def test_a_program_is_drawn_from_its_family_alone() -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convscope import DriftAlert, FilterHealth, LayerProbe
+from convscope import DriftAlert, FilterCorrelation, FilterHealth, LayerProbe
 from tests.callbacks.conftest import Classifier, loaders
 from tests.networks import TinyResNet
 
@@ -108,3 +108,31 @@ def test_a_run_that_diverges_at_once_is_said_to_learn_nothing_by_the_fifth_check
     heads = [one for one in alert.incidents if one.rule in words]
     assert heads
     assert heads[0].check <= 5
+
+
+class Masks(L.LightningModule):
+    """Two outputs per position that answer one question: object or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.net(x)
+        return out
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return F.cross_entropy(self(batch[0]), (batch[0][:, 0] > 0).long())
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", F.cross_entropy(self(batch[0]), (batch[0][:, 0] > 0).long()))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_two_outputs_that_answer_one_question_are_no_redundancy(fit: Any) -> None:
+    found = fit([FilterCorrelation()], Masks(), max_epochs=1).trainer.callback_metrics
+    assert "correlation/redundant_share/net.0" in found
+    assert "correlation/redundant_share/net.2" not in found
+    assert "correlation/mean_abs/net.2" in found
