@@ -13,6 +13,10 @@ from benchmarks.learning_process_read import Array, Watched, learned
 _CRITERIA = {"taylor": "Taylor", "weight_l1": "weight norm", "activation": "mean activation",
              "output_correlation": "output correlation"}  # fmt: skip
 
+_OVERLAP = {"overlap": "overlap", "overlap_chance": "by chance"}
+_DELETION = {"deletion": "two-scale explanation", "deletion_gradient": "gradient × activation",
+             "deletion_random": "random super-pixels"}  # fmt: skip
+
 
 def draw(runs: list[Watched], folder: Path) -> list[str]:
     """Draw all figures; their file names."""
@@ -115,9 +119,9 @@ def _companions(runs: list[Watched]) -> Figure:
     for number, run in enumerate(runs):
         once = number == 0
         for name, style in (("overlap", "C0o-"), ("overlap_chance", "C7:")):
-            overlap.plot(*run.over_depth("resampling", name), style, label=name.replace("_", " of ") if once else None)
+            overlap.plot(*run.over_depth("resampling", name), style, label=_OVERLAP[name] if once else None)
         for name, style in (("deletion", "C0o-"), ("deletion_gradient", "C1s--"), ("deletion_random", "C7:")):
-            deletion.plot(*run.over_depth("multi_scale", name), style, label=name if once else None)
+            deletion.plot(*run.over_depth("multi_scale", name), style, label=_DELETION[name] if once else None)
         pure = run.values("parts", "pure_filters")
         for check, style in ((0, ":"), (-1, "-")):
             known = np.flatnonzero(np.isfinite(pure).any(1))[check]

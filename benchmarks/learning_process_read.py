@@ -72,13 +72,16 @@ def read(folder: Path) -> Watched:
 
 def _samples(folder: Path) -> Samples:
     depth, right, probability, layers = [], [], None, 0
-    truth: Array = cifar10(2000, "test")[1].numpy()
+    samples = heldout()
+    samples.prepare()
+    truth: Array = samples.targets.numpy()  # in the order of the samples' numbers
     for path in sorted(folder.glob("depths_*.npz")):
         with np.load(path) as found:
             depth.append(found["depth"])
             right.append(found["final"] == truth[found["numbers"]])
             probability, layers = found["truth_probability"][-1], len(found["layers"])
     assert probability is not None, f"{folder} has no depths_*.npz"
+    assert (right[-1] >= (probability > 0.5)).all(), "the labels are not those of the samples"
     return Samples(np.array(depth), np.array(right), probability.astype(float), layers)
 
 
