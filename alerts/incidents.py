@@ -85,7 +85,7 @@ class Incident:
         """The likeliest causes in words, and what tells the first from the others; may be empty."""
         if not self.causes:
             return ""
-        named = "; or ".join(f"{cause.text} ({cause.share:.0%})" for cause in self.causes[:NAMED])
+        named = "; or ".join(cause.text for cause in self.causes[:NAMED])  # shares are evidence, not probabilities
         return f"By all symptoms: {named}. To tell: {sentence(self.causes[0].ask)}"
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from convscope.alerts.alert import Alert, When
@@ -12,7 +13,7 @@ from convscope.alerts.causes import default_table
 from convscope.alerts.context import Context
 from convscope.alerts.depth import DepthOrder
 from convscope.alerts.incidents import BACK, SETTLED, Incident
-from convscope.alerts.rules import Rule
+from convscope.alerts.rules import Rule, default_rules
 from convscope.alerts.settling import Excursion
 from convscope.alerts.symptoms import Symptoms, strongest
 
@@ -169,6 +170,8 @@ class Ledger:
     def _rank_causes(self, now: dict[str, float], when: When) -> None:
         """Rank the causes of incidents that are new, or one check old."""
         for incident in self.open:
+            if not _shipped_names() & set(incident.rules):
+                continue  # what a rule of the user's own found need not be any of the table's causes
             if when.check - incident.check < RANKED:
                 shown = strongest(self._shown.get(incident.number, {}), now)
                 self._shown[incident.number], incident.causes = shown, default_table().rank(shown)
@@ -235,3 +238,8 @@ _SEVERITY = {"critical": 0, "warning": 1, "info": 2}
 
 def _matches(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+
+
+@lru_cache
+def _shipped_names() -> frozenset[str]:
+    return frozenset(rule.name for rule in default_rules())

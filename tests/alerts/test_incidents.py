@@ -75,7 +75,7 @@ def test_the_text_tells_all_of_it_in_sentences() -> None:
     assert incident.text.startswith(
         "60 points more of conv2's filters are dead than before (60% in all). Likely: a step that was too large, or "
         "biases pushed far below zero. Look at: learning rate, initialisation, and the layer's biases. With it: "
-        "probe_collapse (critical, conv3), representation_jump (conv3), training_loss_rise. What else changed: "
+        "probe_collapse (critical, conv3), representation_jump (conv3). What else changed: "
         "learning rate 0.1 to 0.6, training loss 0.8 to 2.2. By all symptoms: "
     )
     named = [cause for cause in incident.causes if cause.text in incident.text]
