@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from convscope.alerts import Incident, Judge, judge_run, load_rules
+from convscope.alerts import Incident, Judge, Rule, judge_run, load_rules
 from convscope.alerts import causes as module
 from convscope.alerts.causes import CauseTable, Signature, default_table, table_of
 from convscope.alerts.symptoms import BROKEN, SYMPTOMS, Symptoms, strongest
@@ -113,21 +113,24 @@ def run_in_which_a_layer_stands_still() -> list[dict[str, float]]:
     return [row(False)] * 5 + [row(True)] * 3
 
 
+def still(name: str) -> list[Rule]:
+    detector = {"kind": "threshold", "limit": 0.5}
+    return load_rules([{"name": name, "when": [{"metric": "health/not_learning/*", "detector": detector}]}])
+
+
 def test_an_incident_ranks_its_causes_and_says_what_tells_them_apart() -> None:
-    rules = load_rules(
-        [
-            {
-                "name": "still",
-                "when": [{"metric": "health/not_learning/*", "detector": {"kind": "threshold", "limit": 0.5}}],
-            }
-        ]
-    )
-    (incident,) = judge_run(run_in_which_a_layer_stands_still(), rules)
+    (incident,) = judge_run(run_in_which_a_layer_stands_still(), still("stalled_layer"))
     assert incident.causes[0].name == "frozen_layers"
     assert "layers are frozen, or left out of the optimizer" in incident.text
     assert "To tell: which parameters have requires_grad=False" in incident.text
     assert Incident.of(json.loads(json.dumps(incident.state_dict()))).causes == incident.causes
     assert incident.as_dict()["causes"][0]["name"] == "frozen_layers"
+
+
+def test_what_a_rule_of_the_users_own_found_has_no_cause_of_the_table() -> None:
+    (incident,) = judge_run(run_in_which_a_layer_stands_still(), still("my_rule"))
+    assert incident.causes == []
+    assert "To tell" not in incident.text
 
 
 def test_causes_survive_a_restart_at_any_check() -> None:
