@@ -65,7 +65,8 @@ def assert_same_numbers(free: Run, own: Run) -> None:
     assert found.keys() == expected.keys()
     assert len(expected) > 10
     for tag, values in expected.items():
-        assert found[tag] == pytest.approx(values, rel=1e-5, abs=1e-5), tag
+        # CKA is of features in half precision: of 20 samples, one that is rounded the other way moves it by 1e-4.
+        assert found[tag] == pytest.approx(values, rel=1e-5, abs=1e-4 if "/cka_" in tag else 1e-5), tag
 
 
 def test_a_validation_gives_the_numbers_of_a_pass(fit: Fit, passes: list[Any]) -> None:
