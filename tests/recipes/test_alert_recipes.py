@@ -85,7 +85,7 @@ def test_help_is_plain_text(
 
 
 def test_every_recipe_is_tested_here() -> None:
-    elsewhere = {"part_filters", "explainer", "processes", "image_folder", "configured"}
+    elsewhere = {"part_filters", "explainer", "processes", "image_folder", "configured", "cifar10"}
     known = {path.stem for path in Path(digits.__file__).parent.glob("[a-z]*.py")}
     assert known == {recipe.__name__.rpartition(".")[2] for recipe in RECIPES} | elsewhere
 
