@@ -19,6 +19,8 @@
 # `pip install "convscope[recipes]"`
 
 # %%
+from importlib.util import find_spec
+
 import lightning as L
 import numpy as np
 
@@ -129,10 +131,13 @@ figure  # the last line of a cell is shown
 # ![Probe accuracy of five layers before training and after one, two and three epochs](../images/notebook-first-use.png)
 #
 # ## Everything as a table
+#
+# If pandas is installed; convscope itself does not need it.
 
 # %%
-rows = run.to_pandas()
-print(rows[rows.quantity == "effective_rank_ratio"].tail(4).to_string())
+if find_spec("pandas"):
+    rows = run.to_pandas()
+    print(rows[rows.quantity == "effective_rank_ratio"].tail(4).to_string())
 
 # %% [markdown]
 # What each number means is on its own page: [probe accuracy](../metrics/probe-accuracy.md),
