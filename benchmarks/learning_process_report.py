@@ -11,10 +11,9 @@ import numpy as np
 from benchmarks.learning_process_figures import draw
 from benchmarks.learning_process_read import Watched, learned, rank, read, settled
 from benchmarks.measure import machine
+from benchmarks.pages import DOCS, write_tables
 
-PAGE = Path(__file__).parents[1] / "docs" / "learning-process.md"
-FIGURES = PAGE.parent / "figures"
-_MADE = "<!-- made by python -m benchmarks.learning_process report -->"
+PAGE = DOCS / "learning-process.md"
 
 
 @dataclass(frozen=True)
@@ -99,17 +98,12 @@ CLAIMS = (
 
 
 def write(folder: Path) -> None:
-    """Draw the figures and write the page; what is written by hand below the marker stays."""
+    """Draw the figures and write the tables of the page; what is written by hand stays."""
     runs = [read(one) for one in sorted(folder.glob("seed_*"))]
-    draw(runs, FIGURES)
-    made = "\n\n".join([_MADE, _outcome(runs), _claims(runs), _table(runs), f"Machine: {machine()}."])
-    before, _, rest = PAGE.read_text().partition(_MADE) if PAGE.exists() else ("# The learning process\n\n", "", "")
-    _, end, by_hand = rest.partition(_END)
-    PAGE.write_text(f"{before}{made}\n\n{_END}{by_hand if end else chr(10)}")
-    print(made)
-
-
-_END = "<!-- end of what is made -->"
+    draw(runs, DOCS / "figures")
+    tables = "\n\n".join([_outcome(runs), _claims(runs), _table(runs), f"Machine: {machine()}."])
+    write_tables(PAGE, tables)
+    print(tables)
 
 
 def _outcome(runs: list[Watched]) -> str:

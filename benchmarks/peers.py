@@ -38,9 +38,9 @@ EPOCHS, WIDTH = 2, 48
 Result = dict[str, Any]
 
 
-def fit(model: L.LightningModule, *callbacks: L.Callback, logger: Any = False) -> Result:
-    """Train from the seed; weights and buffers at the end, hooks left behind, and the processor's seconds."""
-    loaders = digits_loaders()
+def fit(model: L.LightningModule, *callbacks: L.Callback, logger: Any = False, loaders: Any = None) -> Result:
+    """Train from the seed; state at the end, hooks left behind, the processor's seconds, and names of metrics."""
+    loaders = loaders or digits_loaders()
     trainer = L.Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",
@@ -54,7 +54,8 @@ def fit(model: L.LightningModule, *callbacks: L.Callback, logger: Any = False) -
     began = time.process_time()
     torch.manual_seed(1)
     trainer.fit(model, *loaders)
-    return {"state": _state(model), "hooks": hooks(model), "seconds": time.process_time() - began}
+    seconds, logged = time.process_time() - began, sorted(trainer.callback_metrics)
+    return {"state": _state(model), "hooks": hooks(model), "seconds": seconds, "logged": logged}
 
 
 def network(cls: Callable[[], L.LightningModule] = lambda: DigitsCNN(WIDTH)) -> L.LightningModule:
@@ -285,22 +286,9 @@ def _fit_dicts(model: Any, *callbacks: L.Callback) -> Result:
         rows = [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
         return DataLoader(rows, 64, shuffle=shuffle)  # type: ignore[arg-type]
 
-    loaders = digits_loaders()
-    trainer = L.Trainer(
-        max_epochs=EPOCHS,
-        accelerator="cpu",
-        logger=False,
-        callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-    began = time.process_time()
-    torch.manual_seed(1)
-    trainer.fit(model, dicts(loaders[0], True), dicts(loaders[1], False))
-    kept = {name: value for name, value in _state(model).items() if name.startswith(("features", "head"))}
-    logged = sorted(trainer.callback_metrics)
-    return {"state": kept, "hooks": hooks(model), "seconds": time.process_time() - began, "logged": logged}
+    training, validation = digits_loaders()
+    found = fit(model, *callbacks, loaders=(dicts(training, True), dicts(validation, False)))
+    return found | {"state": {name: v for name, v in found["state"].items() if name.startswith(("features", "head"))}}
 
 
 TOOLS: dict[str, tuple[str, Callable[[Path], Result]]] = {

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks import recipe_charts as charts
@@ -20,34 +21,20 @@ from benchmarks.recipe_charts import maps_beside
 CIFAR = Path(os.environ.get("CONVSCOPE_DATA", ".")) / "cifar10_12k.npz"
 
 
-def digits(runs: Path, path: Path) -> None:
-    charts.run("digits", runs)
-    maps_beside(runs / "digits", ["probe/map/accuracy", "drift/map/cka_previous"], path)
+# Two of convscope's own pictures of each of these runs, side by side.
+MAPS = {
+    "digits": ("probe/map/accuracy", "drift/map/cka_previous"),
+    "cifar10": ("probe/map/accuracy", "drift/map/cka_previous"),
+    "dying_relu": ("health/map/dead_filters", "probe/map/accuracy"),
+    "label_corruption": ("probe/map/accuracy", "drift/map/cka_previous"),
+    "forgetting": ("probe/map/accuracy", "drift/map/cka_first"),
+    "segmentation": ("probe/map/miou", "correlation/map/effective_rank_ratio"),
+}
 
 
-def cifar10(runs: Path, path: Path) -> None:
-    charts.run("cifar10", runs)
-    maps_beside(runs / "cifar10", ["probe/map/accuracy", "drift/map/cka_previous"], path)
-
-
-def dying_relu(runs: Path, path: Path) -> None:
-    charts.run("dying_relu", runs)
-    maps_beside(runs / "dying_relu", ["health/map/dead_filters", "probe/map/accuracy"], path)
-
-
-def label_corruption(runs: Path, path: Path) -> None:
-    charts.run("label_corruption", runs)
-    maps_beside(runs / "label_corruption", ["probe/map/accuracy", "drift/map/cka_previous"], path)
-
-
-def forgetting(runs: Path, path: Path) -> None:
-    charts.run("forgetting", runs)
-    maps_beside(runs / "forgetting", ["probe/map/accuracy", "drift/map/cka_first"], path)
-
-
-def segmentation(runs: Path, path: Path) -> None:
-    charts.run("segmentation", runs)
-    maps_beside(runs / "segmentation", ["probe/map/miou", "correlation/map/effective_rank_ratio"], path)
+def maps(recipe: str, runs: Path, path: Path) -> None:
+    charts.run(recipe, runs)
+    maps_beside(runs / recipe, [*MAPS[recipe]], path)
 
 
 def image_folder(runs: Path, path: Path) -> None:
@@ -56,10 +43,9 @@ def image_folder(runs: Path, path: Path) -> None:
     maps_beside(runs / folder.name, ["probe/map/accuracy", "health/map/dead_filters"], path)
 
 
-RECIPES: dict[str, Callable[[Path, Path], None]] = {
-    one.__name__: one for one in (digits, cifar10, dying_relu, label_corruption, forgetting, segmentation, image_folder)
-}
+RECIPES: dict[str, Callable[[Path, Path], None]] = {recipe: partial(maps, recipe) for recipe in MAPS}
 RECIPES |= {
+    "image_folder": image_folder,
     "label_noise": charts.label_noise,
     "pruning_guide": charts.pruning_guide,
     "freeze_guide": charts.freeze_guide,

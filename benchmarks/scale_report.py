@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import DOCS, write_tables
 from benchmarks.scale_cases import CASES
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks-scale.md"
-BEGIN, END = "<!-- tables: written by the script -->", "<!-- end of tables -->"
+PAGE = DOCS / "benchmarks-scale.md"
 
 SERIES = {
     "layers": "layers",
@@ -23,8 +22,7 @@ Rows = dict[str, dict[str, Any]]
 def written(rows: Rows) -> str:
     """Put the tables into the page, between its marks, and return them."""
     tables = "\n\n".join([machine_of(rows), photographs(rows), *(growth(rows, name) for name in SERIES), probe(rows)])
-    page = PAGE.read_text()
-    PAGE.write_text(f"{page.split(BEGIN)[0]}{BEGIN}\n\n{tables}\n\n{END}{page.split(END)[1]}")
+    write_tables(PAGE, tables)
     return tables
 
 

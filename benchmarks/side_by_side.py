@@ -15,7 +15,6 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -36,10 +35,10 @@ from benchmarks.measure import machine, ratio
 from benchmarks.memory import resident, trim, watched
 from benchmarks.networks import ResNet18
 from benchmarks.overhead import CHUNK, Classifier, bare_forward, bare_training, check
+from benchmarks.pages import DOCS, write_tables
 from convscope.capture import HeldOut
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks-side-by-side.md"
-BEGIN, END = "<!-- tables: written by the script -->", "<!-- end of tables -->"
+PAGE = DOCS / "benchmarks-side-by-side.md"
 TRAINING, FORWARD, BARE = "bare training forward + backward", "bare forward", "no callback"
 
 Actions = dict[str, Callable[[], object]]
@@ -235,8 +234,7 @@ def main() -> None:
     )
     print(tables)
     if options.write:
-        page = PAGE.read_text()
-        PAGE.write_text(f"{page.split(BEGIN)[0]}{BEGIN}\n\n{tables}\n\n{END}{page.split(END)[1]}")
+        write_tables(PAGE, tables)
 
 
 if __name__ == "__main__":

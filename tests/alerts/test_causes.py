@@ -12,6 +12,7 @@ from convscope.alerts import Incident, Judge, Rule, judge_run, load_rules
 from convscope.alerts import causes as module
 from convscope.alerts.causes import CauseTable, Signature, default_table, table_of
 from convscope.alerts.symptoms import BROKEN, SYMPTOMS, Symptoms, strongest
+from tests.support.restarts import restarted
 
 TABLE = CauseTable(
     (
@@ -134,24 +135,12 @@ def test_what_a_rule_of_the_users_own_found_has_no_cause_of_the_table() -> None:
 
 
 def test_causes_survive_a_restart_at_any_check() -> None:
-    rules = [
-        {
-            "name": "still",
-            "when": [{"metric": "health/not_learning/*", "detector": {"kind": "threshold", "limit": 0.5}}],
-        }
-    ]
     checks = run_in_which_a_layer_stands_still()
-    (expected,) = judge_run(checks, load_rules(rules))
+    (expected,) = judge_run(checks, still("stalled_layer"))
+    assert expected.causes
     for cut in range(1, len(checks)):
-        first, second = Judge(load_rules(rules)), Judge(load_rules(rules))
-        for epoch, values in enumerate(checks[:cut]):
-            first.update(values, epoch)
-        state = json.loads(json.dumps(first.state_dict()))
-        second.watch.load_state_dict(state["watch"])
-        second.ledger.load_state_dict(state["ledger"])
-        for epoch, values in enumerate(checks[cut:], cut):
-            second.update(values, epoch)
-        assert [one.causes for one in second.incidents] == [expected.causes]
+        found = restarted(lambda: still("stalled_layer"), checks, cut)
+        assert [one.causes for one in found] == [expected.causes]
 
 
 def test_state_without_symptoms_loads() -> None:

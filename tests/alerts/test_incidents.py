@@ -14,6 +14,7 @@ from convscope.alerts.depth import DepthOrder
 from convscope.alerts.incidents import BACK, SETTLED, by_urgency, incident_records, severity_level
 from convscope.alerts.rules import Rule, default_rules
 from convscope.alerts.watch import Watch
+from tests.support.restarts import restarted
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4")
 Rows = list[dict[str, float]]
@@ -301,13 +302,5 @@ def test_lines_have_alerts_and_events_and_both_have_the_fields_of_an_alert() -> 
 def test_state_survives_json_with_an_incident_open(cut: int) -> None:
     rows = together(RECOVERY[:10], DYING[:10])
     whole = judged(rows)
-    first, second = Judge(default_rules()), Judge(default_rules())
-    for epoch, row in enumerate(rows[:cut]):
-        first.update(row, epoch)
-    state = json.loads(json.dumps(first.state_dict()))
-    second.watch.load_state_dict(state["watch"])
-    second.ledger.load_state_dict(state["ledger"])
-    for epoch, row in enumerate(rows[cut:], cut):
-        second.update(row, epoch)
-    assert [one.as_dict() for one in second.incidents] == [one.as_dict() for one in whole]
+    assert [one.as_dict() for one in restarted(default_rules, rows, cut)] == [one.as_dict() for one in whole]
     assert any(one.closed for one in whole)
