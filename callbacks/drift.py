@@ -137,11 +137,13 @@ class RepresentationDrift(LayerObserver):
         name = layer.name
         features, correlation = self._features.finish(layer), self._correlation.finish(layer)
         now = LayerSnapshot.of(features, correlation, self.debiased)
-        scalars = {}
+        others, changes = {}, {}
         if previous := self._previous.get(name):
-            scalars = now.since(previous) | {"cka_first": now.features.cka(self._first[name])}
+            others = {"cka_previous": previous.features, "cka_first": self._first[name]}
+            changes = now.since(previous)
         if reference := self._reference.get(name):
-            scalars["cka_reference"] = now.features.cka(reference)
+            others["cka_reference"] = reference
+        scalars = now.features.cka(others) | changes
         self._previous[name] = now
         self._first.setdefault(name, now.features)
         return LayerResult({key: value for key, value in scalars.items() if math.isfinite(value)})

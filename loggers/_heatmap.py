@@ -50,8 +50,9 @@ def _block_sums(values: Floats, rows: int, columns: int) -> Floats:
 
 
 def colour_cells(values: Floats, height: int, width: int, palette: str, low: float, high: float) -> Picture:
-    picture = stretch(colour(values, palette, low, high), height, width)
-    stripe(picture, stretch(~np.isfinite(values), height, width))
+    picture, missing = stretch(colour(values, palette, low, high), height, width), ~np.isfinite(values)
+    if missing.any():
+        stripe(picture, stretch(missing, height, width))
     return picture
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -40,6 +40,7 @@ class Features:
 
     def __init__(self, half: Tensor, debiased: bool) -> None:
         self.half, self.debiased = half, debiased
+        self._own: Tensor | None = None
 
     @classmethod
     def of(cls, features: Tensor, debiased: bool) -> Features:
@@ -48,18 +49,25 @@ class Features:
         largest = kept.abs().max() if kept.numel() else 1.0
         return cls((kept / largest).half(), debiased)
 
-    def cka(self, other: Features) -> float:
-        """Linear CKA with another check's features of the same samples."""
-        cross = similarity(self._centred(), other._centred(), self.debiased)
-        return float(aligned(cross, self._own, other._own))
-
-    @cached_property
-    def _own(self) -> Tensor:
-        values = self._centred()
-        return similarity(values, values, self.debiased)
+    def cka(self, others: Mapping[str, Features]) -> dict[str, float]:
+        """Linear CKA with other checks' features of the same samples, by their names."""
+        here, found, seen = self._centred(), {}, {}
+        for name, other in others.items():
+            if id(other) not in seen:  # the previous check may be the first
+                there = other._centred()
+                cross = similarity(here, there, self.debiased)
+                seen[id(other)] = float(aligned(cross, self._with_itself(here), other._with_itself(there)))
+            found[name] = seen[id(other)]
+        return found
 
     def _centred(self) -> Centred:
+        """In float64, four times the memory: not kept."""
         return centred(self.half, self.debiased)
+
+    def _with_itself(self, values: Centred) -> Tensor:
+        if self._own is None:
+            self._own = similarity(values, values, self.debiased)
+        return self._own
 
 
 @dataclass
@@ -85,13 +93,14 @@ class LayerSnapshot:
         return cls(Features.of(features, debiased), matrix.half(), mean.float(), variance.float())
 
     def since(self, previous: LayerSnapshot) -> dict[str, float]:
-        """The quantities that compare this check with an earlier one."""
-        found = {"cka_previous": self.features.cka(previous.features)}
-        if self.mean.shape == previous.mean.shape:
-            found["correlation_change"] = float(correlation_change(self.matrix, previous.matrix))
-            found["mean_shift"] = float(mean_shift(self.mean, self.variance, previous.mean, previous.variance))
-            found["variance_shift"] = float(variance_shift(self.variance, previous.variance))
-        return found
+        """How the filters' statistics have changed since an earlier check; nothing if there were other filters."""
+        if self.mean.shape != previous.mean.shape:
+            return {}
+        return {
+            "correlation_change": float(correlation_change(self.matrix, previous.matrix)),
+            "mean_shift": float(mean_shift(self.mean, self.variance, previous.mean, previous.variance)),
+            "variance_shift": float(variance_shift(self.variance, previous.variance)),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """State of tensors alone."""

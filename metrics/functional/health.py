@@ -77,7 +77,7 @@ def _plain_sums(values: Tensor, bounds: Bounds) -> ActivitySums:
         least.append(low)
         greatest.append(high)
         memory = scratch(block)  # of numbers: a sum of truth values is several times slower
-        squared.append(sum_inside(torch.mul(block, block, out=memory)))
+        squared.append(torch.linalg.vector_norm(block, dim=2).square())
         positive.append(sum_inside(torch.gt(block, 0, out=memory)))
         at_bound.append(_at_bound(block, bounds, memory))
     # In float32 inside a sample only: a float32 sum over a chunk would depend on how large the chunk is.
