@@ -10,10 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_max, dim_zero_min, dim_zero_sum
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from convscope._arguments import whole_number
 from convscope._devices import WITHOUT_DOUBLE
 from convscope.metrics._plot import draw_array, parts_to_draw
+from convscope.metrics.functional._precision import as_double
 from convscope.metrics.functional._validation import checked_mean
 
 NO_INDEX = -1
@@ -37,6 +40,9 @@ def canonical_order(index: Tensor) -> Tensor:
     first[1:] = index[1:] != index[:-1]
     return order[first]
 
+
+_WAYS = {dim_zero_sum: ("SUM", 1), dim_zero_max: ("MAX", 1), dim_zero_min: ("MAX", -1)}
+"""Operation over ranks, and the sign to take it with, that does what each of torchmetrics' reductions does."""
 
 _before_sync: list[Callable[[], None]] = []
 
@@ -78,6 +84,10 @@ class ObservationMetric(Metric):
     """Fields of a result that :meth:`plot` draws; by default its single numbers, else its first field."""
     plot_axes: ClassVar[tuple[str, str]] = ("filter", "filter")
     """Names of the rows and columns of a vector or matrix."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._sum_shapes: dict[str, tuple[int, ...]] = {}
 
     def plot(self, val: Any = None, ax: Any = None) -> tuple[Any, Any]:
         """Draw a result, as the ``plot`` of torchmetrics' own metrics does; needs matplotlib.
@@ -124,17 +134,63 @@ class ObservationMetric(Metric):
     def _add_sums(self, **shapes: tuple[int, ...]) -> None:
         """States that are float64 sums over samples, zero at first, and add up over chunks and ranks."""
         for name, shape in shapes.items():
-            self.add_state(name, default=torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+            self._add_later_sum(name, shape)
+            setattr(self, name, torch.zeros(shape, dtype=torch.float64))
+
+    def _add_later_sum(self, name: str, shape: tuple[int, ...]) -> None:
+        """A state as of :meth:`_add_sums` that takes no memory yet: one zero, seen as a whole matrix.
+
+        It cannot be written into: what is added first replaces it.
+        """
+        self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self._sum_shapes[name] = shape
+        self._expand_defaults()
+        setattr(self, name, self._defaults[name])
+
+    def _expand_defaults(self) -> None:
+        # The default of a sum is such a zero too: as a copy it would take as much memory as the state.
+        for name, shape in self._sum_shapes.items():
+            self._defaults[name] = self._defaults[name].new_zeros(()).expand(shape)
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> Any:
         # Where a device has no float64 the states stay behind: sums there would lose what they are kept for.
         if fn(torch.zeros(())).device.type in WITHOUT_DOUBLE:
             return self
-        return super()._apply(fn, *args, **kwargs)
+        applied = super()._apply(fn, *args, **kwargs)
+        self._expand_defaults()
+        return applied
 
-    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
+    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None) -> None:
+        """Exchange the states: sums in one exchange and extremes in another, whatever their number.
+
+        torchmetrics exchanges each state by itself three times, and gathers all ranks' copies of a matrix before it
+        adds them. It still does with a function of the user's own.
+        """
         announce_sync()
-        super()._sync_dist(*args, **kwargs)
+        own = dist_sync_fn is gather_all_tensors
+        ways = {name: _WAYS.get(way) for name, way in self._reductions.items()} if own else {}
+        for op in ("SUM", "MAX"):
+            found = {name: way[1] for name, way in ways.items() if way is not None and way[0] == op}
+            self._reduce_together(op, found, process_group or self.process_group)
+        everything = self._reductions
+        self._reductions = {name: way for name, way in everything.items() if ways.get(name) is None}
+        try:
+            super()._sync_dist(dist_sync_fn, process_group)
+        finally:
+            self._reductions = everything
+
+    def _reduce_together(self, op: str, signs: dict[str, int], group: Any) -> None:
+        """Reduce the named states, each times its sign, as one vector of float64, in which counts are exact too."""
+        if not signs:
+            return
+        states: list[Tensor] = [getattr(self, name) for name in signs]
+        packed = torch.cat(
+            [sign * as_double(state).flatten() for sign, state in zip(signs.values(), states, strict=True)]
+        )
+        torch.distributed.all_reduce(packed, getattr(torch.distributed.ReduceOp, op), group)
+        parts = packed.split([state.numel() for state in states])
+        for (name, sign), state, part in zip(signs.items(), states, parts, strict=True):
+            setattr(self, name, (sign * part).reshape(state.shape).to(state.dtype))
 
     def _to_state(self, tensor: Tensor) -> Tensor:
         """``tensor`` where this metric keeps its states."""

@@ -52,29 +52,37 @@ class ChannelMoments(ObservationMetric):
         self.max_positions = whole_number_or_none("max_positions", max_positions, "all positions")
         self.seed = whole_number("seed", seed, least=0)
         c = self.num_channels
-        self._add_sums(observations=(), total=(c,), product=(c, c))
+        self._add_sums(observations=(), total=(c,))
+        self._add_later_sum("product", (c, c))  # which may come from another metric, see `share_states`
 
-    def update(self, activation: Tensor | Moments) -> None:
+    def update(self, activation: Tensor) -> None:
         """Add a chunk.
 
         Args:
-            activation: ``(N, C, *S)``; or its moments at these positions, where another metric has computed them.
+            activation: ``(N, C, *S)``.
 
         Raises:
             ValueError: if the shape or type is wrong.
         """
-        if isinstance(activation, Tensor):
-            check_channels("activation", activation, self.num_channels)
-            if activation.numel() == 0:
-                return
-            activation = self.moments(activation)
-        self.observations += self._to_state(activation.observations)
-        self.total += self._to_state(activation.total)
-        self.product += self._to_state(activation.product)
+        check_channels("activation", activation, self.num_channels)
+        if activation.numel() == 0:
+            return
+        found = channel_moments(activation, self.max_positions, self.seed)
+        added = {name: self._to_state(each) for name, each in found._asdict().items()}
+        self.observations += added["observations"]
+        self.total += added["total"]
+        if self.product.is_contiguous() and self.num_channels > 1:
+            self.product += added["product"]
+        else:  # nothing has been added yet, or the zero of one channel, which looks like any other matrix
+            self.product = self.product + added["product"]
 
-    def moments(self, activation: Tensor) -> Moments:
-        """Moments of one chunk at this metric's positions, for :meth:`update` of this metric and of others like it."""
-        return channel_moments(activation, self.max_positions, self.seed)
+    def share_states(self, other: ChannelMoments) -> None:
+        """Take over the states of another metric, which has been updated with the same activations in this one's place.
+
+        Nothing is copied: of two metrics over the same positions of one layer, one adds, and both compute.
+        """
+        self.observations, self.total, self.product = other.observations, other.total, other.product
+        self._update_count, self._computed = other._update_count, None
 
     def compute(self) -> Any:
         """Statistics of everything seen, over all ranks.

@@ -81,13 +81,20 @@ C = TypeVar("C", bound=ChannelMoments)
 
 
 class Correlations(PerLayer[C]):
-    """Correlation metrics by layer. What several callbacks need of a chunk is computed once."""
+    """Correlation metrics by layer. Where several callbacks have one of the same positions, one adds up for all."""
 
     def take(self, record: Record) -> None:
         """Update the record's layer."""
         metric = self.on(record.layer, record.activation.device)
-        shared = ("channel moments", metric.max_positions, metric.seed)
-        metric.update(record.once(shared, metric.moments))
+        same = ("channel moments", metric.max_positions, metric.seed)
+        updated = record.once(same, lambda activation: _updated(metric, activation))
+        if updated is not metric:
+            metric.share_states(updated)
+
+
+def _updated(metric: C, activation: torch.Tensor) -> C:
+    metric.update(activation)
+    return metric
 
 
 def positions_each(observations: int | None, samples: int) -> int | None:

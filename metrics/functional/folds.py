@@ -7,6 +7,8 @@ Whatever is left out here takes the same number of samples from a class whatever
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,38 @@ def partners(membership: Tensor) -> Tensor:
     Returns:
         ``(N, K)`` sample numbers; the sample itself in a column that holds one answer only.
     """
+    known = _recent.find(membership)
+    if known is not None:
+        return known
+    return _recent.keep(membership, _partners(membership))
+
+
+class _Recent(threading.local):
+    """The last few results: all layers of a check are probed with the same labels, and the same controls."""
+
+    most = 4
+    largest = 1_000_000  # numbers in a result that is kept: 8 MB
+
+    def __init__(self) -> None:
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+
+    def find(self, membership: Tensor) -> Tensor | None:
+        for asked, found in self._pairs:
+            same = asked.shape == membership.shape and asked.device == membership.device
+            if same and torch.equal(asked, membership):
+                return found
+        return None
+
+    def keep(self, membership: Tensor, found: Tensor) -> Tensor:
+        if membership.numel() <= self.largest:
+            self._pairs = [*self._pairs, (membership, found)][-self.most :]
+        return found
+
+
+_recent = _Recent()
+
+
+def _partners(membership: Tensor) -> Tensor:
     yes, no = membership, ~membership
     own = torch.arange(len(membership), device=membership.device)[:, None]
     varies = yes.any(dim=0) & no.any(dim=0)

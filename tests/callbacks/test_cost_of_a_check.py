@@ -95,11 +95,15 @@ def test_metrics_make_no_intercepted_calls(plan: Plan, monkeypatch: pytest.Monke
     assert len(checked) <= len(bare) + 4 * CHUNKS  # the inputs are copied, the output looked at
 
 
-def test_correlation_and_drift_compute_their_moments_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_correlation_and_drift_compute_and_keep_their_moments_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     with counted(correlation, "channel_moments", monkeypatch) as calls:
         one_pass(plan)
     assert len(calls) == CHUNKS * len(plan.layers["correlation"])
     assert plan.layers["correlation"] == plan.layers["drift"]
+    by_name: dict[str, Any] = {observer.name: observer for observer in plan.observers}
+    for layer in plan.layers["drift"]:
+        kept = [by_name["correlation"]._metrics.of(layer), by_name["drift"]._correlation.of(layer)]
+        assert kept[0].product is kept[1].product
 
 
 def test_a_first_check_is_prepared_within_two_forwards() -> None:

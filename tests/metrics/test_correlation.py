@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from convscope.metrics import ChannelCorrelation
+from convscope.metrics import ChannelCorrelation, ChannelMoments
 from convscope.metrics.functional import (
     channel_correlation,
     correlation_summary,
@@ -211,3 +211,35 @@ def test_states_stay_behind_where_a_device_has_no_float64(monkeypatch: pytest.Mo
     monkeypatch.setattr("convscope.metrics._base.WITHOUT_DOUBLE", {"meta"})
     metric = ChannelCorrelation(2).to("meta")
     assert metric.product.device.type == "cpu"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_of_two_metrics_adds_for_both_and_resets_alone(channels: int) -> None:
+    alone, adds, follows = ChannelCorrelation(channels), ChannelCorrelation(channels), ChannelMoments(channels)
+    for part in make_activation(c=channels).split(7):
+        alone.update(part)
+        adds.update(part)
+        follows.share_states(adds)
+    assert torch.equal(follows.compute().matrix, alone.compute().matrix)
+    assert torch.equal(adds.compute().matrix, alone.compute().matrix)
+    adds.reset()
+    assert adds.product.abs().sum() == 0
+    assert torch.equal(follows.product, alone.product)
+    adds.update(make_activation(c=channels, seed=1))
+    again = ChannelCorrelation(channels)
+    again.update(make_activation(c=channels, seed=1))
+    assert torch.equal(adds.compute().matrix, again.compute().matrix)
+
+
+def test_a_metric_takes_the_memory_of_its_matrix_once_and_only_when_there_is_something_to_add() -> None:
+    def stored(tensor: torch.Tensor) -> int:
+        return tensor.untyped_storage().nbytes()
+
+    metric = ChannelCorrelation(100)
+    assert metric.product.shape == (100, 100)
+    assert stored(metric.product) == 8
+    metric.update(make_activation(c=100))
+    assert stored(metric.product) == 80_000
+    assert stored(metric._defaults["product"]) == 8
+    moved = metric.to("cpu").double()
+    assert stored(moved._defaults["product"]) == 8

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import torchmetrics
 from torch import Tensor
 
 import convscope.metrics as metrics
@@ -30,6 +33,22 @@ def inputs_of(name: str) -> Inputs:
     return case.feed(draw(0, N, N if case.gathers else C))
 
 
+def exchanges(metric: torchmetrics.Metric) -> Counter[str]:
+    """How often each collective is called while a metric computes."""
+    calls: Counter[str] = Counter()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("all_reduce", "all_gather", "barrier"):
+            whole = getattr(dist, name)
+
+            def counted(*args: Any, name: str = name, whole: Any = whole, **kwargs: Any) -> Any:
+                calls[name] += 1
+                return whole(*args, **kwargs)
+
+            patch.setattr(dist, name, counted)
+        metric.compute()
+    return calls
+
+
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
@@ -44,6 +63,10 @@ def work(rank: int, folder: str) -> None:
                 found[f"matrix/{split}"] = {"": metric.matrix()}
     for name in WHOLE_ON_EACH:
         found[name] = fields(result(CASES[name], C, inputs_of(name)))
+    for name in ("FilterActivity", "ChannelCorrelation"):
+        metric = CASES[name].make(C)
+        update(CASES[name], metric, inputs_of(name), SHARDS["uneven"][rank])
+        found[f"exchanges/{name}"] = {call: torch.tensor(n) for call, n in exchanges(metric).items()}
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -71,6 +94,27 @@ def test_two_ranks_give_what_one_gives(found: list[dict[str, dict[str, Tensor]]]
 @pytest.mark.parametrize("name", WHOLE_ON_EACH)
 def test_what_every_rank_holds_is_not_counted_twice(found: list[dict[str, dict[str, Tensor]]], name: str) -> None:
     assert_on_both(found, name, fields(result(CASES[name], C, inputs_of(name))))
+
+
+@pytest.mark.parametrize(("name", "most"), [("ChannelCorrelation", 1), ("FilterActivity", 2)])
+def test_sums_and_extremes_take_an_exchange_each(
+    found: list[dict[str, dict[str, Tensor]]], name: str, most: int
+) -> None:
+    assert found[0][f"exchanges/{name}"] == {"all_reduce": torch.tensor(most)}
+
+
+def test_an_exchange_of_the_users_own_gets_every_state() -> None:
+    def two_alike(state: Tensor, group: Any = None) -> list[Tensor]:
+        return [state, state]
+
+    alone = CASES["FilterActivity"].make(C)
+    both = metrics.FilterActivity(C, dist_sync_fn=two_alike, distributed_available_fn=lambda: True)
+    for metric in (alone, both):
+        update(CASES["FilterActivity"], metric, inputs_of("FilterActivity"), torch.arange(N))
+    assert torch.equal(both.compute().active_share, alone.compute().active_share)
+    with both.sync_context(dist_sync_fn=two_alike):
+        assert torch.equal(both.squares, 2 * alone.squares)
+        assert torch.equal(both.maximum, alone.maximum)
 
 
 def test_signed_output_correlation_is_synchronised(found: list[dict[str, dict[str, Tensor]]]) -> None:
