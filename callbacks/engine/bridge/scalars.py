@@ -30,7 +30,9 @@ def write_scalars(
     told = {tag: value for tag, value in scalars.items() if tag not in unlogged}
     if when.at_epoch_end:
         given: dict[str, Any] = {"batch_size": 1, "add_dataloader_idx": False, "sync_dist": trainer.world_size > 1}
-        pl_module.log_dict(told, on_step=False, on_epoch=True, **given)
+        # All processes log the same value. Said to be of the main one alone, it is not exchanged again: that would take
+        # two exchanges per value. Without sync_dist Lightning would warn of each.
+        pl_module.log_dict(told, on_step=False, on_epoch=True, rank_zero_only=True, **given)
         # Without a detour through a metric for each, and an exchange between processes, which have the same values.
         put_into_metrics(trainer, {tag: value for tag, value in scalars.items() if tag in unlogged})
         return
