@@ -167,17 +167,17 @@ class ObservationMetric(Metric):
         adds them. It still does with a function of the user's own.
         """
         announce_sync()
-        own = dist_sync_fn is gather_all_tensors
-        ways = {name: _WAYS.get(way) for name, way in self._reductions.items()} if own else {}
-        for op in ("SUM", "MAX"):
-            found = {name: way[1] for name, way in ways.items() if way is not None and way[0] == op}
-            self._reduce_together(op, found, process_group or self.process_group)
-        everything = self._reductions
-        self._reductions = {name: way for name, way in everything.items() if ways.get(name) is None}
-        try:
+        if dist_sync_fn is not gather_all_tensors:
             super()._sync_dist(dist_sync_fn, process_group)
-        finally:
-            self._reductions = everything
+            return
+        group = process_group or self.process_group
+        ways = {name: _WAYS[way] for name, way in self._reductions.items() if way in _WAYS}
+        for op in ("SUM", "MAX"):
+            self._reduce_together(op, {name: sign for name, (does, sign) in ways.items() if does == op}, group)
+        self._gather_lists(group)
+
+    def _gather_lists(self, group: Any) -> None:
+        """Exchange states that are lists; there are none."""
 
     def _reduce_together(self, op: str, signs: dict[str, int], group: Any) -> None:
         """Reduce the named states, each times its sign, as one vector of float64, in which counts are exact too."""
@@ -251,6 +251,21 @@ class GatheringMetric(ObservationMetric):
 
     def _empty(self, name: str) -> Tensor:
         return torch.empty(0, dtype=self._state_dtypes[name], device=self.device)
+
+    def _gather_lists(self, group: Any) -> None:
+        """All lists in two exchanges, of their lengths and of their bytes; the wider numbers first, to be aligned."""
+        names = sorted(self._state_dtypes, key=lambda name: -self._state_dtypes[name].itemsize)
+        own = [self._joined(name).view(torch.uint8) for name in names]
+        lengths = torch.tensor([len(each) for each in own], device=self.device)
+        every = [torch.zeros_like(lengths) for _ in range(torch.distributed.get_world_size(group))]
+        torch.distributed.all_gather(every, lengths, group)
+        longest = max(int(each.sum()) for each in every)
+        packed = torch.cat([*own, own[0].new_zeros(longest - int(lengths.sum()))])
+        gathered = [torch.empty_like(packed) for _ in every]
+        torch.distributed.all_gather(gathered, packed, group)
+        parts = [whole[: int(each.sum())].split(each.tolist()) for whole, each in zip(gathered, every, strict=True)]
+        for name, ranks in zip(names, zip(*parts, strict=True), strict=True):
+            setattr(self, name, torch.cat([part.view(self._state_dtypes[name]) for part in ranks]))
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Synchronise states, also where this rank has none: every rank takes part in every exchange."""

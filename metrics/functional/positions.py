@@ -92,32 +92,51 @@ def features_at(activation: Tensor, positions: Tensor, size: Sequence[int]) -> T
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Rows in their principal axes, a block for each sample; what is ignored is zero and in no statistic."""
+    """Rows in their principal axes, a block for each sample; what is ignored is zero and in no statistic.
 
-    components: Tensor  # (N, P, r)
-    eigenvalues: Tensor  # (r,)
-    mask: Tensor  # (N, P), 1.0 where a position counts
+    Attributes:
+        rows: ``(N, P, r + 1)``, the last column the intercept's share: the fit's hat matrix is a product of these rows.
+        eigenvalues: ``(r,)``.
+        mask: ``(N, P)``, 1.0 where a position counts.
+        gram: ``(N, r + 1, r + 1)`` products of each block's columns; None where there are more columns than rows.
+    """
+
+    rows: Tensor
+    eigenvalues: Tensor
+    mask: Tensor
+    gram: Tensor | None
 
     @classmethod
     def of(cls, features: Tensor, counted: Tensor) -> _Blocks:
         spectrum = Spectrum.of(standardise(features[counted]))
-        components = spectrum.components.new_zeros(*counted.shape, len(spectrum.eigenvalues))
-        components[counted] = spectrum.components
-        return cls(components, spectrum.eigenvalues, counted.double().to(components.device))
+        width, mask = len(spectrum.eigenvalues), counted.double().to(spectrum.components.device)
+        rows = spectrum.components.new_zeros(*counted.shape, width + 1)
+        rows[..., :width][counted] = spectrum.components
+        # The mean over all positions that count, in which ignored positions have no share.
+        rows[..., width] = mask / mask.sum().sqrt()
+        return cls(rows, spectrum.eigenvalues, mask, rows.mT @ rows if width + 1 < counted.shape[1] else None)
 
     def left_out(self, truth: Tensor, alpha: float) -> Tensor:
         """Predictions ``(N, P, K)`` of each sample's targets from all other samples."""
         mean = truth.sum(dim=(0, 1)) / self.mask.sum()
         centred = (truth - mean) * self.mask[:, :, None]
-        inverse = 1 / (self.eigenvalues + alpha)
-        weights = inverse[:, None] * (self.components.flatten(0, 1).T @ centred.flatten(0, 1))
-        residual = centred - self.components @ weights
-        hat = (self.components * inverse) @ self.components.mT
-        # The intercept's part: the mean over all positions that count, in which ignored positions have no share.
-        hat += self.mask[:, :, None] * self.mask[:, None, :] / self.mask.sum()
-        identity = torch.eye(hat.shape[-1], dtype=hat.dtype, device=hat.device)
-        left_out: Tensor = truth - torch.linalg.solve(identity - hat, residual)
-        return left_out
+        inverse, components = 1 / (self.eigenvalues + alpha), self.rows[..., :-1]
+        weights = inverse[:, None] * (components.flatten(0, 1).T @ centred.flatten(0, 1))
+        return truth - self._without(centred - components @ weights, torch.cat([inverse, inverse.new_ones(1)]))
+
+    def _without(self, residual: Tensor, inverse: Tensor) -> Tensor:
+        """Residuals of fits without each block: ``(I - H)^-1`` times those of the fit with it, ``H = R D R^T``."""
+        if self.gram is None:
+            return _solve_less_than_one((self.rows * inverse) @ self.rows.mT, residual)
+        # Woodbury: the same from a system as wide as the features, where a block has more rows than that.
+        projected = inverse[:, None] * (self.rows.mT @ residual)
+        return residual + self.rows @ _solve_less_than_one(inverse[:, None] * self.gram, projected)
+
+
+def _solve_less_than_one(matrix: Tensor, right: Tensor) -> Tensor:
+    """``(I - matrix)^-1 right`` of each block."""
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    return torch.linalg.solve(identity - matrix, right)
 
 
 def position_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> BlockScorer:

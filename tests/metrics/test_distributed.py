@@ -63,7 +63,7 @@ def work(rank: int, folder: str) -> None:
                 found[f"matrix/{split}"] = {"": metric.matrix()}
     for name in WHOLE_ON_EACH:
         found[name] = fields(result(CASES[name], C, inputs_of(name)))
-    for name in ("FilterActivity", "ChannelCorrelation"):
+    for name in ("FilterActivity", "ChannelCorrelation", "RidgeProbe"):
         metric = CASES[name].make(C)
         update(CASES[name], metric, inputs_of(name), SHARDS["uneven"][rank])
         found[f"exchanges/{name}"] = {call: torch.tensor(n) for call, n in exchanges(metric).items()}
@@ -96,11 +96,18 @@ def test_what_every_rank_holds_is_not_counted_twice(found: list[dict[str, dict[s
     assert_on_both(found, name, fields(result(CASES[name], C, inputs_of(name))))
 
 
-@pytest.mark.parametrize(("name", "most"), [("ChannelCorrelation", 1), ("FilterActivity", 2)])
-def test_sums_and_extremes_take_an_exchange_each(
-    found: list[dict[str, dict[str, Tensor]]], name: str, most: int
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [
+        ("ChannelCorrelation", {"all_reduce": 1}),
+        ("FilterActivity", {"all_reduce": 2}),
+        ("RidgeProbe", {"all_reduce": 1, "all_gather": 2}),
+    ],
+)
+def test_sums_and_extremes_take_an_exchange_each_and_all_lists_two(
+    found: list[dict[str, dict[str, Tensor]]], name: str, calls: dict[str, int]
 ) -> None:
-    assert found[0][f"exchanges/{name}"] == {"all_reduce": torch.tensor(most)}
+    assert found[0][f"exchanges/{name}"] == {call: torch.tensor(count) for call, count in calls.items()}
 
 
 def test_an_exchange_of_the_users_own_gets_every_state() -> None:

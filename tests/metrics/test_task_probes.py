@@ -218,7 +218,9 @@ def test_positions_are_distinct_and_cover_the_grid_evenly() -> None:
     assert not torch.equal(spread_positions(torch.arange(35), 35, 4, seed=1), places)
 
 
-@pytest.mark.parametrize("width", [3, 60], ids=["primal", "dual"])
+@pytest.mark.parametrize(
+    "width", [3, 4, 5, 60]
+)  # fewer columns than rows in a sample, with the intercept's; as many; more
 @pytest.mark.parametrize("ignore", [False, True])
 def test_whole_samples_are_left_out_exactly(width: int, ignore: bool) -> None:
     features, target = random(9, 6, width), torch.randint(3, (9, 6), generator=torch.Generator().manual_seed(1))
