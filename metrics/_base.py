@@ -144,20 +144,21 @@ class ObservationMetric(Metric):
         """
         self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self._sum_shapes[name] = shape
-        self._expand_defaults()
+        self._expand_default(name)
         setattr(self, name, self._defaults[name])
 
-    def _expand_defaults(self) -> None:
+    def _expand_default(self, name: str) -> None:
         # The default of a sum is such a zero too: as a copy it would take as much memory as the state.
-        for name, shape in self._sum_shapes.items():
-            self._defaults[name] = self._defaults[name].new_zeros(()).expand(shape)
+        zero = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._defaults[name] = zero.expand(self._sum_shapes[name])
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> Any:
         # Where a device has no float64 the states stay behind: sums there would lose what they are kept for.
         if fn(torch.zeros(())).device.type in WITHOUT_DOUBLE:
             return self
         applied = super()._apply(fn, *args, **kwargs)
-        self._expand_defaults()
+        for name in self._sum_shapes:
+            self._expand_default(name)
         return applied
 
     def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None) -> None:

@@ -136,7 +136,8 @@ class _Blocks:
 def _solve_less_than_one(matrix: Tensor, right: Tensor) -> Tensor:
     """``(I - matrix)^-1 right`` of each block."""
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    return torch.linalg.solve(identity - matrix, right)
+    solved: Tensor = torch.linalg.solve(identity - matrix, right)
+    return solved
 
 
 def position_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> BlockScorer:

@@ -218,11 +218,10 @@ def test_positions_are_distinct_and_cover_the_grid_evenly() -> None:
     assert not torch.equal(spread_positions(torch.arange(35), 35, 4, seed=1), places)
 
 
-@pytest.mark.parametrize(
-    "width", [3, 4, 5, 60]
-)  # fewer columns than rows in a sample, with the intercept's; as many; more
+@pytest.mark.parametrize("width", [3, 4, 5, 60])
 @pytest.mark.parametrize("ignore", [False, True])
 def test_whole_samples_are_left_out_exactly(width: int, ignore: bool) -> None:
+    # Of six positions a sample: with the intercept's column fewer columns than that, as many, more.
     features, target = random(9, 6, width), torch.randint(3, (9, 6), generator=torch.Generator().manual_seed(1))
     if ignore:
         target[2, 1:4], target[5, 0] = -100, -100
