@@ -6,8 +6,10 @@ streams. Several ranks of one program come from processes with different hash se
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -16,7 +18,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import convscope
+
 ROOT = Path(__file__).parents[2]
+_IMPORTED = (
+    "lightning.pytorch.loggers", "tensorboard.backend.event_processing.event_accumulator", "torch.distributed",
+    "convscope.callbacks", "tests.callbacks.conftest", "tests.callbacks.test_tasks",
+)  # fmt: skip
 _PARENTS: list[subprocess.Popen[str]] = []
 """Processes that have imported everything, by rank; they end with this process, whose pipe they read."""
 
@@ -33,7 +41,9 @@ def run(program: str, *arguments: Any, folder: Path, ranks: int = 1, timeout: fl
         mine = {**environment, "LOCAL_RANK": str(rank)} if ranks > 1 else environment
         _ask(rank, {"argv": [program, *map(str, arguments)], "environment": mine, "out": str(out), "err": str(err)})
     codes = [_answer(rank, timeout) for rank in range(ranks)]
-    assert codes == [0] * ranks, [(code, err.read_text()[-3000:]) for code, (_, err) in zip(codes, streams, strict=True)]
+    assert codes == [0] * ranks, [
+        (code, err.read_text()[-3000:]) for code, (_, err) in zip(codes, streams, strict=True)
+    ]
     return [out.read_text() for out, _ in streams]
 
 
@@ -69,14 +79,8 @@ def _answer(rank: int, timeout: float) -> int:
 
 def _serve() -> None:
     """Import what programs need, then fork one for every line read and answer with its exit code."""
-    import lightning.pytorch.loggers
-    import tensorboard.backend.event_processing.event_accumulator
-    import torch.distributed
-
-    import convscope.callbacks
-    import tests.callbacks.conftest
-    import tests.callbacks.test_tasks  # noqa: F401
-
+    for name in _IMPORTED:
+        importlib.import_module(name)
     convscope.suite("full")
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
@@ -87,8 +91,6 @@ def _serve() -> None:
 
 def _become(argv: list[str], environment: dict[str, str], out: str, err: str) -> None:
     """Be the program that was asked for, to the end of the process."""
-    import runpy
-
     os.environ.update(environment)
     for number, path in ((0, os.devnull), (1, out), (2, err)):
         os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
