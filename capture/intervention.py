@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -22,6 +23,7 @@ from convscope.capture.observation import Subject, trace_layers
 from convscope.capture.outputs.parts import Selector
 from convscope.capture.outputs.settling import settle
 from convscope.capture.replay import Recorder, Replayer
+from convscope.capture.state.generators import find_generators
 from convscope.capture.state.isolation import isolated
 
 Baseline = Literal["mean", "zero"]
@@ -73,13 +75,18 @@ class Intervention:
         """Outputs ``(S, n, K, *)`` of ``n`` samples under ``S`` filter sets."""
         return torch.stack(list(self._each(inputs, keep)))
 
+    @cached_property
+    def _generators(self) -> list[torch.Generator]:
+        """The network's own generators, sought once: with one that appears later a replay differs and is not used."""
+        return [item for item in find_generators(self._subject.module) if isinstance(item, torch.Generator)]
+
     def _each(self, inputs: Any, keep: torch.Tensor) -> Iterator[torch.Tensor]:
         """Outputs ``(n, K, *)`` under one filter set after another."""
         if len(keep) < _FEWEST_SHARED or shards(self._subject.module):
             yield from (self._pass(inputs, row) for row in keep)
             return
         before = collectives_so_far()  # a process must not run more passes than another where they wait for each other
-        recorder = Recorder((self._subject.module,))
+        recorder = Recorder(lambda: self._generators)
         first = self._pass(inputs, keep[0], recorder)
         pays = recorder.later + len(recorder.calls) < len(recorder.calls) * len(keep)
         shared = not recorder.unusable and pays and before == collectives_so_far()

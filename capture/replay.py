@@ -16,7 +16,6 @@ from torch.overrides import TorchFunctionMode
 
 from convscope.capture.network.follower import in_transform
 from convscope.capture.network.modules import tensors_in
-from convscope.capture.state.generators import find_generators
 
 _VALUES = (
     torch.Tensor,
@@ -54,13 +53,13 @@ class Recorder(TorchFunctionMode):
         unusable: Reason why the recording cannot be used, ``""`` if it can.
     """
 
-    def __init__(self, roots: tuple[Any, ...]) -> None:
+    def __init__(self, generators: Callable[[], list[torch.Generator]]) -> None:
         super().__init__()
         self.calls: list[_Call] = []
         self.later = 0
         self.activation: torch.Tensor | None = None
         self.unusable = "the layer was not reached"
-        self._roots, self._open = roots, True
+        self._generators, self._open = generators, True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -79,7 +78,7 @@ class Recorder(TorchFunctionMode):
         self.activation = activation.clone() if overwritten else activation
         try:
             self._versions = self._versions_of_all(activation if overwritten else None)
-            self._put_back = _random_state(activation.device, self._roots)
+            self._put_back = _random_state(activation.device, self._generators())
             self.unusable = ""
         except Exception as error:  # tensors without versions (inference mode) or without a memory of their own
             self.unusable = str(error)
@@ -207,10 +206,9 @@ def _equal(a: Any, b: Any) -> bool:
         return False
 
 
-def _random_state(device: torch.device, roots: tuple[Any, ...]) -> Callable[[], None]:
+def _random_state(device: torch.device, generators: list[torch.Generator]) -> Callable[[], None]:
     """Save the random streams of torch and the network's own; return a function that restores them."""
-    generators = [torch.default_generator, *(g for g in find_generators(*roots) if isinstance(g, torch.Generator))]
-    states = [(generator.set_state, generator.get_state()) for generator in generators]
+    states = [(generator.set_state, generator.get_state()) for generator in (torch.default_generator, *generators)]
     if device.type != "cpu" and hasattr(backend := torch.get_device_module(device), "get_rng_state"):
         states.append((backend.set_rng_state, backend.get_rng_state()))
 

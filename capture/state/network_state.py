@@ -186,7 +186,10 @@ class NetworkSnapshot:
     def _dict(self, item: dict[Any, Any]) -> None:
         base: Any = OrderedDict if isinstance(item, OrderedDict) else dict
         saved = dict(base.items(item))
-        self._add(partial(put_back.put_back_dict, base, item, saved), item, base.values(item))
+        self._undo.append((partial(put_back.put_back_dict, base, item, saved), item))
+        if not saved:  # as are most of a module's dictionaries of hooks
+            return
+        self._later(base.values(item))
         self._later(saved)
         self._substitute_items(partial(base.__setitem__, item), saved.items(), saved.values())
 

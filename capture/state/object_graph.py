@@ -7,7 +7,7 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ _LIBRARIES |= {"convscope", "torchmetrics", "scipy", "pandas", "sklearn", "PIL",
 # A module knows its trainer, and that its loggers: without these the walk would end among their clients' classes.
 _LIBRARIES |= {"wandb", "mlflow", "comet_ml", "neptune", "pydantic", "pydantic_core", "sqlalchemy", "tensorboard"}
 
-_SCALARS = (str, bytes, int, float, complex, bool, type(None), np.generic, torch.dtype, torch.device)
+_SCALARS = (str, bytes, int, float, complex, bool, type(None), np.generic, torch.dtype, torch.device, types.ModuleType)
+_EXACTLY = frozenset(_SCALARS)  # most parts are of these types: found without a look at what they inherit from
 
 ARRAYS = (torch.Tensor, np.ndarray)
 
@@ -36,22 +37,18 @@ def reachable(*roots: Any, arrays: bool = False, skip: Callable[[Any], bool] = l
         skip: Predicate of objects to leave out, together with everything that they hold.
     """
     queue, seen, kept = deque(roots), set[int](), list[Any]()
+    left_out = _SCALARS if arrays else (*_SCALARS, *ARRAYS)
     while queue and len(seen) < MOST:
         item = queue.popleft()
-        if isinstance(item, (*_SCALARS, types.ModuleType)) or (isinstance(item, ARRAYS) and not arrays):
+        if type(item) in _EXACTLY or id(item) in seen or isinstance(item, left_out):
             continue
-        if id(item) in seen or (isinstance(item, type) and is_library(item)) or skip(item):
+        if (isinstance(item, type) and is_library(item)) or skip(item):
             continue
         seen.add(id(item))
         kept.append(item)  # kept alive, so that no identity is used twice
         yield item
-        queue.extend(_visible_parts(item))
-
-
-def _visible_parts(item: Any) -> Iterator[Any]:
-    """Parts up to where the object refuses to be looked at: stand-ins of libraries raise whatever is asked of them."""
-    with suppress(Exception):
-        yield from _parts(item)
+        with suppress(Exception):  # stand-ins of libraries raise whatever is asked of them; parts before that count
+            queue.extend(_parts(item))
 
 
 def is_library(item: Any) -> bool:
@@ -111,11 +108,16 @@ def _attributes(item: Any) -> Iterator[Any]:
         yield from (item.func, item.args, item.keywords)
 
 
-def slot_names(item: Any) -> Iterator[str]:
+def slot_names(item: Any) -> tuple[str, ...]:
     """Names of attributes in ``__slots__`` of the user's objects."""
-    for kind in () if isinstance(item, type) else type(item).__mro__:
-        slots = () if is_library(kind) else kind.__dict__.get("__slots__", ())
-        yield from (name for name in ((slots,) if isinstance(slots, str) else slots) if not name.startswith("__"))
+    return () if isinstance(item, type) else _slots_of(type(item))
+
+
+@lru_cache(maxsize=4096)
+def _slots_of(kind: type) -> tuple[str, ...]:
+    slots = [c.__dict__.get("__slots__", ()) for c in kind.__mro__ if not is_library(c)]
+    names = [name for found in slots for name in ((found,) if isinstance(found, str) else found)]
+    return tuple(name for name in names if not name.startswith("__"))
 
 
 def _function(value: Any) -> Any:

@@ -165,9 +165,10 @@ def variable_value(variable: contextvars.ContextVar[Any]) -> Any:
         return EMPTY
 
 
-def users_classes(kind: type) -> list[type]:
+@_cached
+def users_classes(kind: type) -> tuple[type, ...]:
     """The user's classes among an object's classes."""
-    return [c for c in kind.__mro__ if is_users_own(c)]
+    return tuple(c for c in kind.__mro__ if is_users_own(c))
 
 
 def class_values(kind: type) -> dict[str, Any]:

@@ -54,11 +54,16 @@ class Run:
 
     def __init__(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.trainer, self.module = trainer, module
+        self._read: dict[Any, EventAccumulator] = {}
 
     @property
     def events(self) -> EventAccumulator:
-        events = EventAccumulator(self.trainer.logger.log_dir, size_guidance=dict.fromkeys(_KINDS, 0))
-        return events.Reload()
+        """What the run has written; read again only after something was written."""
+        folder = self.trainer.logger.log_dir
+        written = (folder, *sorted((str(file), file.stat().st_size) for file in Path(folder).glob("*tfevents*")))
+        if written not in self._read:
+            self._read = {written: EventAccumulator(folder, size_guidance=dict.fromkeys(_KINDS, 0)).Reload()}
+        return self._read[written]
 
     def curve(self, tag: str) -> list[tuple[int, float]]:
         return [(event.step, event.value) for event in self.events.Scalars(tag)]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,9 +20,9 @@ from tests.callbacks.conftest import Classifier
 from tests.callbacks.test_no_observer_effect import train
 from tests.capture.test_isolation import same
 from tests.networks import TinyResNet, images
+from tests.support import forked
 
 LAYER = "net.layer2.0.conv1"
-ROOT = Path(__file__).parents[2]
 
 
 def explainer(**arguments: Any) -> Explainer:
@@ -253,12 +250,8 @@ leave_the_processes()
 
 def test_two_processes_give_the_values_of_one(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     for devices in (1, 2):
-        command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path), str(devices)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150)
-        assert done.returncode == 0, done.stderr[-3000:]
+        forked.run(str(tmp_path / "program.py"), tmp_path, devices, folder=tmp_path, ranks=devices)
     one, zero, other = (json.loads((tmp_path / f"{run}.json").read_text()) for run in ("1-0", "2-0", "2-1"))
     assert len(one[0]) == 7
     for found in (zero, other):

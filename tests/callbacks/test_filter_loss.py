@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,7 @@ from convscope import FilterLoss, InterpretableConv, PartInterpretability
 from convscope.metrics.functional import filter_loss, part_maps
 from tests.callbacks.conftest import Classifier
 from tests.networks import images
-
-ROOT = Path(__file__).parents[2]
+from tests.support import forked
 
 
 class PartNet(nn.Module):
@@ -169,11 +165,7 @@ leave_the_processes()
 
 def test_two_processes_train_one_network(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
-    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path)]
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stderr[-3000:]
+    forked.run(str(tmp_path / "program.py"), tmp_path, folder=tmp_path, ranks=2)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not torch.equal(one["net.parts.conv.weight"], module().state_dict()["net.parts.conv.weight"])

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from convscope.loggers import read_jsonl
-
-ROOT = Path(__file__).parents[2]
+from tests.support import forked
 
 
 def program(folder: Path, mode: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "tests.distributed.alert_program", str(folder), mode]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stderr[-3000:]
+    forked.run("tests.distributed.alert_program", folder, mode, folder=folder, ranks=2)
     return [json.loads((folder / f"{mode}-{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support import forked
 
 # As many fits as a test's time allows go to one pair of processes.
 USUAL = ("compute", "begin", "between", "input", "conclude", "data value", "adapter", "needs_gradient")
@@ -24,10 +21,7 @@ Results = dict[str, list[dict[str, Any]]]
 
 def program(folder: Path, modes: tuple[str, ...]) -> Results:
     """What both processes found, by mode."""
-    command = [sys.executable, "-m", "tests.distributed.faults_program", str(folder), ",".join(modes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    forked.run("tests.distributed.faults_program", folder, ",".join(modes), folder=folder, ranks=2, timeout=240)
     return {mode: [json.loads((folder / f"{mode}-{rank}.json").read_text()) for rank in range(2)] for mode in modes}
 
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-ROOT = Path(__file__).parents[2]
+from tests.support import forked
 
 
 def program(folder: Path, devices: int, mode: str = "plain") -> list[dict[str, Any]]:
     """Run the program with its own time-out; what each process found."""
-    command = [sys.executable, "-m", "tests.distributed.program", str(folder), str(devices), mode]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stderr[-3000:]
+    forked.run("tests.distributed.program", folder, devices, mode, folder=folder, ranks=devices)
     return [json.loads((folder / f"{mode}-{devices}-{rank}.json").read_text()) for rank in range(devices)]
 
 

@@ -11,6 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from convscope.recipes import configured, image_folder
+from tests.support import forked
 
 pytest.importorskip("sklearn")
 PIL = pytest.importorskip("PIL.Image")
@@ -56,11 +57,13 @@ def test_the_file_in_the_docs_trains(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
-    printed = []
-    for devices in ("1", "2"):
-        command = [sys.executable, "-m", "convscope.recipes.processes", "--epochs", "1", "--devices", devices]
-        done = subprocess.run([*command, "--logdir", str(tmp_path)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        printed.append([line for line in done.stdout.splitlines() if line.startswith(("| probe", "| correlation"))])
+    arguments = ["convscope.recipes.processes", "--epochs", "1", "--logdir", str(tmp_path), "--devices"]
+    (one,) = forked.run(*arguments, "1", folder=tmp_path)
+    done = subprocess.run([sys.executable, "-m", *arguments, "2"], capture_output=True, text=True)  # as a person does
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = [
+        [line for line in text.splitlines() if line.startswith(("| probe", "| correlation"))]
+        for text in (one, done.stdout)
+    ]
     assert len(printed[0]) == 9
     assert printed[0] == printed[1]
