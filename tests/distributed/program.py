@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 import convscope
+from benchmarks.ranks import Traffic
 from convscope.callbacks.engine import measuring
 from convscope.recipes._program import leave_the_processes
 from tests.callbacks.conftest import Classifier, loaders
@@ -136,7 +137,7 @@ def main(folder: Path, devices: int, mode: str) -> None:
         logger=TensorBoardLogger(folder, name="run"),
         callbacks=callbacks,
     )
-    passes = counted_passes()
+    passes, traffic = counted_passes(), Traffic()
     trainer.fit(module, *data)
     result = {
         "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
@@ -144,6 +145,7 @@ def main(folder: Path, devices: int, mode: str) -> None:
         "fingerprint": heldout.fingerprint,
         "local": len(heldout.index),
         "passes": len(passes),
+        "exchanges": traffic.calls.total(),
         "targets": heldout.targets.unique().tolist() if heldout.targets is not None else [],
     }
     (folder / f"{mode}-{devices}-{trainer.global_rank}.json").write_text(json.dumps(result))
