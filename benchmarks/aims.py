@@ -135,8 +135,8 @@ def measure(case: Case, samples: int, rounds: int, clock: Callable[[], float], r
         if not records.known(case.title, [title]):
             bare = bare_training(case.network().to(device()), images, labels)
             with redirect_stdout(io.StringIO()):  # the tables of the runs
-                rows = paid(make(), case.network(), images, labels, rounds + 1, bare)
-            records.put(case.title, title, median(each[PARTS[-1]] / each["bare"] for each in rows))
+                found = paid(make(), case.network(), images, labels, rounds + 1, bare, clock)
+            records.put(case.title, title, median(each[PARTS[-1]] / each["bare"] for each in found))
         row(case, title, bound, TRAINING, records.get(case.title, title))
 
 
@@ -201,9 +201,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", help=f"{', '.join(CASES)}, or start for the imports; all by default")
     parser.add_argument("--samples", type=int, default=1024, help="held-out images (default 1024)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds that are counted (default 3)")
-    parser.add_argument(
-        "--processor", action="store_true", help="seconds of the processor; as-paid rows stay wall time"
-    )
+    parser.add_argument("--processor", action="store_true", help="seconds of the processor instead of those that pass")
     parser.add_argument("--records", type=Path, help="file of ratios, to go on from where a run was cut off")
     options = parser.parse_args()
     print(f"Machine: {machine()}")

@@ -14,6 +14,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import lightning as L
 import torch
@@ -26,6 +28,7 @@ from benchmarks.data import cifar10
 from benchmarks.measure import interleaved, machine, median, ratio
 from benchmarks.networks import ResNet18
 from benchmarks.probes import compare_probes
+from convscope.callbacks.engine import stopwatch
 from convscope.callbacks.engine.bridge import gather_objects
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.planning import make_plan
@@ -153,8 +156,8 @@ class Classifier(L.LightningModule):
 class Bill(L.Callback):
     """Cost of each check, part by part, beside a bare training forward and backward over as many images, in turn."""
 
-    def __init__(self, bare: Callable[[], None]) -> None:
-        self._bare = bare
+    def __init__(self, bare: Callable[[], None], clock: Callable[[], float]) -> None:
+        self._bare, self._clock = bare, clock
         self.rows: list[dict[str, float]] = []
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -163,9 +166,9 @@ class Bill(L.Callback):
         observer = next(one for one in trainer.callbacks if isinstance(one, convscope.LayerObserver))
         parts = observer.session.seconds if observer.session is not None else {}
         with torch.inference_mode(False), torch.enable_grad():
-            began = time.perf_counter()
+            began = self._clock()
             self._bare()
-            bare = time.perf_counter() - began
+            bare = self._clock() - began
         self.rows.append({**parts, "in all": sum(parts.values()), "bare": bare})
 
 
@@ -202,10 +205,15 @@ def paid(
     labels: torch.Tensor,
     checks: int,
     bare: Callable[[], None],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[dict[str, float]]:
-    """The parts of each of ``checks`` checks after the first two, in which memory and processes are made ready."""
-    bill = Bill(bare)
-    with tempfile.TemporaryDirectory() as folder:
+    """The parts of each of ``checks`` checks after the first two, in which memory and processes are made ready.
+
+    ``clock`` is the session's own too: with that of the processor, other work on the machine counts for nothing.
+    """
+    bill = Bill(bare, clock)
+    own = SimpleNamespace(perf_counter=clock)
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(stopwatch, "time", own):
         trainer = L.Trainer(
             max_epochs=checks + 1,
             limit_train_batches=1,
