@@ -87,6 +87,28 @@ def bare_forward(network: torch.nn.Module, images: torch.Tensor) -> Callable[[],
     return action
 
 
+def bare_gradients(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+    """An evaluation forward over all images, in chunks, and the backward to the convolutions' outputs.
+
+    No check with gradients can take less: nothing is computed from the activations here.
+    """
+
+    def action() -> None:
+        network.eval()
+        outputs: list[torch.Tensor] = []
+        convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
+        hooks = [module.register_forward_hook(lambda m, i, output: outputs.append(output)) for module in convolutions]
+        for start in range(0, len(images), CHUNK):
+            part = slice(start, start + CHUNK)
+            logits = network(images[part].to(device()))
+            torch.autograd.grad(F.cross_entropy(logits, labels[part].to(device()), reduction="sum"), outputs)
+            outputs.clear()
+        for hook in hooks:
+            hook.remove()
+
+    return action
+
+
 def compare_check(samples: int, repeats: int) -> None:
     """The check of a whole suite against bare training, and its forward-only part against a bare forward."""
     _compare(

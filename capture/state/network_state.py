@@ -11,6 +11,7 @@ Out of reach: globals of a Python module, closures of methods, and everything ou
 from __future__ import annotations
 
 import array
+import contextlib
 import contextvars
 import ctypes
 import gc
@@ -163,6 +164,10 @@ class NetworkSnapshot:
             say_once(f"{named(item)} cannot be kept for a check ({type(error).__name__}: {error})")
 
     def _look_at(self, item: Any) -> None:
+        if isinstance(item, contextlib._GeneratorContextManagerBase):
+            # A decorator made of a `contextmanager`: each call makes a generator of its own, and this one never runs.
+            self._later((item.args, item.kwds))
+            return
         for kinds, keep in _KEEPERS:
             if isinstance(item, kinds):
                 keep(self, item)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -230,6 +231,21 @@ def test_a_generator_that_cannot_be_put_back_is_named(reports: pytest.LogCapture
             pass
     assert len(reports.messages) == 1
     assert "the network holds a generator, whose position cannot be put back" in reports.messages[0]
+
+
+def test_a_function_under_a_context_manager_holds_no_generator_that_runs(reports: pytest.LogCaptureFixture) -> None:
+    @contextmanager
+    def counted(calls: list[int]) -> Iterator[None]:
+        calls.append(1)
+        yield
+
+    calls: list[int] = []
+    model = Holder(counted(calls)(lambda: None))
+    with preserved_state(model):
+        model.value()
+        assert calls == [1]
+    assert calls == []
+    assert reports.messages == []
 
 
 def test_large_python_structures_are_kept_up_to_a_bound(reports: pytest.LogCaptureFixture) -> None:
