@@ -113,11 +113,13 @@ def slot_names(item: Any) -> tuple[str, ...]:
     return () if isinstance(item, type) else _slots_of(type(item))
 
 
-@lru_cache(maxsize=4096)
-def _slots_of(kind: type) -> tuple[str, ...]:
+def _find_slots(kind: type) -> tuple[str, ...]:
     slots = [c.__dict__.get("__slots__", ()) for c in kind.__mro__ if not is_library(c)]
     names = [name for found in slots for name in ((found,) if isinstance(found, str) else found)]
     return tuple(name for name in names if not name.startswith("__"))
+
+
+_slots_of: Callable[[type], tuple[str, ...]] = lru_cache(maxsize=4096)(_find_slots)
 
 
 def _function(value: Any) -> Any:

@@ -39,7 +39,8 @@ def run(program: str, *arguments: Any, folder: Path, ranks: int = 1, timeout: fl
     streams = [(folder / f"out-{rank}.txt", folder / f"err-{rank}.txt") for rank in range(ranks)]
     for rank, (out, err) in enumerate(streams):
         mine = {**environment, "LOCAL_RANK": str(rank)} if ranks > 1 else environment
-        _ask(rank, {"argv": [program, *map(str, arguments)], "environment": mine, "out": str(out), "err": str(err)})
+        asked = {"argv": [program, *map(str, arguments)], "environment": mine, "out": str(out), "err": str(err)}
+        _ask(rank, {**asked, "seconds": int(timeout)})
     codes = [_answer(rank, timeout) for rank in range(ranks)]
     assert codes == [0] * ranks, [
         (code, err.read_text()[-3000:]) for code, (_, err) in zip(codes, streams, strict=True)
@@ -89,8 +90,9 @@ def _serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
 
 
-def _become(argv: list[str], environment: dict[str, str], out: str, err: str) -> None:
+def _become(argv: list[str], environment: dict[str, str], out: str, err: str, seconds: int) -> None:
     """Be the program that was asked for, to the end of the process."""
+    signal.alarm(seconds + 10)  # whoever asked may be gone by then
     os.environ.update(environment)
     for number, path in ((0, os.devnull), (1, out), (2, err)):
         os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
