@@ -155,6 +155,33 @@ def _compare(checks: dict[str, Callable[[], list]], samples: int, repeats: int) 
         print(f"| {name} | {median(seconds[name]):.2f} | {against[0]:.2f} | {against[1]:.2f} |", flush=True)
 
 
+def compare_convolutions(samples: int, repeats: int) -> None:
+    """Time inside the forward convolutions alone, by torch's profiler: bare, with a graph, and in checks."""
+    images, labels, origin = cifar10(samples, "train")
+    network = ResNet18(24).to(device())
+    heldout = HeldOut((images, labels), size=samples, batch_size=CHUNK)
+    heldout.prepare()
+    actions = {
+        "forward": bare_forward(network, images),
+        "evaluation forward, backward to activations": bare_gradients(network, images, labels),
+        "training forward + backward": bare_training(network, images, labels),
+        "check: light suite": check(network, heldout, convscope.suite("light")),
+        "check: standard suite": check(network, heldout, convscope.suite("standard")),
+    }
+    found: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(repeats + 1):
+        for name, action in actions.items():
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+                action()
+            events = [event for event in profiler.key_averages() if event.key.endswith("convolution")]
+            if turn > 0:
+                found[name].append(sum(event.self_cpu_time_total for event in events) / 1e6)
+    print(f"\n### Convolutions of a forward, {samples} images ({origin}), ResNet-18 of width 24, {repeats} rounds\n")
+    print("| in | s | ÷ bare forward |\n|---|---|---|")
+    for name, seconds in found.items():
+        print(f"| {name} | {median(seconds):.2f} | {ratio(found, name, 'forward'):.2f} |", flush=True)
+
+
 class Classifier(L.LightningModule):
     """The benchmark's training."""
 
@@ -322,7 +349,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--only",
-        choices=("aims", "check", "callbacks", "paid", "probes", "memory", "epoch"),
+        choices=("aims", "check", "convolutions", "callbacks", "paid", "probes", "memory", "epoch"),
         help="one part of the benchmark",
     )
     parser.add_argument("--samples", type=int, default=1024, help="held-out images of a check (default 1024)")
@@ -340,6 +367,7 @@ def main() -> None:
     parts: dict[str, Callable[[], None]] = {
         "aims": lambda: compare_aims([*CASES, "start"], options.samples, options.repeats),
         "check": lambda: compare_check(options.samples, options.repeats),
+        "convolutions": lambda: compare_convolutions(options.samples, options.repeats),
         "callbacks": lambda: compare_callbacks(options.samples, options.repeats),
         "paid": lambda: compare_paid(options.samples, options.repeats),
         "probes": lambda: compare_probes(options.samples),
