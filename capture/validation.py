@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,11 @@ class ValidationWatch:
 
     def __deepcopy__(self, memo: Any) -> ValidationWatch:
         return self  # a user may copy the network, with its hooks, in the middle of a validation
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A user may save it too. Then its hooks do nothing where they are loaded, be convscope there or not.
+        nothing = nullcontext().__exit__
+        return SimpleNamespace, (), {"_enter": nothing, "_leave": nothing}
 
     def start(self) -> None:
         """Begin to observe."""

@@ -156,10 +156,24 @@ class ObservationMetric(Metric):
         # Where a device has no float64 the states stay behind: sums there would lose what they are kept for.
         if fn(torch.zeros(())).device.type in WITHOUT_DOUBLE:
             return self
-        applied = super()._apply(fn, *args, **kwargs)
+        applied = super()._apply(self._keeping_types(fn), *args, **kwargs)
         for name in self._sum_shapes:
             self._expand_default(name)
         return applied
+
+    def _keeping_types(self, fn: Callable) -> Callable:
+        """``fn``, or the part of it that moves a state to a device where it would also change the type of its numbers.
+
+        A module that goes to bfloat16 with all that it holds, as with Lightning's ``precision="bf16-true"``, would take
+        the digits from sums. ``set_dtype`` is how torchmetrics is told to do that; whole numbers stay whole.
+        """
+
+        def kept(state: Tensor) -> Tensor:
+            moved: Tensor = fn(state)
+            wanted = moved.dtype == state.dtype or (self._dtype_convert and state.is_floating_point())
+            return moved if wanted else state.to(moved.device)
+
+        return kept
 
     def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None) -> None:
         """Exchange the states: sums in one exchange and extremes in another, whatever their number.
@@ -244,11 +258,18 @@ class GatheringMetric(ObservationMetric):
         flat = self._to_state(values).reshape(-1).to(self._state_dtypes[name], copy=True)
         getattr(self, name).append(flat)
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        for name in self._state_dtypes:
+            state = getattr(self, name)
+            if isinstance(state, Tensor):  # it was saved between sync and unsync
+                setattr(self, name, [state])
+
     def _joined(self, name: str) -> Tensor:
         state = getattr(self, name)
         parts = [state] if isinstance(state, Tensor) else state
         # An empty head gives the right type where nothing was ever appended, and `cat` of no tensor is an error.
-        return torch.cat([self._empty(name), *parts])
+        return torch.cat([self._empty(name), *parts]).to(self._state_dtypes[name])  # which set_dtype may have changed
 
     def _empty(self, name: str) -> Tensor:
         return torch.empty(0, dtype=self._state_dtypes[name], device=self.device)

@@ -35,6 +35,10 @@ class FeatureStore(GatheringMetric):
         super().reset()
         self._widths = None
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._widths = None
+
     def numbers(self) -> Tensor:
         """``(N,)`` the index of each row of the result, over all ranks; like compute, to be called on every rank."""
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
@@ -60,6 +64,8 @@ class FeatureStore(GatheringMetric):
         return features[order], self._joined("targets").reshape(len(index), int(self.target_width))[order]
 
     def _keep_widths(self, *widths: int) -> None:
+        if self._widths is None and len(self.index) and int(self.width):  # states that were loaded, or merged
+            self._widths = int(self.width), int(self.target_width)
         for name, known, width in zip(("features", "targets"), self._widths or widths, widths, strict=True):
             if known != width:
                 raise ValueError(

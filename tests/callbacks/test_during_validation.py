@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -290,6 +291,25 @@ def test_a_validation_that_fails_leaves_nothing_behind(fit: Fit) -> None:
         fit(callbacks(), module=module, max_epochs=3)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
     assert torch.overrides._len_torch_function_stack() == 0
+
+
+class Saves(Classifier):
+    """A user who keeps the whole module whenever a validation goes well."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        file, trainer = io.BytesIO(), self._trainer
+        self._trainer = None
+        torch.save(self, file)
+        self._trainer = trainer
+        file.seek(0)
+        again = torch.load(file, weights_only=False)
+        assert torch.equal(again(batch[0]), self(batch[0]))
+
+
+def test_the_module_can_be_saved_in_validation(fit: Fit, passes: list[Any]) -> None:
+    fit(callbacks(), module=Saves(), max_epochs=1)
+    assert len(passes) == 1
 
 
 def test_half_precision(fit: Fit, passes: list[Any]) -> None:
