@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from statistics import median
 from typing import Any
 
@@ -81,13 +82,12 @@ class Symptoms:
 
     def __init__(self) -> None:
         self._past: dict[str, list[float]] = {}
-        self._read: dict[str, list[str]] = {}  # names of the symptoms that read a tag
 
     def update(self, values: Mapping[str, float]) -> dict[str, float]:
         """Take in one check; returns symptoms by name, those that cannot be told yet left out."""
         changes: dict[str, list[float]] = {}
         for tag, value in values.items():
-            names = self._names(tag)
+            names = _names(tag)
             if not names or not math.isfinite(value):
                 continue
             for name in names:
@@ -101,13 +101,6 @@ class Symptoms:
         }
         return found | {BROKEN: float(not all(map(math.isfinite, values.values())))}
 
-    def _names(self, tag: str) -> list[str]:
-        if tag not in self._read:
-            self._read[tag] = [
-                name for name, one in SYMPTOMS.items() if any(fnmatchcase(tag, glob) for glob in one.tags)
-            ]
-        return self._read[tag]
-
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {tag: list(past) for tag, past in self._past.items()}
@@ -115,6 +108,12 @@ class Symptoms:
     def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
         """Continue."""
         self._past = {tag: [float(value) for value in past] for tag, past in state.items()}
+
+
+@lru_cache(maxsize=65536)
+def _names(tag: str) -> tuple[str, ...]:
+    """Names of the symptoms that read a tag."""
+    return tuple(name for name, one in SYMPTOMS.items() if any(fnmatchcase(tag, glob) for glob in one.tags))
 
 
 def strongest(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:

@@ -84,6 +84,7 @@ class Fault:
     seed: int = 0
     _struck: bool = field(default=False, init=False)
     _kept: Any = field(default=None, init=False)
+    _batches: int = field(default=0, init=False)  # so far
 
     @property
     def level(self) -> float:
@@ -105,9 +106,10 @@ class Fault:
                 self._freeze_statistics(module)
 
     def batch(
-        self, module: Learner, x: torch.Tensor, y: torch.Tensor, index: torch.Tensor, batch_idx: int
+        self, module: Learner, x: torch.Tensor, y: torch.Tensor, index: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A training batch, spoilt where the fault is in the data."""
+        batch_idx, self._batches = self._batches, self._batches + 1
         if self.kind == "task_switch":
             return self._task(x, y, index)
         spoil = getattr(self, f"_spoil_{self.kind}", None) if self._struck else None

@@ -150,15 +150,20 @@ class Learner(L.LightningModule):
         return F.cross_entropy(outputs, targets, self.weights)
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
-        images, targets, index = batch
-        images = augmented(images, self.program.augment)
-        images, targets = self.fault.batch(self, images, targets, index, batch_idx)
-        loss = self.loss(self(images), targets)
+        loss = self.loss(self(batch[0]), batch[1])
         self.log("train_loss", loss, on_step=False, on_epoch=True)
         return loss
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_after_batch_transfer(self, batch: list[torch.Tensor], dataloader_idx: int) -> list[torch.Tensor]:
+        """What a loader would have done: callbacks see the batches that training sees."""
+        if not self.trainer.training:
+            return batch
         self.fault.at_batch(self)
+        images, targets, index = batch
+        images = augmented(images, self.program.augment)
+        return [*self.fault.batch(self, images, targets, index), index]
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         progress = self.trainer.global_step / max(1, self.trainer.estimated_stepping_batches)
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = group["base"] * schedule_factor(self.program.schedule, progress) * self.factor
