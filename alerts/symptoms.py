@@ -18,6 +18,7 @@ _REDUCE: dict[str, Callable[[list[float]], float]] = {
     "median": median,
     "most": max,
     "least": min,
+    "widest": lambda changes: max(map(abs, changes)),
     "first": lambda changes: changes[0],
     "deep": lambda changes: median(changes[len(changes) // 2 :]),
 }
@@ -30,8 +31,8 @@ class Symptom:
     Attributes:
         tags: Globs of its tags.
         scale: Change that counts as plain: it becomes tanh(1) = 0.76.
-        over: ``median``, ``most``, ``least``, ``first`` (the layer nearest to the input) or ``deep`` (median of the
-            deeper half) of the layers.
+        over: ``median``, ``most``, ``least``, ``widest`` (the largest size), ``first`` (the layer nearest to the input)
+            or ``deep`` (median of the deeper half) of the layers.
         logarithm: Whether the change is one of the natural logarithm, so that it means the same at any size.
         change: Whether the change counts, or the value itself.
     """
@@ -73,6 +74,16 @@ SYMPTOMS: dict[str, Symptom] = {
     "shift of one layer": Symptom(("drift/mean_shift/*",), 0.8, "most"),
     "shift of most layers": Symptom(("drift/mean_shift/*",), 0.8, "median"),
     "shift of the first layer": Symptom(("drift/mean_shift/*",), 0.8, "first"),
+    "spread of training inputs": Symptom(("batches/spread_*",), 0.1, "widest"),
+    "level of training inputs": Symptom(("batches/level_*",), 0.2, "widest", logarithm=False),
+    "look of training inputs": Symptom(("batches/skew_*", "batches/detail_*"), 0.2, "widest", logarithm=False),
+    "training targets": Symptom(
+        ("batches/class_share_*", "batches/target_level_*", "batches/target_spread_*"), 0.2, "widest", logarithm=False
+    ),
+    "fit of targets to inputs": Symptom(("batches/told",), 0.08, logarithm=False),
+    "one place that tells targets": Symptom(("batches/told_most",), 0.2, logarithm=False),
+    "repeated samples": Symptom(("batches/repeated",), 0.2, logarithm=False),
+    "validation samples in training": Symptom(("batches/validation",), 0.2, logarithm=False, change=False),
 }
 BROKEN = "numbers that are no numbers"
 
