@@ -83,6 +83,7 @@ SYMPTOMS: dict[str, Symptom] = {
     "fit of targets to inputs": Symptom(("batches/told",), 0.08, logarithm=False),
     "one place that tells targets": Symptom(("batches/told_most",), 0.2, logarithm=False),
     "repeated samples": Symptom(("batches/repeated",), 0.2, logarithm=False),
+    "bias of answers": Symptom(("probe/answer_bias",), 0.1, logarithm=False),
     "validation samples in training": Symptom(("batches/validation",), 0.2, logarithm=False, change=False),
 }
 BROKEN = "numbers that are no numbers"

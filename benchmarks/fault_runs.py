@@ -104,7 +104,11 @@ def _faults(half: str, names: list[str], strength: str, round_: int) -> Iterator
 
 def _nothing(half: str, names: list[str], round_: int) -> Iterator[Job]:
     for place, fault in enumerate(NOTHING):
-        yield Job(half, names[(place + 4 * round_) % len(names)], fault, "medium", round_)
+        for shift in range(len(names)):
+            job = Job(half, names[(place + 4 * round_ + shift) % len(names)], fault, "medium", round_)
+            if applies(fault, job.program):
+                yield job
+                break
 
 
 def run(job: Job) -> dict[str, Any]:

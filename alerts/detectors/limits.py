@@ -144,7 +144,9 @@ class RelativeDrop(Detector):
     def _learn(self, value: float) -> None:
         if self.noise and self._past:
             change = value - self._reference()
-            self._learn_change(abs(change) if self.direction == "both" else change if self.direction == "up" else -change)
+            self._learn_change(
+                abs(change) if self.direction == "both" else change if self.direction == "up" else -change
+            )
         self._exceeded = False
         self._first = value if self._first is None else self._first
         self._past.append(value)
