@@ -2,8 +2,8 @@
 
     python -m benchmarks.fault_causes
 
-writes the signatures of ``alerts/causes.yaml``, one per kind of fault, from the records of the tuning halves; texts there
-are kept. It prints how many causes are among the first two when each family is left out of the learning in turn.
+writes the signatures of ``alerts/causes.yaml``, one per kind of fault, from the records of the tuning halves; texts
+there are kept. It prints how many causes are among the first two when each family is left out in turn.
 """
 
 from __future__ import annotations

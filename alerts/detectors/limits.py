@@ -56,8 +56,8 @@ class RelativeDrop(Detector):
     ``least``. ``limit=0`` with ``least`` gives an absolute drop, ``window=1`` a change since the last value.
 
     With ``noise`` the change must also be that many times as large as the largest that the series made before without
-    exceeding, or that exceeded and did not last for ``persistence`` values, each taken from the reference of its time: a
-    series that swings must swing further. While fewer than three such changes are known, ``prior`` counts as one of them.
+    exceeding, or that exceeded and did not last for ``persistence`` values, each taken from the reference of its time:
+    a series that swings must swing further. While fewer than three such changes are known, ``prior`` counts as one.
 
     Args:
         limit: Share of ``|r|``, at least 0.

@@ -11,8 +11,8 @@ class AnswerBias(Metric):
 
     .. math:: \frac{1}{2} \sum_k |p_k - q_k|
 
-    in [0, 1], total variation; 0 if every class is named as often as it occurs, whether or not for the right samples. NaN
-    before the first sample.
+    in [0, 1], total variation; 0 if every class is named as often as it occurs, whether or not for the right samples.
+    NaN before the first sample.
 
     Args:
         classes: Number ``K`` of classes.

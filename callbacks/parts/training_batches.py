@@ -1,4 +1,4 @@
-"""Training batches of a check in numbers: inputs, targets, what the two have to do with each other, repeated samples."""
+"""Training batches of a check in numbers: inputs, targets, how far they belong together, repeated samples."""
 
 from __future__ import annotations
 
