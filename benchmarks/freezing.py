@@ -92,7 +92,8 @@ class Freezes(L.Callback):
         }
         if named:
             count = max(named) + 1
-            saved = time_saved(pl_module, self.count, count, self.batches)
+            with torch.inference_mode(False), torch.enable_grad():
+                saved = time_saved(pl_module, self.count, count, self.batches)
             self.events.append(
                 {"epoch": trainer.current_epoch, "units": count, "said": named[max(named)], "saved": saved}
             )
