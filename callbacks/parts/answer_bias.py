@@ -44,4 +44,5 @@ class AnswerBias(Metric):
     def compute(self) -> torch.Tensor:
         """The distance, float32 scalar."""
         answers, targets = self.counts.float()
-        return 0.5 * (answers / answers.sum() - targets / targets.sum()).abs().sum()
+        distance: torch.Tensor = 0.5 * (answers / answers.sum() - targets / targets.sum()).abs().sum()
+        return distance

@@ -16,6 +16,7 @@ MOST_SAMPLES = 64  # of a training batch
 MOST_VALIDATION = 256  # samples of a validation batch, of which only coarse images are made
 MOST_CHANNELS = 8
 MOST_CLASSES = 32
+MOST_PIXELS = 4096  # of a mask, on an even grid
 CELLS = 4  # per side, of the grid that images are averaged over
 FAMILY = "batches"
 
@@ -33,7 +34,7 @@ class TrainingBatches:
 
     Taken are up to 64 batches from the last check on, of each up to 64 samples; inputs must be images, ``(N, C, H, W)``
     or more dimensions, of up to eight channels. Nothing is moved off the device before :meth:`take`, and nothing is
-    drawn at random.
+    drawn at random. Of a mask 4,096 pixels are read, on an even grid.
 
     Tags; ``c`` is a channel, ``k`` a class, ``d`` a dimension of the targets:
 
@@ -86,6 +87,7 @@ class TrainingBatches:
         if len(found) < len(batches) or len({one.shape[1:] for one in found}) > 1:
             return
         targets = torch.cat(found).cpu()
+        targets = targets if targets.is_floating_point() else targets.long()
         if not targets.is_floating_point() and targets.dim() == 1:
             yield from self._shares(targets)
             yield from _told(_between_classes(cells, targets))
@@ -146,8 +148,10 @@ def _rows(targets: torch.Tensor | None) -> torch.Tensor | None:
     if targets is None or targets.is_complex():
         return None
     if not targets.is_floating_point():
-        targets = targets.long()
-        return targets.flatten() if targets.dim() == 2 and targets.shape[1] == 1 else targets
+        if targets.dim() < 3:
+            return targets.flatten() if targets.dim() == 1 or targets.shape[1] == 1 else targets.short()
+        side = round(MOST_PIXELS ** (1 / (targets.dim() - 1)))
+        return targets[(slice(None), *(slice(None, None, -(-size // side)) for size in targets.shape[1:]))].short()
     rows = targets.reshape(len(targets), -1)[:, : CELLS**2]
     return rows if rows.shape[1] else None
 

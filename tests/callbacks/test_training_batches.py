@@ -69,6 +69,16 @@ def test_quantities_and_masks_tell_too() -> None:
     assert found["batches/class_share_0"] + found["batches/class_share_1"] == pytest.approx(1.0)
 
 
+def test_of_large_masks_an_even_grid_is_kept() -> None:
+    masks = (torch.arange(512) < 384).long().expand(2, 512, 512)
+    found = TrainingBatches()
+    found.note((torch.randn(2, 1, 8, 8), masks), epoch=0)
+    kept = found._batches[0].targets
+    assert kept is not None
+    assert kept.shape == (2, 64, 64)
+    assert found.take()["batches/class_share_1"] == pytest.approx(0.75)
+
+
 def test_repeated_and_shared_samples_are_counted() -> None:
     x, y = images()
     assert taken((x[:32], y[:32]), (x[32:], y[32:]))["batches/repeated"] == 0
