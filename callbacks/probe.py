@@ -95,7 +95,7 @@ class LayerProbe(LayerObserver):
         super().__init__(**arguments)
         self._metrics = PerLayer[Metric]()
         self._chance, self._classes, self._known = float("nan"), 0, 0
-        self._answers, self._bias = PerLayer[AnswerBias](), float("nan")
+        self._answers, self._bias, self._scored = PerLayer[AnswerBias](), float("nan"), False
         self._adopt(Task("classification"))
 
     def default_name(self) -> str:
@@ -128,6 +128,7 @@ class LayerProbe(LayerObserver):
             return f"probe={self.probe!r} predicts classes, but this is {task.name}; probe='ridge' does that"
         _check_together(task.name, self.probe, self.pooling)
         self._adopt(task)  # here, since suits() depends on the task
+        self._scored = task.name == "classification" and heldout.logits is not False and no_loss is None
         return too_few_for(self.probe, task.samples) if task.name == "classification" else None
 
     def suits(self, layer: Layer) -> bool:
@@ -140,20 +141,18 @@ class LayerProbe(LayerObserver):
         positions = max(1, min(self.max_positions // samples, prod(self._task.positions)))
         self._metrics.make(layers, lambda layer: make_probe(self._task.name, self.probe, positions))
         answers = [layer for layer in layers if layer.is_output and not layer.spatial and layer.channels > 1]
-        self._answers.make(
-            answers if self._task.name == "classification" else (), lambda layer: AnswerBias(layer.channels)
-        )
+        self._answers.make(answers if self._scored else (), lambda layer: AnswerBias(layer.channels))
         self._bias = float("nan")
 
     def on_activation(self, record: Record) -> None:
         features = record.activation if self._task.name == "segmentation" else self._pool(record)
         if record.targets is None:  # without targets the callback is skipped
             return
-        if record.layer in self._answers and record.targets.dim() == 1:
-            self._answers.update(record, record.activation, record.targets.to(record.activation.device))
         targets, (features, index) = self._task.counted(record.targets, features, record.index)
         if len(targets):
             self._metrics.update(record, features, targets, index)
+        if record.layer in self._answers:
+            self._answers.update(record, features, targets.to(features.device))
 
     def compute(self, layer: Layer) -> LayerResult:
         result = self._metrics.finish(layer)
