@@ -20,7 +20,7 @@ from benchmarks.fault_incidents import (
     says_nothing_is_learnt,
 )
 from benchmarks.fault_injection import LAYERED, LEVELS, NOTHING, SLOW, STRENGTHS
-from benchmarks.fault_rivals import EVERYBODY, RIVALS, Rival, delay
+from benchmarks.fault_rivals import EVERYBODY, RIVALS, Rival, alarms_of, delay
 from benchmarks.fault_statistics import bootstrap, counted, interval, section, share_of, yes
 from benchmarks.measure import machine
 
@@ -185,14 +185,14 @@ def _curves(healthy: list[RunRecord], faulty: list[RunRecord]) -> list[list[str]
             if setting is None:
                 cells.append("–")
                 continue
-            found = [delay(r, rival.alarms(r, setting)) is not None for r in medium]
+            found = [delay(r, alarms_of(rival, r, setting)) is not None for r in medium]
             cells.append(f"{share_of(found)[0]:.0%} (at {_rate(rival, healthy, setting):.1%})")
         rows.append([rival.name, *cells])
     return rows
 
 
 def _rate(rival: Rival, healthy: list[RunRecord], setting: float) -> float:
-    return share_of([bool(rival.alarms(r, setting)) for r in healthy])[0]
+    return share_of([bool(alarms_of(rival, r, setting)) for r in healthy])[0]
 
 
 def _setting(rival: Rival, healthy: list[RunRecord], rate: float) -> float | None:
@@ -207,7 +207,7 @@ def _slow(faulty: list[RunRecord]) -> list[RunRecord]:
 def _lead_over_best(healthy: list[RunRecord], runs: list[RunRecord], rate: float = 0.05) -> tuple[str, list[int]]:
     """The rival that is soonest on these runs at a rate of false alarms of at most that, and our lead over it."""
     delays = {
-        rival.name: [_censored(r, rival.alarms(r, setting)) for r in runs]
+        rival.name: [_censored(r, alarms_of(rival, r, setting)) for r in runs]
         for rival in RIVALS
         if (setting := _setting(rival, healthy, rate)) is not None
     }
