@@ -36,14 +36,17 @@ def main() -> None:
     reporter = commands.add_parser("report", help="print the tables")
     reporter.add_argument("--half", choices=HALVES, default=HALVES[-1])
     reporter.add_argument("--write", type=Path, metavar="FILE", help="write Markdown there as well")
+    reporter.add_argument("--rules", metavar="FILE", help="rules of an earlier version, to compare with")
     for command in (runner, reporter):
         command.add_argument("--records", type=Path, default=Path("runs/faults"), help="folder of the JSON lines")
     options = parser.parse_args()
     if options.command == "run":
         train(options.half, options.records, options.processes, options.most)
         return
+    from benchmarks.fault_incidents import RULES
     from benchmarks.fault_report import report
 
+    RULES[:] = [options.rules] if options.rules else []
     tuning = [record for half in TUNING for record in load(options.records, half)]
     text = report(load(options.records, options.half), tuning)
     print(text)
