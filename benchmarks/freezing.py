@@ -113,7 +113,7 @@ def freeze(module: Digits, count: int) -> None:
             parameter.grad = None
 
 
-def time_saved(module: Digits, before: int, after: int, batches: list[list[torch.Tensor]]) -> float:
+def time_saved(module: Digits, before: int, after: int, batches: list[list[torch.Tensor]], pairs: int = PAIRS) -> float:
     """Share of a step's CPU time that is saved: median over pairs of steps, on copies of the network."""
     steps = []
     for count in (before, after):
@@ -121,7 +121,7 @@ def time_saved(module: Digits, before: int, after: int, batches: list[list[torch
         freeze(mine, count)
         steps.append((mine, torch.optim.Adam(mine.parameters(), lr=1e-5)))
     shares = []
-    for pair in range(PAIRS + 5):
+    for pair in range(pairs + 5):
         batch = batches[pair % len(batches)]
         slow, fast = (_seconds(mine, optimizer, batch) for mine, optimizer in steps)
         shares.append(1 - fast / slow)
