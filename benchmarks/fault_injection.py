@@ -56,7 +56,7 @@ NOTHING = ("no_rate", "huge_rate", "dead", "blank", "random_targets", "detached"
 NEEDS: dict[str, dict[str, Any]] = {
     # Lion steps by the sign of the gradient, which clipping leaves as it is.
     "clipped": {"optimizer": tuple(name for name in RATES if name != "lion")},
-    # PyTorch 2.13 crashes on a CPU in the backward pass of a GroupNorm that trains after a convolution that does not.
+    # One run of GroupNorms that train between convolutions that do not crashed PyTorch 2.13 on a CPU, in backward.
     "frozen": {"norm": ("none", "batch", "instance")},
     "bn_momentum": {"norm": ("batch",)},
     "bn_frozen": {"norm": ("batch",)},
