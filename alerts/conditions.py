@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from convscope.alerts.alert import layer_of
@@ -90,14 +91,15 @@ class ConditionWatch:
         self.series: dict[str, Series] = {}
         self.unmatched = set(condition.globs)
         self._others = condition.others
-        self._hits: dict[str, set[str]] = {}
+        self._tags: tuple[str, ...] = ()
+        self._mine: list[str] = []  # those of them that match
 
     def update(self, values: Mapping[str, float]) -> bool:
         """Return whether the condition holds now. Series that were not logged stay as they were."""
         fresh = [
             self._observed(tag, value)
-            for tag in values
-            if (value := self._relative(tag, values)) is not None and self._matches(tag)
+            for tag in self._matching(values)
+            if (value := self._relative(tag, values)) is not None
         ]
         for series, exceeded in zip(fresh, self._exceeded(fresh), strict=True):
             series.decide(exceeded)
@@ -134,18 +136,24 @@ class ConditionWatch:
             value /= values[others["per"]]
         return value
 
+    def _matching(self, values: Mapping[str, float]) -> list[str]:
+        tags = tuple(values)
+        if tags != self._tags:  # a run has the same tags at most checks
+            self._tags, self._mine = tags, [tag for tag in tags if self._matches(tag)]
+        return self._mine
+
     def _matches(self, tag: str) -> bool:
-        if tag not in self._hits:  # a run has the same tags at every check
-            mine = () if tag in self._others.values() else self.condition.globs
-            self._hits[tag] = {glob for glob in mine if fnmatch.fnmatchcase(tag, glob)}
-        hits = self._hits[tag]
+        if tag in self._others.values():
+            return False
+        hits = _hits(tag, tuple(self.condition.globs))
         self.unmatched -= hits
         return bool(hits)
 
     def _observed(self, tag: str, value: float) -> Series:
-        series = self.series.setdefault(tag, Series(self.condition))
-        series.observe(value)
-        return series
+        if tag not in self.series:
+            self.series[tag] = Series(self.condition)
+        self.series[tag].observe(value)
+        return self.series[tag]
 
     def _exceeded(self, fresh: list[Series]) -> list[bool]:
         if self.condition.alpha is None:
@@ -176,6 +184,12 @@ class ConditionWatch:
         self.series = {tag: Series(self.condition) for tag in state["series"]}
         for tag, series in self.series.items():
             series.load_state_dict(state["series"][tag])
+
+
+@lru_cache(maxsize=65536)  # a replay of many runs asks for the same ones again and again
+def _hits(tag: str, globs: tuple[str, ...]) -> frozenset[str]:
+    """The globs that a tag matches."""
+    return frozenset(glob for glob in globs if fnmatch.fnmatchcase(tag, glob))
 
 
 def _of_same_layer(other: str, tag: str) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from statistics import median
 from typing import Any
 
@@ -17,6 +18,7 @@ _REDUCE: dict[str, Callable[[list[float]], float]] = {
     "median": median,
     "most": max,
     "least": min,
+    "widest": lambda changes: max(map(abs, changes)),
     "first": lambda changes: changes[0],
     "deep": lambda changes: median(changes[len(changes) // 2 :]),
 }
@@ -29,8 +31,8 @@ class Symptom:
     Attributes:
         tags: Globs of its tags.
         scale: Change that counts as plain: it becomes tanh(1) = 0.76.
-        over: ``median``, ``most``, ``least``, ``first`` (the layer nearest to the input) or ``deep`` (median of the
-            deeper half) of the layers.
+        over: ``median``, ``most``, ``least``, ``widest`` (the largest size), ``first`` (the layer nearest to the input)
+            or ``deep`` (median of the deeper half) of the layers.
         logarithm: Whether the change is one of the natural logarithm, so that it means the same at any size.
         change: Whether the change counts, or the value itself.
     """
@@ -72,6 +74,17 @@ SYMPTOMS: dict[str, Symptom] = {
     "shift of one layer": Symptom(("drift/mean_shift/*",), 0.8, "most"),
     "shift of most layers": Symptom(("drift/mean_shift/*",), 0.8, "median"),
     "shift of the first layer": Symptom(("drift/mean_shift/*",), 0.8, "first"),
+    "spread of training inputs": Symptom(("batches/spread_*",), 0.1, "widest"),
+    "level of training inputs": Symptom(("batches/level_*",), 0.2, "widest", logarithm=False),
+    "look of training inputs": Symptom(("batches/skew_*", "batches/detail_*"), 0.2, "widest", logarithm=False),
+    "training targets": Symptom(
+        ("batches/class_share_*", "batches/target_level_*", "batches/target_spread_*"), 0.2, "widest", logarithm=False
+    ),
+    "fit of targets to inputs": Symptom(("batches/told",), 0.08, logarithm=False),
+    "one place that tells targets": Symptom(("batches/told_most",), 0.2, logarithm=False),
+    "repeated samples": Symptom(("batches/repeated",), 0.2, logarithm=False),
+    "bias of answers": Symptom(("probe/answer_bias",), 0.1, logarithm=False),
+    "validation samples in training": Symptom(("batches/validation",), 0.2, logarithm=False, change=False),
 }
 BROKEN = "numbers that are no numbers"
 
@@ -81,13 +94,12 @@ class Symptoms:
 
     def __init__(self) -> None:
         self._past: dict[str, list[float]] = {}
-        self._read: dict[str, list[str]] = {}  # names of the symptoms that read a tag
 
     def update(self, values: Mapping[str, float]) -> dict[str, float]:
         """Take in one check; returns symptoms by name, those that cannot be told yet left out."""
         changes: dict[str, list[float]] = {}
         for tag, value in values.items():
-            names = self._names(tag)
+            names = _names(tag)
             if not names or not math.isfinite(value):
                 continue
             for name in names:
@@ -101,13 +113,6 @@ class Symptoms:
         }
         return found | {BROKEN: float(not all(map(math.isfinite, values.values())))}
 
-    def _names(self, tag: str) -> list[str]:
-        if tag not in self._read:
-            self._read[tag] = [
-                name for name, one in SYMPTOMS.items() if any(fnmatchcase(tag, glob) for glob in one.tags)
-            ]
-        return self._read[tag]
-
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {tag: list(past) for tag, past in self._past.items()}
@@ -115,6 +120,12 @@ class Symptoms:
     def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
         """Continue."""
         self._past = {tag: [float(value) for value in past] for tag, past in state.items()}
+
+
+@lru_cache(maxsize=65536)
+def _names(tag: str) -> tuple[str, ...]:
+    """Names of the symptoms that read a tag."""
+    return tuple(name for name, one in SYMPTOMS.items() if any(fnmatchcase(tag, glob) for glob in one.tags))
 
 
 def strongest(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Small data sets for the fault benchmark: digits, MNIST and CIFAR-10, as classes, quantities or masks.
 
-``mnist_crop``, ``cifar_crop`` and ``cifar_grey`` hold other images than ``mnist`` and ``cifar``, and other sizes.
+``mnist_crop``, ``cifar_crop`` and ``cifar_grey`` hold other images than ``mnist`` and ``cifar``, and other sizes; so do
+``mnist_test``, ``cifar_test`` and ``cifar_luma``. ``digits_large`` are the digits at another size, in other channels.
 """
 
 from __future__ import annotations
@@ -81,16 +82,40 @@ def _cifar_grey() -> tuple[torch.Tensor, torch.Tensor]:
     return _with_gradients(F.interpolate(images.mean(3)[:, None], 12, mode="area")), labels
 
 
+def _digits_large() -> tuple[torch.Tensor, torch.Tensor]:
+    """The digits at 12 x 12 pixels: intensity, its square and its negative."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    grey = F.interpolate(torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, 12, mode="bilinear")
+    return torch.cat([grey, grey.square(), 1 - grey.roll(1, 3)], 1), torch.tensor(labels)
+
+
+def _mnist_test() -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = _file("mnist_5k.npz", 0, 1500, "test")
+    return _with_gradients(F.interpolate(images[:, None], 13, mode="area")), labels
+
+
+def _cifar_test() -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = _file("cifar10_12k.npz", 0, 1000, "test")
+    return F.interpolate(images.permute(0, 3, 1, 2), 15, mode="area"), labels
+
+
+def _cifar_luma() -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = _file("cifar10_12k.npz", 1000, 2000, "test")
+    return _with_gradients(F.interpolate(images.mean(3)[:, None], 16, mode="area")), labels
+
+
 def _with_gradients(grey: torch.Tensor) -> torch.Tensor:
     """Three channels: intensity and its two gradients."""
     across, down = grey.roll(-1, 3) - grey, grey.roll(-1, 2) - grey
     return torch.cat([grey, across / 2 + 0.5, down / 2 + 0.5], 1)
 
 
-def _file(name: str, first: int = 0, end: int = 3000) -> tuple[torch.Tensor, torch.Tensor]:
+def _file(name: str, first: int = 0, end: int = 3000, part: str = "train") -> tuple[torch.Tensor, torch.Tensor]:
     folder = Path(os.environ.get("CONVSCOPE_DATA", Path(__file__).parents[2] / "shared" / "data"))
     with np.load(folder / name) as data:  # no made images in its place: a table of those would be worthless
-        images, labels = data["x_train"][first:end], data["y_train"][first:end]
+        images, labels = data[f"x_{part}"][first:end], data[f"y_{part}"][first:end]
         return torch.from_numpy(images).float() / 255, torch.from_numpy(labels).long()
 
 
@@ -118,6 +143,10 @@ _RAW = {
     "mnist_crop": _mnist_crop,
     "cifar_crop": _cifar_crop,
     "cifar_grey": _cifar_grey,
+    "digits_large": _digits_large,
+    "mnist_test": _mnist_test,
+    "cifar_test": _cifar_test,
+    "cifar_luma": _cifar_luma,
 }
 _TASKS = {"classes": _classes, "regression": _shifts, "segmentation": _masks}
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks.fault_data import Images
 from benchmarks.fault_networks import ACTIVATIONS
-from benchmarks.fault_programs import Learner, Program
+from benchmarks.fault_programs import RATES, Learner, Program
 
 NEVER = 10**9
 STRENGTHS = ("weak", "medium", "strong")
@@ -55,14 +55,18 @@ NOTHING = ("no_rate", "huge_rate", "dead", "blank", "random_targets", "detached"
 # Programs that a fault needs.
 NEEDS: dict[str, dict[str, Any]] = {
     # Lion steps by the sign of the gradient, which clipping leaves as it is.
-    "clipped": {"optimizer": ("sgd", "nesterov", "adamw", "nadam", "adagrad", "rmsprop")},
+    "clipped": {"optimizer": tuple(name for name in RATES if name != "lion")},
+    # One run of GroupNorms that train between convolutions that do not crashed PyTorch 2.13 on a CPU, in backward.
+    "frozen": {"norm": ("none", "batch", "instance")},
     "bn_momentum": {"norm": ("batch",)},
     "bn_frozen": {"norm": ("batch",)},
     "one_class": {"task": ("classes", "segmentation")},
     "class_weights": {"task": ("classes", "segmentation")},
     "task_switch": {"task": ("classes",)},
     "ema_stuck": {"ema": (0.95, 0.9)},
-    "dying": {"activation": ("relu", "relu6", "silu", "gelu", "mish")},
+    "dying": {"activation": ("relu", "relu6", "silu", "gelu", "mish", "hardswish")},
+    # The mean mask can be learnt from masks of other images.
+    "random_targets": {"task": ("classes", "regression")},
 }
 
 
@@ -84,6 +88,7 @@ class Fault:
     seed: int = 0
     _struck: bool = field(default=False, init=False)
     _kept: Any = field(default=None, init=False)
+    _batches: int = field(default=0, init=False)  # so far
 
     @property
     def level(self) -> float:
@@ -105,9 +110,10 @@ class Fault:
                 self._freeze_statistics(module)
 
     def batch(
-        self, module: Learner, x: torch.Tensor, y: torch.Tensor, index: torch.Tensor, batch_idx: int
+        self, module: Learner, x: torch.Tensor, y: torch.Tensor, index: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A training batch, spoilt where the fault is in the data."""
+        batch_idx, self._batches = self._batches, self._batches + 1
         if self.kind == "task_switch":
             return self._task(x, y, index)
         spoil = getattr(self, f"_spoil_{self.kind}", None) if self._struck else None
@@ -296,6 +302,9 @@ def struck_layers(kind: str, level: float, net: nn.Module) -> list[nn.Conv2d]:
     return convs[first : first + count]
 
 
+_NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)
+
+
 def units(net: nn.Module) -> list[Unit]:
     """Convolutions in the order in which they are defined, each with what follows it directly."""
     modules = [module for module in net.modules() if not list(module.children())]
@@ -304,7 +313,7 @@ def units(net: nn.Module) -> list[Unit]:
         if not isinstance(conv, nn.Conv2d):
             continue
         after = modules[place + 1 : place + 3]
-        norm = after.pop(0) if after and isinstance(after[0], nn.BatchNorm2d | nn.GroupNorm) else None
+        norm = after.pop(0) if after and isinstance(after[0], _NORMS) else None
         active = after[0] if after and isinstance(after[0], ACTIVATIONS) else None
         found.append(Unit(conv, norm, active))
     return found
@@ -315,9 +324,14 @@ def _middle(net: nn.Module, kind: str) -> Unit:
     possible = [
         unit
         for unit in units(net)
-        if unit.conv.groups == 1 and (unit.activation is not None if kind == "dying" else unit.conv.out_channels > 2)
+        if unit.conv.groups == 1 and (_can_die(unit) if kind == "dying" else unit.conv.out_channels > 2)
     ]
     return possible[len(possible) // 2]
+
+
+def _can_die(unit: Unit) -> bool:
+    """Return whether it has a bias that its own activation follows; a convolution beside a block has none."""
+    return unit.activation is not None and (unit.norm is not None or unit.conv.bias is not None)
 
 
 def _push_down(unit: Unit, share: float) -> None:

@@ -13,13 +13,18 @@ _ACTIVATIONS = {
     "elu": nn.ELU,
     "mish": nn.Mish,
     "relu6": nn.ReLU6,
+    "hardswish": nn.Hardswish,
+    "prelu": nn.PReLU,
+    "celu": nn.CELU,
+    "selu": nn.SELU,
 }
-ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Mish, nn.ReLU6)
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Mish, nn.ReLU6, nn.Hardswish, nn.PReLU, nn.CELU,
+               nn.SELU)  # fmt: skip
 
 
 def build_net(net: str, norm: str, activation: str, width: int, outputs: int, task: str, dropout: float) -> nn.Module:
-    """``plain`` and ``dense`` (4 convolutions), ``deep``, ``residual`` and ``separable`` (5), ``mobile`` (7), ``eight``
-    (8) or ``resnet`` (10).
+    """``plain`` and ``dense`` (4 convolutions), ``deep``, ``residual``, ``separable``, ``vgg`` and ``dilated`` (5),
+    ``inception`` (6), ``mobile`` and ``squeeze`` (7), ``eight`` and ``bottleneck`` (8) or ``resnet`` (10).
 
     Masks are read off by a last 1 × 1 convolution at full resolution, all else after pooling by a linear layer.
     """
@@ -43,16 +48,19 @@ class _Builder:
     def __init__(self, norm: str, activation: str, stride: int) -> None:
         self.norm, self.activation, self.stride = norm, activation, stride
 
-    def unit(self, channels: int, filters: int, stride: int = 1, kernel: int = 3, groups: int = 1) -> nn.Sequential:
+    def unit(
+        self, channels: int, filters: int, stride: int = 1, kernel: int = 3, groups: int = 1, dilation: int = 1
+    ) -> nn.Sequential:
         """Convolution, normalisation, activation."""
-        conv = nn.Conv2d(
-            channels, filters, kernel, stride, kernel // 2, groups=groups, bias=self.norm in ("none", "layer")
-        )
+        conv = nn.Conv2d(channels, filters, kernel, stride, dilation * (kernel // 2), dilation, groups,
+                         bias=self.norm in ("none", "layer"))  # fmt: skip
         return nn.Sequential(conv, *self._norm(filters), _ACTIVATIONS[self.activation]())
 
     def _norm(self, filters: int) -> list[nn.Module]:
         if self.norm == "batch":
             return [nn.BatchNorm2d(filters)]
+        if self.norm == "instance":
+            return [nn.InstanceNorm2d(filters, affine=True)]
         return [] if self.norm == "none" else [nn.GroupNorm(1 if self.norm == "layer" else 4, filters)]
 
     def plain(self, w: int) -> tuple[nn.Module, int]:
@@ -66,6 +74,26 @@ class _Builder:
     def eight(self, w: int) -> tuple[nn.Module, int]:
         sizes = [(3, w, 1), (w, w, 1), (w, w, self.stride), (w, 2 * w, 1), (2 * w, 2 * w, self.stride)]
         return nn.Sequential(*(self.unit(*size) for size in [*sizes, *[(2 * w, 2 * w, 1)] * 3])), 2 * w
+
+    def vgg(self, w: int) -> tuple[nn.Module, int]:
+        pool = [nn.MaxPool2d(2)] if self.stride > 1 else []
+        first, second = [self.unit(3, w), self.unit(w, w)], [self.unit(w, 2 * w), self.unit(2 * w, 2 * w)]
+        return nn.Sequential(*first, *pool, *second, *pool, self.unit(2 * w, 2 * w)), 2 * w
+
+    def dilated(self, w: int) -> tuple[nn.Module, int]:
+        wide = [self.unit(w, w, dilation=2), self.unit(w, 2 * w, dilation=4), self.unit(2 * w, 2 * w, dilation=2)]
+        return nn.Sequential(self.unit(3, w, self.stride), *wide, self.unit(2 * w, 2 * w)), 2 * w
+
+    def inception(self, w: int) -> tuple[nn.Module, int]:
+        return nn.Sequential(self.unit(3, w, self.stride), _Branches(self, w), self.unit(3 * w, 2 * w)), 2 * w
+
+    def squeeze(self, w: int) -> tuple[nn.Module, int]:
+        stem, last = self.unit(3, w, self.stride), self.unit(w, 2 * w, self.stride)
+        return nn.Sequential(stem, _Squeezed(self, w), self.unit(w, w), last, self.unit(2 * w, 2 * w)), 2 * w
+
+    def bottleneck(self, w: int) -> tuple[nn.Module, int]:
+        blocks = [_Bottleneck(self, w, 2 * w, self.stride), _Bottleneck(self, 2 * w, 2 * w, 1)]
+        return nn.Sequential(self.unit(3, w, self.stride), *blocks), 2 * w
 
     def resnet(self, w: int) -> tuple[nn.Module, int]:
         sizes = [(w, w, 1), (w, 2 * w, self.stride), (2 * w, 2 * w, 1), (2 * w, 2 * w, 1)]
@@ -98,6 +126,50 @@ class _Residual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.activation(self.second(self.first(x)) + self.skip(x))
         return out
+
+
+class _Bottleneck(nn.Module):
+    """Reducing, 3 × 3 and expanding convolution beside an identity, as in the deeper ResNets."""
+
+    def __init__(self, build: _Builder, channels: int, filters: int, stride: int) -> None:
+        super().__init__()
+        narrow = filters // 2
+        self.reduce, self.spatial = build.unit(channels, narrow, kernel=1), build.unit(narrow, narrow, stride)
+        self.expand = build.unit(narrow, filters, kernel=1)[:-1]
+        self.skip = nn.Identity() if channels == filters else nn.Conv2d(channels, filters, 1, stride, bias=False)
+        self.activation = _ACTIVATIONS[build.activation]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.activation(self.expand(self.spatial(self.reduce(x))) + self.skip(x))
+        return out
+
+
+class _Branches(nn.Module):
+    """Convolutions of three sizes side by side, as in Inception."""
+
+    def __init__(self, build: _Builder, channels: int) -> None:
+        super().__init__()
+        self.small, self.middle = build.unit(channels, channels, kernel=1), build.unit(channels, channels)
+        self.large = nn.Sequential(build.unit(channels, channels, kernel=1), build.unit(channels, channels, kernel=5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.small(x), self.middle(x), self.large(x)], 1)
+
+
+class _Squeezed(nn.Module):
+    """A unit whose channels are weighted by what the whole image holds, as in squeeze-and-excitation."""
+
+    def __init__(self, build: _Builder, channels: int) -> None:
+        super().__init__()
+        self.unit = build.unit(channels, channels)
+        self.weigh = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels // 4, 1), nn.ReLU(),
+            nn.Conv2d(channels // 4, channels, 1), nn.Sigmoid(),
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.unit(x)
+        return x + out * self.weigh(out)
 
 
 class _Separable(nn.Module):

@@ -19,7 +19,14 @@ from torch import nn
 from benchmarks.fault_data import Images, augmented, load_images
 from benchmarks.fault_networks import build_net
 
-RATES = {"sgd": 0.05, "nesterov": 0.05, "adamw": 2e-3, "nadam": 2e-3, "adagrad": 1e-2, "rmsprop": 1e-3, "lion": 3e-4}
+RATES = {
+    "sgd": 0.05, "nesterov": 0.05, "plain_sgd": 0.2, "adamw": 2e-3, "adam": 2e-3, "nadam": 2e-3, "radam": 4e-3,
+    "adamax": 4e-3, "adagrad": 1e-2, "rmsprop": 1e-3, "lion": 3e-4,
+}  # fmt: skip
+OTHERS: dict[str, Any] = {
+    "adam": torch.optim.Adam, "nadam": torch.optim.NAdam, "radam": torch.optim.RAdam, "adamax": torch.optim.Adamax,
+    "adagrad": torch.optim.Adagrad, "rmsprop": torch.optim.RMSprop,
+}  # fmt: skip
 
 
 @lru_cache
@@ -96,6 +103,14 @@ def schedule_factor(schedule: str, progress: float) -> float:
         return min(1.0, 0.1 + progress / 0.2) * (0.5 * (1 + math.cos(math.pi * progress)) + 1e-3)
     if schedule == "linear":
         return 1 - 0.99 * progress
+    if schedule == "polynomial":
+        return (1 - progress) ** 2 + 1e-3
+    if schedule == "halving":
+        return 0.5 ** int(progress * 6)
+    if schedule == "inverse":
+        return 1 / (1 + 9 * progress)
+    if schedule == "triangle":
+        return 0.1 + 0.9 * (1 - abs(2 * progress - 1))
     if schedule == "exponential":
         return 0.03**progress
     if schedule == "onecycle":
@@ -150,15 +165,20 @@ class Learner(L.LightningModule):
         return F.cross_entropy(outputs, targets, self.weights)
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
-        images, targets, index = batch
-        images = augmented(images, self.program.augment)
-        images, targets = self.fault.batch(self, images, targets, index, batch_idx)
-        loss = self.loss(self(images), targets)
+        loss = self.loss(self(batch[0]), batch[1])
         self.log("train_loss", loss, on_step=False, on_epoch=True)
         return loss
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_after_batch_transfer(self, batch: list[torch.Tensor], dataloader_idx: int) -> list[torch.Tensor]:
+        """What a loader would have done: callbacks see the batches that training sees."""
+        if not self.trainer.training:
+            return batch
         self.fault.at_batch(self)
+        images, targets, index = batch
+        images = augmented(images, self.program.augment)
+        return [*self.fault.batch(self, images, targets, index), index]
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         progress = self.trainer.global_step / max(1, self.trainer.estimated_stepping_batches)
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = group["base"] * schedule_factor(self.program.schedule, progress) * self.factor
@@ -188,17 +208,14 @@ class Learner(L.LightningModule):
         groups = [{"params": [p], "base": 0.0} for p in self.net.parameters()]
         name = self.program.optimizer
         rate = RATES[name] * self.program.rate
-        if name in ("sgd", "nesterov"):
+        if name in ("sgd", "nesterov", "plain_sgd"):
             rate *= 0.4 if self.program.norm == "none" else 1.0
+            momentum = 0.0 if name == "plain_sgd" else 0.9
             optimizer: torch.optim.Optimizer = torch.optim.SGD(
-                groups, lr=rate, momentum=0.9, weight_decay=1e-4, nesterov=name == "nesterov"
+                groups, lr=rate, momentum=momentum, weight_decay=1e-4, nesterov=name == "nesterov"
             )
-        elif name in ("nadam", "adagrad"):
-            optimizer = (torch.optim.NAdam if name == "nadam" else torch.optim.Adagrad)(
-                groups, lr=rate, weight_decay=1e-4
-            )
-        elif name == "rmsprop":
-            optimizer = torch.optim.RMSprop(groups, lr=rate, weight_decay=1e-4)
+        elif name in OTHERS:
+            optimizer = OTHERS[name](groups, lr=rate, weight_decay=1e-4)
         else:
             optimizer = (Lion if name == "lion" else torch.optim.AdamW)(groups, lr=rate, weight_decay=1e-2)
         for group in optimizer.param_groups:

@@ -27,6 +27,14 @@ class Rival:
     alarms: Callable[[RunRecord, float], list[int]]
 
 
+def alarms_of(rival: Rival, record: RunRecord, setting: float) -> list[int]:
+    """The checks of its alarms, kept in the record: every table asks for them, at every setting."""
+    kept: dict[tuple[str, float], list[int]] = record.setdefault("alarms", {})
+    if (rival.name, setting) not in kept:
+        kept[rival.name, setting] = rival.alarms(record, setting)
+    return kept[rival.name, setting]
+
+
 def early_stopping(record: RunRecord, patience: float) -> list[int]:
     """Lightning's own, on ``val_loss``; it ends the run, so it fires once at most."""
     stopper = EarlyStopping("val_loss", patience=int(patience))

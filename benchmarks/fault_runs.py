@@ -23,6 +23,7 @@ from benchmarks.fault_programs import Learner, Program, draw_program, families
 from convscope.callbacks.engine import bridge
 from convscope.callbacks.engine.findings import Moment
 from convscope.callbacks.parts.fresh_values import FreshValues
+from convscope.callbacks.parts.training_batches import TrainingBatches
 
 _TALKATIVE = ("lightning.pytorch", "lightning.fabric", "convscope")  # loggers
 # What neither a rule nor a rival reads, and what is read off other tags.
@@ -103,7 +104,11 @@ def _faults(half: str, names: list[str], strength: str, round_: int) -> Iterator
 
 def _nothing(half: str, names: list[str], round_: int) -> Iterator[Job]:
     for place, fault in enumerate(NOTHING):
-        yield Job(half, names[(place + 4 * round_) % len(names)], fault, "medium", round_)
+        for shift in range(len(names)):
+            job = Job(half, names[(place + 4 * round_ + shift) % len(names)], fault, "medium", round_)
+            if applies(fault, job.program):
+                yield job
+                break
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -148,7 +153,7 @@ class Recorder(L.Callback):
     def __init__(self) -> None:
         self.checks: list[dict[str, float]] = []
         self.features: list[tuple[float, float] | None] = []
-        self._fresh, self._own = FreshValues(), dict[str, float]()
+        self._fresh, self._batches, self._own = FreshValues(), TrainingBatches(), dict[str, float]()
 
     def write(
         self,
@@ -162,12 +167,17 @@ class Recorder(L.Callback):
         if when.trigger != "start":
             self._own = dict(scalars)
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._fresh.note_learning_rate(trainer)
+        self._batches.note(batch, trainer.current_epoch)
+
+    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, *_: Any) -> None:
+        if bridge.fitting(trainer):
+            self._batches.note_validation(batch)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if bridge.fitting(trainer):
-            values, self._own = self._own | self._fresh.take(trainer), {}
+            values, self._own = self._own | self._fresh.take(trainer) | self._batches.take(), {}
             self.checks.append({tag: _short(v) for tag, v in values.items() if not tag.startswith(_NOT_KEPT)})
             assert isinstance(pl_module, Learner)
             self.features.append(spread_of_classes(pl_module))

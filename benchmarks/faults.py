@@ -1,7 +1,7 @@
 """Fault benchmark: does DriftAlert fire in time, and is it silent on healthy runs? Faults, healthy runs, rivals.
 
     python -m benchmarks.faults run --half tune
-    python -m benchmarks.faults run --half test
+    python -m benchmarks.faults run --half third
     python -m benchmarks.faults report
 
 ``run`` trains (one JSON line per run, beside earlier ones: an interrupted benchmark goes on where it was), ``report``
@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from benchmarks.fault_runs import Job, jobs, run
 
-HALVES = ("tune", "test")
+HALVES = ("tune", "test", "third")
+TUNING = HALVES[:-1]  # what the limits of the newest half were set on
 
 
 def main() -> None:
@@ -33,17 +34,21 @@ def main() -> None:
     runner.add_argument("--most", type=int, metavar="N", help="train at most so many runs now")
     runner.add_argument("--processes", type=int, default=os.cpu_count())
     reporter = commands.add_parser("report", help="print the tables")
-    reporter.add_argument("--half", choices=HALVES, default="test")
+    reporter.add_argument("--half", choices=HALVES, default=HALVES[-1])
     reporter.add_argument("--write", type=Path, metavar="FILE", help="write Markdown there as well")
+    reporter.add_argument("--rules", metavar="FILE", help="rules of an earlier version, to compare with")
     for command in (runner, reporter):
         command.add_argument("--records", type=Path, default=Path("runs/faults"), help="folder of the JSON lines")
     options = parser.parse_args()
     if options.command == "run":
         train(options.half, options.records, options.processes, options.most)
         return
+    from benchmarks.fault_incidents import RULES
     from benchmarks.fault_report import report
 
-    text = report(load(options.records, options.half), load(options.records, "tune"))
+    RULES[:] = [options.rules] if options.rules else []
+    tuning = [record for half in TUNING for record in load(options.records, half)]
+    text = report(load(options.records, options.half), tuning)
     print(text)
     if options.write:
         options.write.write_text(text + "\n", encoding="utf-8")

@@ -35,6 +35,7 @@ from convscope.callbacks.parts.actions import (
 from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.standing import place_after, settle_beside
+from convscope.callbacks.parts.training_batches import TrainingBatches
 from convscope.callbacks.parts.unseen_metrics import UnseenMetrics
 from convscope.loggers import JsonlSink
 
@@ -114,6 +115,7 @@ class DriftAlert(Callback):
         self._actions = _by_severity(DEFAULT_ACTIONS if actions is None else actions)
         self._reported: set[str] = set()
         self._judge, self._fresh = Judge(self.rules, self._fault), FreshValues()
+        self._batches = TrainingBatches()
         self._run = uuid.uuid4().hex[:12]
         self._unseen = UnseenMetrics()
 
@@ -129,8 +131,17 @@ class DriftAlert(Callback):
             settle_beside(trainer, self)
             place_after(trainer, self, LayerObserver)  # without a validation loop both act in the same hook
 
-    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self._fresh.note_learning_rate(trainer)
+        self._guarded("looking at training batches", lambda: self._batches.note(batch, trainer.current_epoch))
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if fitting(trainer):
+            self._guarded("looking at validation batches", lambda: self._batches.note_validation(batch))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if fitting(trainer):
@@ -152,7 +163,7 @@ class DriftAlert(Callback):
     # One check.
 
     def _check(self, trainer: pl.Trainer, trigger: str) -> None:
-        values, when = self._fresh.take(trainer), moment(trainer, trigger)
+        values, when = self._fresh.take(trainer) | self._of_batches(trainer), moment(trainer, trigger)
         found: list[Changes] = []
         self._guarded("the rules", lambda: found.append(self._judge.update(values, when.epoch, when.step)))
         self._guarded("the search for metrics that rules name", lambda: self._look(trainer, values))
@@ -162,6 +173,13 @@ class DriftAlert(Callback):
         if self.series:
             self._guarded("the record of series", lambda: self._write_series(trainer, values, when))
         self._act(trainer, changes, when.step)
+
+    def _of_batches(self, trainer: pl.Trainer) -> dict[str, float]:
+        """What the training batches were like; every process gets the main process's values."""
+        found: dict[str, float] = {}
+        self._guarded("the summary of training batches", lambda: found.update(self._batches.take()))
+        shared: dict[str, float] = trainer.strategy.broadcast(found)
+        return shared
 
     def _look(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
         self._unseen.look(trainer, self._judge.watch, values, of_a_suite=self.by_default)

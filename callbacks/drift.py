@@ -49,9 +49,10 @@ class RepresentationDrift(LayerObserver):
         ``drift/correlation_change/<layer>``: ``‖R_t − R_{t−1}‖_F / ‖R_{t−1}‖_F`` of the inter-filter Pearson matrix;
         ``drift/mean_shift/<layer>``: of the channel means, in standard deviations of the layer;
         ``drift/variance_shift/<layer>``: ``Σ|v − v'| / Σ(v + v')`` of the channel variances, 0 to 1.
-        ``drift/freezable/<layer>``: share of a training step that freezing the layer and all that run before it would
-        save, logged once each of them has had a ``cka_previous`` of 0.995 for 8 checks in a row. It is counted, not
-        timed: multiplications of the observed layers, forward and backward. See :func:`convscope.rules.convergence`.
+        ``drift/freezable/<layer>``: share of a training step, as it is now, that freezing the layer and all that run
+        before it would save, logged once each of them has had a ``cka_previous`` of 0.995 for 8 checks in a row, or is
+        frozen. Counted, not timed: multiplications of the observed layers, forward and backward. See
+        :func:`convscope.rules.convergence`.
     Where a :class:`~convscope.FilterImportance` measures the layer in the same check (the first one, if there
     are several), Spearman correlations of its importances, from its second check on:
         ``drift/importance_stability_previous/<layer>``, ``drift/importance_stability_first/<layer>``: -1 to 1.

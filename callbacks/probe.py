@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import log, prod
+from math import isfinite, log, prod
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from convscope._arguments import one_of, one_of_or_none, whole_number
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Values
 from convscope.callbacks.engine.observer import Plan
+from convscope.callbacks.parts.answer_bias import AnswerBias
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import PerLayer
 from convscope.callbacks.parts.probe_tasks import PROBE_TASKS, PROBES, ProbeTask, make_probe, too_few_for
@@ -56,9 +57,11 @@ class LayerProbe(LayerObserver):
         ``probe/chance`` (score of a guess without the image: share of the largest class; mean average precision of
         a random ranking; 0; mean IoU of the largest class everywhere), ``probe/classes`` (number of classes that the
         probe tells apart, where that is not all of them), ``probe/guess_loss`` (cross-entropy of an even guess among
-        the ``K`` classes of the held-out set, ``log K``; classes and masks), ``probe/depth`` (place, counted from 1, of
-        the first layer within 5 % of the best), ``probe/best_layer`` (place of the best), ``probe/monotonicity``
-        (Spearman of depth and the first quantity, in [-1, 1]).
+        the ``K`` classes of the held-out set, ``log K``; classes and masks), ``probe/answer_bias`` (how far the shares
+        of the classes among the network's own answers are from those among the targets, in [0, 1], where its output
+        has a score per class), ``probe/depth`` (place, counted from 1, of the first layer within 5 % of the best),
+        ``probe/best_layer`` (place of the best), ``probe/monotonicity`` (Spearman of depth and the first quantity, in
+        [-1, 1]).
 
     With a probe other than ridge the tags begin with ``probe_<probe>/``.
 
@@ -92,6 +95,7 @@ class LayerProbe(LayerObserver):
         super().__init__(**arguments)
         self._metrics = PerLayer[Metric]()
         self._chance, self._classes, self._known = float("nan"), 0, 0
+        self._answers, self._bias, self._scored = PerLayer[AnswerBias](), float("nan"), False
         self._adopt(Task("classification"))
 
     def default_name(self) -> str:
@@ -124,6 +128,7 @@ class LayerProbe(LayerObserver):
             return f"probe={self.probe!r} predicts classes, but this is {task.name}; probe='ridge' does that"
         _check_together(task.name, self.probe, self.pooling)
         self._adopt(task)  # here, since suits() depends on the task
+        self._scored = task.name == "classification" and heldout.logits is not False and no_loss is None
         return too_few_for(self.probe, task.samples) if task.name == "classification" else None
 
     def suits(self, layer: Layer) -> bool:
@@ -135,6 +140,9 @@ class LayerProbe(LayerObserver):
     def begin(self, layers: list[Layer], samples: int) -> None:
         positions = max(1, min(self.max_positions // samples, prod(self._task.positions)))
         self._metrics.make(layers, lambda layer: make_probe(self._task.name, self.probe, positions))
+        answers = [layer for layer in layers if layer.is_output and not layer.spatial and layer.channels > 1]
+        self._answers.make(answers if self._scored else (), lambda layer: AnswerBias(layer.channels))
+        self._bias = float("nan")
 
     def on_activation(self, record: Record) -> None:
         features = record.activation if self._task.name == "segmentation" else self._pool(record)
@@ -143,10 +151,14 @@ class LayerProbe(LayerObserver):
         targets, (features, index) = self._task.counted(record.targets, features, record.index)
         if len(targets):
             self._metrics.update(record, features, targets, index)
+        if record.layer in self._answers:
+            self._answers.update(record, features, targets.to(features.device))
 
     def compute(self, layer: Layer) -> LayerResult:
         result = self._metrics.finish(layer)
         self._chance = float(result.chance)
+        if layer in self._answers:
+            self._bias = float(self._answers.finish(layer))
         self._known = _count_of_classes(result, self._task.name)
         self._classes = self._known if self._task.left_out else 0
         return LayerResult(self._measures.scalars(result))
@@ -162,6 +174,7 @@ class LayerProbe(LayerObserver):
         return classes | {
             "chance": self._chance,
             **guess,
+            **({"answer_bias": self._bias} if isfinite(self._bias) else {}),
             "depth": float(probe_depth(reached)) + 1,
             "best_layer": float(best_layer(reached)) + 1,
             "monotonicity": float(depth_monotonicity(reached)),
@@ -169,6 +182,7 @@ class LayerProbe(LayerObserver):
 
     def end(self) -> None:
         self._metrics.drop()
+        self._answers.drop()
 
     def _adopt(self, task: Task) -> None:
         self._task, self._measures = task, PROBE_TASKS[task.name]

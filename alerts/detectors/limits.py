@@ -56,8 +56,8 @@ class RelativeDrop(Detector):
     ``least``. ``limit=0`` with ``least`` gives an absolute drop, ``window=1`` a change since the last value.
 
     With ``noise`` the change must also be that many times as large as the largest that the series made before without
-    exceeding, each taken from the reference of its time: a series that swings must swing further. While fewer than
-    three such changes are known, ``prior`` counts as one of them.
+    exceeding, or that exceeded and did not last for ``persistence`` values, each taken from the reference of its time:
+    a series that swings must swing further. While fewer than three such changes are known, ``prior`` counts as one.
 
     Args:
         limit: Share of ``|r|``, at least 0.
@@ -95,6 +95,7 @@ class RelativeDrop(Detector):
     _largest: float = field(default=0.0, init=False)  # of the changes that did not exceed
     _changes: int = field(default=0, init=False)  # how many of those are known
     _exceeded: bool = field(default=False, init=False)
+    _doubtful: list[float] = field(default_factory=list, init=False)  # the last changes, which exceeded
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,18 +139,28 @@ class RelativeDrop(Detector):
 
     def rebase(self) -> None:
         del self._past[:-REBASED]
-        self._largest, self._changes = 0.0, 0
+        self._largest, self._changes, self._doubtful = 0.0, 0, []
 
     def _learn(self, value: float) -> None:
-        if self.noise and self._past and not self._exceeded:
+        if self.noise and self._past:
             change = value - self._reference()
-            size = abs(change) if self.direction == "both" else change if self.direction == "up" else -change
-            self._largest, self._changes = max(self._largest, size), self._changes + 1
+            self._learn_change(
+                abs(change) if self.direction == "both" else change if self.direction == "up" else -change
+            )
         self._exceeded = False
         self._first = value if self._first is None else self._first
         self._past.append(value)
         if self.window is not None:
             del self._past[: -self.window]
+
+    def _learn_change(self, size: float) -> None:
+        if self._exceeded:
+            self._doubtful.append(size)
+            return
+        # What exceeded and did not last was noise; what lasted was an alarm.
+        noise = [size, *(self._doubtful if len(self._doubtful) < self.persistence else ())]
+        self._largest, self._changes = max(self._largest, *noise), self._changes + len(noise)
+        self._doubtful = []
 
 
 @dataclass(kw_only=True)

@@ -18,9 +18,10 @@ class Convergence:
         self._quiet: dict[str, int] = {}
 
     def freezable(self, layers: Sequence[Layer], likeness: Mapping[str, float]) -> dict[str, float]:
-        """Share of a step that freezing saves, for each layer that has converged like all that run before it.
+        """Share of a step as it is now that freezing saves, for each layer that has converged like all before it.
 
-        Layers whose weights ask for no gradient count as converged, but are not named: they are frozen already.
+        Layers whose weights ask for no gradient count as converged, but are not named: they are frozen already, and
+        what that saves is no part of a step any more.
 
         Args:
             layers: The observed layers, in the order in which they run.
@@ -31,12 +32,14 @@ class Convergence:
             self._quiet[layer.name] = self._quiet.get(layer.name, 0) + 1 if still else 0
         saved = freezing_saves([multiplications(layer) for layer in layers])
         found: dict[str, float] = {}
+        already = 0.0
         for layer, share in zip(layers, saved, strict=True):
-            learns = _learns(layer)
-            if learns and self._quiet[layer.name] < CHECKS:
+            if not _learns(layer):
+                already = share if not found else already
+            elif self._quiet[layer.name] < CHECKS:
                 break
-            if learns:
-                found[layer.name] = share
+            else:
+                found[layer.name] = (share - already) / (1 - already)
         return found
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from convscope.alerts.context import ACCURACIES
 from convscope.alerts.watch import Watch
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.training_batches import FAMILY
 
 # The callback that logs a family of tags. Tags that start with none of these are the user's own.
 FAMILIES = {
@@ -57,6 +58,8 @@ class UnseenMetrics:
         unwanted |= idle.keys() & {r.name for r in watch.given if any(c.others for c in r.conditions)}
         # A rule on accuracy alone has nothing to say of a run that logs none: a regression, or the user's choice.
         unwanted |= {name for name, globs in idle.items() if set(globs) <= set(ACCURACIES)}
+        # DriftAlert itself looks at training batches; where it finds no images there, nobody can add any.
+        unwanted |= {name for name, globs in idle.items() if _families(globs) == {FAMILY}}
         count = len(watch.given) - len(unwanted)
         inactive = {n: globs for n, globs in idle.items() if n not in self._said | unwanted}
         optional = {rule.name for rule in watch.given if rule.optional}

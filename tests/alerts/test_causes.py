@@ -71,6 +71,12 @@ def test_layers_become_one_number_each_as_the_symptom_says() -> None:
     assert found["likeness of the first layer"] == pytest.approx(math.tanh(-0.1 / 0.05))
 
 
+def test_a_change_in_either_direction_is_as_wide() -> None:
+    tracker = Symptoms()
+    tracker.update({"batches/skew_0": 0.7, "batches/skew_1": 0.1})
+    assert tracker.update({"batches/skew_0": -0.7, "batches/skew_1": 0.1})["look of training inputs"] > 0.99
+
+
 def test_an_update_of_zero_is_a_fall_and_a_nan_is_told() -> None:
     tracker = Symptoms()
     tracker.update({"health/update_ratio/a": 0.1})

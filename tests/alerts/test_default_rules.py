@@ -51,7 +51,7 @@ CASES: dict[str, Rows] = {
     "learns_nothing": both(
         plain("train_loss", [9.0, 2.31, 2.30, 2.31, 2.31]), plain("val_loss", [2.31, 2.32, 2.30, 2.31, 2.30])
     ),
-    "at_chance": both(plain("probe/chance", [0.1] * 5), plain("val_acc", [0.1, 0.11, 0.09, 0.1, 0.1])),
+    "at_chance": both(plain("probe/chance", [0.1] * 6), plain("val_acc", [0.1, 0.11, 0.09, 0.1, 0.1, 0.1])),
     "never_above_chance": both(
         plain("probe/chance", [0.1] * 5),
         plain("val_acc", [0.1, 0.11, 0.09, 0.1, 0.1]),
@@ -107,6 +107,19 @@ CASES: dict[str, Rows] = {
     ),
     "explanation_shift": plain("multi_scale/shift", [0.1, 0.07, 0.05, 0.04, 0.04, 0.26]),
     "explanation_collapse": plain("multi_scale/r2_fine", [0.1, 0.5, 0.7, 0.75, 0.2]),
+    "validation_in_training": plain("batches/validation", [0.0, 0.0, 0.2]),
+    "samples_repeated": plain("batches/repeated", [0.01, 0.0, 0.02, 0.5]),
+    "inputs_rescaled": plain("batches/spread_0", [1.0, 1.01, 1.0, 255.0]),
+    "inputs_shifted": plain("batches/level_1", [0.01, 0.0, -0.01, 1.7]),
+    "inputs_changed": plain("batches/skew_2", [0.7, 0.71, 0.69, -0.7]),
+    "targets_changed": plain("batches/class_share_1", [0.1, 0.11, 0.1, 0.6]),
+    "targets_do_not_fit": plain("batches/told", [0.4, 0.41, 0.4, 0.2]),
+    "targets_in_one_place": plain("batches/told_most", [0.4, 0.42, 0.41, 0.95]),
+    "answers_fall_behind": both(
+        plain("probe/accuracy/output", [0.5, 0.7, 0.8, 0.85, 0.85, 0.85]),
+        plain("val_acc", [0.4, 0.65, 0.76, 0.82, 0.6, 0.45]),
+    ),
+    "answers_shift": plain("probe/answer_bias", [0.8, 0.5, 0.3, 0.2, 0.15, 0.12, 0.5, 0.55]),
     "heldout_changed": plain("zz_convscope/heldout_changed", [0.0, 1.0]),
 }
 

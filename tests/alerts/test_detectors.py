@@ -284,6 +284,13 @@ def test_a_series_that_swings_must_swing_further_than_it_has() -> None:
     assert alarms(detector, np.array([0.5, 0.55, 0.5, 0.58, 0.5, 0.6, 0.46, 0.44])) == [7]
 
 
+def test_a_change_that_did_not_last_is_noise_from_then_on() -> None:
+    make = lambda: RelativeDrop(limit=0.1, least=0.1, window=3, warm_up=2, noise=1.5, persistence=2)  # noqa: E731
+    once = [0.5, 0.51, 0.5, 0.35, 0.5, 0.5, 0.5]  # a fall of .16 that was back at the next value
+    assert alarms(make(), np.array([*once, 0.3, 0.3])) == []
+    assert alarms(make(), np.array([*[0.5] * 7, 0.3, 0.3])) == [8]
+
+
 def test_a_young_series_is_taken_to_swing_as_the_prior_says() -> None:
     assert swings(2.0, 0.0, [0.5, 0.6, 0.45]) == [2]
     assert swings(2.0, 0.1, [0.5, 0.6, 0.45]) == []

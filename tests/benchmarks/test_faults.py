@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ pytest.importorskip("sklearn")
 from benchmarks.fault_injection import LEVELS, NEVER, NOTHING, STRENGTHS, Fault, applies, struck_layers
 from benchmarks.fault_programs import Learner, Program, draw_program, families
 from benchmarks.fault_runs import Job, _loaders, _trainer, jobs, run
-from benchmarks.faults import load
+from benchmarks.faults import HALVES, load
 
 # Kinds of program that between them can have every fault; digits need no file.
 PROGRAM = Program(0, "a", "digits", "plain", "batch", "relu", "sgd", "constant", 1, 64, 8, 0.0, ema=0.95)
@@ -47,20 +48,19 @@ def test_every_fault_changes_training_from_its_check_on_and_not_before(
 
 
 def test_halves_share_neither_seeds_nor_families_nor_kinds_of_program() -> None:
-    tune, test = ({job.seed for job in jobs(half)} for half in ("tune", "test"))
-    assert not tune & test
-    assert not set(families()["tune"]) & set(families()["test"])
-    kinds = [
-        {
-            (one["data"], one["net"], one["norm"], one["activation"], one.get("task"))
-            for one in families()[half].values()
-        }
-        for half in ("tune", "test")
-    ]
-    assert not kinds[0] & kinds[1]
+    for one, other in combinations(HALVES, 2):
+        seeds = [{job.seed for job in jobs(half)} for half in (one, other)]
+        assert not seeds[0] & seeds[1]
+        assert not set(families()[one]) & set(families()[other])
+        assert not kinds_of(one) & kinds_of(other)
 
 
-@pytest.mark.parametrize("half", ["tune", "test"])
+def kinds_of(half: str) -> set[tuple[Any, ...]]:
+    fields = ("data", "net", "norm", "activation", "task")
+    return {tuple(family.get(field) for field in fields) for family in families()[half].values()}
+
+
+@pytest.mark.parametrize("half", HALVES)
 def test_jobs_are_those_of_the_plan(half: str) -> None:
     found, plan, count = list(jobs(half)), families()["plan"][half], len(families()[half])
     assert len({job.key for job in found}) == len(found)
@@ -81,14 +81,26 @@ def test_a_twin_is_the_same_run_without_the_fault() -> None:
     assert any(not torch.equal(plain[name], faulty[name]) for name in plain)
 
 
-@pytest.mark.parametrize("changes", [{"every": 3, "checks": 2}, {"precision": "bf16-mixed"}, {"net": "mobile"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"every": 3, "checks": 2},
+        {"precision": "bf16-mixed"},
+        {"net": "mobile"},
+        {"net": "squeeze", "norm": "instance"},
+        {"net": "inception", "activation": "prelu"},
+        {"net": "bottleneck", "optimizer": "radam"},
+        {"net": "vgg", "norm": "none", "optimizer": "plain_sgd"},
+        {"net": "dilated", "task": "segmentation"},
+    ],
+)
 def test_programs_of_other_kinds_train(changes: dict[str, Any]) -> None:
     module = trained(Fault(), replace(PROGRAM, **changes))
     assert module.checks == changes.get("checks", 1)
 
 
 def test_a_program_is_drawn_from_its_family_alone() -> None:
-    for half in ("tune", "test"):
+    for half in HALVES:
         for name, family in families()[half].items():
             program = draw_program(half, name, 5)
             assert program == draw_program(half, name, 5)
@@ -125,3 +137,24 @@ def test_a_run_records_what_the_rules_see(monkeypatch: pytest.MonkeyPatch) -> No
     assert not_learning[begins] > 0
     stopped = {t.split("/", 2)[2] for t, v in found["checks"][begins].items() if "/not_learning/" in t and v}
     assert stopped == set(found["layers"])
+
+
+def test_faults_of_the_data_are_in_the_batches_that_callbacks_see() -> None:
+    """As where a data loader is at fault."""
+
+    class Sees(L.Callback):
+        targets: list[torch.Tensor] = []  # noqa: RUF012
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            self.targets.append(batch[1])
+
+    L.seed_everything(0, verbose=False)
+    sees = Sees()
+    _trainer(PROGRAM, [sees]).fit(Learner(PROGRAM, Fault("one_class", "strong", 0)), *_loaders(PROGRAM, None))
+    assert set(torch.cat(sees.targets).tolist()) == {1}
+
+
+def test_a_filter_that_no_activation_of_its_own_follows_cannot_die() -> None:
+    net = Learner(replace(PROGRAM, net="resnet"), Fault()).net
+    (struck,) = struck_layers("dying", 0.5, net)
+    assert struck.kernel_size == (3, 3)

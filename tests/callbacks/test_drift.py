@@ -145,6 +145,18 @@ def test_a_layer_behind_one_that_still_learns_is_not_named_and_neither_is_a_froz
     assert not [tag for tag in run.events.Tags()["scalars"] if tag.startswith("drift/freezable/")]
 
 
+def test_what_is_frozen_already_is_no_part_of_a_step_any_more(fit: Any) -> None:
+    module = plain(lr=0.0)
+    module.net.conv1.requires_grad_(False)
+    run = fit([RepresentationDrift(curves="all")], module, max_epochs=9)
+    first, second = 9 * 3 * 4 * 64, 9 * 4 * 6 * 64
+    now = (
+        first + 2 * second
+    )  # of the first one the forward pass alone is left, and no gradient of its output is asked for
+    assert values(run, f"drift/freezable/{LAYERS[1]}") == pytest.approx([second / now] * 2)
+    assert f"drift/freezable/{LAYERS[0]}" not in run.events.Tags()["scalars"]
+
+
 def test_debiased_is_the_unbiased_estimator(fit: Any) -> None:
     drift = Caught(debiased=True)
     run = fit([drift], plain())

@@ -136,3 +136,13 @@ def test_two_outputs_that_answer_one_question_are_no_redundancy(fit: Any) -> Non
     assert "correlation/redundant_share/net.0" in found
     assert "correlation/redundant_share/net.2" not in found
     assert "correlation/mean_abs/net.2" in found
+
+
+def test_the_bias_of_answers_is_that_of_the_networks_own_outputs(fit: Any) -> None:
+    run = fit([LayerProbe()])
+    inputs, labels = (run.trainer.callbacks[0].heldout or run.trainer.val_dataloaders.dataset).tensors
+    with torch.no_grad():
+        answers = run.module.eval()(inputs).argmax(1)
+    counts = [torch.bincount(one, minlength=3).double() / len(labels) for one in (answers, labels)]
+    expected = float((counts[0] - counts[1]).abs().sum() / 2)
+    assert run.trainer.callback_metrics["probe/answer_bias"] == pytest.approx(expected, abs=1e-6)

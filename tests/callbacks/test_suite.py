@@ -28,7 +28,7 @@ OVERVIEW = {
     "0_overview/probe_accuracy_highest", "0_overview/importance_gini_mean",
     "0_overview/correlation_effective_rank_ratio_mean",
 }  # fmt: skip
-SUMMARIES = {"probe/chance", "probe/depth", "probe/best_layer", "probe/monotonicity", "probe/guess_loss"}
+SUMMARIES = {f"probe/{name}" for name in ("chance", "depth", "best_layer", "monotonicity", "guess_loss", "answer_bias")}
 OWN = {"zz_convscope/seconds", "zz_convscope/overhead", "zz_convscope/errors"}
 
 
