@@ -174,6 +174,12 @@ class DriftAlert(Callback):
             self._guarded("the record of series", lambda: self._write_series(trainer, values, when))
         self._act(trainer, changes, when.step)
 
+    def batch_values(self) -> dict[str, float]:
+        """What the training batches since the last check were like, on this process: for the record of the run."""
+        found: dict[str, float] = {}
+        self._guarded("the summary of training batches", lambda: found.update(self._batches.peek()))
+        return found
+
     def _of_batches(self, trainer: pl.Trainer) -> dict[str, float]:
         """What the training batches were like; every process gets the main process's values."""
         found: dict[str, float] = {}

@@ -152,7 +152,8 @@ def test_rules_find_offline_what_they_found_live(tmp_path: Path, capsys: pytest.
 def test_the_default_rules_judge_a_record_as_they_judged_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also what is in no table: training losses, the learning rate; checks only after every other validation."""
+    """Also what is in no table: losses, the learning rate, training batches; checks after every other validation."""
+    L.seed_everything(0, verbose=False)
     alert = convscope.DriftAlert(actions=[])
     trainer = L.Trainer(
         max_epochs=6, default_root_dir=tmp_path, accelerator="cpu", logger=CSVLogger(tmp_path), num_sanity_val_steps=0,

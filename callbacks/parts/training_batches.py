@@ -57,6 +57,7 @@ class TrainingBatches:
         self._batches: list[_Batch] = []
         self._validation: list[torch.Tensor] = []
         self._known: set[bytes] = set()
+        self._found: dict[str, float] | None = None  # until it is taken
         self._classes = 0
 
     def note(self, batch: Any, epoch: int) -> None:
@@ -70,8 +71,18 @@ class TrainingBatches:
         if len(self._validation) < MOST_BATCHES and (images := images_in(batch, MOST_VALIDATION)) is not None:
             self._validation.append(_cells(images[0]))
 
+    def peek(self) -> dict[str, float]:
+        """Values by tag of the batches since the last :meth:`take`; nothing where there were no images."""
+        if self._found is None:
+            self._found = self._summary()
+        return self._found
+
     def take(self) -> dict[str, float]:
-        """Values by tag of the batches since the last call; nothing where there were no images."""
+        """As :meth:`peek`, and begin again."""
+        found, self._found = self.peek(), None
+        return found
+
+    def _summary(self) -> dict[str, float]:
         batches, self._batches = self._batches, []
         if not batches:
             self._validation = []

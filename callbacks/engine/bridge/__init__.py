@@ -31,6 +31,7 @@ from convscope.callbacks.engine.bridge.scalars import (
 )
 from convscope.callbacks.engine.bridge.trainer import (
     as_validation,
+    batch_values,
     fast_dev_run,
     first_loader,
     fitting,
@@ -49,6 +50,7 @@ from convscope.callbacks.engine.bridge.trainer import (
 
 __all__ = [
     "as_validation",
+    "batch_values",
     "backends",
     "callback_metrics",
     "caller",

@@ -46,6 +46,13 @@ def gives_alerts(trainer: pl.Trainer) -> bool:
     return any(getattr(callback, "gives_alerts", False) for callback in callbacks)
 
 
+def batch_values(trainer: pl.Trainer) -> dict[str, float]:
+    """Values that a callback of the trainer has of the training batches since the last check, by tag."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    found = next((callback.batch_values for callback in callbacks if hasattr(callback, "batch_values")), dict)
+    return dict(found())
+
+
 def transfer(trainer: pl.Trainer) -> Callable[[Any], Any]:
     """Lightning's steps on a validation batch before ``validation_step``: precision, device, the user's hooks."""
 
