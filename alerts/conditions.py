@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from convscope.alerts.alert import layer_of
+from convscope.alerts.context import POSITIONS
 from convscope.alerts.detectors import Evidence, Gate, benjamini_hochberg, quorum
 from convscope.alerts.rules import Condition
 
@@ -139,7 +140,8 @@ class ConditionWatch:
     def _matching(self, values: Mapping[str, float]) -> list[str]:
         tags = tuple(values)
         if tags != self._tags:  # a run has the same tags at most checks
-            self._tags, self._mine = tags, [tag for tag in tags if self._matches(tag)]
+            mine = [tag for tag in tags if self._matches(tag)]
+            self._tags, self._mine = tags, [tag for tag in mine if self._is_wide(tag, values)]
         return self._mine
 
     def _matches(self, tag: str) -> bool:
@@ -148,6 +150,10 @@ class ConditionWatch:
         hits = _hits(tag, tuple(self.condition.globs))
         self.unmatched -= hits
         return bool(hits)
+
+    def _is_wide(self, tag: str, values: Mapping[str, float]) -> bool:
+        least = self.condition.positions
+        return least == 1 or values.get(f"{POSITIONS}/{layer_of(tag)}", least) >= least
 
     def _observed(self, tag: str, value: float) -> Series:
         if tag not in self.series:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LEARNING_RATE = "convscope/learning_rate"
+POSITIONS = "convscope/positions"  # a family of tags: one per observed layer
 
 TRAINING_LOSSES = ("train_loss", "train_loss_epoch", "train/loss", "train/loss_epoch")
 VALIDATION_LOSSES = ("val_loss", "val_loss_epoch", "val/loss", "val/loss_epoch", "valid_loss", "validation_loss")

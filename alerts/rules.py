@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from convscope._arguments import whole_number
 from convscope.alerts.detectors import DETECTORS, Detector, Gate, quorum
 
 T = TypeVar("T")
@@ -51,6 +52,9 @@ class Condition:
         per: Tag by whose value at the same check each value is divided, before the transform and after ``minus``:
             ``convscope/learning_rate`` makes updates comparable along a schedule. While it is not logged, or 0,
             nothing matches. In both, a tag that ends in ``/*`` is that of the same layer.
+        positions: Least number of positions (pixels) of a layer whose series count: with 2 layers that give one number
+            per filter and sample are left out, as the gates of squeeze-and-excitation and what follows global pooling.
+            It is read from ``convscope/positions/<layer>``; layers that are not there count.
         alpha: Instead of each series by itself, control the false discovery rate over all of them at this level
             (Benjamini–Hochberg). Needs a detector with p-values: ``robust_z`` or ``ewma``.
 
@@ -65,6 +69,7 @@ class Condition:
     quorum: float = 1
     minus: str | None = None
     per: str | None = None
+    positions: int = 1
     alpha: float | None = None
 
     def __post_init__(self) -> None:
@@ -73,6 +78,7 @@ class Condition:
             raise ValueError(f"transform: got {self.transform!r}; give one of {', '.join(TRANSFORMS)}")
         _check_depth(self.depth)
         quorum(1, self.quorum)
+        whole_number("positions", self.positions, least=1)
         for name, one in self.others.items():
             if not isinstance(one, str) or not one:
                 raise ValueError(f"{name}: got {one!r}; give one tag, such as probe/chance")

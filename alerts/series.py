@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from convscope.alerts.context import POSITIONS
 from convscope.alerts.rules import Rule
 
 SERIES_FILE = "alert_series.jsonl"
@@ -17,6 +18,7 @@ def watched_tags(rules: Collection[Rule]) -> list[str]:
     """Globs and tags of all that the rules read, without repetition; ``*`` alone, which all tags match, is left out."""
     conditions = [condition for rule in rules for condition in (*rule.conditions, *rule.excuses)]
     tags = [tag for c in conditions for tag in (*c.globs, *c.others.values()) if tag != "*"]
+    tags += [f"{POSITIONS}/*" for c in conditions if c.positions > 1]
     return list(dict.fromkeys(tags))
 
 

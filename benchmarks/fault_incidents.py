@@ -15,12 +15,16 @@ RunRecord = dict[str, Any]
 
 def incidents(record: RunRecord, factor: float = 1.0) -> list[Incident]:
     """Incidents that ``DriftAlert()`` would have opened, of severity warning or above; ``factor`` widens all limits."""
+    return [incident for incident in with_notes(record, factor) if incident.severity != "info"]
+
+
+def with_notes(record: RunRecord, factor: float = 1.0) -> list[Incident]:
+    """All incidents, those of severity info, which are notes, included."""
     kept = record.setdefault("incidents", {})  # since every table asks for them
     if factor not in kept:
-        found = judge_run(record["checks"], _rules(factor))
-        kept[factor] = [incident for incident in found if incident.severity != "info"]
-    incidents: list[Incident] = kept[factor]
-    return incidents
+        kept[factor] = judge_run(record["checks"], _rules(factor))
+    found: list[Incident] = kept[factor]
+    return found
 
 
 @lru_cache
@@ -65,16 +69,17 @@ def has_learned(record: RunRecord) -> bool:
 
 
 def says_nothing_is_learnt(record: RunRecord, check: int = 4) -> bool:
-    """Return whether a message by the fifth check said that nothing is learnt, or that numbers are no numbers.
+    """Return whether a message or a note by the fifth check said that nothing is learnt, or that numbers are none.
 
     What is only added to an incident that is open is not told to anybody, and does not count.
     """
     return any(_tells(one, alert.epoch) and alert.rule in LEARNS_NOTHING and alert.epoch <= check
-               for one in incidents(record) for alert in one.alerts)  # fmt: skip
+               for one in with_notes(record) for alert in one.alerts)  # fmt: skip
 
 
 LEARNS_NOTHING = {
-    "learns_nothing", "never_above_chance", "worse_than_a_guess", "at_chance", "not_finite", "non_finite_values"
+    "nothing_yet", "at_chance_yet", "learns_nothing", "never_above_chance", "worse_than_a_guess", "at_chance",
+    "not_finite", "non_finite_values",
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from benchmarks.fault_programs import Learner, Program, draw_program, families
 from convscope.callbacks.engine import bridge
 from convscope.callbacks.engine.findings import Moment
 from convscope.callbacks.parts.fresh_values import FreshValues
+from convscope.callbacks.parts.layer_positions import layer_positions
 from convscope.callbacks.parts.training_batches import TrainingBatches
 
 _TALKATIVE = ("lightning.pytorch", "lightning.fabric", "convscope")  # loggers
@@ -177,7 +178,8 @@ class Recorder(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if bridge.fitting(trainer):
-            values, self._own = self._own | self._fresh.take(trainer) | self._batches.take(), {}
+            values = self._own | self._fresh.take(trainer) | layer_positions(trainer) | self._batches.take()
+            self._own = {}
             self.checks.append({tag: _short(v) for tag, v in values.items() if not tag.startswith(_NOT_KEPT)})
             assert isinstance(pl_module, Learner)
             self.features.append(spread_of_classes(pl_module))

@@ -34,6 +34,7 @@ from convscope.callbacks.parts.actions import (
 )
 from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.layer_positions import layer_positions
 from convscope.callbacks.parts.standing import place_after, settle_beside
 from convscope.callbacks.parts.training_batches import TrainingBatches
 from convscope.callbacks.parts.unseen_metrics import UnseenMetrics
@@ -44,9 +45,9 @@ log = logging.getLogger("convscope")
 STATE_VERSION = 2
 """Version of the state in checkpoints; state of the first version, which has no number, is read too."""
 
-# "info" is for the record; what a person should see at once begins at "warning".
+# A note is logged at level INFO, which Python shows where a program asks for it.
 DEFAULT_ACTIONS: dict[str, list[ActionSpec]] = {
-    "info": ["tensorboard", "jsonl"],
+    "info": ["log", "tensorboard", "jsonl"],
     "warning": ["log", "tensorboard", "jsonl"],
     "critical": ["log", "tensorboard", "jsonl"],
 }
@@ -163,7 +164,8 @@ class DriftAlert(Callback):
     # One check.
 
     def _check(self, trainer: pl.Trainer, trigger: str) -> None:
-        values, when = self._fresh.take(trainer) | self._of_batches(trainer), moment(trainer, trigger)
+        values, when = self._fresh.take(trainer) | self._of_layers(trainer), moment(trainer, trigger)
+        values |= self._of_batches(trainer)
         found: list[Changes] = []
         self._guarded("the rules", lambda: found.append(self._judge.update(values, when.epoch, when.step)))
         self._guarded("the search for metrics that rules name", lambda: self._look(trainer, values))
@@ -174,10 +176,15 @@ class DriftAlert(Callback):
             self._guarded("the record of series", lambda: self._write_series(trainer, values, when))
         self._act(trainer, changes, when.step)
 
-    def batch_values(self) -> dict[str, float]:
-        """What the training batches since the last check were like, on this process: for the record of the run."""
-        found: dict[str, float] = {}
+    def values_besides(self, trainer: pl.Trainer) -> dict[str, float]:
+        """What rules see besides logged values, on this process: the record of the run keeps it."""
+        found = self._of_layers(trainer)
         self._guarded("the summary of training batches", lambda: found.update(self._batches.peek()))
+        return found
+
+    def _of_layers(self, trainer: pl.Trainer) -> dict[str, float]:
+        found: dict[str, float] = {}
+        self._guarded("the number of positions of layers", lambda: found.update(layer_positions(trainer)))
         return found
 
     def _of_batches(self, trainer: pl.Trainer) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from math import prod
 from typing import Any
 
 import lightning.pytorch as pl
@@ -270,5 +271,9 @@ class Session:
 
     def layer_names(self) -> list[str]:
         """Names of all observed layers, in depth order."""
+        return list(self.layer_positions())
+
+    def layer_positions(self) -> dict[str, int]:
+        """Number of positions of each observed layer (1 for a vector per sample), in depth order."""
         layers = {layer.name: layer for plan in self._plans for chosen in plan.layers.values() for layer in chosen}
-        return [layer.name for layer in sorted(layers.values(), key=lambda layer: layer.order)]
+        return {layer.name: prod(layer.spatial) for layer in sorted(layers.values(), key=lambda layer: layer.order)}

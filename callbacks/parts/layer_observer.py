@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 
 from convscope._arguments import flag, one_of, share_or_none, tag_or_none, whole_number_or_none
-from convscope.callbacks.engine.bridge import batch_values, fitting, has_validation, may_stand_twice, moment
+from convscope.callbacks.engine.bridge import fitting, has_validation, may_stand_twice, moment, values_besides
 from convscope.callbacks.engine.findings import Findings, History, LayerResult, MapSpec, Moment, Values, Vector
 from convscope.callbacks.engine.hierarchies import Callback
 from convscope.callbacks.engine.observer import Plan
@@ -376,7 +376,7 @@ class LayerObserver(Callback, ABC):
     def _record_logged(self, session: Session, trainer: pl.Trainer, when: Moment) -> None:
         """Record what alerts judge at this moment, so that rules can be tried on the record."""
         with session.guard("recording what was logged"):
-            values = self._fresh.on_this_process(trainer) | batch_values(trainer)
+            values = self._fresh.on_this_process(trainer) | values_besides(trainer)
             session.record_logged(trainer, values, when)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

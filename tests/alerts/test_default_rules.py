@@ -48,21 +48,25 @@ CASES: dict[str, Rows] = {
         plain("train_loss", [1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]),
     ),
     "forgetting": rows("drift/cka_reference", [0.95, 0.8, 0.4]),
-    "learns_nothing": both(
+    "nothing_yet": both(
         plain("train_loss", [9.0, 2.31, 2.30, 2.31, 2.31]), plain("val_loss", [2.31, 2.32, 2.30, 2.31, 2.30])
     ),
-    "at_chance": both(plain("probe/chance", [0.1] * 6), plain("val_acc", [0.1, 0.11, 0.09, 0.1, 0.1, 0.1])),
+    "at_chance_yet": both(plain("probe/chance", [0.1] * 5), plain("val_acc", [0.1, 0.11, 0.09, 0.1, 0.1])),
+    "learns_nothing": both(
+        plain("train_loss", [9.0, *[2.31, 2.30] * 3, 2.31]), plain("val_loss", [2.31, 2.32, 2.30, 2.31] * 2)
+    ),
+    "at_chance": both(plain("probe/chance", [0.1] * 9), plain("val_acc", [0.1, 0.11, 0.09] * 3)),
     "never_above_chance": both(
-        plain("probe/chance", [0.1] * 5),
-        plain("val_acc", [0.1, 0.11, 0.09, 0.1, 0.1]),
-        plain("val_loss", [2.3, 2.31, 2.3, 2.31, 2.3]),
+        plain("probe/chance", [0.1] * 8),
+        plain("val_acc", [0.1, 0.11, 0.09, 0.1] * 2),
+        plain("val_loss", [2.3, 2.31] * 4),
     ),
     "worse_than_a_guess": both(
-        plain("probe/chance", [0.1] * 5),
-        plain("probe/guess_loss", [2.3] * 5),
-        plain("val_acc", [0.1, 0.11, 0.09, 0.1, 0.1]),
-        plain("train_loss", [3e4, 87.0, 57.0, 50.0, 40.0]),
-        plain("val_loss", [58.0, 52.0, 48.0, 44.0, 40.0]),
+        plain("probe/chance", [0.1] * 8),
+        plain("probe/guess_loss", [2.3] * 8),
+        plain("val_acc", [0.1, 0.11, 0.09, 0.1] * 2),
+        plain("train_loss", [3e4, 87.0, 57.0, 50.0, 40.0, 35.0, 31.0, 28.0]),
+        plain("val_loss", [58.0, 52.0, 48.0, 44.0, 40.0, 36.0, 33.0, 30.0]),
     ),
     "stalled_layer": rows("health/not_learning", [0.0, 0.0, 1.0], layers=1, others=0.0),
     "learning_stopped": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.2, 0.001]),
@@ -95,7 +99,7 @@ CASES: dict[str, Rows] = {
     "rank_collapse": rows(
         "correlation/effective_rank_ratio", [0.8, 0.7, 0.6, 0.6, 0.6, 0.6, 0.3], layers=1, others=0.5
     ),
-    "importance_concentration": rows("importance/gini", [0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.8], layers=1, others=0.5),
+    "importance_concentration": rows("importance/gini", [0.4, *[0.5] * 5, 0.8, 0.82], layers=1, others=0.5),
     "overlap_at_chance": plain("resampling/above_chance", [0.0, 0.2, 0.4, 0.5, 0.05]),
     "precision_collapse": rows("resampling/precision_median", [3.0, 2.0, 1.5, 0.8, 0.1], layers=1, others=1.0),
     "exploding_signal": rows("health/gradient_rms", [0.1, 0.05, 0.02, 0.02, 0.01, 0.01, 0.5]),
@@ -113,7 +117,7 @@ CASES: dict[str, Rows] = {
     "inputs_shifted": plain("batches/level_1", [0.01, 0.0, -0.01, 1.7]),
     "inputs_changed": plain("batches/skew_2", [0.7, 0.71, 0.69, -0.7]),
     "targets_changed": plain("batches/class_share_1", [0.1, 0.11, 0.1, 0.6]),
-    "targets_do_not_fit": plain("batches/told", [0.4, 0.41, 0.4, 0.2]),
+    "targets_do_not_fit": plain("batches/told", [0.4, 0.41, 0.4, 0.39, 0.2, 0.21]),
     "targets_in_one_place": plain("batches/told_most", [0.4, 0.42, 0.41, 0.95]),
     "answers_fall_behind": both(
         plain("probe/accuracy/output", [0.5, 0.7, 0.8, 0.85, 0.85, 0.85]),
@@ -192,19 +196,47 @@ HEALTHY: dict[str, Rows] = {
 
 @pytest.mark.parametrize("name", list(HEALTHY))
 def test_default_rules_are_silent_on(name: str) -> None:
-    assert alerts(HEALTHY[name]) == []
+    assert [alert for alert in alerts(HEALTHY[name]) if alert.severity != "info"] == []
+
+
+def test_a_slow_start_is_a_note() -> None:
+    found = [(alert.rule, alert.severity, alert.check) for alert in alerts(HEALTHY["a slow start"])]
+    assert found == [("nothing_yet", "info", 5), ("at_chance_yet", "info", 5)]
+
+
+def test_a_warning_of_no_progress_waits_for_the_end_of_a_warm_up() -> None:
+    still = both(plain("val_loss", [2.3] * 12), plain("convscope/learning_rate", [0.01 * (i + 1) for i in range(12)]))
+    assert [alert.rule for alert in alerts(still)] == ["nothing_yet"]
+    flat = both(plain("val_loss", [2.3] * 12), plain("convscope/learning_rate", [0.01] * 12))
+    assert [alert.rule for alert in alerts(flat)] == ["nothing_yet", "learns_nothing"]
+
+
+ONE_POSITION = ("dead_filter_surge", "redundancy_surge", "rank_collapse", "importance_concentration",
+                "distribution_shift", "vanishing_signal")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONE_POSITION)
+def test_layers_of_one_position_are_left_out_where_a_few_numbers_say_little(name: str) -> None:
+    def found(positions: float) -> list[str]:
+        sizes = {f"convscope/positions/l{i}": positions for i in range(LAYERS)}
+        return [alert.rule for alert in alerts([{**row, **sizes} for row in CASES[name]])]
+
+    assert name not in found(1.0)
+    assert name in found(4.0)
 
 
 def test_a_run_that_learns_nothing_is_said_by_the_fifth_check_and_no_layer_is_blamed() -> None:
     # Every layer is dead, and only the last bias learns.
-    layers = rows("health/not_learning", [0.0, *[1.0] * 7], layers=3, others=0.0)
-    losses = both(plain("val_loss", [2.35, 2.31, 2.30, 2.30, 2.30, 2.30, 2.30, 2.30]), layers)
+    layers = rows("health/not_learning", [0.0, *[1.0] * 9], layers=3, others=0.0)
+    losses = both(plain("val_loss", [2.35, 2.31, *[2.30] * 8]), layers)
     # The training loss comes with every other check.
     series = [{**row, "train_loss": 2.31} if i % 2 else row for i, row in enumerate(losses)]
-    (found,) = judge_run(series, convscope.rules.default())
-    assert found.rules == ["learns_nothing"]
-    assert found.check <= 5
-    assert "has learnt nothing so far" in found.message
+    note, found = judge_run(series, convscope.rules.default())
+    assert (note.rules, note.severity) == (["nothing_yet"], "info")
+    assert note.check <= 5
+    assert "nothing has been learnt so far" in note.message
+    assert (found.rules, found.severity) == (["learns_nothing"], "warning")
+    assert found.check == 8
 
 
 def test_a_layer_that_stands_still_while_the_loss_falls_is_blamed_at_once() -> None:

@@ -192,6 +192,14 @@ def test_log_speaks_at_the_level_of_the_severity(fit: Any, caplog: pytest.LogCap
         assert record.getMessage() == f"convscope: [{severity}] high, epoch 0: scripted is 0.9. Likely: a cause."
 
 
+def test_a_note_is_in_the_log_and_in_the_list_by_default(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "convscope"):
+        run = fit_script(fit, [0.0, 0.9], DriftAlert(rules(severity="info")))
+    assert "convscope: [info] high, epoch 1: scripted is 0.9." in caplog.messages
+    (event,) = run.events.Tensors("alerts/text_summary")
+    assert "- **info**" in event.tensor_proto.string_val[0].decode()
+
+
 def test_actions_are_those_of_the_severity(fit: Any) -> None:
     noted: list[Any] = []
     warned: list[Any] = []

@@ -31,7 +31,6 @@ from convscope.callbacks.engine.bridge.scalars import (
 )
 from convscope.callbacks.engine.bridge.trainer import (
     as_validation,
-    batch_values,
     fast_dev_run,
     first_loader,
     fitting,
@@ -45,12 +44,12 @@ from convscope.callbacks.engine.bridge.trainer import (
     require_whole_networks,
     transfer,
     validation_loader,
+    values_besides,
     weights_in_training,
 )
 
 __all__ = [
     "as_validation",
-    "batch_values",
     "backends",
     "callback_metrics",
     "caller",
@@ -88,6 +87,7 @@ __all__ = [
     "uninitialised",
     "validation_loader",
     "weights_in_training",
+    "values_besides",
     "write_scalars",
     "write_text",
     "writes_tensors",

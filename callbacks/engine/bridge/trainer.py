@@ -46,11 +46,11 @@ def gives_alerts(trainer: pl.Trainer) -> bool:
     return any(getattr(callback, "gives_alerts", False) for callback in callbacks)
 
 
-def batch_values(trainer: pl.Trainer) -> dict[str, float]:
-    """Values that a callback of the trainer has of the training batches since the last check, by tag."""
+def values_besides(trainer: pl.Trainer) -> dict[str, float]:
+    """What rules see besides logged values, by tag; nothing where no callback of the trainer judges."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    found = next((callback.batch_values for callback in callbacks if hasattr(callback, "batch_values")), dict)
-    return dict(found())
+    judge = next((callback for callback in callbacks if getattr(callback, "gives_alerts", False)), None)
+    return {} if judge is None else dict(judge.values_besides(trainer))
 
 
 def transfer(trainer: pl.Trainer) -> Callable[[Any], Any]:
