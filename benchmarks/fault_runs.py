@@ -23,7 +23,7 @@ from benchmarks.fault_programs import Learner, Program, draw_program, families
 from convscope.callbacks.engine import bridge
 from convscope.callbacks.engine.findings import Moment
 from convscope.callbacks.parts.fresh_values import FreshValues
-from convscope.callbacks.parts.layer_positions import layer_positions
+from convscope.callbacks.parts.observed_positions import layer_positions
 from convscope.callbacks.parts.training_batches import TrainingBatches
 
 _TALKATIVE = ("lightning.pytorch", "lightning.fabric", "convscope")  # loggers

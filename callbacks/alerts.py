@@ -34,7 +34,7 @@ from convscope.callbacks.parts.actions import (
 )
 from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.callbacks.parts.layer_positions import layer_positions
+from convscope.callbacks.parts.observed_positions import layer_positions
 from convscope.callbacks.parts.standing import place_after, settle_beside
 from convscope.callbacks.parts.training_batches import TrainingBatches
 from convscope.callbacks.parts.unseen_metrics import UnseenMetrics
