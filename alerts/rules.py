@@ -53,7 +53,8 @@ class Condition:
             ``convscope/learning_rate`` makes updates comparable along a schedule. While it is not logged, or 0,
             nothing matches. In both, a tag that ends in ``/*`` is that of the same layer.
         positions: Least number of positions (pixels) of a layer whose series count: with 2 layers that give one number
-            per filter and sample are left out, as the gates of squeeze-and-excitation and what follows global pooling. It is read from ``convscope/positions/<layer>``; layers that are not there count.
+            per filter and sample are left out, as the gates of squeeze-and-excitation and what follows global pooling.
+            Read from ``convscope/positions/<layer>``; layers that are not there count.
         alpha: Instead of each series by itself, control the false discovery rate over all of them at this level
             (Benjamini–Hochberg). Needs a detector with p-values: ``robust_z`` or ``ewma``.
 
