@@ -1,8 +1,8 @@
 """Small data sets for the fault benchmark: digits, MNIST and CIFAR-10, as classes, quantities or masks.
 
 ``mnist_crop``, ``cifar_crop`` and ``cifar_grey`` hold other images than ``mnist`` and ``cifar``, and other sizes; so do
-``mnist_test``, ``cifar_test`` and ``cifar_luma``, and again ``mnist_edges`` and ``cifar_last``. ``digits_large`` are the
-digits at another size, in other channels.
+``mnist_test``, ``cifar_test`` and ``cifar_luma``, and again ``mnist_edges`` and ``cifar_last``. ``digits_large`` are
+the digits at another size, in other channels.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class _Builder:
         return nn.Sequential(self.unit(3, w, self.stride), *blocks, self.unit(2 * w, 2 * w)), 2 * w
 
     def grouped(self, w: int) -> tuple[nn.Module, int]:
-        pairs = [
+        one = [
             self.unit(w, w, self.stride, groups=2),
             self.unit(w, 2 * w, kernel=1),
             self.unit(2 * w, 2 * w, groups=4),
