@@ -154,7 +154,8 @@ def test_a_spoilt_loader_is_named_at_once(rule: str, tmp_path: Any) -> None:
     )  # fmt: skip
     torch.manual_seed(0)
     trainer.fit(Spoilt(SPOILT[rule]), loader(), loader(seed=1))
-    assert rule in [one.rule for one in alert.alerts if one.epoch == BEGINS]
+    late = 1 if rule == "targets_do_not_fit" else 0  # one check alone may be an unlucky draw of batches
+    assert [one.epoch for one in alert.alerts if one.rule == rule] == [BEGINS + late]
     assert not [one for one in alert.alerts if one.epoch < BEGINS]
 
 
