@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from benchmarks.fault_incidents import after_fault
-from benchmarks.faults import TUNING, load
+from benchmarks.faults import load
 from convscope.alerts.causes import CauseTable, table_of
 from convscope.alerts.symptoms import SYMPTOMS, Symptoms, strongest
 
@@ -122,7 +122,7 @@ def confusion(records: list[RunRecord], table: CauseTable, opened: dict[str, int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=Path("runs/faults"), help="folder of the JSON lines")
-    parser.add_argument("--halves", nargs="+", default=list(TUNING), help="names of the files to learn from")
+    parser.add_argument("--halves", nargs="+", default=["tune", "test"], help="names of the files to learn from")
     options = parser.parse_args()
     records = [record for half in options.halves for record in load(options.records, half)]
     faulty = [r for r in records if r["fault"] and not r.get("twin")]

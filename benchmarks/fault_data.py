@@ -1,7 +1,8 @@
 """Small data sets for the fault benchmark: digits, MNIST and CIFAR-10, as classes, quantities or masks.
 
 ``mnist_crop``, ``cifar_crop`` and ``cifar_grey`` hold other images than ``mnist`` and ``cifar``, and other sizes; so do
-``mnist_test``, ``cifar_test`` and ``cifar_luma``. ``digits_large`` are the digits at another size, in other channels.
+``mnist_test``, ``cifar_test`` and ``cifar_luma``, and again ``mnist_edges`` and ``cifar_last``. ``digits_large`` are
+the digits at another size, in other channels.
 """
 
 from __future__ import annotations
@@ -106,6 +107,19 @@ def _cifar_luma() -> tuple[torch.Tensor, torch.Tensor]:
     return _with_gradients(F.interpolate(images.mean(3)[:, None], 16, mode="area")), labels
 
 
+def _mnist_edges() -> tuple[torch.Tensor, torch.Tensor]:
+    """Images that no other set holds, 12 x 12 pixels, as differences of neighbours alone."""
+    images, labels = _file("mnist_5k.npz")
+    rest = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[1200:]  # ``mnist`` takes the first
+    grey = F.interpolate(images[rest, None], 12, mode="area")
+    return torch.cat([(grey.roll(-1, 3) - grey).abs(), (grey.roll(-1, 2) - grey).abs(), grey.sqrt()], 1), labels[rest]
+
+
+def _cifar_last() -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = _file("cifar10_12k.npz", 3000, 5000)
+    return F.interpolate(images.permute(0, 3, 1, 2), 12, mode="area"), labels
+
+
 def _with_gradients(grey: torch.Tensor) -> torch.Tensor:
     """Three channels: intensity and its two gradients."""
     across, down = grey.roll(-1, 3) - grey, grey.roll(-1, 2) - grey
@@ -147,6 +161,8 @@ _RAW = {
     "mnist_test": _mnist_test,
     "cifar_test": _cifar_test,
     "cifar_luma": _cifar_luma,
+    "mnist_edges": _mnist_edges,
+    "cifar_last": _cifar_last,
 }
 _TASKS = {"classes": _classes, "regression": _shifts, "segmentation": _masks}
 

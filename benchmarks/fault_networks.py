@@ -24,7 +24,8 @@ ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Mish, nn.ReLU
 
 def build_net(net: str, norm: str, activation: str, width: int, outputs: int, task: str, dropout: float) -> nn.Module:
     """``plain`` and ``dense`` (4 convolutions), ``deep``, ``residual``, ``separable``, ``vgg`` and ``dilated`` (5),
-    ``inception`` (6), ``mobile`` and ``squeeze`` (7), ``eight`` and ``bottleneck`` (8) or ``resnet`` (10).
+    ``inception`` and ``hourglass`` (6), ``mobile``, ``squeeze`` and ``grouped`` (7), ``eight`` and ``bottleneck`` (8),
+    ``resnet`` (10) or ``excite`` (11).
 
     Masks are read off by a last 1 × 1 convolution at full resolution, all else after pooling by a linear layer.
     """
@@ -90,6 +91,24 @@ class _Builder:
     def squeeze(self, w: int) -> tuple[nn.Module, int]:
         stem, last = self.unit(3, w, self.stride), self.unit(w, 2 * w, self.stride)
         return nn.Sequential(stem, _Squeezed(self, w), self.unit(w, w), last, self.unit(2 * w, 2 * w)), 2 * w
+
+    def excite(self, w: int) -> tuple[nn.Module, int]:
+        blocks = [_Excited(self, w, 2 * w, self.stride), _Excited(self, 2 * w, 2 * w, 1)]
+        return nn.Sequential(self.unit(3, w, self.stride), *blocks, self.unit(2 * w, 2 * w)), 2 * w
+
+    def grouped(self, w: int) -> tuple[nn.Module, int]:
+        one = [
+            self.unit(w, w, self.stride, groups=2),
+            self.unit(w, 2 * w, kernel=1),
+            self.unit(2 * w, 2 * w, groups=4),
+        ]
+        mixed = [self.unit(2 * w, 2 * w, kernel=1), self.unit(2 * w, 2 * w, self.stride, groups=4)]
+        return nn.Sequential(self.unit(3, w), *one, *mixed, self.unit(2 * w, 2 * w, kernel=1)), 2 * w
+
+    def hourglass(self, w: int) -> tuple[nn.Module, int]:
+        inner = [self.unit(w, 2 * w, 2), self.unit(2 * w, 2 * w), self.unit(2 * w, w)]
+        back = nn.Upsample(scale_factor=2, mode="nearest")
+        return nn.Sequential(self.unit(3, w), self.unit(w, w), *inner, back, self.unit(w, w)), w
 
     def bottleneck(self, w: int) -> tuple[nn.Module, int]:
         blocks = [_Bottleneck(self, w, 2 * w, self.stride), _Bottleneck(self, 2 * w, 2 * w, 1)]
@@ -170,6 +189,23 @@ class _Squeezed(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.unit(x)
         return x + out * self.weigh(out)
+
+
+class _Excited(nn.Module):
+    """Two convolutions beside an identity; hard gates of the whole image multiply their channels, as in SE-ResNet."""
+
+    def __init__(self, build: _Builder, channels: int, filters: int, stride: int) -> None:
+        super().__init__()
+        self.first, self.second = build.unit(channels, filters, stride), build.unit(filters, filters)[:-1]
+        self.reduce, self.expand = nn.Conv2d(filters, filters // 4, 1), nn.Conv2d(filters // 4, filters, 1)
+        self.skip = nn.Identity() if channels == filters else nn.Conv2d(channels, filters, 1, stride, bias=False)
+        self.activation = _ACTIVATIONS[build.activation]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.second(self.first(x))
+        gates = nn.functional.hardsigmoid(self.expand(self.reduce(out.mean((2, 3), keepdim=True)).relu()))
+        found: torch.Tensor = self.activation(out * gates + self.skip(x))
+        return found
 
 
 class _Separable(nn.Module):

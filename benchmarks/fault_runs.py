@@ -74,8 +74,10 @@ class Job:
 def jobs(half: str) -> Iterator[Job]:
     """Every run of a half, in an order in which the first hundred are a sample of all."""
     plan, names = families()["plan"][half], list(families()[half])
+    first = plan.get("first", 0)
+    yield from (Job(half, family, None, "none", number) for number in range(first) for family in names)
     for round_ in range(max(plan["healthy"], plan["medium"])):
-        for number in range(2 * round_, min(2 * round_ + 2, plan["healthy"])):
+        for number in range(max(2 * round_, first), min(2 * round_ + 2, plan["healthy"])):
             yield from (Job(half, family, None, "none", number) for family in names)
         if round_ < plan["medium"]:
             yield from _nothing(half, names, round_)
@@ -94,7 +96,7 @@ def _with_twins(faulty: Iterator[Job], plan: dict[str, Any]) -> Iterator[Job]:
 
 def _faults(half: str, names: list[str], strength: str, round_: int) -> Iterator[Job]:
     """Every fault once, each in another family in each round."""
-    for place, fault in enumerate(LEVELS):
+    for place, fault in enumerate(families()["plan"][half].get("faults", LEVELS)):
         offset = place + 5 * round_ + 3 * STRENGTHS.index(strength)
         for shift in range(len(names)):
             job = Job(half, names[(offset + shift) % len(names)], fault, strength, round_)
