@@ -30,6 +30,8 @@ from benchmarks.fault_runs import bare_trainer
 from benchmarks.fault_statistics import section
 from benchmarks.measure import machine
 from benchmarks.pages import write_tables
+from benchmarks.records import read_records
+from convscope.recipes.freeze_guide import Seconds
 
 SIDE, BATCH, EPOCHS, PAIRS = 16, 64, 40, 40
 SEEDS, NORMS = (0, 1, 2), ("batch", "group")
@@ -136,16 +138,9 @@ def _seconds(module: Digits, optimizer: torch.optim.Optimizer, batch: list[torch
     return time.process_time() - began
 
 
-class Seconds(L.Callback):
-    """CPU time of the training steps alone."""
-
-    spent = 0.0
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.began = time.process_time()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.spent += time.process_time() - self.began
+def key_of(seed: int, norm: str, freezing: bool) -> str:
+    """Name of a run in the records."""
+    return f"{norm}/{seed}/{'frozen' if freezing else 'as it is'}"
 
 
 def run(seed: int, norm: str, freezing: bool, epochs: int = EPOCHS) -> dict[str, Any]:
@@ -160,7 +155,7 @@ def run(seed: int, norm: str, freezing: bool, epochs: int = EPOCHS) -> dict[str,
     trainer.fit(Digits(norm), training, validation)
     found = trainer.callback_metrics
     return {
-        "key": f"{norm}/{seed}/{'frozen' if freezing else 'as it is'}",
+        "key": key_of(seed, norm, freezing),
         "seed": seed,
         "norm": norm,
         "freezing": freezing,
@@ -181,11 +176,6 @@ def data() -> tuple[DataLoader[Any], DataLoader[Any]]:
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     parts = [TensorDataset(x[one], y[one]) for one in (order[512:1792], order[:512])]
     return DataLoader(parts[0], BATCH, shuffle=True, drop_last=True), DataLoader(parts[1], 256)
-
-
-def load(path: Path) -> list[dict[str, Any]]:
-    """Records so far."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def tables(records: list[dict[str, Any]]) -> str:
@@ -212,11 +202,10 @@ def main() -> None:
     for norm in NORMS:
         for seed in SEEDS:
             for freezing in (False, True):
-                key = f"{norm}/{seed}/{'frozen' if freezing else 'as it is'}"
-                if key not in {record["key"] for record in load(options.records)}:
+                if key_of(seed, norm, freezing) not in {record["key"] for record in read_records(options.records)}:
                     with options.records.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(run(seed, norm, freezing)) + "\n")
-    text = tables(load(options.records))
+    text = tables(read_records(options.records))
     print(text)
     if options.write:
         write_tables(options.write, text)

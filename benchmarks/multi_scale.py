@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.multi_scale_report import TUNING, report
 from benchmarks.multi_scale_runs import NETS, run
+from benchmarks.records import read_records
 
 SEEDS = 3
 
@@ -28,11 +29,6 @@ def keys() -> list[str]:
     return [*found, "cost/32"]
 
 
-def load(path: Path) -> list[dict]:
-    """Records so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="file of records, one line each")
@@ -41,10 +37,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.report:
         page = Path(__file__).parents[1] / "docs" / "benchmarks-multi-scale.md"
-        page.write_text(report(load(options.out)), encoding="utf-8")
+        page.write_text(report(read_records(options.out)), encoding="utf-8")
         return
     for key in keys():
-        if key.startswith(options.only) and key not in {record["key"] for record in load(options.out)}:
+        if key.startswith(options.only) and key not in {record["key"] for record in read_records(options.out)}:
             record = run(key)
             with options.out.open("a") as file:
                 file.write(json.dumps(record) + "\n")

@@ -36,6 +36,7 @@ import torch
 import torchmetrics  # noqa: F401
 
 from benchmarks.mutant_sites import Mutant, mutants
+from benchmarks.records import read_records
 
 ROOT = Path(__file__).parents[1]
 # Folders and files of tests by package. The packages above one test it too, so their quick tests follow its own.
@@ -203,8 +204,7 @@ def run(packages: list[str], count: int, seed: int, results: Path, files: int | 
 
 def load(results: Path) -> dict[str, dict[str, Any]]:
     """Records of earlier runs by mutant, the last of each."""
-    lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
-    return {record["key"]: record for record in map(json.loads, lines)}
+    return {record["key"]: record for record in read_records(results)}
 
 
 def report(records: list[dict[str, Any]]) -> str:

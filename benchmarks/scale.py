@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import convscope
 from benchmarks.measure import machine
 from benchmarks.memory import MIB, Peak, resident, trim, watched
+from benchmarks.records import read_records
 from benchmarks.scale_cases import CASES, Case
 from benchmarks.scale_report import PAGE, written
 
@@ -195,8 +196,7 @@ def main() -> None:
 
 def read(records: Path) -> dict[str, dict[str, Any]]:
     """The last row of every case."""
-    lines = records.read_text().splitlines() if records.exists() else []
-    return {row["case"]: row for row in map(json.loads, lines)}
+    return {row["case"]: row for row in read_records(records)}
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import validity_planted as planted
+from benchmarks.records import read_records
 from benchmarks.validity_models import MODELS
 from benchmarks.validity_oracle import oracle_run
 from benchmarks.validity_report import write_report
@@ -48,15 +49,10 @@ def jobs(images: int, held: int, seeds: int) -> list[Job]:
     return found
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """All records so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def run(path: Path, wanted: list[Job]) -> None:
     """Make the runs that have no record yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = [record["job"] for record in read(path)]
+    done = [record["job"] for record in read_records(path)]
     for identity, make in tqdm([job for job in wanted if job[0] not in done], desc="validity"):
         record = make() | {"job": identity, "kind": identity["kind"]}
         with path.open("a") as file:
@@ -75,7 +71,7 @@ def main() -> None:
     if options.command == "run":
         run(options.records, jobs(options.images, options.held, options.seeds))
     else:
-        write_report(read(options.records), ROOT / "docs")
+        write_report(read_records(options.records), ROOT / "docs")
 
 
 if __name__ == "__main__":
