@@ -164,8 +164,8 @@ class DriftAlert(Callback):
     # One check.
 
     def _check(self, trainer: pl.Trainer, trigger: str) -> None:
-        values, when = self._fresh.take(trainer) | self._of_layers(trainer), moment(trainer, trigger)
-        values |= self._of_batches(trainer)
+        besides: dict[str, float] = trainer.strategy.broadcast(self._besides(trainer, self._batches.take))
+        values, when = self._fresh.take(trainer) | besides, moment(trainer, trigger)
         found: list[Changes] = []
         self._guarded("the rules", lambda: found.append(self._judge.update(values, when.epoch, when.step)))
         self._guarded("the search for metrics that rules name", lambda: self._look(trainer, values))
@@ -178,21 +178,13 @@ class DriftAlert(Callback):
 
     def values_besides(self, trainer: pl.Trainer) -> dict[str, float]:
         """What rules see besides logged values, on this process: the record of the run keeps it."""
-        found = self._of_layers(trainer)
-        self._guarded("the summary of training batches", lambda: found.update(self._batches.peek()))
-        return found
+        return self._besides(trainer, self._batches.peek)
 
-    def _of_layers(self, trainer: pl.Trainer) -> dict[str, float]:
+    def _besides(self, trainer: pl.Trainer, of_batches: Callable[[], dict[str, float]]) -> dict[str, float]:
         found: dict[str, float] = {}
         self._guarded("the number of positions of layers", lambda: found.update(layer_positions(trainer)))
+        self._guarded("the summary of training batches", lambda: found.update(of_batches()))
         return found
-
-    def _of_batches(self, trainer: pl.Trainer) -> dict[str, float]:
-        """What the training batches were like; every process gets the main process's values."""
-        found: dict[str, float] = {}
-        self._guarded("the summary of training batches", lambda: found.update(self._batches.take()))
-        shared: dict[str, float] = trainer.strategy.broadcast(found)
-        return shared
 
     def _look(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
         self._unseen.look(trainer, self._judge.watch, values, of_a_suite=self.by_default)

@@ -42,15 +42,19 @@ def moment(trainer: pl.Trainer, trigger: str) -> Moment:
 
 def gives_alerts(trainer: pl.Trainer) -> bool:
     """Return whether a callback of the trainer judges logged values."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return any(getattr(callback, "gives_alerts", False) for callback in callbacks)
+    return _judge(trainer) is not None
 
 
 def values_besides(trainer: pl.Trainer) -> dict[str, float]:
     """What rules see besides logged values, by tag; nothing where no callback of the trainer judges."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    judge = next((callback for callback in callbacks if getattr(callback, "gives_alerts", False)), None)
+    judge = _judge(trainer)
     return {} if judge is None else dict(judge.values_besides(trainer))
+
+
+def _judge(trainer: pl.Trainer) -> Any:
+    """The first callback that judges logged values, None where there is none."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if getattr(callback, "gives_alerts", False)), None)
 
 
 def transfer(trainer: pl.Trainer) -> Callable[[Any], Any]:
