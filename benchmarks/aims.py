@@ -23,7 +23,7 @@ import torch
 
 import convscope
 from benchmarks.data import cifar10
-from benchmarks.measure import interleaved, machine, ratio
+from benchmarks.measure import interleaved, machine, ratio, synchronised
 from benchmarks.networks import ResNet18
 from benchmarks.overhead import CHUNK, PARTS, bare_forward, bare_gradients, bare_training, check, device, paid
 from convscope.capture import HeldOut
@@ -189,7 +189,7 @@ def compare_aims(
     names: list[str],
     samples: int,
     rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = synchronised,
     records: Records | None = None,
 ) -> None:
     """Print the table of the named networks, and that of the imports for ``start``."""
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--records", type=Path, help="file of ratios, to go on from where a run was cut off")
     options = parser.parse_args()
     print(f"Machine: {machine()}")
-    clock = time.process_time if options.processor else time.perf_counter
+    clock = time.process_time if options.processor else synchronised
     compare_aims(
         options.networks or [*CASES, "start"], options.samples, options.rounds, clock, Records(options.records)
     )

@@ -120,6 +120,12 @@ def _cifar_last() -> tuple[torch.Tensor, torch.Tensor]:
     return F.interpolate(images.permute(0, 3, 1, 2), 12, mode="area"), labels
 
 
+def _cifar_full() -> tuple[torch.Tensor, torch.Tensor]:
+    """All training images at full resolution, 32 x 32 pixels, for networks of full size."""
+    images, labels = _file("cifar10_12k.npz", 0, 10000)
+    return images.permute(0, 3, 1, 2), labels
+
+
 def _with_gradients(grey: torch.Tensor) -> torch.Tensor:
     """Three channels: intensity and its two gradients."""
     across, down = grey.roll(-1, 3) - grey, grey.roll(-1, 2) - grey
@@ -163,6 +169,7 @@ _RAW = {
     "cifar_luma": _cifar_luma,
     "mnist_edges": _mnist_edges,
     "cifar_last": _cifar_last,
+    "cifar_full": _cifar_full,
 }
 _TASKS = {"classes": _classes, "regression": _shifts, "segmentation": _masks}
 

@@ -25,7 +25,7 @@ ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Mish, nn.ReLU
 def build_net(net: str, norm: str, activation: str, width: int, outputs: int, task: str, dropout: float) -> nn.Module:
     """``plain`` and ``dense`` (4 convolutions), ``deep``, ``residual``, ``separable``, ``vgg`` and ``dilated`` (5),
     ``inception`` and ``hourglass`` (6), ``mobile``, ``squeeze`` and ``grouped`` (7), ``eight`` and ``bottleneck`` (8),
-    ``resnet`` (10) or ``excite`` (11).
+    ``resnet`` (10), ``excite`` (11) or ``resnet18`` (20).
 
     Masks are read off by a last 1 × 1 convolution at full resolution, all else after pooling by a linear layer.
     """
@@ -118,6 +118,11 @@ class _Builder:
         sizes = [(w, w, 1), (w, 2 * w, self.stride), (2 * w, 2 * w, 1), (2 * w, 2 * w, 1)]
         blocks = [_Residual(self, *size) for size in sizes]
         return nn.Sequential(self.unit(3, w, self.stride), *blocks), 2 * w
+
+    def resnet18(self, w: int) -> tuple[nn.Module, int]:
+        sizes = [(w, w, 1), (w, 2 * w, self.stride), (2 * w, 4 * w, self.stride), (4 * w, 8 * w, self.stride)]
+        blocks = [_Residual(self, *size) for first in sizes for size in (first, (first[1], first[1], 1))]
+        return nn.Sequential(self.unit(3, w), *blocks), 8 * w
 
     def mobile(self, w: int) -> tuple[nn.Module, int]:
         blocks = [_Inverted(self, w, self.stride), _Inverted(self, w, 1)]

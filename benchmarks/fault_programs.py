@@ -61,6 +61,8 @@ class Program:
     precision: str = "32-true"
     pretrained: int = 0
     ema: float = 0.0
+    train: int = 0  # training images; 0: as many as the settings say
+    device: str = "cpu"  # or auto: the GPU where there is one
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -70,7 +72,8 @@ class Program:
     def images(self) -> Images:
         """Its data."""
         settings = families()["settings"]
-        return load_images(self.data, self.task, self.imbalance, settings["train"], settings["validation"])
+        train = self.train or settings["train"]
+        return load_images(self.data, self.task, self.imbalance, train, settings["validation"])
 
     @property
     def outputs(self) -> int:
@@ -162,14 +165,14 @@ class Learner(L.LightningModule):
         """The training loss."""
         if self.program.task == "regression":
             return F.mse_loss(outputs, targets)
-        return F.cross_entropy(outputs, targets, self.weights)
+        return F.cross_entropy(outputs, targets, self.weights.to(outputs.device))
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         loss = self.loss(self(batch[0]), batch[1])
         self.log("train_loss", loss, on_step=False, on_epoch=True)
         return loss
 
-    def on_after_batch_transfer(self, batch: list[torch.Tensor], dataloader_idx: int) -> list[torch.Tensor]:
+    def on_before_batch_transfer(self, batch: list[torch.Tensor], dataloader_idx: int) -> list[torch.Tensor]:
         """What a loader would have done: callbacks see the batches that training sees."""
         if not self.trainer.training:
             return batch

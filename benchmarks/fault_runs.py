@@ -193,7 +193,7 @@ def spread_of_classes(module: Learner) -> tuple[float, float] | None:
         return None
     net = module.ema if module.ema is not None else module.net
     with torch.no_grad():
-        features = net[:-1](module.program.images.x_val)  # type: ignore[index]
+        features = net[:-1](module.program.images.x_val.to(module.device)).cpu()  # type: ignore[index]
     groups = [g for label in range(10) if len(g := features[module.program.images.y_val == label]) > 1]
     centres = torch.stack([group.mean(0) for group in groups])
     within = torch.cat([group - group.mean(0) for group in groups]).square().sum(1).mean()
@@ -251,6 +251,7 @@ def _trainer(program: Program, callbacks: list[L.Callback], folder: str | None =
             val_check_interval=program.every,
             check_val_every_n_epoch=None,
             precision=program.precision,
+            accelerator=program.device,
             default_root_dir=folder,
         )
     epochs = program.checks // program.per_epoch
@@ -259,14 +260,16 @@ def _trainer(program: Program, callbacks: list[L.Callback], folder: str | None =
         max_epochs=epochs,
         val_check_interval=1.0 / program.per_epoch,
         precision=program.precision,
+        accelerator=program.device,
         default_root_dir=folder,
     )
 
 
-def bare_trainer(callbacks: list[L.Callback], **arguments: Any) -> L.Trainer:
+def bare_trainer(callbacks: list[L.Callback], accelerator: str = "cpu", **arguments: Any) -> L.Trainer:
     """A trainer that does nothing beside training, validation and the callbacks."""
     return L.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
+        devices=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

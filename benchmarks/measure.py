@@ -46,6 +46,12 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
+def synchronised() -> float:
+    """``time.perf_counter``, once a GPU is done with what it was given."""
+    _synchronise()
+    return time.perf_counter()
+
+
 def machine() -> str:
     """One line: processor, threads, device, Python and package versions."""
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)

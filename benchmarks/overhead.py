@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import convscope
 from benchmarks.data import cifar10
-from benchmarks.measure import interleaved, machine, median, ratio
+from benchmarks.measure import interleaved, machine, median, ratio, synchronised
 from benchmarks.networks import ResNet18
 from benchmarks.probes import compare_probes
 from convscope.callbacks.engine import stopwatch
@@ -254,7 +254,7 @@ def paid(
     labels: torch.Tensor,
     checks: int,
     bare: Callable[[], None],
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = synchronised,
 ) -> list[dict[str, float]]:
     """The parts of each of ``checks`` checks after the first two, in which memory and processes are made ready.
 
