@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from convscope._arguments import share
+from convscope.alerts.judge import judge_run
 from convscope.alerts.rules import Condition, Rule, default_rules, load_rules
 from convscope.alerts.series import read_series
-from convscope.alerts.watch import Watch
 
 Checks = Sequence[Mapping[str, float]]
 """One run: what was logged at each check, by tag."""
@@ -78,7 +78,8 @@ def calibrate(
     Args:
         runs: Healthy runs: of each one mapping of tags to values per check.
         false_alarms: :math:`\alpha`, in (0, 1).
-        rules: The rules to calibrate; the default ones if None. An alarm is an alert of severity ``warning`` or above.
+        rules: The rules to calibrate; the default ones if None. An alarm is an incident of severity ``warning`` or
+            above.
 
     Raises:
         ValueError: if there are too few runs for that rate, or if too many of them have alarms that no limit prevents.
@@ -117,19 +118,28 @@ def alarm_factor(checks: Checks, rules: Iterable[Rule]) -> float:
 
 
 def has_alarm(checks: Checks, rules: Iterable[Rule]) -> bool:
-    """Return whether a run has an alert of severity ``warning`` or above."""
-    watch = Watch(rules)
-    return any(alert.severity != "info" for values in checks for alert in watch.update(values))
+    """Return whether a run has an incident of severity ``warning`` or above."""
+    return any(incident.severity != "info" for incident in judge_run(checks, rules))
 
 
 def scaled_rules(rules: Iterable[Rule], factor: float) -> list[Rule]:
-    """Rules with all limits moved by a factor; above 1 they fire less. Excuses, and rules with
-    ``calibrated=False``, stay as they are."""
+    """Rules with all limits moved by a factor; above 1 they fire less. Rules with ``calibrated="wait"`` judge that much
+    later instead. Excuses, and rules with ``calibrated=False``, stay as they are."""
     return [_scaled_rule(rule, factor) if rule.calibrated and factor != 1 else rule for rule in rules]
 
 
 def _scaled_rule(rule: Rule, factor: float) -> Rule:
-    return replace(rule, when=[_scaled_condition(condition, factor) for condition in rule.conditions])
+    scaled = _later_condition if rule.calibrated == "wait" else _scaled_condition
+    return replace(rule, when=[scaled(condition, factor) for condition in rule.conditions])
+
+
+def _later_condition(condition: Condition, factor: float) -> Condition:
+    """A condition that takes ``factor`` times as many checks to hold."""
+    arguments, detector = dict(condition.detector), condition.make_detector()
+    for name in ("warm_up", "persistence", "out_of", "until"):
+        if (checks := getattr(detector, name, None)) is not None:
+            arguments[name] = math.ceil(checks * factor)
+    return replace(condition, detector=arguments)
 
 
 def _scaled_condition(condition: Condition, factor: float) -> Condition:

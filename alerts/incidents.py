@@ -24,12 +24,13 @@ class Incident:
 
     Attributes:
         number: Number in the run, counted from 1; ``incident`` of its alerts.
-        severity: The highest of its alerts.
+        severity: The highest of its alerts; less as long as only a rule with :attr:`~convscope.rules.Rule.alone` fired.
+        opened_as: Severity at its opening.
         alerts: The one that heads it first, then the others as they came, including those that were only added.
         opened: The check that found it.
         closed: The check that closed it, None while it is open.
         ending: Why it was closed: :data:`BACK` or :data:`SETTLED`.
-        escalated: The check at which it became critical, None if it began so or never did.
+        escalated: The check at which it last became more severe, None if it never did.
         changed: Other changes since the previous check: ``{"learning rate": (0.01, 0.1)}``, before and now.
         causes: Likely causes by the symptoms of all quantities and layers, the likeliest first; ranked when it is
             opened, and again at the next check. Empty where too few quantities are logged.
@@ -42,8 +43,12 @@ class Incident:
     closed: When | None = None
     ending: str = ""
     escalated: When | None = None
+    opened_as: str = ""
     changed: dict[str, tuple[float, float]] = field(default_factory=dict)
     causes: list[Cause] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.opened_as = self.opened_as or self.severity
 
     @property
     def head(self) -> Alert:
@@ -97,10 +102,10 @@ class Incident:
 
     @property
     def text(self) -> str:
-        """The whole incident in one line, as reported when it is opened, or when it has become critical."""
+        """The whole incident in one line, as reported when it is opened, or when it has become more severe."""
         parts = [self.sentence, self.head.advice]
-        if self.escalated:
-            worse = next(alert for alert in self.alerts if alert.severity == self.severity)
+        worse = next((alert for alert in self.alerts if alert.severity == self.severity), self.head)
+        if self.escalated and worse is not self.head:
             parts[:1] = [sentence(worse.message), f"This began at {self.opened.label}: {self.sentence}"]
         if self.consequences:
             parts.append(f"With it: {self.consequences}.")
@@ -163,6 +168,7 @@ class Incident:
         own = {
             "incident": self.number,
             "severity": self.severity,
+            "opened_as": self.opened_as,
             "layers": self.layers,
             "rules": self.rules,
             "opened": asdict(self.opened),
@@ -177,7 +183,7 @@ class Incident:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values from which :meth:`of` restores the incident."""
-        kept = ("severity", "opened", "closed", "ending", "escalated", "changed", "causes")
+        kept = ("severity", "opened_as", "opened", "closed", "ending", "escalated", "changed", "causes")
         own = {name: self.as_dict()[name] for name in kept}
         return own | {"number": self.number, "alerts": [alert.as_dict() for alert in self.alerts]}
 
@@ -188,6 +194,7 @@ class Incident:
         return cls(
             number=state["number"],
             severity=state["severity"],
+            opened_as=state.get("opened_as", ""),  # as it is now, in states of earlier versions
             alerts=[Alert.of(alert) for alert in state["alerts"]],
             opened=When(**state["opened"]),
             closed=When(**closed) if closed else None,

@@ -28,7 +28,7 @@ class Changes:
     Attributes:
         alerts: The alerts of the check, with the numbers of their incidents.
         opened: Incidents that are new.
-        escalated: Incidents that have become critical.
+        escalated: Incidents that have become more severe.
         extended: Incidents that were open before and have new alerts, including those that escalated.
         closed: Incidents that are over.
     """
@@ -115,7 +115,7 @@ class Ledger:
         return next((one for one in self.open if self._belongs(alert, one)), None)
 
     def _belongs(self, alert: Alert, incident: Incident) -> bool:
-        if incident.severity == "info" != alert.severity:
+        if alert.severity != "info" and all(one.severity == "info" for one in incident.alerts):
             return False  # a warning is not added to a note
         # An alert nearer to the cause than the head is not a consequence, but a cause of its own. If it makes the
         # incident critical it is reported in any case, and need not be another one.
@@ -132,8 +132,8 @@ class Ledger:
     def _open(self, alerts: list[Alert], context: dict[str, tuple[float, float]], when: When, changes: Changes) -> None:
         number = len(self.incidents) + 1
         ordered = [replace(alert, incident=number) for alert in sorted(alerts, key=self._order)]
-        severity = min(ordered, key=lambda alert: _SEVERITY[alert.severity]).severity
         mine = {tag for alert in ordered for tag in alert.values}
+        severity = self._severity([*ordered, *(alert for one in self.open for alert in one.alerts)], ordered)
         incident = Incident(number, severity, ordered, when, changed=self._context.without(context, mine))
         self.incidents.append(incident)
         self._excursions[number], self._calm[number] = {}, 0
@@ -141,6 +141,15 @@ class Ledger:
             self._follow(alert)
         changes.alerts += ordered
         changes.opened.append(incident)
+
+    def _severity(self, company: Sequence[Alert], alerts: Sequence[Alert]) -> str:
+        """The highest of the alerts, where those count less whose rule should not be ``alone`` and is."""
+        rules = {alert.rule for alert in company if alert.severity != "info"}
+        found = []
+        for alert in alerts:
+            alone = self._rules[alert.rule].alone if alert.rule in self._rules and len(rules) == 1 else None
+            found.append(alert.severity if alone is None else max(alert.severity, alone, key=_SEVERITY.__getitem__))
+        return min(found, key=_SEVERITY.__getitem__)
 
     def _order(self, alert: Alert) -> tuple[bool, int, int, float]:
         """Sort key: deepest cause first, notes last; of equal ones the more severe, then the nearest to the input."""
@@ -156,9 +165,11 @@ class Ledger:
         changes.alerts.append(alert)
         if incident not in changes.extended:
             changes.extended.append(incident)
-        if alert.severity == "critical" != incident.severity:
-            incident.severity, incident.escalated = alert.severity, when
-            changes.escalated.append(incident)
+        severity = self._severity(incident.alerts, incident.alerts)
+        if _SEVERITY[severity] < _SEVERITY[incident.severity]:
+            incident.severity, incident.escalated = severity, when
+            if incident not in (*changes.escalated, *changes.opened):
+                changes.escalated.append(incident)
 
     def _follow(self, alert: Alert) -> None:
         assert alert.incident is not None

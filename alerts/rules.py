@@ -126,6 +126,8 @@ class Rule:
             ``{points}`` (changes times 100, relative and absolute, without sign), ``{factor}`` (times more or less than
             before), all of the first condition.
         severity: ``info``, ``warning`` or ``critical``.
+        alone: Severity of an incident in which, and beside which, no other rule of at least ``warning`` has fired: for
+            what a sound run can show for once. None: no other than ``severity``.
         likely: Probable cause.
         look_at: Place to look first.
         unless: Conditions that excuse it: the rule is silent while any of them holds. Afterwards it fires if its
@@ -137,8 +139,9 @@ class Rule:
             check, the one of the lowest rank heads the incident.
         follows: Names (or globs) of rules whose open incident this one may be a consequence of: it is added to that
             incident and does not open its own.
-        calibrated: Whether :func:`~convscope.alerts.calibrate` may move its limits: False for rules about what is wrong
-            at any size, such as a NaN.
+        calibrated: What :func:`~convscope.alerts.calibrate` may do to it: True: move its limits; ``"wait"``: make it
+            wait for more checks, for rules about what has not come yet; False: nothing, for what is wrong at any size,
+            such as a NaN.
         held_by: Names (or globs) of rules during whose open incident this one would be misleading: it does not fire,
             and starts over from the new level once the incident is closed.
 
@@ -159,6 +162,7 @@ class Rule:
     when: Sequence[Condition | Mapping[str, Any]]
     message: str = "{metric}: {value:.3g}"
     severity: Severity = "warning"
+    alone: Severity | None = None
     likely: str = ""
     look_at: str = ""
     unless: Sequence[Condition | Mapping[str, Any]] = ()
@@ -167,7 +171,7 @@ class Rule:
     rank: int = 50
     follows: Sequence[str] = ()
     held_by: Sequence[str] = ()
-    calibrated: bool = True
+    calibrated: bool | Literal["wait"] = True
     conditions: tuple[Condition, ...] = field(init=False)
     excuses: tuple[Condition, ...] = field(init=False)
 
@@ -182,12 +186,15 @@ class Rule:
     def _check(self) -> None:
         if self.severity not in SEVERITIES:
             raise ValueError(f"severity: got {self.severity!r}; give one of {', '.join(SEVERITIES)}")
+        if self.alone is not None and self.alone not in SEVERITIES:
+            raise ValueError(f"alone: got {self.alone!r}; give one of {', '.join(SEVERITIES)}, or leave it out")
         for name in ("message", "likely", "look_at"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; give a text")
-        for name in ("optional", "calibrated"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}: got {getattr(self, name)!r}; give true or false")
+        if not isinstance(self.optional, bool):
+            raise ValueError(f"optional: got {self.optional!r}; give true or false")
+        if self.calibrated not in (True, False, "wait"):
+            raise ValueError(f"calibrated: got {self.calibrated!r}; give true, false or wait")
         _check_message(self.message)
         if not isinstance(self.rank, int) or isinstance(self.rank, bool) or not 0 <= self.rank <= 100:
             raise ValueError(f"rank: got {self.rank!r}; give a whole number from 0 (a cause) to 100 (a consequence)")

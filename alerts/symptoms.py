@@ -83,6 +83,9 @@ SYMPTOMS: dict[str, Symptom] = {
     "fit of targets to inputs": Symptom(("batches/told",), 0.08, logarithm=False),
     "one place that tells targets": Symptom(("batches/told_most",), 0.2, logarithm=False),
     "repeated samples": Symptom(("batches/repeated",), 0.2, logarithm=False),
+    "training gradients of zero": Symptom(("gradients/zero",), 0.2, logarithm=False),
+    "size of training gradients": Symptom(("gradients/norm",), 0.3),
+    "copied filters": Symptom(("correlation/copied_filters/*",), 0.1, "most", logarithm=False),
     "bias of answers": Symptom(("probe/answer_bias",), 0.1, logarithm=False),
     "validation samples in training": Symptom(("batches/validation",), 0.2, logarithm=False, change=False),
 }

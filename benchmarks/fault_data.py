@@ -2,7 +2,8 @@
 
 ``mnist_crop``, ``cifar_crop`` and ``cifar_grey`` hold other images than ``mnist`` and ``cifar``, and other sizes; so do
 ``mnist_test``, ``cifar_test`` and ``cifar_luma``, and again ``mnist_edges`` and ``cifar_last``. ``digits_large`` are
-the digits at another size, in other channels.
+the digits at another size, in other channels. No images were left for ``mnist_ghosts``, ``cifar_chroma`` and
+``digits_turned``: these show images of other sets in another way.
 """
 
 from __future__ import annotations
@@ -120,6 +121,32 @@ def _cifar_last() -> tuple[torch.Tensor, torch.Tensor]:
     return F.interpolate(images.permute(0, 3, 1, 2), 12, mode="area"), labels
 
 
+def _mnist_ghosts() -> tuple[torch.Tensor, torch.Tensor]:
+    """Digits with a fainter one over each, 14 x 14 pixels; the class is that of the stronger."""
+    images, labels = _file("mnist_5k.npz", 1000, 4000)
+    grey = F.avg_pool2d(images[:, None], 2)
+    return _with_gradients((grey + 0.35 * grey.roll(17, 0).flip(3)).clamp(max=1.0)), labels
+
+
+def _cifar_chroma() -> tuple[torch.Tensor, torch.Tensor]:
+    """Differences of the colours beside the intensity, 14 x 14 pixels."""
+    images, labels = _file("cifar10_12k.npz", 1500, 4500)
+    red, green, blue = F.interpolate(images.permute(0, 3, 1, 2), SIDE, mode="area").unbind(1)
+    return torch.stack([red - green, green - blue, (red + green + blue) / 3], 1), labels
+
+
+def _digits_turned() -> tuple[torch.Tensor, torch.Tensor]:
+    """The digits lying on their side, 10 x 10 pixels, under a little noise."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    grey = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8).rot90(1, (2, 3)) / 16
+    grey = F.interpolate(grey, 10, mode="bilinear")
+    return _with_gradients(
+        grey + 0.1 * torch.randn(grey.shape, generator=torch.Generator().manual_seed(4))
+    ), torch.tensor(labels)
+
+
 def _cifar_full() -> tuple[torch.Tensor, torch.Tensor]:
     """All training images at full resolution, 32 x 32 pixels, for networks of full size."""
     images, labels = _file("cifar10_12k.npz", 0, 10000)
@@ -170,6 +197,9 @@ _RAW = {
     "mnist_edges": _mnist_edges,
     "cifar_last": _cifar_last,
     "cifar_full": _cifar_full,
+    "mnist_ghosts": _mnist_ghosts,
+    "cifar_chroma": _cifar_chroma,
+    "digits_turned": _digits_turned,
 }
 _TASKS = {"classes": _classes, "regression": _shifts, "segmentation": _masks}
 

@@ -36,15 +36,19 @@ RULES: list[str] = []  # a file in the place of the default rules, such as those
 
 
 def messages(record: RunRecord, factor: float = 1.0) -> list[int]:
-    """Checks at which an incident was told: opened, or critical from then on."""
-    found = incidents(record, factor)
-    escalated = [incident.escalated.epoch for incident in found if incident.escalated]
-    return sorted([incident.epoch for incident in found] + escalated)
+    """Checks at which a warning was told: an incident was opened as one, or became one, or critical, from then on."""
+    return sorted(check for incident in incidents(record, factor) for check in _warnings(incident))
+
+
+def _warnings(incident: Incident) -> list[int]:
+    """Checks at which an incident of severity warning or above gave a message of that severity."""
+    opened = [incident.epoch] if incident.opened_as != "info" else []
+    return opened + ([incident.escalated.epoch] if incident.escalated else [])
 
 
 def after_fault(record: RunRecord) -> list[Incident]:
-    """Incidents that were opened at or after the first check that can see the fault."""
-    return [incident for incident in incidents(record) if incident.epoch >= record["begins"]]
+    """Incidents that gave a warning at or after the first check that can see the fault."""
+    return [one for one in incidents(record) if any(check >= record["begins"] for check in _warnings(one))]
 
 
 def is_found(record: RunRecord) -> bool:
@@ -63,7 +67,7 @@ def has_learned(record: RunRecord) -> bool:
     checks = record["checks"]
     if record["program"]["task"] == "classes":
         best: float = max(check["val_acc"] for check in checks)
-        return best > checks[-1]["probe/chance"] + 0.08
+        return best > max(check.get("probe/chance", 0.0) for check in checks) + 0.08  # not in a check that failed
     losses = [check["val_loss"] for check in checks]
     return bool(min(losses) < 0.8 * losses[0])
 
@@ -79,7 +83,7 @@ def says_nothing_is_learnt(record: RunRecord, check: int = 4) -> bool:
 
 LEARNS_NOTHING = {
     "nothing_yet", "at_chance_yet", "learns_nothing", "never_above_chance", "worse_than_a_guess", "at_chance",
-    "not_finite", "non_finite_values",
+    "not_finite", "non_finite_values", "no_gradient", "gradients_gone", "inputs_constant",
 }  # fmt: skip
 
 

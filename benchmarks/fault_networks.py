@@ -17,15 +17,19 @@ _ACTIVATIONS = {
     "prelu": nn.PReLU,
     "celu": nn.CELU,
     "selu": nn.SELU,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "logsigmoid": nn.LogSigmoid,
 }
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Mish, nn.ReLU6, nn.Hardswish, nn.PReLU, nn.CELU,
-               nn.SELU)  # fmt: skip
+               nn.SELU, nn.Tanh, nn.Softplus, nn.LogSigmoid)  # fmt: skip
 
 
 def build_net(net: str, norm: str, activation: str, width: int, outputs: int, task: str, dropout: float) -> nn.Module:
     """``plain`` and ``dense`` (4 convolutions), ``deep``, ``residual``, ``separable``, ``vgg`` and ``dilated`` (5),
-    ``inception`` and ``hourglass`` (6), ``mobile``, ``squeeze`` and ``grouped`` (7), ``eight`` and ``bottleneck`` (8),
-    ``resnet`` (10), ``excite`` (11) or ``resnet18`` (20).
+    ``inception``, ``hourglass`` and ``unet`` (6), ``mobile``, ``squeeze`` and ``grouped`` (7), ``eight``,
+    ``bottleneck``, ``preact`` and ``shuffle`` (8), ``resnet`` and ``stochastic`` (10), ``excite`` and ``convnext``
+    (11) or ``resnet18`` (20).
 
     Masks are read off by a last 1 × 1 convolution at full resolution, all else after pooling by a linear layer.
     """
@@ -119,6 +123,26 @@ class _Builder:
         blocks = [_Residual(self, *size) for size in sizes]
         return nn.Sequential(self.unit(3, w, self.stride), *blocks), 2 * w
 
+    def convnext(self, w: int) -> tuple[nn.Module, int]:
+        first, second = [_ConvNext(self, w), _ConvNext(self, w)], [_ConvNext(self, 2 * w)]
+        return nn.Sequential(self.unit(3, w, self.stride), *first, self.unit(w, 2 * w, self.stride), *second), 2 * w
+
+    def preact(self, w: int) -> tuple[nn.Module, int]:
+        blocks = [_PreActivated(self, w, 2 * w, self.stride), _PreActivated(self, 2 * w, 2 * w, self.stride)]
+        return nn.Sequential(nn.Conv2d(3, w, 3, padding=1), *blocks, self.unit(2 * w, 2 * w)), 2 * w
+
+    def shuffle(self, w: int) -> tuple[nn.Module, int]:
+        stem, down = self.unit(3, w, self.stride), self.unit(w, 2 * w, self.stride)
+        return nn.Sequential(stem, _Shuffled(self, w), down, _Shuffled(self, 2 * w)), 2 * w
+
+    def stochastic(self, w: int) -> tuple[nn.Module, int]:
+        sizes = [(w, w, 1), (w, 2 * w, self.stride), (2 * w, 2 * w, 1), (2 * w, 2 * w, 1)]
+        blocks = [_Stochastic(self, *size) for size in sizes]
+        return nn.Sequential(self.unit(3, w, self.stride), *blocks), 2 * w
+
+    def unet(self, w: int) -> tuple[nn.Module, int]:
+        return nn.Sequential(_UNet(self, w), self.unit(3 * w, w)), w
+
     def resnet18(self, w: int) -> tuple[nn.Module, int]:
         sizes = [(w, w, 1), (w, 2 * w, self.stride), (2 * w, 4 * w, self.stride), (4 * w, 8 * w, self.stride)]
         blocks = [_Residual(self, *size) for first in sizes for size in (first, (first[1], first[1], 1))]
@@ -150,6 +174,75 @@ class _Residual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.activation(self.second(self.first(x)) + self.skip(x))
         return out
+
+
+class _Stochastic(_Residual):
+    """A residual block whose branch is left out of a fifth of the training batches (stochastic depth)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch = self.second(self.first(x))
+        kept = 1.0 if not self.training else float(torch.rand(()) > 0.2) / 0.8
+        out: torch.Tensor = self.activation(kept * branch + self.skip(x))
+        return out
+
+
+class _PreActivated(nn.Module):
+    """Normalisation and activation before each of two convolutions (He et al. 2016)."""
+
+    def __init__(self, build: _Builder, channels: int, filters: int, stride: int) -> None:
+        super().__init__()
+        activation = _ACTIVATIONS[build.activation]
+        first = [*build._norm(channels), activation(), nn.Conv2d(channels, filters, 3, stride, 1)]
+        self.branch = nn.Sequential(*first, *build._norm(filters), activation(), nn.Conv2d(filters, filters, 3, 1, 1))
+        same = channels == filters and stride == 1
+        self.skip = nn.Identity() if same else nn.Conv2d(channels, filters, 1, stride, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.branch(x) + self.skip(x)
+        return out
+
+
+class _ConvNext(nn.Module):
+    """Depthwise 5 × 5, expanding and projecting convolution beside an identity (Liu et al. 2022)."""
+
+    def __init__(self, build: _Builder, channels: int) -> None:
+        super().__init__()
+        self.spread = build.unit(channels, channels, kernel=5, groups=channels)[:-1]
+        self.expand = build.unit(channels, 3 * channels, kernel=1)
+        self.project = nn.Conv2d(3 * channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = x + self.project(self.expand(self.spread(x)))
+        return out
+
+
+class _Shuffled(nn.Module):
+    """Grouped 1 × 1, shuffle, depthwise 3 × 3, grouped 1 × 1, beside an identity (Zhang et al. 2018)."""
+
+    def __init__(self, build: _Builder, channels: int) -> None:
+        super().__init__()
+        self.into = build.unit(channels, channels, kernel=1, groups=2)
+        self.shuffle = nn.ChannelShuffle(2)
+        self.spread = build.unit(channels, channels, groups=channels)[:-1]
+        self.out = build.unit(channels, channels, kernel=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = x + self.out(self.spread(self.shuffle(self.into(x))))
+        return out
+
+
+class _UNet(nn.Module):
+    """Down once, up again, joined with what was there before going down (Ronneberger et al. 2015)."""
+
+    def __init__(self, build: _Builder, width: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(build.unit(3, width), build.unit(width, width))
+        self.inner = nn.Sequential(build.unit(width, 2 * width, 2), build.unit(2 * width, 2 * width))
+        self.up = nn.Upsample(scale_factor=2, mode="nearest")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.first(x)
+        return torch.cat([first, self.up(self.inner(first))], dim=1)
 
 
 class _Bottleneck(nn.Module):

@@ -21,11 +21,13 @@ from benchmarks.fault_networks import build_net
 
 RATES = {
     "sgd": 0.05, "nesterov": 0.05, "plain_sgd": 0.2, "adamw": 2e-3, "adam": 2e-3, "nadam": 2e-3, "radam": 4e-3,
-    "adamax": 4e-3, "adagrad": 1e-2, "rmsprop": 1e-3, "lion": 3e-4,
+    "adamax": 4e-3, "adagrad": 1e-2, "rmsprop": 1e-3, "lion": 3e-4, "adadelta": 0.5,
+    "asgd": 0.1,
 }  # fmt: skip
 OTHERS: dict[str, Any] = {
     "adam": torch.optim.Adam, "nadam": torch.optim.NAdam, "radam": torch.optim.RAdam, "adamax": torch.optim.Adamax,
-    "adagrad": torch.optim.Adagrad, "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad, "rmsprop": torch.optim.RMSprop, "adadelta": torch.optim.Adadelta,
+    "asgd": torch.optim.ASGD,
 }  # fmt: skip
 
 
@@ -61,6 +63,9 @@ class Program:
     precision: str = "32-true"
     pretrained: int = 0
     ema: float = 0.0
+    smoothing: float = 0.0  # of labels
+    clip: float = 0.0  # greatest norm of the gradients, as a sound program clips them
+    accumulate: int = 1  # batches per step
     train: int = 0  # training images; 0: as many as the settings say
     device: str = "cpu"  # or auto: the GPU where there is one
 
@@ -114,6 +119,10 @@ def schedule_factor(schedule: str, progress: float) -> float:
         return 1 / (1 + 9 * progress)
     if schedule == "triangle":
         return 0.1 + 0.9 * (1 - abs(2 * progress - 1))
+    if schedule == "late":
+        return 1.0 if progress < 0.7 else max(1e-3, (1 - progress) / 0.3)
+    if schedule == "cycles":
+        return 0.2 + 0.8 * abs(math.cos(2 * math.pi * progress))
     if schedule == "exponential":
         return 0.03**progress
     if schedule == "onecycle":
@@ -165,7 +174,8 @@ class Learner(L.LightningModule):
         """The training loss."""
         if self.program.task == "regression":
             return F.mse_loss(outputs, targets)
-        return F.cross_entropy(outputs, targets, self.weights.to(outputs.device))
+        weights = self.weights.to(outputs.device)
+        return F.cross_entropy(outputs, targets, weights, label_smoothing=self.program.smoothing)
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         loss = self.loss(self(batch[0]), batch[1])

@@ -25,6 +25,7 @@ from convscope.callbacks.engine.findings import Moment
 from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.callbacks.parts.observed_positions import layer_positions
 from convscope.callbacks.parts.training_batches import TrainingBatches
+from convscope.callbacks.parts.training_gradients import TrainingGradients
 
 _TALKATIVE = ("lightning.pytorch", "lightning.fabric", "convscope")  # loggers
 # What neither a rule nor a rival reads, and what is read off other tags.
@@ -156,7 +157,8 @@ class Recorder(L.Callback):
     def __init__(self) -> None:
         self.checks: list[dict[str, float]] = []
         self.features: list[tuple[float, float] | None] = []
-        self._fresh, self._batches, self._own = FreshValues(), TrainingBatches(), dict[str, float]()
+        self._fresh, self._batches, self._gradients = FreshValues(), TrainingBatches(), TrainingGradients()
+        self._own: dict[str, float] = {}
 
     def write(
         self,
@@ -174,13 +176,17 @@ class Recorder(L.Callback):
         self._fresh.note_learning_rate(trainer)
         self._batches.note(batch, trainer.current_epoch)
 
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self._gradients.note(pl_module)
+
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, *_: Any) -> None:
         if bridge.fitting(trainer):
             self._batches.note_validation(batch)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if bridge.fitting(trainer):
-            values = self._own | self._fresh.take(trainer) | layer_positions(trainer) | self._batches.take()
+            looks = self._batches.take() | self._gradients.take()
+            values = self._own | self._fresh.take(trainer) | layer_positions(trainer) | looks
             self._own = {}
             self.checks.append({tag: _short(v) for tag, v in values.items() if not tag.startswith(_NOT_KEPT)})
             assert isinstance(pl_module, Learner)
@@ -244,24 +250,27 @@ def _loaders(program: Program, fault: str | None) -> tuple[DataLoader, DataLoade
 
 
 def _trainer(program: Program, callbacks: list[L.Callback], folder: str | None = None) -> L.Trainer:
+    shared: dict[str, Any] = {
+        "precision": program.precision,
+        "accelerator": program.device,
+        "gradient_clip_val": program.clip or None,
+        "accumulate_grad_batches": program.accumulate,
+        "default_root_dir": folder,
+    }
     if program.every:
         return bare_trainer(
             callbacks,
             max_steps=program.checks * program.every,
             val_check_interval=program.every,
             check_val_every_n_epoch=None,
-            precision=program.precision,
-            accelerator=program.device,
-            default_root_dir=folder,
+            **shared,
         )
     epochs = program.checks // program.per_epoch
     return bare_trainer(
         callbacks,
         max_epochs=epochs,
         val_check_interval=1.0 / program.per_epoch,
-        precision=program.precision,
-        accelerator=program.device,
-        default_root_dir=folder,
+        **shared,
     )
 
 

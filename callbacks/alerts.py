@@ -37,6 +37,7 @@ from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.observed_positions import layer_positions
 from convscope.callbacks.parts.standing import place_after, settle_beside
 from convscope.callbacks.parts.training_batches import TrainingBatches
+from convscope.callbacks.parts.training_gradients import TrainingGradients
 from convscope.callbacks.parts.unseen_metrics import UnseenMetrics
 from convscope.loggers import JsonlSink
 
@@ -116,7 +117,7 @@ class DriftAlert(Callback):
         self._actions = _by_severity(DEFAULT_ACTIONS if actions is None else actions)
         self._reported: set[str] = set()
         self._judge, self._fresh = Judge(self.rules, self._fault), FreshValues()
-        self._batches = TrainingBatches()
+        self._batches, self._gradients = TrainingBatches(), TrainingGradients()
         self._run = uuid.uuid4().hex[:12]
         self._unseen = UnseenMetrics()
 
@@ -137,6 +138,11 @@ class DriftAlert(Callback):
     ) -> None:
         self._fresh.note_learning_rate(trainer)
         self._guarded("looking at training batches", lambda: self._batches.note(batch, trainer.current_epoch))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._guarded("looking at training gradients", lambda: self._gradients.note(pl_module))
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -164,7 +170,7 @@ class DriftAlert(Callback):
     # One check.
 
     def _check(self, trainer: pl.Trainer, trigger: str) -> None:
-        besides: dict[str, float] = trainer.strategy.broadcast(self._besides(trainer, self._batches.take))
+        besides: dict[str, float] = trainer.strategy.broadcast(self._besides(trainer, take=True))
         values, when = self._fresh.take(trainer) | besides, moment(trainer, trigger)
         found: list[Changes] = []
         self._guarded("the rules", lambda: found.append(self._judge.update(values, when.epoch, when.step)))
@@ -178,12 +184,13 @@ class DriftAlert(Callback):
 
     def values_besides(self, trainer: pl.Trainer) -> dict[str, float]:
         """What rules see besides logged values, on this process: the record of the run keeps it."""
-        return self._besides(trainer, self._batches.peek)
+        return self._besides(trainer, take=False)
 
-    def _besides(self, trainer: pl.Trainer, of_batches: Callable[[], dict[str, float]]) -> dict[str, float]:
+    def _besides(self, trainer: pl.Trainer, take: bool) -> dict[str, float]:
         found: dict[str, float] = {}
         self._guarded("the number of positions of layers", lambda: found.update(layer_positions(trainer)))
-        self._guarded("the summary of training batches", lambda: found.update(of_batches()))
+        for what, looks in (("batches", self._batches), ("gradients", self._gradients)):
+            self._guarded(f"the summary of training {what}", partial(_summarise, looks, take, found))
         return found
 
     def _look(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
@@ -283,6 +290,11 @@ def rules_of(name: str, given: Any) -> list[Rule]:
     elif isinstance(given, Mapping) or not isinstance(given, Iterable):
         raise refuse(name, given, "the path of a YAML file, a list of rules, or None for convscope.rules.default()")
     return load_rules(given)
+
+
+def _summarise(looks: TrainingBatches | TrainingGradients, take: bool, found: dict[str, float]) -> None:
+    """Add what was looked at since the last check; with ``take`` it is over."""
+    found.update(looks.take() if take else looks.peek())
 
 
 def _by_severity(actions: Any) -> dict[str, list[Action]]:

@@ -9,7 +9,7 @@ from convscope._arguments import share, whole_number_or_none
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import Correlations, positions_each
-from convscope.callbacks.parts.redundancy import Pairs, redundancy_text, redundant_pairs
+from convscope.callbacks.parts.redundancy import Pairs, copied_share, redundancy_text, redundant_pairs
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.loggers import Backend
@@ -37,7 +37,9 @@ class FilterCorrelation(LayerObserver):
         more;
         ``correlation/effective_rank/<layer>``, ``correlation/participation_ratio/<layer>``: directions, 1 to C,
         both also as ``…_ratio``, divided by C;
-        ``correlation/constant_filters/<layer>``: count of filters that do not vary; they are left out of the rest.
+        ``correlation/constant_filters/<layer>``: count of filters that do not vary; they are left out of the rest;
+        ``correlation/copied_filters/<layer>``: share of filters that are copies of another: ``|ρ|`` of the activations
+        and ``|cosine|`` of the weights both at least 0.99; where filters have weights of their own.
 
     Pictures: ``correlation/matrix/<layer>``. Text: ``correlation/redundant_pairs``, which filters of each layer say the
     same, the most alike first.
@@ -60,6 +62,7 @@ class FilterCorrelation(LayerObserver):
             "participation_ratio",
             "participation_ratio_ratio",
             "constant_filters",
+            "copied_filters",
         }
     )
     overview: ClassVar[dict[str, Literal["highest", "lowest", "mean"]]] = {"effective_rank_ratio": "mean"}
@@ -100,6 +103,7 @@ class FilterCorrelation(LayerObserver):
         }
         matrix = found.matrix.cpu().numpy()
         self._pairs[layer.name] = redundant_pairs(matrix, self.redundant_threshold)
+        scalars["copied_filters"] = copied_share(layer, matrix)
         return LayerResult(scalars, matrix=matrix)
 
     def draw(self, dashboard: Backend, when: Moment) -> None:

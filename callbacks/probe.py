@@ -57,11 +57,11 @@ class LayerProbe(LayerObserver):
         ``probe/chance`` (score of a guess without the image: share of the largest class; mean average precision of
         a random ranking; 0; mean IoU of the largest class everywhere), ``probe/classes`` (number of classes that the
         probe tells apart, where that is not all of them), ``probe/guess_loss`` (cross-entropy of an even guess among
-        the ``K`` classes of the held-out set, ``log K``; classes and masks), ``probe/answer_bias`` (how far the shares
-        of the classes among the network's own answers are from those among the targets, in [0, 1], where its output
-        has a score per class), ``probe/depth`` (place, counted from 1, of the first layer within 5 % of the best),
-        ``probe/best_layer`` (place of the best), ``probe/monotonicity`` (Spearman of depth and the first quantity, in
-        [-1, 1]).
+        the ``K`` classes of the held-out set, ``log K``; classes and masks), ``probe/answer_bias`` (how far the mean
+        probabilities that the network gives the classes are from their shares of the targets, in [0, 1], where its
+        output has a score per class), ``probe/depth`` (place, counted from 1, of the first layer within 5 % of the
+        best), ``probe/best_layer`` (place of the best), ``probe/monotonicity`` (Spearman of depth and the first
+        quantity, in [-1, 1]).
 
     With a probe other than ridge the tags begin with ``probe_<probe>/``.
 

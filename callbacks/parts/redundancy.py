@@ -1,4 +1,4 @@
-"""Redundant filters: pairs by layer, as text."""
+"""Redundant filters: pairs by layer, as text, and filters that are copies of others."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from convscope.callbacks.engine.findings import Vector
+from convscope.capture.network.trace import Layer
+from convscope.capture.network.weights import filter_weights
 from convscope.loggers import escape_markdown
 
 MOST_LISTED = 20
+COPY = 0.99  # |ρ| of the activations and |cosine| of the weights from which on two filters are one and the same
 
 
 class Pairs(NamedTuple):
@@ -42,6 +46,27 @@ def redundant_pairs(matrix: Vector, threshold: float) -> Pairs:
     values = matrix[found[:, 0], found[:, 1]]
     order = np.argsort(-np.abs(values), kind="stable")[:MOST_LISTED]
     return Pairs(len(matrix), len(found), [(int(found[i, 0]), int(found[i, 1]), float(values[i])) for i in order])
+
+
+def copied_share(layer: Layer, matrix: Vector) -> float:
+    """Share of a layer's filters that are copies: same activations and same weights, up to a factor, as another.
+
+    Alike activations alone are no copy: near the output filters come to say the same by different weights. NaN where a
+    filter has no weights of its own.
+
+    Args:
+        layer: The layer.
+        matrix: ``(C, C)`` Pearson correlations of its activations; NaN counts as none.
+    """
+    with np.errstate(invalid="ignore"):
+        alike = (np.abs(matrix) >= COPY) & ~np.eye(len(matrix), dtype=bool)
+    suspects = np.flatnonzero(alike.any(axis=0))
+    weights = filter_weights(layer) if len(suspects) else None
+    if weights is None:
+        return float("nan") if len(suspects) else 0.0
+    chosen = torch.nn.functional.normalize(weights[torch.as_tensor(suspects, device=weights.device)].float(), dim=1)
+    same = (chosen @ chosen.T).abs().cpu().numpy() >= COPY
+    return float((same & alike[np.ix_(suspects, suspects)]).any(axis=0).sum() / len(matrix))
 
 
 def redundancy_text(pairs: Mapping[str, Pairs], threshold: float, when: str) -> str:
