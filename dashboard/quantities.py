@@ -37,6 +37,7 @@ _KNOWN: dict[str, dict[str, tuple[str, str, Range, str]]] = {
         "participation_ratio": ("Participation ratio", "directions", (1.0, None), "(Σλ)² / Σλ² of the spectrum"),
         "participation_ratio_ratio": ("Participation ratio", "ratio / filters", SHARE, "divided by filters"),
         "constant_filters": ("Constant filters", "filters", COUNT, "filters that do not vary"),
+        "copied_filters": ("Copied filters", "share", SHARE, "filters with the activations and the weights of another"),
     },
     "drift": {
         "cka_previous": ("Similarity to the previous check", "CKA", SHARE, "1: the same up to rotation and scale"),

@@ -124,6 +124,12 @@ CASES: dict[str, Rows] = {
         plain("val_acc", [0.4, 0.65, 0.76, 0.82, 0.6, 0.45]),
     ),
     "answers_shift": plain("probe/answer_bias", [0.8, 0.5, 0.3, 0.2, 0.15, 0.12, 0.5, 0.55]),
+    "inputs_constant": plain("batches/spread_0", [0.0]),
+    "gradients_underflow": plain("gradients/zero", [0.01, 0.02, 0.01, 0.6]),
+    "gradients_shrink": plain("gradients/norm", [2.0, 1.5, 1.4, 0.001]),
+    "no_gradient": plain("gradients/zero", [0.99, 0.98]),
+    "gradients_gone": plain("gradients/norm", [1e-12, 1e-12]),
+    "filters_copied": rows("correlation/copied_filters", [0.0, 0.0, 0.0, 0.3], layers=1, others=0.0),
     "heldout_changed": plain("zz_convscope/heldout_changed", [0.0, 1.0]),
 }
 
@@ -258,7 +264,7 @@ def test_the_documentation_lists_every_default_rule() -> None:
     page = Path(__file__).parents[2] / "docs" / "alerts.md"
     text = page.read_text(encoding="utf-8")
     for rule in convscope.rules.default():
-        assert f"| `{rule.name}` | {rule.severity} |" in text
+        assert f"| `{rule.name}` | {rule.severity}{'*' if rule.alone == 'info' else ''} |" in text
 
 
 def test_sentences_can_be_printed_on_any_terminal() -> None:

@@ -196,6 +196,39 @@ RECOVERY = together(
 )
 
 
+def test_what_one_rule_says_alone_is_a_note_until_another_joins_it() -> None:
+    rows = series(a=[0.0, 1.0, 1.0, 1.0, 1.0], b=[0.0, 0.0, 0.0, 1.0, 1.0])
+    rules = [up("a", "a", alone="info", rank=10), up("b", "b", alone="info", rank=20, follows=["a"])]
+    (incident,) = judged(rows, *rules)
+    assert (incident.opened_as, incident.severity, incident.epoch) == ("info", "warning", 1)
+    assert incident.as_dict()["escalated"]["epoch"] == 3
+    assert "a is high" in incident.text
+    assert "With it: b" in incident.text
+    assert messages(rows, convscope.rules.load(rules)) == [1, 3]
+    (alone,) = judged([{"a": row["a"], "b": 0.0} for row in rows], *rules)
+    assert (alone.severity, alone.escalated) == ("info", None)
+
+
+def test_beside_an_open_incident_a_rule_is_not_alone() -> None:
+    rows = series(a=[0.0, 1.0, 1.0, 1.0], b=[0.0, 0.0, 1.0, 1.0])
+    rules = [up("a", "a", alone="info"), up("b", "b", alone="info")]
+    first, second = judged(rows, *rules)  # b follows nothing, so it opens its own
+    assert (first.severity, second.severity, second.opened_as) == ("info", "warning", "warning")
+    together_at_once = judged(series(a=[0.0, 1.0], b=[0.0, 1.0]), *rules)
+    assert [one.severity for one in together_at_once] == ["warning"]
+    noted = judged(rows, rules[0], up("b", "b", severity="info"))
+    assert [one.severity for one in noted] == ["info", "info"]
+
+
+def test_a_note_that_became_a_warning_becomes_critical_too() -> None:
+    rows = series(a=[1.0] * 4, b=[0.0, 1.0, 1.0, 1.0], c=[0.0, 0.0, 1.0, 1.0])
+    follow = {"rank": 60, "follows": ["a"]}
+    rules = [up("a", "a", alone="info"), up("b", "b", **follow), up("c", "c", severity="critical", **follow)]
+    (incident,) = judged(rows, *rules)
+    assert (incident.severity, incident.escalated.epoch) == ("critical", 2)  # type: ignore[union-attr]
+    assert messages(rows, convscope.rules.load(rules)) == [0, 1, 2]
+
+
 def test_a_recovery_is_not_called_memorising() -> None:
     watch = Watch(default_rules())
     assert "memorising" in [alert.rule for row in RECOVERY for alert in watch.update(row)]  # by itself it would
