@@ -2,8 +2,9 @@
 
 ``mnist_crop``, ``cifar_crop`` and ``cifar_grey`` hold other images than ``mnist`` and ``cifar``, and other sizes; so do
 ``mnist_test``, ``cifar_test`` and ``cifar_luma``, and again ``mnist_edges`` and ``cifar_last``. ``digits_large`` are
-the digits at another size, in other channels. No images were left for ``mnist_ghosts``, ``cifar_chroma`` and
-``digits_turned``: these show images of other sets in another way.
+the digits at another size, in other channels. No images were left for ``mnist_ghosts``, ``cifar_chroma``,
+``digits_turned``, ``mnist_thick``, ``cifar_edges`` and ``digits_blocks``: these show images of other sets in another
+way.
 """
 
 from __future__ import annotations
@@ -147,6 +148,29 @@ def _digits_turned() -> tuple[torch.Tensor, torch.Tensor]:
     ), torch.tensor(labels)
 
 
+def _mnist_thick() -> tuple[torch.Tensor, torch.Tensor]:
+    """Thick strokes on a bright ground, 12 x 12 pixels."""
+    images, labels = _file("mnist_5k.npz", 500, 3500)
+    thick = F.max_pool2d(images[:, None], 3, 1, 1)
+    return _with_gradients(1 - F.interpolate(thick, 12, mode="area")), labels
+
+
+def _cifar_edges() -> tuple[torch.Tensor, torch.Tensor]:
+    """Edges beside the intensity, 16 x 16 pixels."""
+    images, labels = _file("cifar10_12k.npz", 6000, 9000)
+    grey = F.interpolate(images.mean(3)[:, None], 16, mode="area")
+    return torch.cat([grey, (grey.roll(-1, 3) - grey).abs(), (grey.roll(-1, 2) - grey).abs()], 1), labels
+
+
+def _digits_blocks() -> tuple[torch.Tensor, torch.Tensor]:
+    """The digits as blocks of 2 x 2 equal pixels, mirrored."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    grey = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8).flip(3) / 16
+    return _with_gradients(F.interpolate(grey, 16, mode="nearest")[:, :, 2:14, 2:14]), torch.tensor(labels)
+
+
 def _cifar_full() -> tuple[torch.Tensor, torch.Tensor]:
     """All training images at full resolution, 32 x 32 pixels, for networks of full size."""
     images, labels = _file("cifar10_12k.npz", 0, 10000)
@@ -197,6 +221,9 @@ _RAW = {
     "mnist_edges": _mnist_edges,
     "cifar_last": _cifar_last,
     "cifar_full": _cifar_full,
+    "mnist_thick": _mnist_thick,
+    "cifar_edges": _cifar_edges,
+    "digits_blocks": _digits_blocks,
     "mnist_ghosts": _mnist_ghosts,
     "cifar_chroma": _cifar_chroma,
     "digits_turned": _digits_turned,

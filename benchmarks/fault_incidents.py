@@ -84,6 +84,7 @@ def says_nothing_is_learnt(record: RunRecord, check: int = 4) -> bool:
 LEARNS_NOTHING = {
     "nothing_yet", "at_chance_yet", "learns_nothing", "never_above_chance", "worse_than_a_guess", "at_chance",
     "not_finite", "non_finite_values", "no_gradient", "gradients_gone", "inputs_constant",
+    "nothing_moves",
 }  # fmt: skip
 
 

@@ -26,10 +26,10 @@ ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Mish, nn.ReLU
 
 
 def build_net(net: str, norm: str, activation: str, width: int, outputs: int, task: str, dropout: float) -> nn.Module:
-    """``plain`` and ``dense`` (4 convolutions), ``deep``, ``residual``, ``separable``, ``vgg`` and ``dilated`` (5),
-    ``inception``, ``hourglass`` and ``unet`` (6), ``mobile``, ``squeeze`` and ``grouped`` (7), ``eight``,
-    ``bottleneck``, ``preact`` and ``shuffle`` (8), ``resnet`` and ``stochastic`` (10), ``excite`` and ``convnext``
-    (11) or ``resnet18`` (20).
+    """Convolutions: ``large_kernel`` 3; ``plain``, ``dense``, ``dropped`` 4; ``deep``, ``residual``, ``separable``,
+    ``vgg``, ``dilated`` 5; ``inception``, ``hourglass``, ``unet``, ``pyramid`` 6; ``mobile``, ``squeeze``, ``grouped``,
+    ``mixer`` 7; ``eight``, ``bottleneck``, ``preact``, ``gated``, ``shuffle`` 8; ``resnet``, ``stochastic`` 10;
+    ``excite``, ``convnext`` 11; ``resnet18`` 20.
 
     Masks are read off by a last 1 × 1 convolution at full resolution, all else after pooling by a linear layer.
     """
@@ -143,6 +143,30 @@ class _Builder:
     def unet(self, w: int) -> tuple[nn.Module, int]:
         return nn.Sequential(_UNet(self, w), self.unit(3 * w, w)), w
 
+    def pyramid(self, w: int) -> tuple[nn.Module, int]:
+        return nn.Sequential(self.unit(3, w, self.stride), _TwoScales(self, w), self.unit(w, 2 * w, self.stride)), 2 * w
+
+    def gated(self, w: int) -> tuple[nn.Module, int]:
+        gates = [_Gated(w, w, 1), _Gated(w, 2 * w, self.stride), _Gated(2 * w, 2 * w, 1)]
+        return nn.Sequential(self.unit(3, w, self.stride), *gates, self.unit(2 * w, 2 * w)), 2 * w
+
+    def large_kernel(self, w: int) -> tuple[nn.Module, int]:
+        pool = [nn.MaxPool2d(2)] if self.stride > 1 else []
+        first, second = self.unit(3, w, kernel=7), self.unit(w, 2 * w, kernel=5)
+        return nn.Sequential(first, *pool, second, *pool, self.unit(2 * w, 2 * w, kernel=5)), 2 * w
+
+    def mixer(self, w: int) -> tuple[nn.Module, int]:
+        return nn.Sequential(self.unit(3, 2 * w, self.stride), *(_Mixed(self, 2 * w) for _ in range(3))), 2 * w
+
+    def dropped(self, w: int) -> tuple[nn.Module, int]:
+        units = [
+            self.unit(3, w),
+            self.unit(w, w, self.stride),
+            self.unit(w, 2 * w),
+            self.unit(2 * w, 2 * w, self.stride),
+        ]
+        return nn.Sequential(*(part for unit in units for part in (unit, nn.Dropout2d(0.1)))), 2 * w
+
     def resnet18(self, w: int) -> tuple[nn.Module, int]:
         sizes = [(w, w, 1), (w, 2 * w, self.stride), (2 * w, 4 * w, self.stride), (4 * w, 8 * w, self.stride)]
         blocks = [_Residual(self, *size) for first in sizes for size in (first, (first[1], first[1], 1))]
@@ -243,6 +267,46 @@ class _UNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first = self.first(x)
         return torch.cat([first, self.up(self.inner(first))], dim=1)
+
+
+class _TwoScales(nn.Module):
+    """The same map at full and at half resolution, joined by a sum."""
+
+    def __init__(self, build: _Builder, channels: int) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(build.unit(channels, channels), build.unit(channels, channels))
+        self.coarse = nn.Sequential(build.unit(channels, channels, 2), build.unit(channels, channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        coarse = nn.functional.interpolate(self.coarse(x), x.shape[2:], mode="nearest")
+        out: torch.Tensor = self.fine(x) + coarse
+        return out
+
+
+class _Gated(nn.Module):
+    """One convolution times the sigmoid of another (Dauphin et al. 2017)."""
+
+    def __init__(self, channels: int, filters: int, stride: int) -> None:
+        super().__init__()
+        self.value = nn.Conv2d(channels, filters, 3, stride, 1)
+        self.gate = nn.Conv2d(channels, filters, 3, stride, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.value(x) * self.gate(x).sigmoid()
+        return out
+
+
+class _Mixed(nn.Module):
+    """Depthwise convolution beside an identity, then a pointwise one (Trockman & Kolter 2022)."""
+
+    def __init__(self, build: _Builder, channels: int) -> None:
+        super().__init__()
+        self.spread = build.unit(channels, channels, kernel=5, groups=channels)
+        self.mix = build.unit(channels, channels, kernel=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.mix(x + self.spread(x))
+        return out
 
 
 class _Bottleneck(nn.Module):

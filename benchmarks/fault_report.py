@@ -60,18 +60,18 @@ def report(records: list[RunRecord], tuning: list[RunRecord]) -> str:
     return "\n\n".join(parts)
 
 
-# What the rules of the round before found on the half that judged them.
+# What the rules of an earlier round found on the third half, which judged them.
 BEFORE = (
-    "45 of 52 (87 %, 75 to 93)",
-    "43 of 49 (88 %, 76 to 94)",
-    "15 of 25 (60 %, 41 to 77)",
-    "12 of 19 (63 %, 41 to 81)",
-    "4 of 146 (3 %, 1 to 7)",
-    "10 of 11 (91 %, 62 to 98)",
-    "44 of 56 (79 %, 66 to 87)",
-    "8 of 10 (80 %, 49 to 94)",
+    "72 of 78 (92 %, 84 to 96)",
+    "59 of 64 (92 %, 83 to 97)",
+    "22 of 26 (85 %, 66 to 94)",
+    "14 of 16 (88 %, 64 to 97)",
+    "35 of 164 (21 %, 16 to 28)",
+    "11 of 14 (79 %, 52 to 92)",
+    "81 of 90 (90 %, 82 to 95)",
+    "13 of 15 (87 %, 62 to 96)",
     "1",
-    "0.5 (0 to 5.5)",
+    "5 (1 to 7)",
 )
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.fault_runs import Job, jobs, run
 
-HALVES = ("tune", "test", "third", "fourth", "wide", "fifth", "large")
+HALVES = ("tune", "test", "third", "fourth", "wide", "fifth", "sixth", "large")
 """In order: the limits that a half judged were set on those before it."""
 
 

@@ -13,7 +13,7 @@ FAMILY = "gradients"
 
 
 class _Look(NamedTuple):
-    entries: int
+    entries: torch.Tensor  # of the weights that the step has reached
     used: torch.Tensor  # how many of them are not zero
     norm: torch.Tensor
 
@@ -26,7 +26,9 @@ class TrainingGradients:
     parameters that are sharded over processes, the shard of this process.
 
     ==================  ============================================================================================
-    ``gradients/zero``  share of the gradients that are exactly zero: they underflow, or filters are dead; 0 to 1
+    ``gradients/zero``  share of the gradients that are exactly zero, of the weights that a step has reached: they
+                        underflow, or filters are dead; 0 to 1, and 1 where a step has reached none. A branch that is
+                        left out of a step at random does not count
     ``gradients/norm``  L2 norm over all weights, root mean square over the steps, after clipping and unscaling
     ==================  ============================================================================================
     """
@@ -43,8 +45,10 @@ class TrainingGradients:
             return
         gradients = [found for weight in module.parameters() if (found := _of(weight)) is not None]
         if gradients:
-            used = torch.stack([torch.count_nonzero(one).to(gradients[0].device) for one in gradients]).sum()
-            self._looks.append(_Look(sum(one.numel() for one in gradients), used, get_total_norm(gradients)))
+            device = gradients[0].device
+            used = torch.stack([torch.count_nonzero(one).to(device) for one in gradients])
+            sizes = torch.tensor([one.numel() for one in gradients]).to(device, non_blocking=True)
+            self._looks.append(_Look((sizes * (used > 0)).sum(), used.sum(), get_total_norm(gradients)))
 
     def peek(self) -> dict[str, float]:
         """Values by tag of the steps since the last :meth:`take`; nothing where no gradient was left to look at."""
@@ -72,6 +76,7 @@ def _summary(looks: list[_Look]) -> dict[str, float]:
     if not looks:
         return {}
     used = sum(torch.stack([look.used for look in looks]).tolist())
+    entries = sum(torch.stack([look.entries for look in looks]).tolist())
     squares = [norm**2 for norm in torch.stack([look.norm.float() for look in looks]).tolist()]
-    found = {"zero": 1 - used / sum(look.entries for look in looks), "norm": math.sqrt(sum(squares) / len(looks))}
+    found = {"zero": 1 - used / entries if entries else 1.0, "norm": math.sqrt(sum(squares) / len(looks))}
     return {f"{FAMILY}/{name}": value for name, value in found.items() if math.isfinite(value)}

@@ -69,6 +69,7 @@ CASES: dict[str, Rows] = {
         plain("val_loss", [58.0, 52.0, 48.0, 44.0, 40.0, 36.0, 33.0, 30.0]),
     ),
     "stalled_layer": rows("health/not_learning", [0.0, 0.0, 1.0], layers=1, others=0.0),
+    "nothing_moves": rows("health/update_ratio", [0.0, 0.0]),
     "learning_stopped": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.2, 0.001]),
     "update_surge": rows("health/update_ratio", [0.3, 0.2, 0.2, 0.15, 0.1, 0.1, 0.1, 3.0]),
     "updates_fade": both(
@@ -125,7 +126,7 @@ CASES: dict[str, Rows] = {
     ),
     "answers_shift": plain("probe/answer_bias", [0.8, 0.5, 0.3, 0.2, 0.15, 0.12, 0.5, 0.55]),
     "inputs_constant": plain("batches/spread_0", [0.0]),
-    "gradients_underflow": plain("gradients/zero", [0.01, 0.02, 0.01, 0.6]),
+    "gradients_underflow": plain("gradients/zero", [0.01, 0.02, 0.01, 0.6, 0.7]),
     "gradients_shrink": plain("gradients/norm", [2.0, 1.5, 1.4, 0.001]),
     "no_gradient": plain("gradients/zero", [0.99, 0.98]),
     "gradients_gone": plain("gradients/norm", [1e-12, 1e-12]),
