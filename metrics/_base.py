@@ -16,7 +16,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from convscope._arguments import whole_number
 from convscope._devices import WITHOUT_DOUBLE
 from convscope.metrics._plot import draw_array, parts_to_draw
-from convscope.metrics.functional._precision import as_double
+from convscope.metrics.functional._precision import as_double, without_graph
 from convscope.metrics.functional._validation import checked_mean
 
 NO_INDEX = -1
@@ -131,6 +131,15 @@ class ObservationMetric(Metric):
 
         return unsealed
 
+    def _add_tensor(self, name: str, default: Tensor, way: str = "sum") -> None:
+        """A state that begins as ``default``.
+
+        Registered as a list, of which torchmetrics' deep copy costs nothing: that of a tensor is eight operations.
+        """
+        self.add_state(name, default=[], dist_reduce_fx=way)
+        self._defaults[name] = default
+        setattr(self, name, default.clone())
+
     def _add_sums(self, **shapes: tuple[int, ...]) -> None:
         """States that are float64 sums over samples, zero at first, and add up over chunks and ranks."""
         for name, shape in shapes.items():
@@ -142,7 +151,7 @@ class ObservationMetric(Metric):
 
         It cannot be written into: what is added first replaces it.
         """
-        self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state(name, default=[], dist_reduce_fx="sum")  # see `_add_tensor`
         self._sum_shapes[name] = shape
         self._expand_default(name)
         setattr(self, name, self._defaults[name])
@@ -209,7 +218,7 @@ class ObservationMetric(Metric):
 
     def _to_state(self, tensor: Tensor) -> Tensor:
         """``tensor`` where this metric keeps its states."""
-        return tensor.detach().to(self.device)
+        return without_graph(tensor).to(self.device)
 
 
 class StreamingMean(ObservationMetric):
@@ -224,7 +233,7 @@ class StreamingMean(ObservationMetric):
         super().__init__(**kwargs)
         self.num_channels = whole_number("num_channels", num_channels)
         self._add_sums(total=(self.num_channels,))
-        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
+        self._add_tensor("count", torch.zeros((), dtype=torch.int64))
 
     def _add(self, total: Tensor, count: int) -> None:
         self.total += self._to_state(total)

@@ -26,8 +26,8 @@ class FeatureStore(GatheringMetric):
     def __init__(self, target_dtype: torch.dtype, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._add_lists(features=torch.float32, targets=target_dtype, index=torch.int64)
-        self.add_state("width", default=torch.tensor(0), dist_reduce_fx="max")
-        self.add_state("target_width", default=torch.tensor(0), dist_reduce_fx="max")
+        self._add_tensor("width", torch.zeros((), dtype=torch.int64), "max")
+        self._add_tensor("target_width", torch.zeros((), dtype=torch.int64), "max")
         self._widths: tuple[int, int] | None = None  # the same, where reading it does not wait for a device
 
     def reset(self) -> None:

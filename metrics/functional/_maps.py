@@ -35,9 +35,10 @@ def sample_blocks(tensor: Tensor) -> tuple[Tensor, ...]:
 def _as_maps(block: Tensor) -> Tensor:
     if block.ndim < 3:
         return block[..., None]
-    last = block.movedim(1, -1)
-    if last.is_contiguous():  # channels last: a view, where flattening the positions would copy
-        return last.flatten(1, -2).transpose(1, 2)
+    if block.stride(1) == 1:
+        last = block.movedim(1, -1)
+        if last.is_contiguous():  # channels last: a view, where flattening the positions would copy
+            return last.flatten(1, -2).transpose(1, 2)
     return block.flatten(2)
 
 
@@ -61,11 +62,13 @@ def scratch(block: Tensor) -> Tensor:
 
 def sum_inside(maps: Tensor) -> Tensor:
     """Sums ``(n, C)`` of maps ``(n, C, P)`` over their positions."""
-    few = maps.shape[2] < _FEW and maps.is_contiguous()
+    few = maps.shape[2] < _FEW and maps.is_contiguous() and maps.device.type == "cpu"
     return maps @ torch.ones(maps.shape[2], dtype=maps.dtype, device=maps.device) if few else maps.sum(2)
 
 
 def extremes(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Least and greatest values ``(C,)`` of maps ``(n, C, P)``; NaN where there is one."""
+    if maps.device.type != "cpu":
+        return maps.amin((0, 2)), maps.amax((0, 2))
     first, then = (0, 1) if maps.shape[2] < _FEW else (2, 0)
     return maps.amin(first).amin(then), maps.amax(first).amax(then)

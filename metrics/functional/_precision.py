@@ -10,6 +10,7 @@ from convscope._devices import WITHOUT_DOUBLE
 # A column counts as constant when its standard deviation is below 1e-6 of its root mean square:
 # about 16 units in the last place of float32, so rounding alone never passes for variation.
 _CONSTANT_VARIANCE_SHARE = 1e-12
+_PRECISE = (torch.float32, torch.float64)
 
 
 def where_double_exists(tensor: Tensor) -> Tensor:
@@ -17,15 +18,19 @@ def where_double_exists(tensor: Tensor) -> Tensor:
     return tensor.cpu() if tensor.device.type in WITHOUT_DOUBLE else tensor
 
 
+def without_graph(tensor: Tensor) -> Tensor:
+    """``tensor`` detached, which is an operation of its own only where there is a graph."""
+    return tensor.detach() if tensor.requires_grad else tensor
+
+
 def as_double(tensor: Tensor) -> Tensor:
     """``tensor`` in float64, on the CPU where its own device has no float64."""
-    return where_double_exists(tensor.detach()).double()
+    return where_double_exists(without_graph(tensor)).double()
 
 
 def at_least_single(tensor: Tensor) -> Tensor:
     """``tensor`` in float32, or in float64 where it already is: never in half precision."""
-    tensor = tensor.detach()
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return without_graph(tensor if tensor.dtype in _PRECISE else tensor.float())
 
 
 def is_varying(variance: Tensor, mean_square: Tensor) -> Tensor:

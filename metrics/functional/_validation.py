@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -12,22 +16,45 @@ _CLASS_INDEX_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.
 
 def check_finite(name: str, *tensors: Tensor) -> None:
     """No tensor holds NaN or Inf."""
-    for tensor in tensors:
-        finite = torch.isfinite(tensor)
-        if not bool(finite.all()):
-            bad = int((~finite).sum())
-            raise ValueError(
-                f"The {name} must be finite, but {bad} of {tensor.numel()} values are NaN or Inf. "
-                "Look for an exploding layer, or for NaN in the input."
-            )
+    least_and_greatest(name, *tensors)
+
+
+def least_and_greatest(name: str, *tensors: Tensor) -> list[float]:
+    """The least and the greatest value of each tensor, one after the other, if none holds NaN or Inf.
+
+    Raises:
+        ValueError: if a value is NaN or Inf.
+    """
+    found = _ends(tensors)
+    if not all(map(math.isfinite, found)):
+        _refuse_nonfinite(name, tensors)
+    return found
+
+
+def _ends(tensors: Iterable[Tensor]) -> list[float]:
+    """Least and greatest values, NaN where there is one; read together: each look at a device waits for its work."""
+    filled = [tensor for tensor in tensors if tensor.numel()]
+    ends = [end.to(filled[0].device) for tensor in filled for end in torch.aminmax(tensor)]
+    found: list[float] = torch.stack(ends).tolist() if ends else []
+    return found
+
+
+def _refuse_nonfinite(name: str, tensors: Iterable[Tensor]) -> NoReturn:
+    bad, tensor = next((bad, tensor) for tensor in tensors if (bad := int((~torch.isfinite(tensor)).sum())))
+    raise ValueError(
+        f"The {name} must be finite, but {bad} of {tensor.numel()} values are NaN or Inf. "
+        "Look for an exploding layer, or for NaN in the input."
+    )
 
 
 def checked_mean(name: str, total: Tensor, count: Tensor) -> Tensor:
     """``total / count`` as float32, once there are samples and no sum is NaN or Inf."""
-    if count == 0:
-        raise ValueError(f"The {name} needs samples, got none. Update the metric before computing it.")
-    check_finite(f"sums of the {name}", total)
-    return (total / count).float()
+    mean = total / count
+    if not all(map(math.isfinite, _ends([mean]))):
+        if count == 0:
+            raise ValueError(f"The {name} needs samples, got none. Update the metric before computing it.")
+        check_finite(f"sums of the {name}", total)
+    return mean.float()
 
 
 def check_channels(name: str, tensor: Tensor, num_channels: int) -> None:
