@@ -17,7 +17,7 @@ from convscope._arguments import whole_number
 from convscope._devices import WITHOUT_DOUBLE
 from convscope.metrics._plot import draw_array, parts_to_draw
 from convscope.metrics.functional._precision import as_double, without_graph
-from convscope.metrics.functional._validation import checked_mean
+from convscope.metrics.functional._validation import check_index, checked_mean
 
 NO_INDEX = -1
 """Stands for a sample's place in the held-out set where a caller gave none."""
@@ -29,10 +29,10 @@ def canonical_order(index: Tensor) -> Tensor:
     Raises:
         ValueError: if some have an index and some not.
     """
-    unknown = index < 0
-    if bool(unknown.all()):
+    least, greatest = torch.stack(torch.aminmax(index)).tolist() if len(index) else (NO_INDEX, NO_INDEX)
+    if greatest < 0:
         return torch.arange(len(index), device=index.device)
-    if bool(unknown.any()):
+    if least < 0:
         raise ValueError("Some chunks came with an index and some without. Pass `index` in every update or in none.")
     # Stable: of a sample that came twice the first copy is kept, on every rank the same one.
     index, order = index.sort(stable=True)
@@ -249,12 +249,13 @@ class StreamingMean(ObservationMetric):
 
 
 class GatheringMetric(ObservationMetric):
-    """A metric that keeps what it was given, as flat lists.
+    """A metric that keeps what it was given, as lists, in a fixed number format.
 
-    Flat, because gathering wants the same number of dimensions on every rank, which a rank that saw nothing
-    could not know; in a fixed number format, for the same reason.
+    Before they are gathered the lists are joined to flat tensors: all ranks must have the same number of dimensions
+    and the same format, which a rank that saw nothing could not know.
     """
 
+    index: list[Tensor]
     _state_dtypes: dict[str, torch.dtype]
 
     def _add_lists(self, **dtypes: torch.dtype) -> None:
@@ -264,8 +265,18 @@ class GatheringMetric(ObservationMetric):
 
     def _append(self, name: str, values: Tensor) -> None:
         # A copy, since callers reuse buffers between chunks.
-        flat = self._to_state(values).reshape(-1).to(self._state_dtypes[name], copy=True)
-        getattr(self, name).append(flat)
+        kept = self._to_state(values).to(self._state_dtypes[name], copy=True)
+        getattr(self, name).append(kept)
+
+    def _append_index(self, index: Tensor | None, samples: int) -> None:
+        """Keep the samples' numbers, if they come with some, where they are: a device would be waited for to take them.
+
+        Raises:
+            ValueError: if they are not whole numbers, one a sample.
+        """
+        numbers = torch.full((samples,), NO_INDEX) if index is None else index
+        check_index(numbers, samples, given=index is not None)
+        self.index.append(without_graph(numbers).to(torch.int64, copy=True))
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -275,10 +286,14 @@ class GatheringMetric(ObservationMetric):
                 setattr(self, name, [state])
 
     def _joined(self, name: str) -> Tensor:
+        """All that a list holds, as one flat tensor."""
         state = getattr(self, name)
         parts = [state] if isinstance(state, Tensor) else state
+        if len({part.shape[1:] for part in parts}) > 1:
+            parts = [part.flatten() for part in parts]
         # An empty head gives the right type where nothing was ever appended, and `cat` of no tensor is an error.
-        return torch.cat([self._empty(name), *parts]).to(self._state_dtypes[name])  # which set_dtype may have changed
+        joined = torch.cat(parts or [self._empty(name)]).flatten()
+        return joined.to(self._state_dtypes[name])  # which set_dtype may have changed
 
     def _empty(self, name: str) -> Tensor:
         return torch.empty(0, dtype=self._state_dtypes[name], device=self.device)
@@ -286,7 +301,7 @@ class GatheringMetric(ObservationMetric):
     def _gather_lists(self, group: Any) -> None:
         """All lists in two exchanges, of their lengths and of their bytes; the wider numbers first, to be aligned."""
         names = sorted(self._state_dtypes, key=lambda name: -self._state_dtypes[name].itemsize)
-        own = [self._joined(name).view(torch.uint8) for name in names]
+        own = [self._joined(name).to(self.device).view(torch.uint8) for name in names]
         lengths = torch.tensor([len(each) for each in own], device=self.device)
         every = [torch.zeros_like(lengths) for _ in range(torch.distributed.get_world_size(group))]
         torch.distributed.all_gather(every, lengths, group)
@@ -298,10 +313,7 @@ class GatheringMetric(ObservationMetric):
         for name, ranks in zip(names, zip(*parts, strict=True), strict=True):
             setattr(self, name, torch.cat([part.view(self._state_dtypes[name]) for part in ranks]))
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Synchronise states, also where this rank has none: every rank takes part in every exchange."""
+    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None) -> None:
         for name in self._state_dtypes:
-            state = getattr(self, name)
-            if isinstance(state, list) and not state:
-                state.append(self._empty(name))
-        super().sync(*args, **kwargs)
+            setattr(self, name, [self._joined(name).to(self.device)])
+        super()._sync_dist(dist_sync_fn, process_group)

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convscope.metrics._base import NO_INDEX, GatheringMetric, canonical_order
-from convscope.metrics.functional._validation import check_index
+from convscope.metrics._base import GatheringMetric, canonical_order
 
 
 class FeatureStore(GatheringMetric):
@@ -19,7 +18,6 @@ class FeatureStore(GatheringMetric):
 
     features: list[Tensor]
     targets: list[Tensor]
-    index: list[Tensor]
     width: Tensor
     target_width: Tensor
 
@@ -49,19 +47,18 @@ class FeatureStore(GatheringMetric):
     def _collect(self, features: Tensor, targets: Tensor, index: Tensor | None) -> None:
         """Add ``(N, F)`` features and ``(N, T)`` targets."""
         self._keep_widths(features.shape[1], targets.shape[1])
-        places = torch.full((len(features),), NO_INDEX, device=features.device) if index is None else index
-        check_index(places, len(features), given=index is not None)
+        self._append_index(index, len(features))
         self._append("features", features)
         self._append("targets", targets)
-        self._append("index", places)
 
     def _canonical(self) -> tuple[Tensor, Tensor]:
         index = self._joined("index")
         if len(index) == 0:
             raise ValueError("A probe needs samples, got none. Pass a held-out set that is not empty.")
         order = canonical_order(index)
-        features = self._joined("features").reshape(len(index), int(self.width))
-        return features[order], self._joined("targets").reshape(len(index), int(self.target_width))[order]
+        width, target_width = self._widths or (int(self.width), int(self.target_width))
+        features = self._joined("features").reshape(len(index), width)
+        return features[order], self._joined("targets").reshape(len(index), target_width)[order]
 
     def _keep_widths(self, *widths: int) -> None:
         if self._widths is None and len(self.index) and int(self.width):  # states that were loaded, or merged

@@ -41,8 +41,9 @@ class AnswerBias(Metric):
         """Take in scores ``(n, K)`` and classes ``(n,)``."""
         counted = (targets >= 0) & (targets < self.classes)
         self.strange += (~counted).sum()
-        for row, named in enumerate((scores[counted].argmax(1), targets[counted].long())):
-            self.counts[row] += torch.zeros_like(self.counts[row]).index_add_(0, named, torch.ones_like(named))
+        # Samples that do not count are added as nothing: to leave them out, a device would be waited for.
+        for row, named in enumerate((scores.argmax(1), targets.long().clamp(0, self.classes - 1))):
+            self.counts[row].index_add_(0, named, counted.long())
 
     def compute(self) -> torch.Tensor:
         """The distance, float32 scalar."""

@@ -139,5 +139,5 @@ def check_index(index: Tensor, num_samples: int, given: bool) -> None:
             f"The index must hold one integer for each of the {num_samples} samples, got {index.dtype} of shape "
             f"{tuple(index.shape)}."
         )
-    if given and free_to_look(index) and bool((index < 0).any()):
-        raise ValueError(f"The index must not be negative, got {int(index.min())}. Count samples from 0.")
+    if given and num_samples and free_to_look(index) and (least := int(index.min())) < 0:
+        raise ValueError(f"The index must not be negative, got {least}. Count samples from 0.")
