@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from convscope._devices import WITHOUT_DOUBLE
+from convscope.metrics.functional._validation import check_finite
 
 # A column counts as constant when its standard deviation is below 1e-6 of its root mean square:
 # about 16 units in the last place of float32, so rounding alone never passes for variation.
@@ -39,15 +40,21 @@ def is_varying(variance: Tensor, mean_square: Tensor) -> Tensor:
 
 
 def standardise(features: Tensor) -> Tensor:
-    """Columns of ``(N, C)`` to mean 0 and population standard deviation 1, constant columns left out."""
+    """Columns of ``(N, C)`` to mean 0 and population standard deviation 1, constant columns left out.
+
+    Raises:
+        ValueError: if a value is NaN or Inf.
+    """
     values = as_double(features)
     count, squares = max(1, len(values)), column_squares(values)
     centred = values - values.mean(dim=0)
     del values
     variance = column_squares(centred) / count
     varying = is_varying(variance, squares / count)
-    kept = centred if bool(varying.all()) else centred[:, varying]
-    return kept.div_(variance[varying].sqrt())
+    if bool(varying.all()):
+        return centred.div_(variance.sqrt())
+    check_finite("features", features)  # one NaN makes a column's variance NaN, and that is no variation
+    return centred[:, varying].div_(variance[varying].sqrt())
 
 
 def column_squares(values: Tensor) -> Tensor:

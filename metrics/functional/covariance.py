@@ -29,7 +29,7 @@ class Moments(NamedTuple):
 def sample_positions(
     num_positions: int, max_positions: int | None, seed: int, device: torch.device | None = None
 ) -> Tensor | None:
-    """Positions of a map that are used: fixed by the seed and the size of the map, ``None`` for all. Not to be written to."""
+    """Positions of a map that are used: fixed by the seed and the size of the map, ``None`` for all. Read only."""
     if max_positions is None or num_positions <= max_positions:
         return None
     generator = torch.Generator().manual_seed(seed)
