@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal
 
+import torch
+
 from convscope._arguments import share, whole_number_or_none
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment
 from convscope.callbacks.parts.layer_observer import LayerObserver
@@ -14,6 +16,7 @@ from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.loggers import Backend
 from convscope.metrics import ChannelCorrelation
+from convscope.metrics.functional import CorrelationSummary
 
 # Below this a share of pairs is one of hardly any: two outputs that answer one question are one redundant pair of one.
 LEAST_FILTERS = 4
@@ -89,15 +92,11 @@ class FilterCorrelation(LayerObserver):
 
     def compute(self, layer: Layer) -> LayerResult:
         found = self._metrics.finish(layer)
-        scalars = {
-            "mean_abs": float(found.mean_abs),
-            "redundant_share": float(found.redundant_share) if layer.channels >= LEAST_FILTERS else math.nan,
-            "effective_rank": float(found.effective_rank),
-            "effective_rank_ratio": float(found.effective_rank_ratio),
-            "participation_ratio": float(found.participation_ratio),
-            "participation_ratio_ratio": float(found.participation_ratio_ratio),
-            "constant_filters": int(found.constant),
-        }
+        names = (*CorrelationSummary._fields[:-1], "constant_filters")
+        values: list[float] = torch.stack([getattr(found, name) for name in CorrelationSummary._fields]).tolist()
+        scalars = dict(zip(names, values, strict=True))
+        if layer.channels < LEAST_FILTERS:
+            scalars["redundant_share"] = math.nan
         matrix = found.matrix.cpu().numpy()
         self._pairs[layer.name] = redundant_pairs(matrix, self.redundant_threshold)
         return LayerResult(scalars, matrix=matrix)
