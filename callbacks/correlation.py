@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from convscope._arguments import share, whole_number_or_none
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import Correlations, positions_each
+from convscope.callbacks.parts.reading import read
 from convscope.callbacks.parts.redundancy import Pairs, redundancy_text, redundant_pairs
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
@@ -92,9 +91,8 @@ class FilterCorrelation(LayerObserver):
 
     def compute(self, layer: Layer) -> LayerResult:
         found = self._metrics.finish(layer)
-        names = (*CorrelationSummary._fields[:-1], "constant_filters")
-        values: list[float] = torch.stack([getattr(found, name) for name in CorrelationSummary._fields]).tolist()
-        scalars = dict(zip(names, values, strict=True))
+        scalars = read({name: getattr(found, name) for name in CorrelationSummary._fields})
+        scalars["constant_filters"] = scalars.pop("constant")
         if layer.channels < LEAST_FILTERS:
             scalars["redundant_share"] = math.nan
         matrix = found.matrix.cpu().numpy()

@@ -119,10 +119,9 @@ def check_vector(name: str, values: Tensor) -> None:
 
 def check_not_negative(name: str, values: Tensor) -> None:
     """No entry of ``values`` is below zero."""
-    if bool((values < 0).any()):
+    if values.numel() and (least := float(values.min())) < 0:
         raise ValueError(
-            f"The {name} must not be negative, got a minimum of {float(values.min()):g}. "
-            "Pass magnitudes, e.g. `values.abs()`."
+            f"The {name} must not be negative, got a minimum of {least:g}. Pass magnitudes, e.g. `values.abs()`."
         )
 
 
