@@ -112,9 +112,14 @@ def check_probe_input(features: Tensor, target: Tensor) -> None:
 
 def check_vector(name: str, values: Tensor) -> None:
     """``values`` is a finite vector with at least one entry."""
+    check_vector_shape(name, values)
+    check_finite(name, values)
+
+
+def check_vector_shape(name: str, values: Tensor) -> None:
+    """``values`` is a vector with at least one entry."""
     if values.ndim != 1 or values.numel() == 0:
         raise ValueError(f"The {name} must be a vector of shape (C,) with C >= 1, got {tuple(values.shape)}.")
-    check_finite(name, values)
 
 
 def check_not_negative(name: str, values: Tensor) -> None:
