@@ -88,6 +88,7 @@ class ObservationMetric(Metric):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._sum_shapes: dict[str, tuple[int, ...]] = {}
+        self._was_given = False  # data that counts, since the last reset
 
     def plot(self, val: Any = None, ax: Any = None) -> tuple[Any, Any]:
         """Draw a result, as the ``plot`` of torchmetrics' own metrics does; needs matplotlib.
@@ -215,6 +216,20 @@ class ObservationMetric(Metric):
         parts = packed.split([state.numel() for state in states])
         for (name, sign), state, part in zip(signs.items(), states, parts, strict=True):
             setattr(self, name, (sign * part).reshape(state.shape).to(state.dtype))
+
+    def _require_some(self, count: Tensor, message: str) -> None:
+        """There was data, here or on another rank; the count is looked at only where this metric was given none.
+
+        Raises:
+            ValueError: if there was none.
+        """
+        if not self._was_given and count == 0:
+            raise ValueError(message)
+
+    def reset(self) -> None:
+        """Forget everything seen."""
+        super().reset()
+        self._was_given = False
 
     def _to_state(self, tensor: Tensor) -> Tensor:
         """``tensor`` where this metric keeps its states."""

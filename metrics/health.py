@@ -104,6 +104,7 @@ class FilterActivity(ObservationMetric):
         self.maximum = torch.maximum(self.maximum, self._to_state(found.maximum))
         self.sums += self._to_state(found.sums)
         self.count += found.count
+        self._was_given = True
         if found.left_out is not None:
             self.left_out += self._to_state(found.left_out)
 
@@ -113,8 +114,7 @@ class FilterActivity(ObservationMetric):
         Raises:
             ValueError: if there was no sample.
         """
-        if self.count == 0:
-            raise ValueError("Filter activity needs at least one activation, got none. Call update() first.")
+        self._require_some(self.count, "Filter activity needs at least one activation, got none. Call update() first.")
         found = ActivitySums(self.minimum, self.maximum, self.sums, self.count, self.left_out)
         return activity_result(found, self.rectified, self.saturated_share, self.off)
 
@@ -174,6 +174,7 @@ class SignalRMS(ObservationMetric):
             squares = squared_sum(torch.nan_to_num(signal, 0.0, 0.0, 0.0))
         self.squares += self._to_state(squares)
         self.count += signal.numel()
+        self._was_given |= signal.numel() > 0
 
     def compute(self) -> SignalResult:
         """Over everything seen, over all ranks.
@@ -181,7 +182,6 @@ class SignalRMS(ObservationMetric):
         Raises:
             ValueError: if there was no value.
         """
-        if self.count == 0:
-            raise ValueError("SignalRMS needs at least one value, got none. Call update() first.")
+        self._require_some(self.count, "SignalRMS needs at least one value, got none. Call update() first.")
         finite = (self.count - self.nonfinite).clamp(min=1)
         return SignalResult((self.squares / finite).sqrt().float(), self.nonfinite.long())
