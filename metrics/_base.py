@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from torchmetrics.utilities import dim_zero_max, dim_zero_min, dim_zero_sum
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from convscope._arguments import whole_number
-from convscope._devices import WITHOUT_DOUBLE
+from convscope._devices import WITHOUT_DOUBLE, free_to_look
 from convscope.metrics._plot import draw_array, parts_to_draw
 from convscope.metrics.functional._precision import as_double, without_graph
 from convscope.metrics.functional._validation import check_index, checked_mean
@@ -43,6 +44,28 @@ def canonical_order(index: Tensor) -> Tensor:
 
 _WAYS = {dim_zero_sum: ("SUM", 1), dim_zero_max: ("MAX", 1), dim_zero_min: ("MAX", -1)}
 """Operation over ranks, and the sign to take it with, that does what each of torchmetrics' reductions does."""
+
+
+class _LastIndex(threading.local):
+    """A copy of the index that was checked last: all metrics of all layers are given the same numbers for a chunk."""
+
+    def __init__(self) -> None:
+        self._copy = torch.empty(0, dtype=torch.int64)
+
+    def kept(self, index: Tensor, samples: int) -> Tensor:
+        """A copy of ``index`` as int64, which must not be written to.
+
+        Raises:
+            ValueError: if it does not hold whole numbers from 0, one a sample.
+        """
+        same = free_to_look(index) and index.shape == (samples,) and index.dtype == torch.int64
+        if not (same and torch.equal(index, self._copy)):
+            check_index(index, samples)
+            self._copy = index.to(torch.int64, copy=True)
+        return self._copy
+
+
+_last_index = _LastIndex()
 
 _before_sync: list[Callable[[], None]] = []
 
@@ -289,9 +312,7 @@ class GatheringMetric(ObservationMetric):
         Raises:
             ValueError: if they are not whole numbers, one a sample.
         """
-        numbers = torch.full((samples,), NO_INDEX) if index is None else index
-        check_index(numbers, samples, given=index is not None)
-        self.index.append(without_graph(numbers).to(torch.int64, copy=True))
+        self.index.append(torch.full((samples,), NO_INDEX) if index is None else _last_index.kept(index, samples))
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

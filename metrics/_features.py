@@ -45,8 +45,8 @@ class FeatureStore(GatheringMetric):
         return torch.unique(known) if len(known) else torch.arange(len(index), device=index.device)
 
     def _collect(self, features: Tensor, targets: Tensor, index: Tensor | None) -> None:
-        """Add ``(N, F)`` features and ``(N, T)`` targets."""
-        self._keep_widths(features.shape[1], targets.shape[1])
+        """Add ``(N, F)`` features and ``(N, T)`` targets, or ``(N,)`` of one column."""
+        self._keep_widths(features.shape[1], targets.shape[1] if targets.ndim > 1 else 1)
         self._append_index(index, len(features))
         self._append("features", features)
         self._append("targets", targets)

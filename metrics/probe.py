@@ -79,7 +79,7 @@ class FeatureProbe(FeatureStore):
         """
         check_features(features)
         check_target(target, len(features))
-        self._collect(features, target[:, None], index)
+        self._collect(features, target, index)
 
     def compute(self) -> ProbeResult:
         """Fit and judge the probe on everything collected, over all ranks.

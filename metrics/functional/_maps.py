@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,11 @@ def _as_maps(block: Tensor) -> Tensor:
 
 
 class _Kept(threading.local):
-    memory: Tensor | None = None
+    most = 64
+
+    def __init__(self) -> None:
+        self.memory: Tensor | None = None
+        self.views: dict[tuple[Any, ...], Tensor] = {}
 
 
 _kept = _Kept()
@@ -53,11 +58,20 @@ def scratch(block: Tensor) -> Tensor:
     """Memory of a block's shape and type for a result that is used up before the next call; see :func:`map_blocks`."""
     if block.device.type != "cpu" or block.dtype != torch.float32 or block.numel() > _BLOCK:
         return torch.empty_like(block)
-    if _kept.memory is None or _kept.memory.numel() < block.numel():
+    form = block.shape, block.is_contiguous()
+    if form not in _kept.views:
+        if len(_kept.views) >= _kept.most:
+            _kept.views.clear()
+        _kept.views[form] = _view(*form)
+    return _kept.views[form]
+
+
+@torch.inference_mode(False)  # it outlives the block that asks first
+def _view(shape: torch.Size, contiguous: bool) -> Tensor:
+    if _kept.memory is None or _kept.memory.numel() < shape.numel():
         _kept.memory = torch.empty(_BLOCK)
-    if block.is_contiguous():
-        return _kept.memory[: block.numel()].view(block.shape)
-    return _kept.memory[: block.numel()].view(len(block), block.shape[2], -1).transpose(1, 2)
+    memory = _kept.memory[: shape.numel()]
+    return memory.view(shape) if contiguous else memory.view(shape[0], shape[2], -1).transpose(1, 2)
 
 
 def sum_inside(maps: Tensor) -> Tensor:

@@ -58,6 +58,6 @@ def standardise(features: Tensor) -> Tensor:
 
 
 def column_squares(values: Tensor) -> Tensor:
-    """Squared length of each column of ``(N, C)``, without a copy of them all."""
-    squares: Tensor = torch.linalg.vector_norm(values, dim=0).square()
+    """Squared length of each column of ``(N, C)`` in float64, without a copy of them all."""
+    squares: Tensor = torch.linalg.vector_norm(where_double_exists(values), dim=0, dtype=torch.float64).square()
     return squares

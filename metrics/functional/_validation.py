@@ -130,12 +130,12 @@ def check_not_negative(name: str, values: Tensor) -> None:
         )
 
 
-def check_index(index: Tensor, num_samples: int, given: bool) -> None:
-    """``index`` holds one whole number per sample, none negative where the caller gave it."""
+def check_index(index: Tensor, num_samples: int) -> None:
+    """``index`` holds one whole number per sample, none negative."""
     if index.shape != (num_samples,) or index.is_floating_point():
         raise ValueError(
             f"The index must hold one integer for each of the {num_samples} samples, got {index.dtype} of shape "
             f"{tuple(index.shape)}."
         )
-    if given and num_samples and free_to_look(index) and (least := int(index.min())) < 0:
+    if num_samples and free_to_look(index) and (least := int(index.min())) < 0:
         raise ValueError(f"The index must not be negative, got {least}. Count samples from 0.")

@@ -15,12 +15,12 @@ class Moments(NamedTuple):
     """Sums over observations, float64: they add up over chunks and over ranks.
 
     Attributes:
-        observations: scalar, how many were seen.
+        observations: how many were seen.
         total: ``(C,)``, sum of each variable.
         product: ``(C, C)``, sum of ``z zᵀ``.
     """
 
-    observations: Tensor
+    observations: float | Tensor
     total: Tensor
     product: Tensor
 
@@ -62,7 +62,7 @@ def moments_of(variables: Tensor) -> Moments:
     flat = centred.view(len(mean), -1)
     scatter, mean = as_double(flat @ flat.T), as_double(mean).flatten()
     scatter.addr_(mean, mean, alpha=count)
-    return Moments(mean.new_full((), count), count * mean, scatter)
+    return Moments(count, count * mean, scatter)
 
 
 def channel_moments(activation: Tensor, max_positions: int | None = None, seed: int = 0) -> Moments:

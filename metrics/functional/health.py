@@ -11,7 +11,7 @@ from torch import Tensor
 from convscope._arguments import refuse, share
 from convscope._devices import free_to_look
 from convscope.metrics.functional._maps import extremes, map_blocks, scratch, sum_inside
-from convscope.metrics.functional._precision import as_double, at_least_single, without_graph
+from convscope.metrics.functional._precision import as_double, at_least_single, column_squares, without_graph
 from convscope.metrics.functional._validation import check_channels, check_finite
 
 Bounds = tuple[float | None, float | None]
@@ -220,7 +220,7 @@ def inside_squares(values: Tensor) -> Tensor:
         if values.ndim > 1
         else values
     )
-    return as_double(norms).square().sum()
+    return column_squares(norms)
 
 
 def is_safe(squares: float) -> bool:
