@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -18,7 +17,8 @@ from convscope._arguments import whole_number
 from convscope._devices import WITHOUT_DOUBLE, free_to_look
 from convscope.metrics._plot import draw_array, parts_to_draw
 from convscope.metrics.functional._precision import as_double, without_graph
-from convscope.metrics.functional._validation import check_index, checked_mean
+from convscope.metrics.functional._remembered import Remembered
+from convscope.metrics.functional._validation import check_index, check_index_values, checked_mean
 
 NO_INDEX = -1
 """Stands for a sample's place in the held-out set where a caller gave none."""
@@ -30,6 +30,10 @@ def canonical_order(index: Tensor) -> Tensor:
     Raises:
         ValueError: if some have an index and some not.
     """
+    return _known_order(index)
+
+
+def _canonical_order(index: Tensor) -> Tensor:
     least, greatest = torch.stack(torch.aminmax(index)).tolist() if len(index) else (NO_INDEX, NO_INDEX)
     if greatest < 0:
         return torch.arange(len(index), device=index.device)
@@ -42,30 +46,19 @@ def canonical_order(index: Tensor) -> Tensor:
     return order[first]
 
 
+_known_order = Remembered(_canonical_order, most=2)
+
 _WAYS = {dim_zero_sum: ("SUM", 1), dim_zero_max: ("MAX", 1), dim_zero_min: ("MAX", -1)}
 """Operation over ranks, and the sign to take it with, that does what each of torchmetrics' reductions does."""
 
 
-class _LastIndex(threading.local):
-    """A copy of the index that was checked last: all metrics of all layers are given the same numbers for a chunk."""
-
-    def __init__(self) -> None:
-        self._copy = torch.empty(0, dtype=torch.int64)
-
-    def kept(self, index: Tensor, samples: int) -> Tensor:
-        """A copy of ``index`` as int64, which must not be written to.
-
-        Raises:
-            ValueError: if it does not hold whole numbers from 0, one a sample.
-        """
-        same = free_to_look(index) and index.shape == (samples,) and index.dtype == torch.int64
-        if not (same and torch.equal(index, self._copy)):
-            check_index(index, samples)
-            self._copy = index.to(torch.int64, copy=True)
-        return self._copy
+def _checked_copy(index: Tensor) -> Tensor:
+    check_index_values(index)
+    return index.to(torch.int64)
 
 
-_last_index = _LastIndex()
+_known_copy = Remembered(_checked_copy, most=2)
+"""One copy for all metrics of all layers, which are given the same index for a chunk."""
 
 _before_sync: list[Callable[[], None]] = []
 
@@ -310,9 +303,14 @@ class GatheringMetric(ObservationMetric):
         """Keep the samples' numbers, if they come with some, where they are: a device would be waited for to take them.
 
         Raises:
-            ValueError: if they are not whole numbers, one a sample.
+            ValueError: if they are not whole numbers from 0, one a sample.
         """
-        self.index.append(torch.full((samples,), NO_INDEX) if index is None else _last_index.kept(index, samples))
+        if index is None:
+            self.index.append(torch.full((samples,), NO_INDEX))
+            return
+        check_index(index, samples)
+        numbers = without_graph(index)
+        self.index.append(_known_copy(numbers) if free_to_look(numbers) else numbers.to(torch.int64, copy=True))
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -96,8 +96,9 @@ class LayerSnapshot:
     @classmethod
     def of(cls, features: Tensor, correlation: ChannelStatistics, debiased: bool) -> LayerSnapshot:
         """Make a snapshot from the results of a check's metrics."""
-        matrix, mean, variance = (t.cpu() for t in (correlation.matrix, correlation.mean, correlation.variance))
-        return cls(Features.of(features, debiased), matrix.half(), mean.float(), variance.float())
+        packed = torch.cat([correlation.matrix, torch.stack([correlation.mean, correlation.variance])]).cpu()
+        matrix, (mean, variance) = packed[:-2].half(), packed[-2:].clone()  # so that the matrix in float32 is let go
+        return cls(Features.of(features, debiased), matrix, mean, variance)
 
     def since(self, previous: LayerSnapshot) -> dict[str, Tensor]:
         """How the filters' statistics have changed since an earlier check; nothing if there were other filters."""

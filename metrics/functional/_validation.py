@@ -9,8 +9,6 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from convscope._devices import free_to_look
-
 _CLASS_INDEX_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -131,11 +129,15 @@ def check_not_negative(name: str, values: Tensor) -> None:
 
 
 def check_index(index: Tensor, num_samples: int) -> None:
-    """``index`` holds one whole number per sample, none negative."""
+    """``index`` has the form of one whole number per sample."""
     if index.shape != (num_samples,) or index.is_floating_point():
         raise ValueError(
             f"The index must hold one integer for each of the {num_samples} samples, got {index.dtype} of shape "
             f"{tuple(index.shape)}."
         )
-    if num_samples and free_to_look(index) and (least := int(index.min())) < 0:
+
+
+def check_index_values(index: Tensor) -> None:
+    """No entry of ``index`` is negative."""
+    if len(index) and (least := int(index.min())) < 0:
         raise ValueError(f"The index must not be negative, got {least}. Count samples from 0.")

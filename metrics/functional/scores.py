@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from convscope._arguments import share, whole_number
 from convscope.metrics.functional._precision import as_double, where_double_exists, without_graph
+from convscope.metrics.functional._remembered import Remembered
 from convscope.metrics.functional._validation import (
     check_probe_input,
     check_target,
@@ -52,41 +52,17 @@ class Labels:
 
     @classmethod
     def of(cls, target: Tensor) -> Labels:
-        """Labels that stay as they are when ``target`` is written to."""
+        """Labels of a ``target`` that nobody writes to."""
         classes, codes, counts = torch.unique(target, sorted=True, return_inverse=True, return_counts=True)
-        return cls(target.clone(), classes, codes, as_double(counts), tuple(counts.tolist()))
+        return cls(target, classes, codes, as_double(counts), tuple(counts.tolist()))
 
 
-class _Recent(threading.local):
-    """The last few labels: all layers of a check are probed with the same ones."""
-
-    most = 2
-    largest = 1_000_000
-
-    def __init__(self) -> None:
-        self._labels: list[Labels] = []
-
-    def find(self, target: Tensor) -> Labels:
-        for known in self._labels:
-            kept = known.target
-            if kept is target or (_alike(kept, target) and torch.equal(kept, target)):
-                return known
-        found = Labels.of(target)
-        if target.numel() <= self.largest:
-            self._labels = [*self._labels, found][-self.most :]
-        return found
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
-
-
-_recent = _Recent()
+_known_labels = Remembered(Labels.of, most=2)
 
 
 def labels_of(target: Tensor) -> Labels:
     """Labels with what follows from them: a device is waited for to tell the classes once, and not by each layer."""
-    return _recent.find(target)
+    return _known_labels(target)
 
 
 def one_hot(codes: Tensor, num_classes: int) -> Tensor:
