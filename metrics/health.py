@@ -103,7 +103,7 @@ class FilterActivity(ObservationMetric):
         self.minimum = torch.minimum(self.minimum, self._to_state(found.minimum))
         self.maximum = torch.maximum(self.maximum, self._to_state(found.maximum))
         self.sums += self._to_state(found.sums)
-        self.count += found.count
+        self.count += found.number
         self._was_given = True
         if found.left_out is not None:
             self.left_out += self._to_state(found.left_out)

@@ -160,8 +160,9 @@ def _summary(matrix: Tensor, varying: Tensor, count: int, threshold: float) -> C
     pairs, sizes = count * (count - 1.0), kept.abs().fill_diagonal_(0)
     shares = torch.stack([sizes.sum(), (sizes > threshold).sum()]) / pairs  # NaN where there is no pair
     constant = torch.full((), channels - count, dtype=torch.int64, device=matrix.device)
+    mean_abs, redundant = shares.float().unbind()
     (rank, participation), (rank_ratio, participation_ratio) = ranks.unbind(), (ranks / channels).unbind()
-    return CorrelationSummary(*shares.float().unbind(), rank, rank_ratio, participation, participation_ratio, constant)
+    return CorrelationSummary(mean_abs, redundant, rank, rank_ratio, participation, participation_ratio, constant)
 
 
 def effective_rank(eigenvalues: Tensor) -> Tensor:

@@ -53,14 +53,14 @@ class ActivitySums(NamedTuple):
         minimum: ``(C,)``.
         maximum: ``(C,)``.
         sums: ``(2, C)`` or ``(3, C)`` float64: squares, values above zero and, where there is a bound, values at one.
-        count: number of values of each filter, with those that are not finite.
+        number: of values of each filter, with those that are not finite.
         left_out: ``(C,)`` float64, how many of them are not finite; None for none.
     """
 
     minimum: Tensor
     maximum: Tensor
     sums: Tensor
-    count: int | Tensor
+    number: int | Tensor
     left_out: Tensor | None
 
 
@@ -114,7 +114,7 @@ def activity_result(
     """The result from the sums of all chunks, of which there is at least one."""
     least, greatest = as_double(found.minimum), as_double(found.maximum)
     left_out = torch.zeros_like(least) if found.left_out is None else found.left_out
-    seen = found.count - left_out
+    seen = found.number - left_out
     known, count = seen > 0, seen.clamp(min=1)
     low, high = off if rectified else (0.0, 0.0)
     silent = (least >= low) & (greatest <= high)

@@ -121,7 +121,8 @@ def rank_stability(current: Tensor, previous: Tensor) -> Tensor:
 
 def _rank_stability(current: Tensor, previous: Tensor) -> Tensor:
     a, b = (ranks - ranks.mean() for ranks in (average_ranks(current), average_ranks(previous)))
-    return (a @ b / (torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b))).clamp(-1, 1)  # 0 / 0 is NaN
+    alike: Tensor = a @ b / (torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b))  # 0 / 0 is NaN
+    return alike.clamp(-1, 1)
 
 
 def turnover(current: Tensor, previous: Tensor, fraction: float = 0.1) -> Tensor:
