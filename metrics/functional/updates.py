@@ -208,7 +208,7 @@ def _products(now: Tensor, before: Tensor) -> Tensor:
     found = []
     for new, old in _pairs(now, before):
         change = new - old
-        found.append(_sums(torch.stack([old * old, change * change, change * old])))
+        found.append(torch.stack([_sum(old * old), _sum(change * change), _sum(change * old)]))
     return found[0] if len(found) == 1 else torch.stack(found).sum(0)
 
 
@@ -217,7 +217,7 @@ def _away(now: Tensor, before: Tensor, factor: float) -> Tensor:
     found = []
     for new, old in _pairs(now, before):
         away = (new - old).sub_(old, alpha=factor)
-        found.append(_sums((away * away)[None])[0])
+        found.append(_sum(away * away))
     return found[0] if len(found) == 1 else torch.stack(found).sum(0)
 
 
@@ -225,11 +225,13 @@ def _pairs(now: Tensor, before: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     yield from zip(now.split(_AT_ONCE), before.to(now.device).split(_AT_ONCE), strict=True)
 
 
-def _sums(rows: Tensor) -> Tensor:
-    """Sums ``(k,)`` of a block ``(k, n)`` in float64, in its own precision over a few values at a time."""
-    whole = rows.shape[1] // _ROW * _ROW
-    rest = as_double(rows[:, whole:]).sum(1)
-    return as_double(rows[:, :whole].view(len(rows), -1, _ROW).sum(2)).sum(1) + rest if whole else rest
+def _sum(values: Tensor) -> Tensor:
+    """Sum of a block in float64, in its own precision over a few values at a time."""
+    whole = len(values) // _ROW * _ROW
+    if whole == 0:
+        return as_double(values).sum()
+    total = as_double(values[:whole].view(-1, _ROW).sum(1)).sum()
+    return total if whole == len(values) else total + as_double(values[whole:]).sum()
 
 
 def _relative(change: float, before: float) -> float:
