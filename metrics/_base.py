@@ -159,32 +159,32 @@ class ObservationMetric(Metric):
 
     def _add_sums(self, **shapes: tuple[int, ...]) -> None:
         """States that are float64 sums over samples, zero at first, and add up over chunks and ranks."""
+        zero = self._zero()
         for name, shape in shapes.items():
-            self._add_later_sum(name, shape)
+            self._add_later_sum(name, shape, zero)
             setattr(self, name, torch.zeros(shape, dtype=torch.float64))
 
-    def _add_later_sum(self, name: str, shape: tuple[int, ...]) -> None:
+    def _add_later_sum(self, name: str, shape: tuple[int, ...], zero: Tensor | None = None) -> None:
         """A state as of :meth:`_add_sums` that takes no memory yet: one zero, seen as a whole matrix.
 
         It cannot be written into: what is added first replaces it.
         """
         self.add_state(name, default=[], dist_reduce_fx="sum")  # see `_add_tensor`
         self._sum_shapes[name] = shape
-        self._expand_default(name)
+        # The default of a sum is such a zero too: as a copy it would take as much memory as the state.
+        self._defaults[name] = (self._zero() if zero is None else zero).expand(shape)
         setattr(self, name, self._defaults[name])
 
-    def _expand_default(self, name: str) -> None:
-        # The default of a sum is such a zero too: as a copy it would take as much memory as the state.
-        zero = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._defaults[name] = zero.expand(self._sum_shapes[name])
+    def _zero(self) -> Tensor:
+        return torch.zeros((), dtype=torch.float64, device=self.device)
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> Any:
         # Where a device has no float64 the states stay behind: sums there would lose what they are kept for.
         if fn(torch.zeros(())).device.type in WITHOUT_DOUBLE:
             return self
         applied = super()._apply(self._keeping_types(fn), *args, **kwargs)
-        for name in self._sum_shapes:
-            self._expand_default(name)
+        zero = self._zero()
+        self._defaults |= {name: zero.expand(shape) for name, shape in self._sum_shapes.items()}
         return applied
 
     def _keeping_types(self, fn: Callable) -> Callable:

@@ -18,15 +18,11 @@ class FeatureStore(GatheringMetric):
 
     features: list[Tensor]
     targets: list[Tensor]
-    width: Tensor
-    target_width: Tensor
 
     def __init__(self, target_dtype: torch.dtype, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._add_lists(features=torch.float32, targets=target_dtype, index=torch.int64)
-        self._add_tensor("width", torch.zeros((), dtype=torch.int64), "max")
-        self._add_tensor("target_width", torch.zeros((), dtype=torch.int64), "max")
-        self._widths: tuple[int, int] | None = None  # the same, where reading it does not wait for a device
+        self._widths: tuple[int, int] | None = None  # columns of features and targets
 
     def reset(self) -> None:
         """Forget everything collected."""
@@ -56,20 +52,16 @@ class FeatureStore(GatheringMetric):
         if len(index) == 0:
             raise ValueError("A probe needs samples, got none. Pass a held-out set that is not empty.")
         order = canonical_order(index)
-        width, target_width = self._widths or (int(self.width), int(self.target_width))
-        features = self._joined("features").reshape(len(index), width)
-        return features[order], self._joined("targets").reshape(len(index), target_width)[order]
+        features, targets = (self._joined(name).reshape(len(index), -1) for name in ("features", "targets"))
+        return features[order], targets[order]
 
     def _keep_widths(self, *widths: int) -> None:
-        if self._widths is None and len(self.index) and int(self.width):  # states that were loaded, or merged
-            self._widths = int(self.width), int(self.target_width)
+        if self._widths is None and (samples := len(self._joined("index"))):  # states that were loaded, or merged
+            self._widths = len(self._joined("features")) // samples, len(self._joined("targets")) // samples
         for name, known, width in zip(("features", "targets"), self._widths or widths, widths, strict=True):
             if known != width:
                 raise ValueError(
                     f"The {name} must have {known} columns as in earlier chunks, got {width}. "
                     "Use one metric for each layer."
                 )
-        if self._widths is None:
-            self._widths = widths[0], widths[1]
-            self.width.fill_(widths[0])
-            self.target_width.fill_(widths[1])
+        self._widths = widths[0], widths[1]

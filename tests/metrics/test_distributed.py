@@ -101,7 +101,7 @@ def test_what_every_rank_holds_is_not_counted_twice(found: list[dict[str, dict[s
     [
         ("ChannelCorrelation", {"all_reduce": 1}),
         ("FilterActivity", {"all_reduce": 2}),
-        ("RidgeProbe", {"all_reduce": 1, "all_gather": 2}),
+        ("RidgeProbe", {"all_gather": 2}),
     ],
 )
 def test_sums_and_extremes_take_an_exchange_each_and_all_lists_two(
