@@ -184,7 +184,7 @@ class FilterHealth(LayerObserver):
             return None
         return found
 
-    def _of_filters(self, layer: Layer, found: _Found) -> dict[str, float]:
+    def _of_filters(self, layer: Layer, found: _OnHost) -> dict[str, float]:
         dead = torch.from_numpy(found.dead)
         scalars = {"dead_filters": float(found.dead.mean()), "constant_filters": found.constant}
         if bounds_of(layer) != (None, None):
@@ -246,7 +246,7 @@ class FilterHealth(LayerObserver):
         self._norms.load_state_dict(state.get("norms", {}))  # there were none in earlier versions
 
 
-class _Found(NamedTuple):
+class _OnHost(NamedTuple):
     """One layer's results on the host."""
 
     dead: npt.NDArray[np.bool_]
@@ -258,14 +258,14 @@ class _Found(NamedTuple):
     of_gradient: dict[str, float]
 
 
-def _read(activity: ActivityResult, gradient: SignalResult | None) -> _Found:
+def _read(activity: ActivityResult, gradient: SignalResult | None) -> _OnHost:
     """Results of one layer in one exchange with its device, in float64, in which counts are exact too."""
     masks = torch.stack([activity.dead, activity.constant, activity.saturated, activity.active_share])
     scalars = torch.stack([as_double(each) for each in (activity.rms, activity.nonfinite, *(gradient or ()))])
     packed = torch.cat([scalars, as_double(masks).flatten()]).cpu().numpy()
     rms, nonfinite, *of_gradient = map(float, packed[: len(scalars)])
     dead, constant, saturated, share = packed[len(scalars) :].reshape(len(masks), -1)
-    return _Found(
+    return _OnHost(
         dead > 0, share.copy(), float(constant.mean()), float(saturated.mean()), rms, nonfinite, _named(of_gradient)
     )
 

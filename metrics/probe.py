@@ -16,7 +16,7 @@ from convscope.metrics.functional.logistic import check_logistic, logistic_score
 from convscope.metrics.functional.neighbours import centroid_scorer, knn_scorer
 from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, check_alphas, ridge_scorer
 from convscope.metrics.functional.scores import (
-    Labels,
+    EncodedLabels,
     Scorer,
     chance_level,
     judge,
@@ -98,7 +98,7 @@ class FeatureProbe(FeatureStore):
         )
 
 
-def _enough_of_each(features: Tensor, labels: Labels, fewest: int) -> tuple[Tensor, Labels]:
+def _enough_of_each(features: Tensor, labels: EncodedLabels, fewest: int) -> tuple[Tensor, EncodedLabels]:
     """Samples whose class has at least ``fewest`` of them."""
     enough = sum(size >= fewest for size in labels.sizes)
     if len(labels.sizes) < 2 or enough == len(labels.sizes):

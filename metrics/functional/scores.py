@@ -33,8 +33,8 @@ def encode_classes(target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Labels ``(N,)``, and what follows from them alone.
+class EncodedLabels:
+    """EncodedLabels ``(N,)``, and what follows from them alone.
 
     Attributes:
         target: ``(N,)``.
@@ -51,17 +51,17 @@ class Labels:
     sizes: tuple[int, ...]
 
     @classmethod
-    def of(cls, target: Tensor) -> Labels:
-        """Labels of a ``target`` that nobody writes to."""
+    def of(cls, target: Tensor) -> EncodedLabels:
+        """EncodedLabels of a ``target`` that nobody writes to."""
         classes, codes, counts = torch.unique(target, sorted=True, return_inverse=True, return_counts=True)
         return cls(target, classes, codes, as_double(counts), tuple(counts.tolist()))
 
 
-_known_labels = Remembered(Labels.of, most=2)
+_known_labels = Remembered(EncodedLabels.of, most=2)
 
 
-def labels_of(target: Tensor) -> Labels:
-    """Labels with what follows from them: a device is waited for to tell the classes once, and not by each layer."""
+def labels_of(target: Tensor) -> EncodedLabels:
+    """EncodedLabels with what follows from them: a device is waited for to tell the classes once, and not by each layer."""
     return _known_labels(target)
 
 
@@ -86,7 +86,7 @@ def best_classes(scores: Tensor, counts: Tensor) -> Tensor:
     return tied & (frequency == frequency.amax(dim=-1, keepdim=True))
 
 
-def _hits(scores: Tensor, target: Tensor) -> tuple[Tensor, Labels]:
+def _hits(scores: Tensor, target: Tensor) -> tuple[Tensor, EncodedLabels]:
     """Correctness of each sample ``(N,)``, a share if scores are equal, and the labels."""
     check_target(target, scores.shape[0])
     labels = labels_of(target)
@@ -159,7 +159,7 @@ def balanced_accuracy(scores: Tensor, target: Tensor) -> Tensor:
     return _balanced(*_hits(scores, target))
 
 
-def _balanced(hits: Tensor, labels: Labels) -> Tensor:
+def _balanced(hits: Tensor, labels: EncodedLabels) -> Tensor:
     # Not bincount(weights=hits), which a GPU refuses under torch.use_deterministic_algorithms.
     sizes = labels.counts.to(hits.device)
     recall = torch.zeros_like(sizes).index_add_(0, labels.codes.to(hits.device), hits) / sizes
@@ -238,7 +238,7 @@ class Judgement(NamedTuple):
     control_accuracy: Tensor
 
 
-def judge(scorer: Scorer, labels: Labels, n_controls: int, seed: int) -> Judgement:
+def judge(scorer: Scorer, labels: EncodedLabels, n_controls: int, seed: int) -> Judgement:
     """Accuracy of a prepared probe on its labels and on permuted ones, all predicted together."""
     orders = _orders(len(labels.codes), n_controls, seed, labels.codes.device)
     found = list(_judged(scorer, labels, torch.cat([labels.codes[None], labels.codes[orders]])))
@@ -260,7 +260,7 @@ def _orders(samples: int, n_controls: int, seed: int, device: torch.device) -> T
         return torch.stack(orders).to(device)
 
 
-def _judged(scorer: Scorer, labels: Labels, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _judged(scorer: Scorer, labels: EncodedLabels, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Scores ``(l, N, K)`` and hits ``(l, N)`` of labellings ``(L, N)``, of as many at once as the scorer takes."""
     done = 0
     for scores in _scores_of(scorer, labels, codes):
@@ -268,7 +268,7 @@ def _judged(scorer: Scorer, labels: Labels, codes: Tensor) -> Iterator[tuple[Ten
         done += len(scores)
 
 
-def _scores_of(scorer: Scorer, labels: Labels, codes: Tensor) -> Iterable[Tensor]:
+def _scores_of(scorer: Scorer, labels: EncodedLabels, codes: Tensor) -> Iterable[Tensor]:
     together = getattr(scorer, "together", None)
     if together is not None:  # one product is faster than L
         found: Iterable[Tensor] = together(codes, len(labels.classes))
