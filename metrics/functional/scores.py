@@ -34,7 +34,7 @@ def encode_classes(target: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class EncodedLabels:
-    """EncodedLabels ``(N,)``, and what follows from them alone.
+    """Labels ``(N,)``, and what follows from them alone.
 
     Attributes:
         target: ``(N,)``.
@@ -52,7 +52,7 @@ class EncodedLabels:
 
     @classmethod
     def of(cls, target: Tensor) -> EncodedLabels:
-        """EncodedLabels of a ``target`` that nobody writes to."""
+        """Labels of a ``target`` that nobody writes to."""
         classes, codes, counts = torch.unique(target, sorted=True, return_inverse=True, return_counts=True)
         return cls(target, classes, codes, as_double(counts), tuple(counts.tolist()))
 
@@ -61,7 +61,7 @@ _known_labels = Remembered(EncodedLabels.of, most=2)
 
 
 def labels_of(target: Tensor) -> EncodedLabels:
-    """EncodedLabels with what follows from them: a device is waited for to tell the classes once, and not by each layer."""
+    """Labels with what follows from them: a device is waited for to tell the classes once, and not by each layer."""
     return _known_labels(target)
 
 
