@@ -9,11 +9,13 @@ from convscope._arguments import share, whole_number_or_none
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Moment
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import Correlations, positions_each
+from convscope.callbacks.parts.reading import read
 from convscope.callbacks.parts.redundancy import Pairs, copied_share, redundancy_text, redundant_pairs
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.loggers import Backend
 from convscope.metrics import ChannelCorrelation
+from convscope.metrics.functional import CorrelationSummary
 
 # Below this a share of pairs is one of hardly any: two outputs that answer one question are one redundant pair of one.
 LEAST_FILTERS = 4
@@ -92,15 +94,10 @@ class FilterCorrelation(LayerObserver):
 
     def compute(self, layer: Layer) -> LayerResult:
         found = self._metrics.finish(layer)
-        scalars = {
-            "mean_abs": float(found.mean_abs),
-            "redundant_share": float(found.redundant_share) if layer.channels >= LEAST_FILTERS else math.nan,
-            "effective_rank": float(found.effective_rank),
-            "effective_rank_ratio": float(found.effective_rank_ratio),
-            "participation_ratio": float(found.participation_ratio),
-            "participation_ratio_ratio": float(found.participation_ratio_ratio),
-            "constant_filters": int(found.constant),
-        }
+        scalars = read({name: getattr(found, name) for name in CorrelationSummary._fields})
+        scalars["constant_filters"] = scalars.pop("constant")
+        if layer.channels < LEAST_FILTERS:
+            scalars["redundant_share"] = math.nan
         matrix = found.matrix.cpu().numpy()
         self._pairs[layer.name] = redundant_pairs(matrix, self.redundant_threshold)
         scalars["copied_filters"] = copied_share(layer, matrix)

@@ -16,6 +16,7 @@ from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.convergence import Convergence
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.per_layer import Correlations, PerLayer, positions_each
+from convscope.callbacks.parts.reading import read
 from convscope.callbacks.parts.reference import Reference, reference_features
 from convscope.callbacks.parts.snapshots import Features, LayerSnapshot, require_samples
 from convscope.capture.network.trace import Layer
@@ -144,7 +145,7 @@ class RepresentationDrift(LayerObserver):
             changes = now.since(previous)
         if reference := self._reference.get(name):
             others["cka_reference"] = reference
-        scalars = now.features.cka(others) | changes
+        scalars = read(now.features.cka(others) | changes)
         self._previous[name] = now
         self._first.setdefault(name, now.features)
         return LayerResult({key: value for key, value in scalars.items() if math.isfinite(value)})

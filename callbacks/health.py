@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from convscope._arguments import callable_or_none, flag
-from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values
+from convscope.callbacks.engine.findings import Findings, LayerResult, MapSpec, Moment, Values, Vector
 from convscope.callbacks.engine.observer import Plan
 from convscope.callbacks.parts.deaths import Death, Deaths
 from convscope.callbacks.parts.layer_observer import LayerObserver
@@ -21,8 +23,9 @@ from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.loss import Loss
 from convscope.loggers import Backend
-from convscope.metrics import FilterActivity, SignalRMS
+from convscope.metrics import FilterActivity, SignalResult, SignalRMS
 from convscope.metrics.functional import ActivityResult
+from convscope.metrics.functional._precision import as_double
 
 
 class FilterHealth(LayerObserver):
@@ -163,34 +166,34 @@ class FilterHealth(LayerObserver):
 
     def compute(self, layer: Layer) -> LayerResult:
         activity: ActivityResult = self._activity.compute(layer)
-        scalars = {"nonfinite": float(activity.nonfinite)}
-        scalars |= self._changes.scalars(layer.name) | self._norms.scalars(layer.name)
-        if activity.nonfinite > 0:
+        found = _read(activity, self._gradient(layer))
+        scalars = {"nonfinite": found.nonfinite} | self._changes.scalars(layer.name) | self._norms.scalars(layer.name)
+        if found.nonfinite > 0:
             return LayerResult(scalars)
-        scalars |= self._of_filters(layer, activity) | self._of_gradient(layer)
-        self._rms[layer.name] = (float(activity.rms), scalars.get("gradient_rms"))
-        return LayerResult(scalars | self._ratios(layer.name), activity.active_share.double().cpu().numpy())
+        scalars |= self._of_filters(layer, found)
+        scalars |= {"activation_rms": found.rms} | found.of_gradient
+        self._rms[layer.name] = (found.rms, scalars.get("gradient_rms"))
+        return LayerResult(scalars | self._ratios(layer.name), found.active_share)
 
-    def _of_filters(self, layer: Layer, activity: ActivityResult) -> dict[str, float]:
-        dead = activity.dead.cpu()
-        scalars = {"dead_filters": _share(dead), "constant_filters": _share(activity.constant)}
+    def _gradient(self, layer: Layer) -> SignalResult | None:
+        if layer not in self._gradients:
+            return None
+        try:
+            found: SignalResult = self._gradients.compute(layer)
+        except ValueError:  # no gradient ever came: the layer does not reach the loss
+            return None
+        return found
+
+    def _of_filters(self, layer: Layer, found: _OnHost) -> dict[str, float]:
+        dead = torch.from_numpy(found.dead)
+        scalars = {"dead_filters": float(found.dead.mean()), "constant_filters": found.constant}
         if bounds_of(layer) != (None, None):
-            scalars["saturated_filters"] = _share(activity.saturated)
+            scalars["saturated_filters"] = found.saturated
         changed = self._deaths.died_and_revived(layer.name, dead)
         if changed is not None:
             scalars["died"], scalars["revived"] = map(float, changed)
         self._masks[layer.name] = dead
-        return scalars | {"activation_rms": float(activity.rms)}
-
-    def _of_gradient(self, layer: Layer) -> dict[str, float]:
-        if layer not in self._gradients:
-            return {}
-        try:
-            found = self._gradients.compute(layer)
-        except ValueError:  # no gradient ever came: the layer does not reach the loss
-            return {}
-        scalars = {"nonfinite_gradients": float(found.nonfinite)}
-        return scalars if found.nonfinite > 0 else scalars | {"gradient_rms": float(found.rms)}
+        return scalars
 
     def _ratios(self, name: str) -> dict[str, float]:
         """Ratios of this layer's sizes to those of the previous layer, if both are known and not zero."""
@@ -243,8 +246,35 @@ class FilterHealth(LayerObserver):
         self._norms.load_state_dict(state.get("norms", {}))  # there were none in earlier versions
 
 
-def _share(mask: torch.Tensor) -> float:
-    return float(mask.float().mean())
+class _OnHost(NamedTuple):
+    """One layer's results on the host."""
+
+    dead: npt.NDArray[np.bool_]
+    active_share: Vector
+    constant: float
+    saturated: float
+    rms: float
+    nonfinite: float
+    of_gradient: dict[str, float]
+
+
+def _read(activity: ActivityResult, gradient: SignalResult | None) -> _OnHost:
+    """Results of one layer in one exchange with its device, in float64, in which counts are exact too."""
+    masks = torch.stack([activity.dead, activity.constant, activity.saturated, activity.active_share])
+    scalars = torch.stack([as_double(each) for each in (activity.rms, activity.nonfinite, *(gradient or ()))])
+    packed = torch.cat([scalars, as_double(masks).flatten()]).cpu().numpy()
+    rms, nonfinite, *of_gradient = map(float, packed[: len(scalars)])
+    dead, constant, saturated, share = packed[len(scalars) :].reshape(len(masks), -1)
+    return _OnHost(
+        dead > 0, share.copy(), float(constant.mean()), float(saturated.mean()), rms, nonfinite, _named(of_gradient)
+    )
+
+
+def _named(of_gradient: list[float]) -> dict[str, float]:
+    if not of_gradient:
+        return {}
+    rms, nonfinite = of_gradient
+    return {"nonfinite_gradients": nonfinite} | ({} if nonfinite > 0 else {"gradient_rms": rms})
 
 
 def _activity_of(layer: Layer) -> FilterActivity:

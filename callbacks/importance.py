@@ -11,11 +11,12 @@ from convscope._arguments import callable_or_none, share
 from convscope.callbacks.engine.findings import LayerResult, MapSpec, Vector
 from convscope.callbacks.parts.criteria import Criterion, ImportanceMeasure
 from convscope.callbacks.parts.layer_observer import LayerObserver
+from convscope.callbacks.parts.reading import read
 from convscope.capture.data.heldout import HeldOut
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.capture.outputs.loss import Loss
-from convscope.metrics.functional import gini, rank_stability, top_share, turnover
+from convscope.metrics.functional.summary import summaries
 
 MOST_SHOWN = 8.0
 """Times a layer's mean importance that its histogram shows; what is more counts as this."""
@@ -127,15 +128,9 @@ class FilterImportance(LayerObserver):
         if layer.is_output:
             return None
         importance = self._measure.importance(layer)
-        scalars = {
-            "gini": float(gini(importance)),
-            "top_share": float(top_share(importance, self.top)),
-            "mean": float(importance.mean()),
-        }
         previous = self._previous.get(layer.name)
-        if previous is not None and previous.shape == importance.shape:
-            scalars["rank_stability"] = float(rank_stability(importance, previous))
-            scalars["turnover"] = float(turnover(importance, previous, self.top))
+        comparable = previous is not None and previous.shape == importance.shape
+        scalars = read(summaries(importance, previous if comparable else None, self.top))
         self._previous[layer.name] = importance
         return LayerResult(scalars, distribution=importance.numpy())
 

@@ -156,12 +156,13 @@ class LayerProbe(LayerObserver):
 
     def compute(self, layer: Layer) -> LayerResult:
         result = self._metrics.finish(layer)
-        self._chance = float(result.chance)
+        scalars = self._measures.scalars(result)
+        self._chance = scalars.pop("chance")
         if layer in self._answers:
             self._bias = float(self._answers.finish(layer))
         self._known = _count_of_classes(result, self._task.name)
         self._classes = self._known if self._task.left_out else 0
-        return LayerResult(self._measures.scalars(result))
+        return LayerResult(scalars)
 
     def summarise(self, values: Values) -> dict[str, float]:
         reached = torch.tensor(list(values.get(self._measures.leading, {}).values()))

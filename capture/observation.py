@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import cmath
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -56,7 +57,7 @@ class Record:
     @cached_property
     def pooled(self) -> torch.Tensor:
         """Spatial mean ``(n, C)`` in float32 or better; computed once for all consumers."""
-        dtype = torch.promote_types(self.activation.dtype, torch.float32)
+        dtype = _single_or_better(self.activation.dtype)
         if self.activation.dim() == 2:
             return self.activation.to(dtype)
         return self.activation.mean(tuple(range(2, self.activation.dim())), dtype=dtype)
@@ -350,8 +351,8 @@ class Pass:
             return
         name = record.layer.name
         # One sum finds any NaN or Inf; in half precision the sum itself could overflow.
-        total = gradient.sum(dtype=torch.promote_types(gradient.dtype, torch.float32))
-        self._looks.ask(~torch.isfinite(total), lambda bad: self._note_bad_gradient(name, bad))
+        total = gradient.sum(dtype=_single_or_better(gradient.dtype))
+        self._looks.ask(total, lambda total: self._note_bad_gradient(name, total))
         finite = name not in self.report.nonfinite_gradients
         moved = record.layer.fold(gradient)
         with _plain_arithmetic(gradient.device):
@@ -382,17 +383,20 @@ class Pass:
         Where looking would wait for a device, the answer comes at the end of the chunk. Metrics may then have seen
         such values: the layer is reported all the same, and what they found for it is not used.
         """
-        name, bad = record.layer.name, (~torch.isfinite(record.pooled)).any(1)
-        self._looks.ask(bad.sum(), lambda count: self._note_bad(name, count))
+        name, pooled = record.layer.name, record.pooled
+        self._looks.ask(pooled.sum(), lambda total: self._note_bad(name, pooled, total))
         return name not in self.report.nonfinite
 
-    def _note_bad(self, name: str, count: int) -> None:
-        if count:
+    def _note_bad(self, name: str, pooled: torch.Tensor, total: complex) -> None:
+        if cmath.isfinite(total):
+            return
+        count = int((~torch.isfinite(pooled)).any(1).sum())
+        if count:  # else the sum has overflowed
             self.report.nonfinite[name] = self.report.nonfinite.get(name, 0) + count
             self._excuse(name, lambda consumer: not consumer.takes_nonfinite)
 
-    def _note_bad_gradient(self, name: str, bad: int) -> None:
-        if bad:
+    def _note_bad_gradient(self, name: str, total: complex) -> None:
+        if not cmath.isfinite(total):
             self.report.nonfinite_gradients.add(name)
             self._excuse(name, lambda consumer: consumer.needs_gradient and not consumer.takes_nonfinite)
 
@@ -401,6 +405,11 @@ class Pass:
         for place, layer in set(self.report.failures) - self._failed_before:
             if layer == name and spoilt(self._consumers[place]):
                 del self.report.failures[place, layer]
+
+
+@cache
+def _single_or_better(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)  # a call into torch each time, though nothing is computed
 
 
 def _started(tensor: torch.Tensor) -> torch.Tensor:

@@ -14,10 +14,11 @@ from torchmetrics.utilities import dim_zero_max, dim_zero_min, dim_zero_sum
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from convscope._arguments import whole_number
-from convscope._devices import WITHOUT_DOUBLE
+from convscope._devices import WITHOUT_DOUBLE, free_to_look
 from convscope.metrics._plot import draw_array, parts_to_draw
-from convscope.metrics.functional._precision import as_double
-from convscope.metrics.functional._validation import checked_mean
+from convscope.metrics.functional._precision import as_double, without_graph
+from convscope.metrics.functional._remembered import Remembered
+from convscope.metrics.functional._validation import check_index, check_index_values, checked_mean
 
 NO_INDEX = -1
 """Stands for a sample's place in the held-out set where a caller gave none."""
@@ -29,10 +30,14 @@ def canonical_order(index: Tensor) -> Tensor:
     Raises:
         ValueError: if some have an index and some not.
     """
-    unknown = index < 0
-    if bool(unknown.all()):
+    return _known_order(index)
+
+
+def _canonical_order(index: Tensor) -> Tensor:
+    least, greatest = torch.stack(torch.aminmax(index)).tolist() if len(index) else (NO_INDEX, NO_INDEX)
+    if greatest < 0:
         return torch.arange(len(index), device=index.device)
-    if bool(unknown.any()):
+    if least < 0:
         raise ValueError("Some chunks came with an index and some without. Pass `index` in every update or in none.")
     # Stable: of a sample that came twice the first copy is kept, on every rank the same one.
     index, order = index.sort(stable=True)
@@ -41,8 +46,19 @@ def canonical_order(index: Tensor) -> Tensor:
     return order[first]
 
 
+_known_order = Remembered(_canonical_order, most=2)
+
 _WAYS = {dim_zero_sum: ("SUM", 1), dim_zero_max: ("MAX", 1), dim_zero_min: ("MAX", -1)}
 """Operation over ranks, and the sign to take it with, that does what each of torchmetrics' reductions does."""
+
+
+def _checked_copy(index: Tensor) -> Tensor:
+    check_index_values(index)
+    return index.to(torch.int64)
+
+
+_known_copy = Remembered(_checked_copy, most=2)
+"""One copy for all metrics of all layers, which are given the same index for a chunk."""
 
 _before_sync: list[Callable[[], None]] = []
 
@@ -88,6 +104,7 @@ class ObservationMetric(Metric):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._sum_shapes: dict[str, tuple[int, ...]] = {}
+        self._was_given = False  # data that counts, since the last reset
 
     def plot(self, val: Any = None, ax: Any = None) -> tuple[Any, Any]:
         """Draw a result, as the ``plot`` of torchmetrics' own metrics does; needs matplotlib.
@@ -131,34 +148,43 @@ class ObservationMetric(Metric):
 
         return unsealed
 
+    def _add_tensor(self, name: str, default: Tensor, way: str = "sum") -> None:
+        """A state that begins as ``default``.
+
+        Registered as a list, of which torchmetrics' deep copy costs nothing: that of a tensor is eight operations.
+        """
+        self.add_state(name, default=[], dist_reduce_fx=way)
+        self._defaults[name] = default
+        setattr(self, name, default.clone())
+
     def _add_sums(self, **shapes: tuple[int, ...]) -> None:
         """States that are float64 sums over samples, zero at first, and add up over chunks and ranks."""
+        zero = self._zero()
         for name, shape in shapes.items():
-            self._add_later_sum(name, shape)
+            self._add_later_sum(name, shape, zero)
             setattr(self, name, torch.zeros(shape, dtype=torch.float64))
 
-    def _add_later_sum(self, name: str, shape: tuple[int, ...]) -> None:
+    def _add_later_sum(self, name: str, shape: tuple[int, ...], zero: Tensor | None = None) -> None:
         """A state as of :meth:`_add_sums` that takes no memory yet: one zero, seen as a whole matrix.
 
         It cannot be written into: what is added first replaces it.
         """
-        self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state(name, default=[], dist_reduce_fx="sum")  # see `_add_tensor`
         self._sum_shapes[name] = shape
-        self._expand_default(name)
+        # The default of a sum is such a zero too: as a copy it would take as much memory as the state.
+        self._defaults[name] = (self._zero() if zero is None else zero).expand(shape)
         setattr(self, name, self._defaults[name])
 
-    def _expand_default(self, name: str) -> None:
-        # The default of a sum is such a zero too: as a copy it would take as much memory as the state.
-        zero = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._defaults[name] = zero.expand(self._sum_shapes[name])
+    def _zero(self) -> Tensor:
+        return torch.zeros((), dtype=torch.float64, device=self.device)
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> Any:
         # Where a device has no float64 the states stay behind: sums there would lose what they are kept for.
         if fn(torch.zeros(())).device.type in WITHOUT_DOUBLE:
             return self
         applied = super()._apply(self._keeping_types(fn), *args, **kwargs)
-        for name in self._sum_shapes:
-            self._expand_default(name)
+        zero = self._zero()
+        self._defaults |= {name: zero.expand(shape) for name, shape in self._sum_shapes.items()}
         return applied
 
     def _keeping_types(self, fn: Callable) -> Callable:
@@ -207,9 +233,23 @@ class ObservationMetric(Metric):
         for (name, sign), state, part in zip(signs.items(), states, parts, strict=True):
             setattr(self, name, (sign * part).reshape(state.shape).to(state.dtype))
 
+    def _require_some(self, count: Tensor, message: str) -> None:
+        """There was data, here or on another rank; the count is looked at only where this metric was given none.
+
+        Raises:
+            ValueError: if there was none.
+        """
+        if not self._was_given and count == 0:
+            raise ValueError(message)
+
+    def reset(self) -> None:
+        """Forget everything seen."""
+        super().reset()
+        self._was_given = False
+
     def _to_state(self, tensor: Tensor) -> Tensor:
         """``tensor`` where this metric keeps its states."""
-        return tensor.detach().to(self.device)
+        return without_graph(tensor).to(self.device)
 
 
 class StreamingMean(ObservationMetric):
@@ -224,7 +264,7 @@ class StreamingMean(ObservationMetric):
         super().__init__(**kwargs)
         self.num_channels = whole_number("num_channels", num_channels)
         self._add_sums(total=(self.num_channels,))
-        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
+        self._add_tensor("count", torch.zeros((), dtype=torch.int64))
 
     def _add(self, total: Tensor, count: int) -> None:
         self.total += self._to_state(total)
@@ -240,12 +280,13 @@ class StreamingMean(ObservationMetric):
 
 
 class GatheringMetric(ObservationMetric):
-    """A metric that keeps what it was given, as flat lists.
+    """A metric that keeps what it was given, as lists, in a fixed number format.
 
-    Flat, because gathering wants the same number of dimensions on every rank, which a rank that saw nothing
-    could not know; in a fixed number format, for the same reason.
+    Before they are gathered the lists are joined to flat tensors: all ranks must have the same number of dimensions
+    and the same format, which a rank that saw nothing could not know.
     """
 
+    index: list[Tensor]
     _state_dtypes: dict[str, torch.dtype]
 
     def _add_lists(self, **dtypes: torch.dtype) -> None:
@@ -255,8 +296,21 @@ class GatheringMetric(ObservationMetric):
 
     def _append(self, name: str, values: Tensor) -> None:
         # A copy, since callers reuse buffers between chunks.
-        flat = self._to_state(values).reshape(-1).to(self._state_dtypes[name], copy=True)
-        getattr(self, name).append(flat)
+        kept = self._to_state(values).to(self._state_dtypes[name], copy=True)
+        getattr(self, name).append(kept)
+
+    def _append_index(self, index: Tensor | None, samples: int) -> None:
+        """Keep the samples' numbers, if they come with some, where they are: a device would be waited for to take them.
+
+        Raises:
+            ValueError: if they are not whole numbers from 0, one a sample.
+        """
+        if index is None:
+            self.index.append(torch.full((samples,), NO_INDEX))
+            return
+        check_index(index, samples)
+        numbers = without_graph(index)
+        self.index.append(_known_copy(numbers) if free_to_look(numbers) else numbers.to(torch.int64, copy=True))
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -266,10 +320,14 @@ class GatheringMetric(ObservationMetric):
                 setattr(self, name, [state])
 
     def _joined(self, name: str) -> Tensor:
+        """All that a list holds, as one flat tensor."""
         state = getattr(self, name)
         parts = [state] if isinstance(state, Tensor) else state
+        if len({part.shape[1:] for part in parts}) > 1:
+            parts = [part.flatten() for part in parts]
         # An empty head gives the right type where nothing was ever appended, and `cat` of no tensor is an error.
-        return torch.cat([self._empty(name), *parts]).to(self._state_dtypes[name])  # which set_dtype may have changed
+        joined = torch.cat(parts or [self._empty(name)]).flatten()
+        return joined.to(self._state_dtypes[name])  # which set_dtype may have changed
 
     def _empty(self, name: str) -> Tensor:
         return torch.empty(0, dtype=self._state_dtypes[name], device=self.device)
@@ -277,7 +335,7 @@ class GatheringMetric(ObservationMetric):
     def _gather_lists(self, group: Any) -> None:
         """All lists in two exchanges, of their lengths and of their bytes; the wider numbers first, to be aligned."""
         names = sorted(self._state_dtypes, key=lambda name: -self._state_dtypes[name].itemsize)
-        own = [self._joined(name).view(torch.uint8) for name in names]
+        own = [self._joined(name).to(self.device).view(torch.uint8) for name in names]
         lengths = torch.tensor([len(each) for each in own], device=self.device)
         every = [torch.zeros_like(lengths) for _ in range(torch.distributed.get_world_size(group))]
         torch.distributed.all_gather(every, lengths, group)
@@ -289,10 +347,7 @@ class GatheringMetric(ObservationMetric):
         for name, ranks in zip(names, zip(*parts, strict=True), strict=True):
             setattr(self, name, torch.cat([part.view(self._state_dtypes[name]) for part in ranks]))
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Synchronise states, also where this rank has none: every rank takes part in every exchange."""
+    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None) -> None:
         for name in self._state_dtypes:
-            state = getattr(self, name)
-            if isinstance(state, list) and not state:
-                state.append(self._empty(name))
-        super().sync(*args, **kwargs)
+            setattr(self, name, [self._joined(name).to(self.device)])
+        super()._sync_dist(dist_sync_fn, process_group)

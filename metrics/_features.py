@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convscope.metrics._base import NO_INDEX, GatheringMetric, canonical_order
-from convscope.metrics.functional._validation import check_index
+from convscope.metrics._base import GatheringMetric, canonical_order
 
 
 class FeatureStore(GatheringMetric):
@@ -19,16 +18,11 @@ class FeatureStore(GatheringMetric):
 
     features: list[Tensor]
     targets: list[Tensor]
-    index: list[Tensor]
-    width: Tensor
-    target_width: Tensor
 
     def __init__(self, target_dtype: torch.dtype, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._add_lists(features=torch.float32, targets=target_dtype, index=torch.int64)
-        self.add_state("width", default=torch.tensor(0), dist_reduce_fx="max")
-        self.add_state("target_width", default=torch.tensor(0), dist_reduce_fx="max")
-        self._widths: tuple[int, int] | None = None  # the same, where reading it does not wait for a device
+        self._widths: tuple[int, int] | None = None  # columns of features and targets
 
     def reset(self) -> None:
         """Forget everything collected."""
@@ -47,32 +41,27 @@ class FeatureStore(GatheringMetric):
         return torch.unique(known) if len(known) else torch.arange(len(index), device=index.device)
 
     def _collect(self, features: Tensor, targets: Tensor, index: Tensor | None) -> None:
-        """Add ``(N, F)`` features and ``(N, T)`` targets."""
-        self._keep_widths(features.shape[1], targets.shape[1])
-        places = torch.full((len(features),), NO_INDEX, device=features.device) if index is None else index
-        check_index(places, len(features), given=index is not None)
+        """Add ``(N, F)`` features and ``(N, T)`` targets, or ``(N,)`` of one column."""
+        self._keep_widths(features.shape[1], targets.shape[1] if targets.ndim > 1 else 1)
+        self._append_index(index, len(features))
         self._append("features", features)
         self._append("targets", targets)
-        self._append("index", places)
 
     def _canonical(self) -> tuple[Tensor, Tensor]:
         index = self._joined("index")
         if len(index) == 0:
             raise ValueError("A probe needs samples, got none. Pass a held-out set that is not empty.")
         order = canonical_order(index)
-        features = self._joined("features").reshape(len(index), int(self.width))
-        return features[order], self._joined("targets").reshape(len(index), int(self.target_width))[order]
+        features, targets = (self._joined(name).reshape(len(index), -1) for name in ("features", "targets"))
+        return features[order], targets[order]
 
     def _keep_widths(self, *widths: int) -> None:
-        if self._widths is None and len(self.index) and int(self.width):  # states that were loaded, or merged
-            self._widths = int(self.width), int(self.target_width)
+        if self._widths is None and (samples := len(self._joined("index"))):  # states that were loaded, or merged
+            self._widths = len(self._joined("features")) // samples, len(self._joined("targets")) // samples
         for name, known, width in zip(("features", "targets"), self._widths or widths, widths, strict=True):
             if known != width:
                 raise ValueError(
                     f"The {name} must have {known} columns as in earlier chunks, got {width}. "
                     "Use one metric for each layer."
                 )
-        if self._widths is None:
-            self._widths = widths[0], widths[1]
-            self.width.fill_(widths[0])
-            self.target_width.fill_(widths[1])
+        self._widths = widths[0], widths[1]

@@ -68,13 +68,13 @@ class ChannelMoments(ObservationMetric):
         if activation.numel() == 0:
             return
         found = channel_moments(activation, self.max_positions, self.seed)
-        added = {name: self._to_state(each) for name, each in found._asdict().items()}
-        self.observations += added["observations"]
-        self.total += added["total"]
+        product = self._to_state(found.product)
+        self.observations += found.observations
+        self.total += self._to_state(found.total)
         if self.product.is_contiguous() and self.num_channels > 1:
-            self.product += added["product"]
+            self.product += product
         else:  # nothing has been added yet, or the zero of one channel, which looks like any other matrix
-            self.product = self.product + added["product"]
+            self.product = self.product + product
 
     def share_states(self, other: ChannelMoments) -> None:
         """Take over the states of another metric, which has been updated with the same activations in this one's place.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from convscope._arguments import whole_number
-from convscope.metrics._base import NO_INDEX, GatheringMetric, canonical_order
-from convscope.metrics.functional._validation import check_features, check_finite, check_index
+from convscope.metrics._base import GatheringMetric, canonical_order
+from convscope.metrics.functional._validation import check_features, check_finite
 
 
 class PooledFeatures(GatheringMetric):
@@ -43,7 +43,6 @@ class PooledFeatures(GatheringMetric):
     plot_axes = ("sample", "filter")
 
     features: list[Tensor]
-    index: list[Tensor]
 
     def __init__(self, num_channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -63,10 +62,8 @@ class PooledFeatures(GatheringMetric):
         check_features(features)
         if features.shape[1] != self.num_channels:
             raise ValueError(f"The features must have shape (N, {self.num_channels}), got {tuple(features.shape)}.")
-        places = torch.full((len(features),), NO_INDEX) if index is None else index
-        check_index(places, len(features), given=index is not None)
+        self._append_index(index, len(features))
         self._append("features", features)
-        self._append("index", places)
 
     def compute(self) -> Tensor:
         """All rows, over all ranks.

@@ -20,6 +20,8 @@ from convscope.metrics.functional.health import (
     activity_sums,
     check_bounds,
     check_off,
+    inside_squares,
+    is_safe,
     squared_sum,
 )
 
@@ -58,11 +60,9 @@ class FilterActivity(ObservationMetric):
     plot_fields = ("active_share",)
     minimum: Tensor
     maximum: Tensor
-    squares: Tensor
-    positive: Tensor
-    at_bound: Tensor
-    seen: Tensor
-    nonfinite: Tensor
+    sums: Tensor
+    count: Tensor
+    left_out: Tensor
 
     def __init__(
         self,
@@ -83,10 +83,9 @@ class FilterActivity(ObservationMetric):
         self.off = off
         c = self.num_channels
         unseen = torch.full((c,), torch.inf, dtype=torch.float64)  # any value is less than it, or greater than minus it
-        self.add_state("minimum", default=unseen, dist_reduce_fx="min")
-        self.add_state("maximum", default=-unseen, dist_reduce_fx="max")
-        self._add_sums(squares=(c,), positive=(c,), at_bound=(c,), seen=(c,))
-        self.add_state("nonfinite", default=torch.tensor(0), dist_reduce_fx="sum")
+        self._add_tensor("minimum", unseen, "min")
+        self._add_tensor("maximum", -unseen, "max")
+        self._add_sums(sums=(2 if bounds == (None, None) else 3, c), count=(), left_out=(c,))
 
     def update(self, activation: Tensor) -> None:
         """Add a chunk.
@@ -100,11 +99,14 @@ class FilterActivity(ObservationMetric):
         check_channels("activation", activation, self.num_channels)
         if activation.numel() == 0:
             return
-        sums = activity_sums(activation, self.bounds)
-        self.minimum = torch.minimum(self.minimum, self._to_state(sums.minimum))
-        self.maximum = torch.maximum(self.maximum, self._to_state(sums.maximum))
-        for name in ("squares", "positive", "at_bound", "seen", "nonfinite"):
-            setattr(self, name, getattr(self, name) + self._to_state(getattr(sums, name)))
+        found = activity_sums(activation, self.bounds)
+        self.minimum = torch.minimum(self.minimum, self._to_state(found.minimum))
+        self.maximum = torch.maximum(self.maximum, self._to_state(found.maximum))
+        self.sums += self._to_state(found.sums)
+        self.count += found.number
+        self._was_given = True
+        if found.left_out is not None:
+            self.left_out += self._to_state(found.left_out)
 
     def compute(self) -> ActivityResult:
         """Activity over everything seen, over all ranks.
@@ -112,8 +114,9 @@ class FilterActivity(ObservationMetric):
         Raises:
             ValueError: if there was no sample.
         """
-        sums = ActivitySums(*(getattr(self, name) for name in ActivitySums._fields))
-        return activity_result(sums, self.rectified, self.saturated_share, self.off)
+        self._require_some(self.count, "Filter activity needs at least one activation, got none. Call update() first.")
+        found = ActivitySums(self.minimum, self.maximum, self.sums, self.count, self.left_out)
+        return activity_result(found, self.rectified, self.saturated_share, self.off)
 
 
 class SignalResult(NamedTuple):
@@ -159,23 +162,19 @@ class SignalRMS(ObservationMetric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._add_sums(squares=())
-        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("nonfinite", default=torch.tensor(0), dist_reduce_fx="sum")
+        self._add_sums(squares=(), count=(), nonfinite=())
 
     def update(self, signal: Tensor) -> None:
         """Add a chunk, of any shape."""
         # The plain sum first, where it may be looked at: it is finite nearly always, and one pass is all that it costs.
-        squares = squared_sum(signal) if free_to_look(signal) else None
-        left_out = torch.zeros((), dtype=torch.int64)
-        if squares is None or not bool(torch.isfinite(squares)):
-            finite = torch.isfinite(signal)
-            left_out = (~finite).sum()
-            squares = squared_sum(signal.where(finite, 0.0))
-        left_out = self._to_state(left_out)
+        squares = inside_squares(signal) if free_to_look(signal) else None
+        if squares is None or not is_safe(float(squares)):
+            finite = signal.abs() < torch.inf
+            self.nonfinite += self._to_state(signal.numel() - finite.sum())
+            squares = squared_sum(torch.nan_to_num(signal, 0.0, 0.0, 0.0))
         self.squares += self._to_state(squares)
-        self.count += signal.numel() - left_out
-        self.nonfinite += left_out
+        self.count += signal.numel()
+        self._was_given |= signal.numel() > 0
 
     def compute(self) -> SignalResult:
         """Over everything seen, over all ranks.
@@ -183,6 +182,6 @@ class SignalRMS(ObservationMetric):
         Raises:
             ValueError: if there was no value.
         """
-        if int(self.count + self.nonfinite) == 0:
-            raise ValueError("SignalRMS needs at least one value, got none. Call update() first.")
-        return SignalResult((self.squares / self.count.clamp(min=1)).sqrt().float(), self.nonfinite.clone())
+        self._require_some(self.count, "SignalRMS needs at least one value, got none. Call update() first.")
+        finite = (self.count - self.nonfinite).clamp(min=1)
+        return SignalResult((self.squares / finite).sqrt().float(), self.nonfinite.long())

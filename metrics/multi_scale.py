@@ -181,7 +181,7 @@ class SwitchingAreas(ObservationMetric):
         self.shares = tuple(shares)
         switching_area(torch.zeros(len(self.shares)), self.shares)  # refuses what are no shares
         self._add_sums(total=(self.num_orders, 2))
-        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
+        self._add_tensor("count", torch.zeros((), dtype=torch.int64))
 
     def update(self, probability: Tensor) -> None:
         """Add one image: ``(num_orders, 2, R)``, super-pixels switched off in the first row, on in the second.

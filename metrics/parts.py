@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from convscope._arguments import flag, one_of, whole_number
-from convscope.metrics._base import NO_INDEX, GatheringMetric, ObservationMetric, canonical_order
-from convscope.metrics.functional._validation import check_channels, check_finite, check_index
+from convscope.metrics._base import GatheringMetric, ObservationMetric, canonical_order
+from convscope.metrics.functional._validation import check_channels, check_finite
 from convscope.metrics.functional.parts import (
     LARGEST_MAP,
     SCALES,
@@ -44,11 +44,6 @@ class _IndexedMetric(GatheringMetric):
     def _add_rows(self, num_channels: int, **dtypes: torch.dtype) -> None:
         self.num_channels = whole_number("num_channels", num_channels)
         self._add_lists(index=torch.int64, **dtypes)
-
-    def _numbers(self, samples: int, index: Tensor | None, device: torch.device) -> Tensor:
-        numbers = torch.full((samples,), NO_INDEX, device=device) if index is None else index
-        check_index(numbers, samples, given=index is not None)
-        return numbers
 
     def _rows(self, *names: str) -> list[Tensor]:
         """Each state as ``(N, …)`` flat rows, samples in order and each once."""
@@ -109,9 +104,8 @@ class FilterPartScore(_IndexedMetric):
         """
         check_channels("activation", activation, self.num_channels)
         check_finite("activation", activation)
-        numbers = self._numbers(len(activation), index, activation.device)
+        self._append_index(index, len(activation))
         self._append("maps", part_maps(activation, self.side))
-        self._append("index", numbers)
 
     def joined_maps(self) -> tuple[Tensor, Tensor]:
         """Numbers ``(N,)`` and maps ``(N, C, n, n)`` of this process's samples."""
@@ -236,11 +230,10 @@ class PeakInstability(_IndexedMetric):
         if landmarks.ndim != 3 or len(landmarks) != len(activation) or landmarks.shape[2] != 2:
             raise ValueError(f"The landmarks must have shape ({len(activation)}, K, 2), got {tuple(landmarks.shape)}.")
         found = peaks(activation)
-        numbers = self._numbers(len(activation), index, activation.device)
+        self._append_index(index, len(activation))
         self._append("peak", found.value)
         self._append("place", found.place)
         self._append("landmarks", landmarks)
-        self._append("index", numbers)
 
     def compute(self) -> Tensor:
         """Deviations over everything seen, over all ranks.

@@ -16,12 +16,11 @@ from convscope.metrics.functional.logistic import check_logistic, logistic_score
 from convscope.metrics.functional.neighbours import centroid_scorer, knn_scorer
 from convscope.metrics.functional.ridge import DEFAULT_ALPHAS, check_alphas, ridge_scorer
 from convscope.metrics.functional.scores import (
+    EncodedLabels,
     Scorer,
-    balanced_accuracy,
     chance_level,
-    control_accuracy,
-    encode_classes,
-    probe_accuracy,
+    judge,
+    labels_of,
 )
 
 
@@ -80,7 +79,7 @@ class FeatureProbe(FeatureStore):
         """
         check_features(features)
         check_target(target, len(features))
-        self._collect(features, target[:, None], index)
+        self._collect(features, target, index)
 
     def compute(self) -> ProbeResult:
         """Fit and judge the probe on everything collected, over all ranks.
@@ -90,27 +89,27 @@ class FeatureProbe(FeatureStore):
                 or only some chunks came with an index.
         """
         features, targets = self._canonical()
-        features, target = _enough_of_each(features, targets.flatten(), self.fewest)
-        scorer = self._scorer(features, target)
-        scores = scorer(target)
-        accuracy = probe_accuracy(scores, target)
-        control = control_accuracy(scorer, target, self.n_controls, self.seed)
-        classes = encode_classes(target)[0]
-        chance = chance_level(target)
-        balanced = balanced_accuracy(scores, target)
-        return ProbeResult(accuracy, balanced, chance, accuracy - control, control, scores, target, classes)
+        features, labels = _enough_of_each(features, labels_of(targets.flatten()), self.fewest)
+        scorer = self._scorer(features, labels.target)
+        scores, accuracy, balanced, control = judge(scorer, labels, self.n_controls, self.seed)
+        chance = chance_level(labels.target)
+        return ProbeResult(
+            accuracy, balanced, chance, accuracy - control, control, scores, labels.target, labels.classes
+        )
 
 
-def _enough_of_each(features: Tensor, target: Tensor, fewest: int) -> tuple[Tensor, Tensor]:
+def _enough_of_each(features: Tensor, labels: EncodedLabels, fewest: int) -> tuple[Tensor, EncodedLabels]:
     """Samples whose class has at least ``fewest`` of them."""
-    classes, codes = encode_classes(target)
-    often = torch.bincount(codes) >= fewest
-    if len(classes) > 1 and int(often.sum()) < 2:
+    enough = sum(size >= fewest for size in labels.sizes)
+    if len(labels.sizes) < 2 or enough == len(labels.sizes):
+        return features, labels
+    if enough < 2:
         raise ValueError(
-            f"{int(often.sum())} of {len(classes)} classes have {fewest} samples or more: a probe predicts each sample "
+            f"{enough} of {len(labels.sizes)} classes have {fewest} samples or more: a probe predicts each sample "
             "from others of its class, and needs two such classes. Use a larger held-out set."
         )
-    return (features, target) if len(classes) < 2 else (features[often[codes]], target[often[codes]])
+    often = (labels.counts >= fewest)[labels.codes]
+    return features[often], labels_of(labels.target[often])
 
 
 class RidgeProbe(FeatureProbe):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from convscope._arguments import whole_number
-from convscope.metrics._base import NO_INDEX, GatheringMetric, ObservationMetric, canonical_order
-from convscope.metrics.functional._validation import check_channels, check_features, check_finite, check_index
+from convscope.metrics._base import GatheringMetric, ObservationMetric, canonical_order
+from convscope.metrics.functional._validation import check_channels, check_features, check_finite
 from convscope.metrics.functional.resampling import (
     ResamplingScores,
     ResamplingSums,
@@ -139,9 +139,8 @@ class ResampledImages(GatheringMetric):
             if values.shape != (len(mean), self.num_channels):
                 raise ValueError(f"Scores must have shape (I, {self.num_channels}), got {tuple(values.shape)}.")
         check_finite("mean and variance", mean, variance)
-        numbers = torch.full((len(mean),), NO_INDEX) if index is None else index
-        check_index(numbers, len(mean), given=index is not None)
-        for name, values in (("mean", mean), ("variance", variance), ("influence", influence), ("index", numbers)):
+        self._append_index(index, len(mean))
+        for name, values in (("mean", mean), ("variance", variance), ("influence", influence)):
             self._append(name, values)
 
     def compute(self) -> ResamplingScores:

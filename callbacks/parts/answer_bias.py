@@ -41,7 +41,7 @@ class AnswerBias(Metric):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
-        self.add_state("likely", torch.zeros(classes, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("likely", torch.zeros(classes), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(classes, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("strange", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
@@ -49,14 +49,16 @@ class AnswerBias(Metric):
         """Take in logits, log-probabilities or probabilities ``(n, K)`` and classes ``(n,)``."""
         counted = (targets >= 0) & (targets < self.classes)
         self.strange += (~counted).sum()
-        self.likely += _probabilities(scores[counted]).sum(0).to(self.likely.device)
-        self.counts += torch.bincount(targets[counted].long(), minlength=self.classes)
+        # Samples that do not count are added as nothing: to leave them out, a device would be waited for.
+        likely = _probabilities(scores).masked_fill(~counted.to(scores.device).unsqueeze(1), 0.0)
+        self.likely += likely.sum(0).to(self.likely)
+        self.counts.index_add_(0, targets.long().clamp(0, self.classes - 1), counted.long())
 
     def compute(self) -> torch.Tensor:
         """The distance, float32 scalar."""
-        shares = self.counts.double() / self.counts.sum()
+        shares = self.counts.float() / self.counts.sum()
         distance: torch.Tensor = 0.5 * (self.likely / self.counts.sum() - shares).abs().sum()
-        return distance.float().masked_fill(self.strange > 0, torch.nan)
+        return distance.masked_fill(self.strange > 0, torch.nan)
 
 
 def _probabilities(scores: torch.Tensor) -> torch.Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
 import torch
 from torchmetrics import Metric
 
+from convscope._devices import IN_STEP, WITHOUT_DOUBLE
 from convscope.capture.network.trace import Layer
 from convscope.capture.observation import Record
 from convscope.metrics import ChannelMoments
@@ -30,7 +32,10 @@ class PerLayer(Generic[M]):
 
     def make(self, layers: Iterable[Layer], metric: Callable[[Layer], M]) -> None:
         """Make a new metric per layer, in the place of those of the last check."""
-        self._metrics = {layer.name: metric(layer) for layer in layers}
+        self._metrics = {}
+        for layer in layers:
+            with _on_device_of(layer):
+                self._metrics[layer.name] = metric(layer)
 
     def update(self, record: Record, *values: Any) -> None:
         """Update the record's layer, on the device where its activation is."""
@@ -75,6 +80,14 @@ class PerLayer(Generic[M]):
 
     def __len__(self) -> int:
         return len(self._metrics)
+
+
+def _on_device_of(layer: Layer) -> AbstractContextManager[Any]:
+    """A block in which new tensors are where a layer's weights are: taking them there, one by one, waits each time."""
+    weight = None if layer.module is None else next(layer.module.parameters(), None)
+    if weight is None or weight.device.type in {*IN_STEP, *WITHOUT_DOUBLE, "meta"}:
+        return nullcontext()
+    return weight.device
 
 
 C = TypeVar("C", bound=ChannelMoments)

@@ -9,6 +9,7 @@ from typing import Any
 from torchmetrics import Metric
 
 from convscope.callbacks.engine.findings import MapSpec
+from convscope.callbacks.parts.reading import read
 from convscope.callbacks.parts.tasks import TaskName
 from convscope.metrics import (
     CentroidProbe,
@@ -50,8 +51,8 @@ class ProbeTask:
         return {self.leading: self.column}
 
     def scalars(self, result: Any) -> dict[str, float]:
-        """The logged numbers of one layer."""
-        return {quantity: float(getattr(result, quantity)) for quantity in self.charts}
+        """The logged numbers of one layer, and ``chance``."""
+        return read({quantity: getattr(result, quantity) for quantity in (*self.charts, "chance")})
 
 
 PROBE_TASKS: dict[TaskName, ProbeTask] = {

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from convscope.capture.errors import TooFewError
-from convscope.metrics.functional import ChannelStatistics, correlation_change, mean_shift, variance_shift
-from convscope.metrics.functional.cka import Centred, aligned, centred, similarity
+from convscope.metrics.functional import ChannelStatistics
+from convscope.metrics.functional.cka import Centred, aligned, away_from_mean, similarity
+from convscope.metrics.functional.drift import Statistics, statistics_changes
 
 
 def require_samples(name: str, samples: int, debiased: bool) -> None:
@@ -44,25 +46,30 @@ class Features:
 
     @classmethod
     def of(cls, features: Tensor, debiased: bool) -> Features:
-        """Round ``(N, C)`` features."""
-        kept = centred(features, debiased).features.cpu()
-        largest = kept.abs().max() if kept.numel() else 1.0
+        """Round ``(N, C)`` features, which are finite."""
+        away, varying = away_from_mean(features)
+        kept = away[:, varying].cpu()
+        largest = torch.linalg.vector_norm(kept, torch.inf) if kept.numel() else 1.0
         return cls((kept / largest).half(), debiased)
 
-    def cka(self, others: Mapping[str, Features]) -> dict[str, float]:
-        """Linear CKA with other checks' features of the same samples, by their names."""
-        here, found, seen = self._centred(), {}, {}
-        for name, other in others.items():
-            if id(other) not in seen:  # the previous check may be the first
+    def cka(self, others: Mapping[str, Features]) -> dict[str, Tensor]:
+        """Linear CKA, float32 scalars, with other checks' features of the same samples, by their names."""
+        if not others:
+            return {}
+        here = self._centred()
+        mine = self._with_itself(here)
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for other in others.values():
+            if id(other) not in found:  # the previous check may be the first
                 there = other._centred()
-                cross = similarity(here, there, self.debiased)
-                seen[id(other)] = float(aligned(cross, self._with_itself(here), other._with_itself(there)))
-            found[name] = seen[id(other)]
-        return found
+                found[id(other)] = similarity(here, there, self.debiased), other._with_itself(there)
+        cross, theirs = zip(*(found[id(other)] for other in others.values()), strict=True)
+        return dict(zip(others, aligned(torch.stack(cross), mine, torch.stack(theirs)).unbind(), strict=True))
 
     def _centred(self) -> Centred:
         """In float64, four times the memory: not kept."""
-        return centred(self.half, self.debiased)
+        away, varying = away_from_mean(self.half)
+        return Centred(away * varying)
 
     def _with_itself(self, values: Centred) -> Tensor:
         if self._own is None:
@@ -89,18 +96,19 @@ class LayerSnapshot:
     @classmethod
     def of(cls, features: Tensor, correlation: ChannelStatistics, debiased: bool) -> LayerSnapshot:
         """Make a snapshot from the results of a check's metrics."""
-        matrix, mean, variance = (t.cpu() for t in (correlation.matrix, correlation.mean, correlation.variance))
-        return cls(Features.of(features, debiased), matrix.half(), mean.float(), variance.float())
+        packed = torch.cat([correlation.matrix, torch.stack([correlation.mean, correlation.variance])]).cpu()
+        matrix, (mean, variance) = packed[:-2].half(), packed[-2:].clone()  # so that the matrix in float32 is let go
+        return cls(Features.of(features, debiased), matrix, mean, variance)
 
-    def since(self, previous: LayerSnapshot) -> dict[str, float]:
+    def since(self, previous: LayerSnapshot) -> dict[str, Tensor]:
         """How the filters' statistics have changed since an earlier check; nothing if there were other filters."""
         if self.mean.shape != previous.mean.shape:
             return {}
-        return {
-            "correlation_change": float(correlation_change(self.matrix, previous.matrix)),
-            "mean_shift": float(mean_shift(self.mean, self.variance, previous.mean, previous.variance)),
-            "variance_shift": float(variance_shift(self.variance, previous.variance)),
-        }
+        return statistics_changes(self._statistics, previous._statistics)
+
+    @property
+    def _statistics(self) -> Statistics:
+        return self.matrix, self.mean, self.variance
 
     def state_dict(self) -> dict[str, Any]:
         """State of tensors alone."""

@@ -79,7 +79,7 @@ class Task:
         if self.name == "segmentation":
             return raw.long().reshape(len(raw), *self.positions)
         if self.name == "classification":
-            return raw.long().reshape(len(raw))
+            return raw.long() if raw.dim() == 1 else raw.long().reshape(len(raw))
         return raw.double().reshape(len(raw), -1)
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convscope.callbacks.parts.reading import read
 from convscope.capture.network.modules import named_modules
 from convscope.capture.network.trace import Layer
 from convscope.capture.network.weights import learning_weights
-from convscope.metrics.functional import standing_still, weight_update
+from convscope.metrics.functional import standing_still
+from convscope.metrics.functional.updates import weight_updates
 
 
 class WeightChanges:
@@ -43,26 +45,25 @@ class WeightChanges:
     def measure(self, layers: Iterable[Layer]) -> None:
         """Compare all layers' weights with the last check's. The results are kept until the next call."""
         self._modules = {layer.name: layer.module for layer in layers}
-        read = {
+        read_weights = {
             name: found for name, module in self._modules.items() if (found := learning_weights(module)) is not None
         }
+        norms = read({name: torch.linalg.vector_norm(weights) for name, (weights, _) in read_weights.items()})
         # Weights that hold NaN would make every distance NaN; the layer waits until it is finite again.
-        self._now = {name: weights for name, (weights, _) in read.items() if bool(torch.isfinite(weights).all())}
+        self._now = {name: weights for name, (weights, _) in read_weights.items() if _finite(weights, norms[name])}
         known = {
             name: before for name, weights in self._now.items() if (before := self._last(name, weights)) is not None
         }
-        updates = {name: weight_update(self._now[name], before) for name, before in known.items()}
-        ratios = {name: float(update.ratio) for name, update in updates.items()}
-        turns = {name: float(update.turn) for name, update in updates.items()}
+        updates = dict(zip(known, weight_updates([(self._now[n], before) for n, before in known.items()]), strict=True))
+        ratios = {name: ratio for name, (ratio, _) in updates.items()}
+        turns = {name: turn for name, (_, turn) in updates.items()}
         # Whether a layer stands still is judged against the other layers, so all turns must be known first.
         still = dict(zip(turns, standing_still(torch.tensor(list(turns.values()))).tolist(), strict=True))
         # A layer that was frozen after it had learned no longer asks for gradients, but should be noticed.
-        should_learn = {name for name in turns if read[name][1] or name in self._learned}
+        should_learn = {name for name in turns if read_weights[name][1] or name in self._learned}
         # Taken into `_learned` layer by layer in `scalars`: a layer whose check failed has not been seen to learn.
         self._moved = {name for name in should_learn if turns[name] > 0 and not still[name]}
-        self._found = {
-            name: {"weight_norm": float(torch.linalg.vector_norm(weights))} for name, weights in self._now.items()
-        }
+        self._found = {name: {"weight_norm": norms[name]} for name in self._now}
         for name, ratio in ratios.items():
             if math.isfinite(ratio):
                 self._found[name]["update_ratio"] = ratio
@@ -93,3 +94,7 @@ class WeightChanges:
         before, found = self._before[name], learning_weights(self._modules.get(name))
         same = before is not None and found is not None and torch.equal(before, found[0])
         return None if same else before
+
+
+def _finite(weights: Tensor, norm: float) -> bool:
+    return math.isfinite(norm) or bool(torch.isfinite(weights).all())  # of large weights, the norm has overflowed

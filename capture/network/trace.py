@@ -84,7 +84,7 @@ class Layer:
 
     def fold(self, tensor: torch.Tensor) -> torch.Tensor:
         """``(n, C, *S)`` from the network's own tensor: channels second, an axis folded into the batch third."""
-        moved = tensor.movedim(self.channel_dim, 1)
+        moved = tensor if self.channel_dim == 1 else tensor.movedim(self.channel_dim, 1)
         return moved if self.repeats == 1 else self.rows.fold(moved).movedim(2, 1)
 
     def unfold(self, tensor: torch.Tensor) -> torch.Tensor:

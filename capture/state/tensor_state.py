@@ -59,13 +59,13 @@ class Bits:
         storage = tensor.untyped_storage()
         return (storage._cdata, *(_place(tensor) if _is_small_part(tensor, storage) else ()))
 
-    def differs(self) -> torch.Tensor:
-        """Return, as a scalar on the tensor's device, whether any bit is another one."""
+    def differs(self) -> torch.Tensor | bool:
+        """Return whether any bit is another one; as a scalar on the tensor's device where looking would wait for it."""
         if self.storage.nbytes() != self._nbytes:
             self.storage.resize_(self._nbytes)
         live = self._live.to(self._saved.device)
         if free_to_look(live):
-            return torch.tensor(not torch.equal(live, self._saved))  # stops at the first difference
+            return not torch.equal(live, self._saved)  # stops at the first difference
         return (live != self._saved).any()
 
     def write_back(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,14 +36,19 @@ def sample_blocks(tensor: Tensor) -> tuple[Tensor, ...]:
 def _as_maps(block: Tensor) -> Tensor:
     if block.ndim < 3:
         return block[..., None]
-    last = block.movedim(1, -1)
-    if last.is_contiguous():  # channels last: a view, where flattening the positions would copy
-        return last.flatten(1, -2).transpose(1, 2)
+    if block.stride(1) == 1:
+        last = block.movedim(1, -1)
+        if last.is_contiguous():  # channels last: a view, where flattening the positions would copy
+            return last.flatten(1, -2).transpose(1, 2)
     return block.flatten(2)
 
 
 class _Kept(threading.local):
-    memory: Tensor | None = None
+    most = 64
+
+    def __init__(self) -> None:
+        self.memory: Tensor | None = None
+        self.views: dict[tuple[Any, ...], Tensor] = {}
 
 
 _kept = _Kept()
@@ -52,20 +58,31 @@ def scratch(block: Tensor) -> Tensor:
     """Memory of a block's shape and type for a result that is used up before the next call; see :func:`map_blocks`."""
     if block.device.type != "cpu" or block.dtype != torch.float32 or block.numel() > _BLOCK:
         return torch.empty_like(block)
-    if _kept.memory is None or _kept.memory.numel() < block.numel():
+    form = block.shape, block.is_contiguous()
+    if form not in _kept.views:
+        if len(_kept.views) >= _kept.most:
+            _kept.views.clear()
+        _kept.views[form] = _view(*form)
+    return _kept.views[form]
+
+
+@torch.inference_mode(False)  # it outlives the block that asks first
+def _view(shape: torch.Size, contiguous: bool) -> Tensor:
+    if _kept.memory is None or _kept.memory.numel() < shape.numel():
         _kept.memory = torch.empty(_BLOCK)
-    if block.is_contiguous():
-        return _kept.memory[: block.numel()].view(block.shape)
-    return _kept.memory[: block.numel()].view(len(block), block.shape[2], -1).transpose(1, 2)
+    memory = _kept.memory[: shape.numel()]
+    return memory.view(shape) if contiguous else memory.view(shape[0], shape[2], -1).transpose(1, 2)
 
 
 def sum_inside(maps: Tensor) -> Tensor:
     """Sums ``(n, C)`` of maps ``(n, C, P)`` over their positions."""
-    few = maps.shape[2] < _FEW and maps.is_contiguous()
+    few = maps.shape[2] < _FEW and maps.is_contiguous() and maps.device.type == "cpu"
     return maps @ torch.ones(maps.shape[2], dtype=maps.dtype, device=maps.device) if few else maps.sum(2)
 
 
 def extremes(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Least and greatest values ``(C,)`` of maps ``(n, C, P)``; NaN where there is one."""
+    if maps.device.type != "cpu":
+        return maps.amin((0, 2)), maps.amax((0, 2))
     first, then = (0, 1) if maps.shape[2] < _FEW else (2, 0)
     return maps.amin(first).amin(then), maps.amax(first).amax(then)

@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from typing import NoReturn
+
 import torch
 from torch import Tensor
-
-from convscope._devices import free_to_look
 
 _CLASS_INDEX_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_finite(name: str, *tensors: Tensor) -> None:
     """No tensor holds NaN or Inf."""
-    for tensor in tensors:
-        finite = torch.isfinite(tensor)
-        if not bool(finite.all()):
-            bad = int((~finite).sum())
-            raise ValueError(
-                f"The {name} must be finite, but {bad} of {tensor.numel()} values are NaN or Inf. "
-                "Look for an exploding layer, or for NaN in the input."
-            )
+    least_and_greatest(name, *tensors)
+
+
+def least_and_greatest(name: str, *tensors: Tensor) -> list[float]:
+    """The least and the greatest value of each tensor, one after the other, if none holds NaN or Inf.
+
+    Raises:
+        ValueError: if a value is NaN or Inf.
+    """
+    found = _ends(tensors)
+    if not all(map(math.isfinite, found)):
+        _refuse_nonfinite(name, tensors)
+    return found
+
+
+def _ends(tensors: Iterable[Tensor]) -> list[float]:
+    """Least and greatest values, NaN where there is one; read together: each look at a device waits for its work."""
+    filled = [tensor for tensor in tensors if tensor.numel()]
+    ends = [end.to(filled[0].device) for tensor in filled for end in torch.aminmax(tensor)]
+    found: list[float] = torch.stack(ends).tolist() if ends else []
+    return found
+
+
+def _refuse_nonfinite(name: str, tensors: Iterable[Tensor]) -> NoReturn:
+    bad, tensor = next((bad, tensor) for tensor in tensors if (bad := int((~torch.isfinite(tensor)).sum())))
+    raise ValueError(
+        f"The {name} must be finite, but {bad} of {tensor.numel()} values are NaN or Inf. "
+        "Look for an exploding layer, or for NaN in the input."
+    )
 
 
 def checked_mean(name: str, total: Tensor, count: Tensor) -> Tensor:
     """``total / count`` as float32, once there are samples and no sum is NaN or Inf."""
-    if count == 0:
-        raise ValueError(f"The {name} needs samples, got none. Update the metric before computing it.")
-    check_finite(f"sums of the {name}", total)
-    return (total / count).float()
+    mean = total / count
+    if not all(map(math.isfinite, _ends([mean]))):
+        if count == 0:
+            raise ValueError(f"The {name} needs samples, got none. Update the metric before computing it.")
+        check_finite(f"sums of the {name}", total)
+    return mean.float()
 
 
 def check_channels(name: str, tensor: Tensor, num_channels: int) -> None:
@@ -76,41 +101,43 @@ def check_features(features: Tensor) -> None:
 
 
 def check_probe_input(features: Tensor, target: Tensor) -> None:
-    """All that a probe requires of its data, including values."""
+    """All that a probe requires of the form of its data."""
     check_features(features)
     check_target(target, features.shape[0])
     if features.shape[0] == 0:
         raise ValueError("A probe needs samples, got none. Pass a held-out set that is not empty.")
-    check_finite("features", features)
-    if bool((target == target[0]).all()):
-        raise ValueError(
-            f"A probe needs at least 2 classes, but each of the {target.shape[0]} targets is class "
-            f"{int(target[0])}. Draw the held-out set from more classes, for instance stratified or shuffled."
-        )
 
 
 def check_vector(name: str, values: Tensor) -> None:
     """``values`` is a finite vector with at least one entry."""
+    check_vector_shape(name, values)
+    check_finite(name, values)
+
+
+def check_vector_shape(name: str, values: Tensor) -> None:
+    """``values`` is a vector with at least one entry."""
     if values.ndim != 1 or values.numel() == 0:
         raise ValueError(f"The {name} must be a vector of shape (C,) with C >= 1, got {tuple(values.shape)}.")
-    check_finite(name, values)
 
 
 def check_not_negative(name: str, values: Tensor) -> None:
     """No entry of ``values`` is below zero."""
-    if bool((values < 0).any()):
+    if values.numel() and (least := float(values.min())) < 0:
         raise ValueError(
-            f"The {name} must not be negative, got a minimum of {float(values.min()):g}. "
-            "Pass magnitudes, e.g. `values.abs()`."
+            f"The {name} must not be negative, got a minimum of {least:g}. Pass magnitudes, e.g. `values.abs()`."
         )
 
 
-def check_index(index: Tensor, num_samples: int, given: bool) -> None:
-    """``index`` holds one whole number per sample, none negative where the caller gave it."""
+def check_index(index: Tensor, num_samples: int) -> None:
+    """``index`` has the form of one whole number per sample."""
     if index.shape != (num_samples,) or index.is_floating_point():
         raise ValueError(
             f"The index must hold one integer for each of the {num_samples} samples, got {index.dtype} of shape "
             f"{tuple(index.shape)}."
         )
-    if given and free_to_look(index) and bool((index < 0).any()):
-        raise ValueError(f"The index must not be negative, got {int(index.min())}. Count samples from 0.")
+
+
+def check_index_values(index: Tensor) -> None:
+    """No entry of ``index`` is negative."""
+    if len(index) and (least := int(index.min())) < 0:
+        raise ValueError(f"The index must not be negative, got {least}. Count samples from 0.")

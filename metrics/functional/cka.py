@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from convscope.metrics.functional._precision import as_double, is_varying
+from convscope.metrics.functional._precision import as_double, column_squares, is_varying
 from convscope.metrics.functional._validation import check_features, check_finite
 
 _FEWEST = 2
 _FEWEST_DEBIASED = 4
 
 
-class Centred(NamedTuple):
+@dataclass(frozen=True)
+class Centred:
     """Features ready for comparison.
 
     Attributes:
-        features: ``(N, C')`` float64, columns centred, columns that do not vary left out.
-        rows: ``(N,)`` squared norm of each row.
+        features: ``(N, C')`` float64, columns centred, columns that do not vary left out or zero.
     """
 
     features: Tensor
-    rows: Tensor
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """``(N,)`` squared norm of each row."""
+        return self.features.square().sum(dim=1)
 
 
 def centred(features: Tensor, debiased: bool = False) -> Centred:
@@ -34,10 +39,15 @@ def centred(features: Tensor, debiased: bool = False) -> Centred:
     if len(features) < fewest:
         raise ValueError(f"CKA (debiased={debiased}) needs at least {fewest} samples, got {len(features)}.")
     check_finite("features", features)
+    away, varying = away_from_mean(features)
+    return Centred(away[:, varying])
+
+
+def away_from_mean(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Centred columns ``(N, C)`` in float64, and the mask ``(C,)`` of those that vary."""
     values = as_double(features)
     away = values - values.mean(dim=0)
-    kept = away[:, is_varying(away.square().mean(dim=0), values.square().mean(dim=0))]
-    return Centred(kept, kept.square().sum(dim=1))
+    return away, is_varying(column_squares(away), column_squares(values))
 
 
 def similarity(x: Centred, y: Centred, debiased: bool = False) -> Tensor:
@@ -59,10 +69,11 @@ def debiased_product(product: Tensor, row_product: Tensor, norm_product: Tensor,
 
 
 def aligned(cross: Tensor, self_x: Tensor, self_y: Tensor) -> Tensor:
-    """CKA from the three similarities, a float32 scalar: 0 where one side has no variation to share, NaN where both."""
-    if not (self_x > 0 and self_y > 0):
-        return torch.tensor(0.0 if self_x > 0 or self_y > 0 else torch.nan, device=cross.device)
-    return (cross / (self_x.sqrt() * self_y.sqrt())).clamp(-1, 1).float()
+    """CKA from the three similarities, float32: 0 where one side has no variation to share, NaN where neither has."""
+    varies_x, varies_y = self_x > 0, self_y > 0
+    alike = (cross / (self_x.sqrt() * self_y.sqrt())).clamp(-1, 1)
+    without = torch.where(varies_x | varies_y, 0.0, torch.nan)
+    return torch.where(varies_x & varies_y, alike, without).float()
 
 
 def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -147,20 +148,21 @@ def correlation_summary(matrix: Tensor, threshold: float = 0.9) -> CorrelationSu
     check_finite("correlation matrix", matrix)
     matrix = as_double(matrix)
     varying = matrix.diagonal() != 0
-    kept = matrix if bool(varying.all()) else matrix[varying][:, varying]
-    eigenvalues = torch.linalg.eigvalsh(kept)
-    ranks = effective_rank(eigenvalues), participation_ratio(eigenvalues)
+    return _summary(matrix, varying, int(varying.sum()), threshold)
+
+
+def _summary(matrix: Tensor, varying: Tensor, count: int, threshold: float) -> CorrelationSummary:
+    """As :func:`correlation_summary`, for a finite matrix in float64 of which ``count`` filters vary."""
+    channels = len(matrix)
+    kept = matrix if count == channels else matrix[varying][:, varying]
+    ranks = _ranks(_shares(torch.linalg.eigvalsh(kept))).float()
     # Wide layers have matrices of many MiB: no copy of the pairs is made.
-    pairs, sizes = torch.tensor(len(kept) * (len(kept) - 1.0), device=kept.device), kept.abs().fill_diagonal_(0)
-    return CorrelationSummary(
-        (sizes.sum() / pairs).float(),  # NaN where there is no pair
-        ((sizes > threshold).sum() / pairs).float(),
-        ranks[0],
-        ranks[0] / len(matrix),
-        ranks[1],
-        ranks[1] / len(matrix),
-        (~varying).sum(),
-    )
+    pairs, sizes = count * (count - 1.0), kept.abs().fill_diagonal_(0)
+    shares = torch.stack([sizes.sum(), (sizes > threshold).sum()]) / pairs  # NaN where there is no pair
+    constant = torch.full((), channels - count, dtype=torch.int64, device=matrix.device)
+    mean_abs, redundant = shares.float().unbind()
+    (rank, participation), (rank_ratio, participation_ratio) = ranks.unbind(), (ranks / channels).unbind()
+    return CorrelationSummary(mean_abs, redundant, rank, rank_ratio, participation, participation_ratio, constant)
 
 
 def effective_rank(eigenvalues: Tensor) -> Tensor:
@@ -182,9 +184,8 @@ def effective_rank(eigenvalues: Tensor) -> Tensor:
         >>> effective_rank(torch.tensor([2.0, 2.0, 0.0]))
         tensor(2.)
     """
-    share = _shares(eigenvalues)
-    entropy: Tensor = torch.special.entr(share).sum()
-    return torch.where(share.sum() > 0, entropy.exp(), 0.0).float()
+    check_finite("eigenvalues", eigenvalues)
+    return _ranks(_shares(eigenvalues))[0].float()
 
 
 def participation_ratio(eigenvalues: Tensor) -> Tensor:
@@ -206,29 +207,38 @@ def participation_ratio(eigenvalues: Tensor) -> Tensor:
         >>> participation_ratio(torch.tensor([3.0, 1.0]))
         tensor(1.6000)
     """
-    square = _shares(eigenvalues).square().sum()
-    return torch.where(square > 0, 1 / square, 0.0).float()
+    check_finite("eigenvalues", eigenvalues)
+    return _ranks(_shares(eigenvalues))[1].float()
 
 
 def channel_statistics(moments: Moments) -> ChannelStatistics:
     """Correlation matrix, means and variances from the moments of a layer."""
-    check_moments(moments)
-    matrix, varying = correlation_of(moments)
-    return ChannelStatistics(matrix.float(), varying, *_mean_and_variance(moments))
+    return _statistics(moments)[0]
 
 
 def correlation_result(moments: Moments, threshold: float) -> CorrelationResult:
     """Correlation matrix and summary from the moments of a layer."""
-    check_moments(moments)
+    found, matrix, count = _statistics(moments)
+    summary = _summary(matrix, found.varying, count, threshold)
+    return CorrelationResult(found.matrix, found.varying, *summary, found.mean, found.variance)
+
+
+def _statistics(moments: Moments) -> tuple[ChannelStatistics, Tensor, int]:
+    """Statistics, the matrix in float64 and the number of filters that vary.
+
+    Raises:
+        ValueError: if there was no sample, or an activation was NaN or Inf.
+    """
     matrix, varying = correlation_of(moments)
-    summary = correlation_summary(matrix, threshold)
-    return CorrelationResult(matrix.float(), varying, *summary, *_mean_and_variance(moments))
-
-
-def _mean_and_variance(moments: Moments) -> tuple[Tensor, Tensor]:
     mean = moments.total / moments.observations
-    variance = moments.product.diagonal() / moments.observations - mean.square()
-    return mean.float(), variance.clamp(min=0).float()
+    variance = (moments.product.diagonal() / moments.observations - mean.square()).clamp(min=0)
+    # One look for all that is to be known: no sample, or a NaN or Inf anywhere in the moments, comes out as NaN or Inf.
+    ends = [end for each in (matrix, mean, variance) for end in torch.aminmax(each)]
+    *found, count = torch.stack([*ends, varying.sum()]).tolist()
+    if not all(map(math.isfinite, found)):
+        check_moments(moments)
+        check_finite("correlation matrix", matrix)
+    return ChannelStatistics(matrix.float(), varying, mean.float(), variance.float()), matrix, int(count)
 
 
 def check_moments(moments: Moments) -> None:
@@ -239,6 +249,12 @@ def check_moments(moments: Moments) -> None:
 
 
 def _shares(eigenvalues: Tensor) -> Tensor:
-    check_finite("eigenvalues", eigenvalues)
+    """A finite spectrum with a sum of 1, or of 0 where it is empty or zero."""
     spectrum = as_double(eigenvalues).clamp(min=0)
-    return spectrum / spectrum.sum() if spectrum.sum() > 0 else spectrum
+    return torch.nan_to_num(spectrum / spectrum.sum(), 0.0)
+
+
+def _ranks(shares: Tensor) -> Tensor:
+    """Effective rank and participation ratio ``(2,)`` of a spectrum of that sum, 0 where that is 0."""
+    square = shares.square().sum()
+    return torch.where(square > 0, torch.stack([torch.special.entr(shares).sum().exp(), 1 / square]), 0.0)

@@ -39,6 +39,10 @@ def correlation_change(current: Tensor, previous: Tensor) -> Tensor:
     if current.ndim != 2 or current.shape[0] != current.shape[1]:
         raise ValueError(f"A correlation matrix must have shape (C, C), got {tuple(current.shape)}.")
     check_finite("correlations", current, previous)
+    return _matrix_change(current, previous)
+
+
+def _matrix_change(current: Tensor, previous: Tensor) -> Tensor:
     now, before = as_double(current), as_double(previous)
     change: Tensor = torch.linalg.norm(now - before) / torch.linalg.norm(before)
     return change.float()
@@ -75,9 +79,13 @@ def mean_shift(mean: Tensor, variance: Tensor, previous_mean: Tensor, previous_v
     _check_variances(variance, previous_variance)
     check_vector("mean", mean)
     check_vector("previous mean", previous_mean)
-    moved = (as_double(mean) - as_double(previous_mean)).square().sum()
+    return _mean_change(mean, variance, previous_mean, previous_variance)
+
+
+def _mean_change(mean: Tensor, variance: Tensor, previous_mean: Tensor, previous_variance: Tensor) -> Tensor:
+    moved = torch.linalg.vector_norm(as_double(mean) - as_double(previous_mean))
     spread = (as_double(variance).sum() + as_double(previous_variance).sum()) / 2
-    return _ratio(moved.sqrt(), spread.sqrt())
+    return _ratio(moved, spread.sqrt())
 
 
 def variance_shift(variance: Tensor, previous_variance: Tensor) -> Tensor:
@@ -102,8 +110,26 @@ def variance_shift(variance: Tensor, previous_variance: Tensor) -> Tensor:
         tensor(0.3333)
     """
     _check_variances(variance, previous_variance)
+    return _variance_change(variance, previous_variance)
+
+
+def _variance_change(variance: Tensor, previous_variance: Tensor) -> Tensor:
     now, before = as_double(variance), as_double(previous_variance)
     return _ratio((now - before).abs().sum(), (now + before).sum())
+
+
+Statistics = tuple[Tensor, Tensor, Tensor]
+"""Correlation matrix ``(C, C)``, means ``(C,)`` and variances ``(C,)`` of a layer's filters."""
+
+
+def statistics_changes(now: Statistics, before: Statistics) -> dict[str, Tensor]:
+    """:func:`correlation_change`, :func:`mean_shift` and :func:`variance_shift` of statistics that need no check."""
+    (matrix, mean, variance), (old_matrix, old_mean, old_variance) = now, before
+    return {
+        "correlation_change": _matrix_change(matrix, old_matrix),
+        "mean_shift": _mean_change(mean, variance, old_mean, old_variance),
+        "variance_shift": _variance_change(variance, old_variance),
+    }
 
 
 def _check_variances(variance: Tensor, previous_variance: Tensor) -> None:
@@ -115,4 +141,4 @@ def _check_variances(variance: Tensor, previous_variance: Tensor) -> None:
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """A float32 quotient in which 0 / 0 is 0."""
-    return torch.zeros_like(numerator).float() if numerator == 0 else (numerator / denominator).float()
+    return torch.where(numerator == 0, 0.0, numerator / denominator).float()

@@ -7,10 +7,10 @@ Whatever is left out here takes the same number of samples from a class whatever
 
 from __future__ import annotations
 
-import threading
-
 import torch
 from torch import Tensor
+
+from convscope.metrics.functional._remembered import Remembered
 
 
 def partners(membership: Tensor) -> Tensor:
@@ -25,35 +25,7 @@ def partners(membership: Tensor) -> Tensor:
     Returns:
         ``(N, K)`` sample numbers; the sample itself in a column that holds one answer only.
     """
-    known = _recent.find(membership)
-    if known is not None:
-        return known
-    return _recent.keep(membership, _partners(membership))
-
-
-class _Recent(threading.local):
-    """The last few results: all layers of a check are probed with the same labels, and the same controls."""
-
-    most = 4
-    largest = 1_000_000  # numbers in a result that is kept: 8 MB
-
-    def __init__(self) -> None:
-        self._pairs: list[tuple[Tensor, Tensor]] = []
-
-    def find(self, membership: Tensor) -> Tensor | None:
-        for asked, found in self._pairs:
-            same = asked.shape == membership.shape and asked.device == membership.device
-            if same and torch.equal(asked, membership):
-                return found
-        return None
-
-    def keep(self, membership: Tensor, found: Tensor) -> Tensor:
-        if membership.numel() <= self.largest:
-            self._pairs = [*self._pairs, (membership, found)][-self.most :]
-        return found
-
-
-_recent = _Recent()
+    return _known_partners(membership)
 
 
 def _partners(membership: Tensor) -> Tensor:
@@ -63,6 +35,9 @@ def _partners(membership: Tensor) -> Tensor:
     if not bool(varies.any()):
         return own.expand_as(membership)
     return torch.where(varies, torch.where(yes, _taken_in_turn(no, yes), _taken_in_turn(yes, no)), own)
+
+
+_known_partners = Remembered(_partners)
 
 
 def _taken_in_turn(taken: Tensor, takers: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from convscope._arguments import refuse, share
 from convscope._devices import free_to_look
 from convscope.metrics.functional._maps import extremes, map_blocks, scratch, sum_inside
-from convscope.metrics.functional._precision import as_double, at_least_single
+from convscope.metrics.functional._precision import as_double, at_least_single, column_squares, without_graph
 from convscope.metrics.functional._validation import check_channels, check_finite
 
 Bounds = tuple[float | None, float | None]
@@ -22,7 +22,7 @@ _CONSTANT_RANGE_SHARE = 1e-6
 # A value counts as at a bound within this share of the distance between the bounds (of the bound, if there is one).
 _BOUND_MARGIN = 0.01
 
-# Sums of squares are taken in float32 where the largest value of a filter, or the norm of a sample, lies in between.
+# Squares are taken in float32 where the root of their sum over a chunk lies in between: what is lost is no digit of it.
 _SMALL, _LARGE = 1e-10, 1e15
 
 
@@ -47,79 +47,86 @@ class ActivityResult(NamedTuple):
 
 
 class ActivitySums(NamedTuple):
-    """Per-filter sums and extremes ``(C,)`` of the finite values, float64, and the number of values left out."""
+    """Extremes and sums of one chunk's finite values.
+
+    Attributes:
+        minimum: ``(C,)``.
+        maximum: ``(C,)``.
+        sums: ``(2, C)`` or ``(3, C)`` float64: squares, values above zero and, where there is a bound, values at one.
+        number: of values of each filter, with those that are not finite.
+        left_out: ``(C,)`` float64, how many of them are not finite; None for none.
+    """
 
     minimum: Tensor
     maximum: Tensor
-    squares: Tensor
-    positive: Tensor
-    at_bound: Tensor
-    seen: Tensor
-    nonfinite: Tensor
+    sums: Tensor
+    number: int | Tensor
+    left_out: Tensor | None
 
 
 def activity_sums(activation: Tensor, bounds: Bounds = (None, None)) -> ActivitySums:
     """Sums of one chunk ``(N, C, *S)`` with at least one value per filter."""
-    values = activation.detach()
+    values = without_graph(activation)
     if free_to_look(values):
-        sums = _plain_sums(values, bounds)
-        largest = torch.maximum(sums.minimum.abs(), sums.maximum.abs())
-        if bool(((largest == 0) | ((largest > _SMALL) & (largest < _LARGE))).all()):  # false for NaN
-            return sums
+        found = _plain_sums(values, bounds)
+        if is_safe(float(found.sums[0].sum())):
+            return found
     return _careful_sums(values, bounds)
 
 
 def _plain_sums(values: Tensor, bounds: Bounds) -> ActivitySums:
     """Sums of finite values whose squares fit into float32."""
-    least, greatest, squared, positive, at_bound = [], [], [], [], []
+    ends: list[tuple[Tensor, Tensor]] = []
+    sums: list[Tensor] = []
     for block in map_blocks(values):
-        low, high = extremes(block)
-        least.append(low)
-        greatest.append(high)
+        ends.append(extremes(block))
         memory = scratch(block)  # of numbers: a sum of truth values is several times slower
-        squared.append(torch.linalg.vector_norm(block, dim=2).square())
-        positive.append(sum_inside(torch.gt(block, 0, out=memory)))
-        at_bound.append(_at_bound(block, bounds, memory))
+        squared = torch.linalg.vector_norm(block, dim=2).square_()
+        positive = sum_inside(torch.gt(block, 0, out=memory))
+        sums.append(torch.stack([squared, positive, *_at_bound(block, bounds, memory)]))
+    least, greatest = zip(*ends, strict=True)
+    minimum = least[0] if len(ends) == 1 else torch.stack(least).amin(0)
+    maximum = greatest[0] if len(ends) == 1 else torch.stack(greatest).amax(0)
     # In float32 inside a sample only: a float32 sum over a chunk would depend on how large the chunk is.
-    squares, active, bound = (as_double(torch.cat(each)) for each in (squared, positive, at_bound))
-    seen = torch.full_like(squares[0], values.numel() // values.shape[1])
-    minimum, maximum = as_double(torch.stack(least).amin(0)), as_double(torch.stack(greatest).amax(0))
-    nothing = torch.zeros((), dtype=torch.int64, device=squares.device)
-    return ActivitySums(minimum, maximum, squares.sum(0), active.sum(0), bound.sum(0), seen, nothing)
+    inside = as_double(sums[0] if len(sums) == 1 else torch.cat(sums, dim=1))
+    return ActivitySums(minimum, maximum, inside.sum(1), values.numel() // values.shape[1], None)
 
 
 def _careful_sums(values: Tensor, bounds: Bounds) -> ActivitySums:
     """Sums of any values: NaN and infinite ones are left out, and squares are taken in float64."""
-    dims = [dim for dim in range(values.ndim) if dim != 1]
-    finite = torch.isfinite(values)
-    minimum, maximum = values.where(finite, torch.inf).amin(dims), values.where(finite, -torch.inf).amax(dims)
-    known = values.where(finite, 0.0)
+    dims, count = [dim for dim in range(values.ndim) if dim != 1], values.numel() // values.shape[1]
+    known = torch.nan_to_num(values, 0.0, 0.0, 0.0)
     maps = at_least_single(known.flatten(2) if known.ndim > 2 else known[..., None])
-    at_bound = as_double(_at_bound(maps, bounds, torch.empty_like(maps))).sum(0)
-    squares = torch.linalg.vector_norm(as_double(known), dim=dims).square()
-    positive, seen = as_double((known > 0).sum(dims)), as_double(finite.sum(dims))
-    return ActivitySums(as_double(minimum), as_double(maximum), squares, positive, at_bound, seen, (~finite).sum())
+    squares = torch.linalg.vector_norm(as_double(known), dim=dims).square_()
+    at_bound = [as_double(one).sum(0) for one in _at_bound(maps, bounds, torch.empty_like(maps))]
+    return ActivitySums(
+        torch.nan_to_num(values, torch.inf, torch.inf, torch.inf).amin(dims),
+        torch.nan_to_num(values, -torch.inf, -torch.inf, -torch.inf).amax(dims),
+        torch.stack([squares, as_double((known > 0).sum(dims)), *at_bound]),
+        count,
+        count - as_double((values.abs() < torch.inf).sum(dims)),
+    )
 
 
 def activity_result(
-    sums: ActivitySums, rectified: bool, saturated_share: float, off: tuple[float, float] = (-math.inf, 0.0)
+    found: ActivitySums, rectified: bool, saturated_share: float, off: tuple[float, float] = (-math.inf, 0.0)
 ) -> ActivityResult:
-    """The result from the sums of all chunks."""
-    known = sums.seen > 0
-    if not bool(known.any()) and int(sums.nonfinite) == 0:
-        raise ValueError("Filter activity needs at least one activation, got none. Call update() first.")
-    count = sums.seen.clamp(min=1)
+    """The result from the sums of all chunks, of which there is at least one."""
+    least, greatest = as_double(found.minimum), as_double(found.maximum)
+    left_out = torch.zeros_like(least) if found.left_out is None else found.left_out
+    seen = found.number - left_out
+    known, count = seen > 0, seen.clamp(min=1)
     low, high = off if rectified else (0.0, 0.0)
-    silent = (sums.minimum >= low) & (sums.maximum <= high)
-    largest = torch.maximum(sums.maximum.abs(), sums.minimum.abs())
-    still = sums.maximum - sums.minimum <= _CONSTANT_RANGE_SHARE * largest
+    silent = (least >= low) & (greatest <= high)
+    still = greatest - least <= _CONSTANT_RANGE_SHARE * torch.maximum(greatest.abs(), least.abs())
+    at_bound = found.sums[2] if len(found.sums) > 2 else torch.zeros_like(count)
     return ActivityResult(
         dead=known & silent,
         constant=known & still & ~silent,
-        saturated=known & ~(silent & rectified) & (sums.at_bound >= saturated_share * count),
-        active_share=(sums.positive / count).float(),
-        rms=(sums.squares.sum() / sums.seen.sum().clamp(min=1)).sqrt().float(),
-        nonfinite=sums.nonfinite,
+        saturated=known & ~(silent & rectified) & (at_bound >= saturated_share * count),
+        active_share=(found.sums[1] / count).float(),
+        rms=(found.sums[0].sum() / seen.sum().clamp(min=1)).sqrt().float(),
+        nonfinite=left_out.sum().long(),
     )
 
 
@@ -197,40 +204,39 @@ def signal_rms(signal: Tensor) -> Tensor:
 
 def squared_sum(signal: Tensor) -> Tensor:
     """Sum of squares, a float64 scalar that neither overflows nor underflows for any finite float32."""
-    return sample_squares(signal.detach()).sum()
+    values = without_graph(signal)
+    if free_to_look(values):
+        squares = inside_squares(values)
+        if is_safe(float(squares)):
+            return squares
+    norm: Tensor = torch.linalg.vector_norm(as_double(values))
+    return norm.square()
 
 
-def _at_bound(maps: Tensor, bounds: Bounds, marks: Tensor) -> Tensor:
-    """Numbers ``(n, C)`` of values at a bound in maps ``(n, C, P)``; ``marks`` is memory of their size."""
+def inside_squares(values: Tensor) -> Tensor:
+    """Sum of squares, a float64 scalar; in float32 inside a sample, so right where it :func:`is_safe`."""
+    norms = (
+        torch.linalg.vector_norm(at_least_single(values), dim=tuple(range(1, values.ndim)))
+        if values.ndim > 1
+        else values
+    )
+    return column_squares(norms)
+
+
+def is_safe(squares: float) -> bool:
+    """Return whether float32 holds all squares of this sum that matter to it; false for NaN, infinity and zero."""
+    return _SMALL**2 < squares < _LARGE**2
+
+
+def _at_bound(maps: Tensor, bounds: Bounds, marks: Tensor) -> list[Tensor]:
+    """Numbers ``(n, C)`` of values at a bound in maps ``(n, C, P)``, none without one; ``marks`` is scratch memory."""
     lower, upper = bounds
     ends = [end for end in bounds if end is not None]
     margin = _BOUND_MARGIN * (abs(ends[-1] - ends[0]) if len(ends) == 2 else abs(ends[0]) if ends else 0.0)
-    found = torch.zeros(maps.shape[:2], dtype=maps.dtype, device=maps.device)
-    if lower is not None:
-        found += sum_inside(torch.le(maps, lower + margin, out=marks))
+    found = [] if lower is None else [sum_inside(torch.le(maps, lower + margin, out=marks))]
     if upper is not None:
-        found += sum_inside(torch.ge(maps, upper - margin, out=marks))
-    return found
-
-
-def sample_squares(values: Tensor) -> Tensor:
-    """Sum of squares ``(N,)`` of each sample, float64; in float32 inside a sample unless that over- or underflows."""
-    inside = tuple(range(1, values.ndim))
-    if not inside or not free_to_look(values):
-        return _exact_squares(values)
-    norms: Tensor = torch.linalg.vector_norm(at_least_single(values), dim=inside)
-    safe, squares = (norms > _SMALL) & (norms < _LARGE), as_double(norms).square()
-    if not bool(safe.all()):
-        unsafe = ~safe & ((values.amax(inside) != 0) | (values.amin(inside) != 0))  # zeros are frequent, and exact
-        squares = squares.masked_scatter(unsafe, _exact_squares(values[unsafe]))
-    return squares
-
-
-def _exact_squares(values: Tensor) -> Tensor:
-    exact = as_double(values)
-    inside = tuple(range(1, values.ndim))
-    norms: Tensor = torch.linalg.vector_norm(exact, dim=inside) if inside else exact
-    return norms.square()
+        found.append(sum_inside(torch.ge(maps, upper - margin, out=marks)))
+    return [found[0] + found[1]] if len(found) == 2 else found
 
 
 def check_off(off: tuple[float, float]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from convscope._arguments import one_of
 from convscope.metrics.functional._maps import map_blocks, scratch, sum_inside
-from convscope.metrics.functional._precision import as_double, at_least_single, is_varying
+from convscope.metrics.functional._precision import as_double, at_least_single, column_squares, is_varying
 from convscope.metrics.functional._validation import (
     check_channels,
     check_features,
@@ -23,8 +23,8 @@ NAME = "filter importance"
 def taylor_sums(activation: Tensor, gradient: Tensor) -> Tensor:
     """Sum over a chunk's samples of the squared inner product of activation and gradient: ``(C,)`` float64."""
     pairs = zip(map_blocks(activation), map_blocks(gradient), strict=True)
-    inner = torch.cat([sum_inside(torch.mul(a, g, out=scratch(a))) for a, g in pairs])
-    return as_double(inner).square().sum(dim=0)
+    inner = [sum_inside(torch.mul(a, g, out=scratch(a))) for a, g in pairs]
+    return column_squares(inner[0] if len(inner) == 1 else torch.cat(inner))
 
 
 def product_sums(activation: Tensor, gradient: Tensor) -> Tensor:

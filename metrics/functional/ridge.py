@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from convscope._arguments import numbers
 from convscope.metrics.functional._precision import as_double, column_squares, standardise
 from convscope.metrics.functional._validation import check_features, check_finite
 from convscope.metrics.functional.folds import partners
-from convscope.metrics.functional.scores import Scorer, one_hot, prepare_probe_input
+from convscope.metrics.functional.scores import Scorer, labels_of, one_hot, prepare_probe_input
 
 DEFAULT_ALPHAS: tuple[float, ...] = tuple(10.0 ** (exponent / 2) for exponent in range(-4, 9))
 """The grid of penalties, from 0.01 to 10,000, two a decade."""
@@ -52,7 +53,7 @@ class Spectrum:
     def leverage(self, inverse: Tensor) -> Tensor:
         """Diagonals ``(A, N)`` of the hat matrices; ``inverse`` ``(A, r)`` is one over eigenvalues and penalties."""
         rows = max(1, _AT_ONCE // max(1, self.components.shape[1]))
-        squares = torch.cat([part.square() @ inverse.T for part in self.components.split(rows)])
+        squares = _joined([part.square() @ inverse.T for part in self.components.split(rows)])
         return (1 / len(self.components) + squares).T
 
     def leave_one_out(self, targets: Tensor, alphas: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class Spectrum:
             (self.leave_one_out(targets, part) - targets).square().sum(dim=(1, 2))
             for part in alphas.split(max(1, _AT_ONCE // targets.numel()))
         ]
-        return alphas[torch.cat(errors).argmin()][None]
+        return alphas[_joined(errors).argmin(dim=0, keepdim=True)]
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,10 @@ class _Pairs:
     def left_out(self, targets: Tensor) -> Tensor:
         """Predictions ``(N, K)`` of 0 and 1, each from all rows but its own and its partner's in that column."""
         width = max(1, _COLUMNS_AT_ONCE // max(1, len(targets)))
-        partner = torch.cat([partners(part > 0.5) for part in targets.split(width, dim=1)], dim=1)
+        partner = _joined([partners(part > 0.5) for part in targets.split(width, dim=1)], dim=1)
         entries = self._entries(partner)
         columns = zip(*(each.split(width, dim=1) for each in (targets, partner, entries)), strict=True)
-        return torch.cat([self._answers(*each) for each in columns], dim=1)
+        return _joined([self._answers(*each) for each in columns], dim=1)
 
     def _answers(self, targets: Tensor, partner: Tensor, entries: Tensor) -> Tensor:
         """What :meth:`left_out` gives for some of the columns."""
@@ -130,6 +131,10 @@ class _Pairs:
                 block = (weighted @ self.components.T).gather(1, partner[rows])
             blocks.append(block)
         return torch.cat(blocks)
+
+
+def _joined(parts: list[Tensor], dim: int = 0) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def ridge_predictor(
@@ -196,10 +201,12 @@ def ridge_label_predictor(features: Tensor, targets: Tensor, alphas: Sequence[fl
     """
     if len(features) < 3:
         raise ValueError(f"A probe of labels needs at least 3 samples, got {len(features)}. Enlarge the held-out set.")
-    spectrum, chosen = _prepared(features, targets, alphas)
-    device = spectrum.components.device
-    pairs = _Pairs.of(spectrum, chosen)
-    return lambda others: pairs.left_out(as_double(others).to(device))
+    return _label_predictor(*_prepared(features, targets, alphas))
+
+
+def _label_predictor(spectrum: Spectrum, alpha: Tensor) -> Predictor:
+    pairs = _Pairs.of(spectrum, alpha)
+    return lambda others: pairs.left_out(as_double(others).to(alpha.device))
 
 
 @dataclass(frozen=True)
@@ -209,14 +216,14 @@ class _RidgeScorer:
     predictor: Predictor
 
     def __call__(self, labels: Tensor) -> Tensor:
-        return next(self.together(labels[None]))
+        found = labels_of(labels)
+        return next(self.together(found.codes[None], len(found.classes)))[0]
 
-    def together(self, labels: Tensor) -> Iterator[Tensor]:
-        """Scores ``(N, K)`` of labellings ``(L, N)`` with the same classes each, in products that memory bounds."""
-        classes = len(labels[0].unique())
-        for part in labels.split(max(1, _AT_ONCE // max(1, labels.shape[1] * classes))):
-            columns = one_hot(part).transpose(0, 1)
-            yield from self.predictor(columns.flatten(1)).reshape(columns.shape).transpose(0, 1)
+    def together(self, codes: Tensor, num_classes: int) -> Iterator[Tensor]:
+        """Scores ``(l, N, K)`` of labellings ``(L, N)``, as places among K classes, in products that memory bounds."""
+        for part in codes.split(max(1, _AT_ONCE // max(1, codes.shape[1] * num_classes))):
+            columns = one_hot(part, num_classes).transpose(0, 1)
+            yield self.predictor(columns.flatten(1)).reshape(columns.shape).transpose(0, 1)
 
 
 def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Scorer:
@@ -245,7 +252,9 @@ def ridge_scorer(features: Tensor, target: Tensor, alphas: Sequence[float] = DEF
         torch.Size([6, 2])
     """
     features, target = prepare_probe_input(features, target)
-    return _RidgeScorer(ridge_label_predictor(features, one_hot(target), alphas))
+    labels = labels_of(target)
+    truth = one_hot(labels.codes, len(labels.classes))
+    return _RidgeScorer(_label_predictor(*_fitted(features, truth, check_alphas(alphas))))
 
 
 def ridge_probe_scores(features: Tensor, target: Tensor, alphas: Sequence[float] = DEFAULT_ALPHAS) -> Tensor:
@@ -293,15 +302,21 @@ def _prepared(
     check_features(features)
     if targets.ndim != 2 or len(targets) != len(features):
         raise ValueError(f"The targets must have shape ({len(features)}, K), got {tuple(targets.shape)}.")
-    check_finite("features", features)
     check_finite("targets", targets)
+    # An infinite penalty is the fit without a slope, so that the mean competes as one more penalty of the grid.
+    return _fitted(features, targets, (*alphas, torch.inf) if or_mean else alphas)
+
+
+def _fitted(features: Tensor, targets: Tensor, alphas: tuple[float, ...]) -> tuple[Spectrum, Tensor]:
     spectrum = Spectrum.of(standardise(features))
     device = spectrum.components.device
-    # An infinite penalty is the fit without a slope, so that the mean competes as one more penalty of the grid.
-    without_slope = [torch.inf] if or_mean else []
-    grid = torch.tensor([*alphas, *without_slope], dtype=torch.float64, device=device)
-    truth = as_double(targets).to(device)
-    return spectrum, spectrum.best(truth, grid)
+    return spectrum, spectrum.best(as_double(targets).to(device), _grid(alphas, device))
+
+
+@lru_cache(maxsize=8)  # all layers of a check have the same one
+def _grid(alphas: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(alphas, dtype=torch.float64, device=device)
 
 
 def check_alphas(alphas: Sequence[float]) -> tuple[float, ...]:

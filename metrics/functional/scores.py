@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from convscope._arguments import share, whole_number
-from convscope.metrics.functional._precision import as_double
+from convscope.metrics.functional._precision import as_double, where_double_exists, without_graph
+from convscope.metrics.functional._remembered import Remembered
 from convscope.metrics.functional._validation import (
     check_probe_input,
     check_target,
@@ -28,10 +32,43 @@ def encode_classes(target: Tensor) -> tuple[Tensor, Tensor]:
     return classes, codes
 
 
-def one_hot(target: Tensor) -> Tensor:
-    """One-hot rows ``(N, K)`` in float64 over the classes present, sorted."""
-    classes, codes = encode_classes(target)
-    return torch.nn.functional.one_hot(codes, classes.numel()).double()
+@dataclass(frozen=True)
+class EncodedLabels:
+    """Labels ``(N,)``, and what follows from them alone.
+
+    Attributes:
+        target: ``(N,)``.
+        classes: ``(K,)`` the classes present, sorted.
+        codes: ``(N,)`` each sample's place among them.
+        counts: ``(K,)`` float64, how many samples each class has.
+        sizes: The same, as plain numbers.
+    """
+
+    target: Tensor
+    classes: Tensor
+    codes: Tensor
+    counts: Tensor
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, target: Tensor) -> EncodedLabels:
+        """Labels of a ``target`` that nobody writes to."""
+        classes, codes, counts = torch.unique(target, sorted=True, return_inverse=True, return_counts=True)
+        return cls(target, classes, codes, as_double(counts), tuple(counts.tolist()))
+
+
+_known_labels = Remembered(EncodedLabels.of, most=2)
+
+
+def labels_of(target: Tensor) -> EncodedLabels:
+    """Labels with what follows from them: a device is waited for to tell the classes once, and not by each layer."""
+    return _known_labels(target)
+
+
+def one_hot(codes: Tensor, num_classes: int) -> Tensor:
+    """One-hot rows ``(..., K)`` in float64 of places among K classes."""
+    rows = torch.zeros((*codes.shape, num_classes), dtype=torch.float64, device=where_double_exists(codes[:0]).device)
+    return rows.scatter_(-1, codes.to(rows.device)[..., None], 1.0)
 
 
 def best_classes(scores: Tensor, counts: Tensor) -> Tensor:
@@ -45,28 +82,28 @@ def best_classes(scores: Tensor, counts: Tensor) -> Tensor:
     """
     highest = scores.amax(dim=-1, keepdim=True)
     tied = scores >= highest - _ROUNDING * (1 + highest.abs())
-    frequency = torch.where(tied, counts.to(scores), 0.0)
+    frequency = tied * counts.to(scores)
     return tied & (frequency == frequency.amax(dim=-1, keepdim=True))
 
 
-def _hits(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Correctness of each sample ``(N,)``, a share if scores are equal, and its class."""
+def _hits(scores: Tensor, target: Tensor) -> tuple[Tensor, EncodedLabels]:
+    """Correctness of each sample ``(N,)``, a share if scores are equal, and the labels."""
     check_target(target, scores.shape[0])
-    classes, codes = encode_classes(target.to(scores.device))
-    if scores.ndim != 2 or scores.shape[1] != classes.numel() or scores.shape[0] == 0:
+    labels = labels_of(target)
+    if scores.ndim != 2 or scores.shape[1] != labels.classes.numel() or scores.shape[0] == 0:
         raise ValueError(
-            f"The scores must have shape (N, {classes.numel()}), one column for each class present in the "
+            f"The scores must have shape (N, {labels.classes.numel()}), one column for each class present in the "
             f"target, got {tuple(scores.shape)}."
         )
+    return _shares(scores, labels.codes, labels.counts), labels
+
+
+def _shares(scores: Tensor, codes: Tensor, counts: Tensor) -> Tensor:
+    """Share ``(..., N)`` of each sample's class among those that ``scores`` ``(..., N, K)`` name."""
     scores = as_double(scores)
-    codes = codes.to(scores.device)
-    return _shares(scores, codes, len(classes)), codes
-
-
-def _shares(scores: Tensor, codes: Tensor, num_classes: int) -> Tensor:
-    """Share ``(N,)`` of each sample's class among those that ``scores`` ``(N, K)`` name."""
-    named = best_classes(scores, torch.bincount(codes, minlength=num_classes)).double()
-    return (named / named.sum(dim=1, keepdim=True)).gather(1, codes[:, None])[:, 0]
+    named = best_classes(scores, counts)
+    right = named.gather(-1, codes.to(named.device)[..., None])[..., 0]
+    return right / as_double(named.sum(dim=-1))
 
 
 def probe_accuracy(scores: Tensor, target: Tensor) -> Tensor:
@@ -119,10 +156,13 @@ def balanced_accuracy(scores: Tensor, target: Tensor) -> Tensor:
         >>> balanced_accuracy(scores, torch.tensor([0, 0, 0, 1]))
         tensor(0.3333)
     """
-    hits, codes = _hits(scores, target)
-    sizes = torch.bincount(codes)
+    return _balanced(*_hits(scores, target))
+
+
+def _balanced(hits: Tensor, labels: EncodedLabels) -> Tensor:
     # Not bincount(weights=hits), which a GPU refuses under torch.use_deterministic_algorithms.
-    recall = torch.zeros(len(sizes), dtype=hits.dtype, device=hits.device).index_add_(0, codes, hits) / sizes
+    sizes = labels.counts.to(hits.device)
+    recall = torch.zeros_like(sizes).index_add_(0, labels.codes.to(hits.device), hits) / sizes
     return recall.mean().float()
 
 
@@ -148,8 +188,8 @@ def chance_level(target: Tensor) -> Tensor:
     check_target(target, target.shape[0] if target.ndim else 0)
     if target.numel() == 0:
         raise ValueError("The chance level needs samples, got an empty target.")
-    _, codes = encode_classes(target)
-    return (torch.bincount(codes).max().double() / target.numel()).float()
+    largest = max(labels_of(target).sizes)
+    return torch.full((), largest / target.numel(), dtype=torch.float32, device=target.device)
 
 
 def control_accuracy(scorer: Scorer, target: Tensor, n_controls: int = 4, seed: int = 0) -> Tensor:
@@ -177,21 +217,63 @@ def control_accuracy(scorer: Scorer, target: Tensor, n_controls: int = 4, seed: 
         True
     """
     n_controls = whole_number("n_controls", n_controls)
+    labels = labels_of(target)
+    codes = labels.codes[_orders(len(target), n_controls, seed, target.device)]
+    return _mean_accuracy(torch.cat([hits for _, hits in _judged(scorer, labels, codes)]))
+
+
+class Judgement(NamedTuple):
+    """Scores of a probe on its labels and on permuted ones.
+
+    Attributes:
+        scores: ``(N, K)``.
+        accuracy: float32 scalar, as :func:`probe_accuracy`.
+        balanced_accuracy: float32 scalar, as :func:`balanced_accuracy`.
+        control_accuracy: float32 scalar, as :func:`control_accuracy`.
+    """
+
+    scores: Tensor
+    accuracy: Tensor
+    balanced_accuracy: Tensor
+    control_accuracy: Tensor
+
+
+def judge(scorer: Scorer, labels: EncodedLabels, n_controls: int, seed: int) -> Judgement:
+    """Accuracy of a prepared probe on its labels and on permuted ones, all predicted together."""
+    orders = _orders(len(labels.codes), n_controls, seed, labels.codes.device)
+    found = list(_judged(scorer, labels, torch.cat([labels.codes[None], labels.codes[orders]])))
+    hits = torch.cat([each for _, each in found])
+    scores = found[0][0][0]
+    return Judgement(scores, hits[0].mean().float(), _balanced(hits[0], labels), _mean_accuracy(hits[1:]))
+
+
+def _mean_accuracy(hits: Tensor) -> Tensor:
+    return as_double(hits.mean(dim=1).float()).mean().float()
+
+
+@lru_cache(maxsize=8)  # all layers of a check have the same ones
+def _orders(samples: int, n_controls: int, seed: int, device: torch.device) -> Tensor:
+    """Permutations ``(n_controls, samples)``, not to be written to."""
     generator = torch.Generator().manual_seed(seed)
-    orders = torch.stack([torch.randperm(target.shape[0], generator=generator) for _ in range(n_controls)])
-    orders = orders.to(target.device)
-    classes, codes = encode_classes(target)  # of every labelling: they have the same classes, equally often
-    accuracies = []
-    for scores, order in zip(_scores_of(scorer, target[orders]), orders, strict=True):
-        permuted = codes[order].to(as_double(scores).device)
-        accuracies.append(_shares(as_double(scores), permuted, len(classes)).mean().float())
-    return torch.stack(accuracies).double().mean().float()
+    with torch.inference_mode(False):
+        orders = [torch.randperm(samples, generator=generator) for _ in range(n_controls)]
+        return torch.stack(orders).to(device)
 
 
-def _scores_of(scorer: Scorer, labels: Tensor) -> Iterable[Tensor]:
-    """Scores of each labelling in ``(L, N)``, of all at once where the scorer can: one product is faster than L."""
+def _judged(scorer: Scorer, labels: EncodedLabels, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scores ``(l, N, K)`` and hits ``(l, N)`` of labellings ``(L, N)``, of as many at once as the scorer takes."""
+    done = 0
+    for scores in _scores_of(scorer, labels, codes):
+        yield scores, _shares(scores, codes[done : done + len(scores)], labels.counts)
+        done += len(scores)
+
+
+def _scores_of(scorer: Scorer, labels: EncodedLabels, codes: Tensor) -> Iterable[Tensor]:
     together = getattr(scorer, "together", None)
-    return map(scorer, labels) if together is None else together(labels)
+    if together is not None:  # one product is faster than L
+        found: Iterable[Tensor] = together(codes, len(labels.classes))
+        return found
+    return (scorer(labels.classes[one])[None] for one in codes)
 
 
 def selectivity(scorer: Scorer, target: Tensor, n_controls: int = 4, seed: int = 0) -> Tensor:
@@ -306,11 +388,17 @@ def _first(condition: Tensor) -> Tensor:
 
 
 def prepare_probe_input(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Checked features and targets on one device; a probe's first step."""
+    """Features and targets on one device, checked but for values of features, as :func:`standardise` does."""
     check_probe_input(features, target)
-    if int(torch.unique(target, return_counts=True)[1].max()) < 2:
+    sizes = labels_of(target).sizes
+    if len(sizes) == 1:
+        raise ValueError(
+            f"A probe needs at least 2 classes, but each of the {target.shape[0]} targets is class "
+            f"{int(target[0])}. Draw the held-out set from more classes, for instance stratified or shuffled."
+        )
+    if max(sizes) < 2:
         raise ValueError(
             f"Each of the {len(target)} samples has a class of its own: a probe predicts a sample from others of its "
             "class. Use a larger held-out set."
         )
-    return features.detach(), target.detach().to(features.device)
+    return without_graph(features), target.to(features.device)

@@ -11,6 +11,8 @@ from convscope.metrics.functional._validation import (
     check_not_negative,
     check_same_shape,
     check_vector,
+    check_vector_shape,
+    least_and_greatest,
 )
 
 
@@ -36,15 +38,15 @@ def gini(values: Tensor) -> Tensor:
         >>> gini(torch.tensor([0.0, 0.0, 0.0, 1.0]))
         tensor(0.7500)
     """
-    check_vector("values", values)
-    check_not_negative("values", values)
-    ordered = as_double(values).sort().values
-    count, total = ordered.numel(), ordered.sum()
-    if total == 0:
-        return total.float()
-    rank = torch.arange(1, count + 1, dtype=torch.float64, device=ordered.device)
-    # Zero from below is rounding: the exact value is never negative.
-    return ((2 * rank - count - 1) @ ordered / (count * total)).clamp(min=0).float()
+    _check_magnitudes(values)
+    return _gini(as_double(values)).float()
+
+
+def _gini(values: Tensor) -> Tensor:
+    ordered, count = values.sort().values, values.numel()
+    weights = torch.arange(1 - count, count, 2, dtype=values.dtype, device=values.device)
+    # Zero from below is rounding: the exact value is never negative. 0 / 0 is 0: all values are alike.
+    return torch.nan_to_num(weights @ ordered / (count * ordered.sum()), 0.0).clamp(min=0)
 
 
 def top_count(num_values: int, fraction: float) -> int:
@@ -74,20 +76,21 @@ def top_share(values: Tensor, fraction: float = 0.1) -> Tensor:
         >>> top_share(torch.tensor([6.0, 1.0, 1.0, 2.0]), fraction=0.25)
         tensor(0.6000)
     """
-    check_vector("values", values)
-    check_not_negative("values", values)
-    values = as_double(values)
-    k = top_count(values.numel(), fraction)
-    if values.sum() == 0:
-        return torch.tensor(k / values.numel(), device=values.device)
-    return (values.topk(k).values.sum() / values.sum()).float()
+    _check_magnitudes(values)
+    return _top_share(as_double(values), top_count(values.numel(), fraction)).float()
+
+
+def _top_share(values: Tensor, k: int) -> Tensor:
+    # 0 / 0: of values that are all zero, any k are the top.
+    return torch.nan_to_num(values.topk(k).values.sum() / values.sum(), k / values.numel())
 
 
 def average_ranks(values: Tensor) -> Tensor:
-    """Ranks from 1, tied values sharing the mean of their ranks."""
-    _, group, counts = torch.unique(values, sorted=True, return_inverse=True, return_counts=True)
-    ranks: Tensor = (counts.cumsum(0) - (counts.double() - 1) / 2)[group]  # summed as integers: the same on any device
-    return ranks
+    """Ranks from 1, float64, tied values sharing the mean of their ranks."""
+    ordered = values.sort().values
+    below = torch.searchsorted(ordered, values)
+    not_above = torch.searchsorted(ordered, values, right=True)
+    return as_double(below + not_above + 1) / 2
 
 
 def rank_stability(current: Tensor, previous: Tensor) -> Tensor:
@@ -112,10 +115,14 @@ def rank_stability(current: Tensor, previous: Tensor) -> Tensor:
         tensor(0.5000)
     """
     _check_pair(current, previous)
-    a, b = average_ranks(as_double(current)), average_ranks(as_double(previous).to(current.device))
-    a, b = a - a.mean(), b - b.mean()
-    scale = (a.square().sum() * b.square().sum()).sqrt()
-    return (a @ b / scale).clamp(-1, 1).float()  # 0 / 0 is NaN
+    current = as_double(current)
+    return _rank_stability(current, as_double(previous).to(current.device)).float()
+
+
+def _rank_stability(current: Tensor, previous: Tensor) -> Tensor:
+    a, b = (ranks - ranks.mean() for ranks in (average_ranks(current), average_ranks(previous)))
+    alike: Tensor = a @ b / (torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b))  # 0 / 0 is NaN
+    return alike.clamp(-1, 1)
 
 
 def turnover(current: Tensor, previous: Tensor, fraction: float = 0.1) -> Tensor:
@@ -143,15 +150,39 @@ def turnover(current: Tensor, previous: Tensor, fraction: float = 0.1) -> Tensor
         tensor(0.6667)
     """
     _check_pair(current, previous)
-    k = top_count(current.numel(), fraction)
-    common = (_top_mask(current, k) & _top_mask(previous.to(current.device), k)).sum().double()
-    return (1 - common / (2 * k - common)).float()
+    return _turnover(current, previous.to(current.device), top_count(current.numel(), fraction)).float()
+
+
+def _turnover(current: Tensor, previous: Tensor, k: int) -> Tensor:
+    common = as_double((_top_mask(current, k) & _top_mask(previous, k)).sum())
+    return 1 - common / (2 * k - common)
 
 
 def _top_mask(values: Tensor, k: int) -> Tensor:
     mask = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
-    mask[values.sort(descending=True, stable=True).indices[:k]] = True
-    return mask
+    return mask.index_fill_(0, values.sort(descending=True, stable=True).indices[:k], True)
+
+
+def summaries(current: Tensor, previous: Tensor | None, fraction: float) -> dict[str, Tensor]:
+    """All summaries of importances ``(C,)`` float64, scalars; those of change only where there are previous ones.
+
+    Raises:
+        ValueError: if ``current`` is not a finite vector, is empty, or holds a negative value.
+    """
+    _check_magnitudes(current)
+    k = top_count(current.numel(), fraction)
+    found = {"gini": _gini(current), "top_share": _top_share(current, k), "mean": current.mean()}
+    if previous is not None:
+        found["rank_stability"] = _rank_stability(current, previous)
+        found["turnover"] = _turnover(current, previous, k)
+    return found
+
+
+def _check_magnitudes(values: Tensor) -> None:
+    check_vector_shape("values", values)
+    least, _ = least_and_greatest("values", values)
+    if least < 0:
+        check_not_negative("values", values)
 
 
 def _check_pair(current: Tensor, previous: Tensor) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,15 +48,40 @@ def weight_update(current: Tensor, previous: Tensor) -> WeightUpdate:
         >>> weight_update(torch.tensor([0.0, 8.0]), torch.tensor([3.0, 4.0]))
         WeightUpdate(ratio=tensor(1.), turn=tensor(0.9600))
     """
+    ratio, turn = weight_updates([(current, previous)])[0]
+    device = current.device
+    return WeightUpdate(torch.tensor(ratio, device=device).float(), torch.tensor(turn, device=device).float())
+
+
+def weight_updates(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[float, float]]:
+    """Ratio and turn of several weights on one device, current and previous, read together.
+
+    Raises:
+        ValueError: if shapes differ, or a value is NaN or Inf.
+    """
+    if not pairs:
+        return []
+    flat = [_flat(*pair) for pair in pairs]
+    products = torch.stack([_products(*pair) for pair in flat]).tolist()
+    for place, (norm, change, _) in enumerate(products):
+        if not (_is_safe(norm) and (change == 0 or _is_safe(change))):
+            flat[place] = _precise(*pairs[place])
+            products[place] = _products(*flat[place]).tolist()
+    factors = [along / norm if norm > 0 else 0.0 for norm, _, along in products]
+    away = torch.stack([_away(*pair, factor) for pair, factor in zip(flat, factors, strict=True)]).tolist()
+    return [
+        (_relative(change, norm), _relative(part, norm)) for (norm, change, _), part in zip(products, away, strict=True)
+    ]
+
+
+def _flat(current: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
     check_same_shape("`current`", current, "`previous`", previous)
-    now, before = at_least_single(current).flatten(), at_least_single(previous).flatten()
-    norm, change, along = _products(now, before)
-    if not (_is_safe(norm) and (_is_safe(change) or torch.equal(now, before))):
-        check_finite("weights", current, previous)
-        now, before = as_double(now), as_double(before)
-        norm, change, along = _products(now, before)
-    away = change if norm == 0 else _away(now, before, along / norm)
-    return WeightUpdate(_relative(change, norm), _relative(away, norm))
+    return at_least_single(current).flatten(), at_least_single(previous).flatten()
+
+
+def _precise(current: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+    check_finite("weights", current, previous)
+    return as_double(current).flatten(), as_double(previous).flatten()
 
 
 def update_ratio(current: Tensor, previous: Tensor) -> Tensor:
@@ -141,8 +167,8 @@ def statistics_change(mean: Tensor, variance: Tensor, previous_mean: Tensor, pre
     check_same_shape("`variance`", variance, "`previous_variance`", previous_variance)
     means, before = as_double(mean), as_double(previous_mean).to(mean.device)
     now, std = (as_double(one).to(mean.device).clamp_min(0).sqrt() for one in (variance, previous_variance))
-    change = ((means - before).square() + (now - std).square()).sum().sqrt()
-    return change if change == 0 else change / std.square().sum().sqrt()
+    change = torch.linalg.vector_norm(torch.cat([means - before, now - std]))
+    return torch.where(change == 0, 0.0, change / torch.linalg.vector_norm(std))
 
 
 def standing_still(changes: Tensor) -> Tensor:
@@ -172,27 +198,27 @@ def standing_still(changes: Tensor) -> Tensor:
     return (changes <= _STILL) & (changes <= _STILL_SHARE * changes.max())
 
 
-def _is_safe(squares: Tensor) -> bool:
+def _is_safe(squares: float) -> bool:
     """Return whether a sum of squares in float32 is right: neither over- nor underflow, nor NaN."""
-    return bool(_SMALL < squares.sqrt() < _LARGE)
+    return _SMALL**2 < squares < _LARGE**2
 
 
-def _products(now: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``w'·w'``, ``Δ·Δ`` and ``Δ·w'`` in float64; where weights hardly change, Δ is exact in float32 too."""
-    found = torch.zeros(3, dtype=torch.float64, device=as_double(now[:0]).device)
+def _products(now: Tensor, before: Tensor) -> Tensor:
+    """``w'·w'``, ``Δ·Δ`` and ``Δ·w'`` ``(3,)`` in float64; where weights hardly change, Δ is exact in float32 too."""
+    found = []
     for new, old in _pairs(now, before):
         change = new - old
-        found += as_double(torch.stack([_sum(old * old), _sum(change * change), _sum(change * old)]))
-    return tuple(found)  # type: ignore[return-value]
+        found.append(torch.stack([_sum(old * old), _sum(change * change), _sum(change * old)]))
+    return found[0] if len(found) == 1 else torch.stack(found).sum(0)
 
 
-def _away(now: Tensor, before: Tensor, factor: Tensor) -> Tensor:
+def _away(now: Tensor, before: Tensor, factor: float) -> Tensor:
     """Squared norm of ``Δ - factor · w'``, float64."""
-    found = torch.zeros((), dtype=torch.float64, device=factor.device)
+    found = []
     for new, old in _pairs(now, before):
-        away = (new - old).sub_(old, alpha=float(factor))
-        found += _sum(away * away)
-    return found
+        away = (new - old).sub_(old, alpha=factor)
+        found.append(_sum(away * away))
+    return found[0] if len(found) == 1 else torch.stack(found).sum(0)
 
 
 def _pairs(now: Tensor, before: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -202,8 +228,12 @@ def _pairs(now: Tensor, before: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def _sum(values: Tensor) -> Tensor:
     """Sum of a block in float64, in its own precision over a few values at a time."""
     whole = len(values) // _ROW * _ROW
-    return as_double(values[:whole].view(-1, _ROW).sum(1)).sum() + as_double(values[whole:]).sum()
+    if whole == 0:
+        return as_double(values).sum()
+    total = as_double(values[:whole].view(-1, _ROW).sum(1)).sum()
+    return total if whole == len(values) else total + as_double(values[whole:]).sum()
 
 
-def _relative(change: Tensor, before: Tensor) -> Tensor:
-    return change.float() if change == 0 else (change / before).sqrt().float()
+def _relative(change: float, before: float) -> float:
+    """Root of a quotient in which 0 / 0 is 0."""
+    return 0.0 if change == 0 else math.sqrt(change / before) if before > 0 else math.inf

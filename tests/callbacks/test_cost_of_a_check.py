@@ -1,4 +1,4 @@
-"""Cost of a check of the standard suite, counted and not timed: passes, intercepted calls, looks, written bytes."""
+"""Cost of a check, counted and not timed: passes, operations, reads, intercepted calls, written bytes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import convscope
+from benchmarks.operations import CHECKS, count
 from convscope.callbacks.engine.bridge import gather_objects
 from convscope.callbacks.engine.failures import Failures
 from convscope.callbacks.engine.observer import Plan
@@ -143,6 +144,31 @@ def test_where_a_look_would_wait_for_a_device_there_is_one_per_chunk(
     for observer in plan.observers:
         del observer.begin  # type: ignore[method-assign]
     assert scalars_of(plan).keys() >= expected.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "operations", "reads"),
+    [  # a little above what was counted
+        ("standard suite", 5900, 150),
+        ("probe", 1830, 47),
+        ("correlation", 1220, 28),
+        ("importance", 1190, 34),
+        ("drift", 1830, 53),
+        ("health", 2060, 24),
+    ],
+)
+def test_a_check_has_few_operations_and_does_not_read_in_each_chunk(name: str, operations: int, reads: int) -> None:
+    network = TinyResNet(8, classes=3)  # 7 layers
+    found = []
+    for chunks in (CHUNKS, 2 * CHUNKS):
+        x, y = images(4 * chunks)
+        heldout = HeldOut((x, y), size=4 * chunks, batch_size=4)
+        heldout.prepare()
+        found.append(count(CHECKS[name](), network, heldout))
+    assert 0.5 * operations < found[0].operations.total() <= operations
+    assert 0.5 * reads < found[0].reads.total() <= reads
+    # Once a chunk whether all is finite, and at the labels, which are on the CPU whatever the device.
+    assert found[1].reads.total() - found[0].reads.total() <= 2 * CHUNKS
 
 
 def test_what_a_pass_finds_does_not_depend_on_when_it_looks(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from convscope.callbacks.engine.findings import Findings, History, LayerResult, 
 from convscope.callbacks.engine.stopwatch import Stopwatch
 from convscope.callbacks.parts.deaths import Death, Deaths
 from convscope.callbacks.parts.example_images import ExampleImages
+from convscope.callbacks.parts.reading import read
 from convscope.callbacks.parts.snapshots import Features, LayerSnapshot
 from convscope.callbacks.parts.weight_changes import WeightChanges
 from convscope.capture import HeldOut, Subject, select_layers, trace_layers
@@ -205,7 +206,7 @@ def test_rounded_features_give_the_cka_of_the_features(debiased: bool, scale: fl
     a, b = features(0), features(1) + features(0)
     now, other = Features.of(scale * (a + 5), debiased), Features.of(b, debiased)
     expected = float(linear_cka(a, b, debiased))
-    assert now.cka({"one": other, "the same": other, "itself": now}) == pytest.approx(
+    assert read(now.cka({"one": other, "the same": other, "itself": now})) == pytest.approx(
         {"one": expected, "the same": expected, "itself": 1.0}, abs=2e-4
     )
     assert Features.of(a, debiased).half.abs().max() == 1.0
@@ -220,8 +221,8 @@ def snapshot(seed: int) -> tuple[LayerSnapshot, np.ndarray]:
 
 def test_snapshots_compare_as_numpy_does_and_live_through_a_checkpoint() -> None:
     (now, a), (before, b) = snapshot(0), snapshot(1)
-    found = LayerSnapshot.load(now.state_dict(), False).since(LayerSnapshot.load(before.state_dict(), False))
-    assert found == now.since(before)
+    found = read(LayerSnapshot.load(now.state_dict(), False).since(LayerSnapshot.load(before.state_dict(), False)))
+    assert found == read(now.since(before))
     one, other = np.corrcoef(a.T), np.corrcoef(b.T)
     change = np.linalg.norm(one - other) / np.linalg.norm(other)
     assert found["correlation_change"] == pytest.approx(change, abs=1e-3)

@@ -101,7 +101,7 @@ def test_what_every_rank_holds_is_not_counted_twice(found: list[dict[str, dict[s
     [
         ("ChannelCorrelation", {"all_reduce": 1}),
         ("FilterActivity", {"all_reduce": 2}),
-        ("RidgeProbe", {"all_reduce": 1, "all_gather": 2}),
+        ("RidgeProbe", {"all_gather": 2}),
     ],
 )
 def test_sums_and_extremes_take_an_exchange_each_and_all_lists_two(
@@ -120,7 +120,7 @@ def test_an_exchange_of_the_users_own_gets_every_state() -> None:
         update(CASES["FilterActivity"], metric, inputs_of("FilterActivity"), torch.arange(N))
     assert torch.equal(both.compute().active_share, alone.compute().active_share)
     with both.sync_context(dist_sync_fn=two_alike):
-        assert torch.equal(both.squares, 2 * alone.squares)
+        assert torch.equal(both.sums, 2 * alone.sums)
         assert torch.equal(both.maximum, alone.maximum)
 
 
