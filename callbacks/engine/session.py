@@ -24,6 +24,7 @@ from convscope.callbacks.engine.recording import RecordKeeper
 from convscope.callbacks.engine.scalars import CHANGED, Scalars
 from convscope.callbacks.engine.stopwatch import Stopwatch
 from convscope.callbacks.engine.swapped_weights import SwappedWeights
+from convscope.metrics.functional._remembered import forget
 
 
 class Session:
@@ -268,6 +269,7 @@ class Session:
         self.show_overview(trainer)
         self._recorder.close(trainer)
         self._scalars.close(trainer)
+        forget()
 
     def layer_names(self) -> list[str]:
         """Names of all observed layers, in depth order."""

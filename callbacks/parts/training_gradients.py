@@ -12,7 +12,7 @@ from torch.nn.utils import get_total_norm
 FAMILY = "gradients"
 
 
-class _Look(NamedTuple):
+class _StepGradients(NamedTuple):
     entries: torch.Tensor  # of the weights that the step has reached
     used: torch.Tensor  # how many of them are not zero
     norm: torch.Tensor
@@ -35,7 +35,7 @@ class TrainingGradients:
 
     def __init__(self) -> None:
         self._steps = 0
-        self._looks: list[_Look] = []
+        self._looks: list[_StepGradients] = []
         self._found: dict[str, float] | None = None  # until it is taken
 
     def note(self, module: nn.Module) -> None:
@@ -48,7 +48,7 @@ class TrainingGradients:
             device = gradients[0].device
             used = torch.stack([torch.count_nonzero(one).to(device) for one in gradients])
             sizes = torch.tensor([one.numel() for one in gradients]).to(device, non_blocking=True)
-            self._looks.append(_Look((sizes * (used > 0)).sum(), used.sum(), get_total_norm(gradients)))
+            self._looks.append(_StepGradients((sizes * (used > 0)).sum(), used.sum(), get_total_norm(gradients)))
 
     def peek(self) -> dict[str, float]:
         """Values by tag of the steps since the last :meth:`take`; nothing where no gradient was left to look at."""
@@ -72,7 +72,7 @@ def _of(weight: nn.Parameter) -> torch.Tensor | None:
     return None if gradient.is_sparse or gradient.numel() == 0 else gradient.detach()
 
 
-def _summary(looks: list[_Look]) -> dict[str, float]:
+def _summary(looks: list[_StepGradients]) -> dict[str, float]:
     if not looks:
         return {}
     used = sum(torch.stack([look.used for look in looks]).tolist())

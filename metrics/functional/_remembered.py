@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ class Remembered(threading.local, Generic[T]):
     def __init__(self, compute: Callable[[Tensor], T], most: int = 4) -> None:
         self._compute, self._most = compute, most
         self._known: list[tuple[Tensor, T]] = []
+        _everyone.add(self)
 
     def __call__(self, tensor: Tensor) -> T:
         for asked, found in reversed(self._known):
@@ -42,6 +44,15 @@ class Remembered(threading.local, Generic[T]):
         if tensor.numel() <= self.largest:
             self._known = [*self._known, (kept, result)][-self._most :]
         return result
+
+
+_everyone: WeakSet[Remembered] = WeakSet()
+
+
+def forget() -> None:
+    """Let go of all results: once a fit is over they would only hold memory, that of a device maybe."""
+    for one in _everyone:
+        one._known = []
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
