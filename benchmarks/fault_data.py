@@ -2,9 +2,8 @@
 
 ``mnist_crop``, ``cifar_crop`` and ``cifar_grey`` hold other images than ``mnist`` and ``cifar``, and other sizes; so do
 ``mnist_test``, ``cifar_test`` and ``cifar_luma``, and again ``mnist_edges`` and ``cifar_last``. ``digits_large`` are
-the digits at another size, in other channels. No images were left for ``mnist_ghosts``, ``cifar_chroma``,
-``digits_turned``, ``mnist_thick``, ``cifar_edges`` and ``digits_blocks``: these show images of other sets in another
-way.
+the digits at another size, in other channels. No images were left for the sets of the
+later halves (``mnist_ghosts`` and after): these show images of other sets in another way.
 """
 
 from __future__ import annotations
@@ -171,6 +170,30 @@ def _digits_blocks() -> tuple[torch.Tensor, torch.Tensor]:
     return _with_gradients(F.interpolate(grey, 16, mode="nearest")[:, :, 2:14, 2:14]), torch.tensor(labels)
 
 
+def _mnist_noisy() -> tuple[torch.Tensor, torch.Tensor]:
+    """Under noise, 14 x 14 pixels."""
+    images, labels = _file("mnist_5k.npz", 0, 4000)
+    grey = F.avg_pool2d(images[2:, None], 2)
+    return _with_gradients(grey + 0.25 * torch.randn(grey.shape, generator=torch.Generator().manual_seed(5))), labels[
+        2:
+    ]
+
+
+def _cifar_quarters() -> tuple[torch.Tensor, torch.Tensor]:
+    """A quarter of each image, 16 x 16 pixels, upside down."""
+    images, labels = _file("cifar10_12k.npz", 2000, 6000)
+    return images.permute(0, 3, 1, 2)[:, :, 4:20, 12:28].flip(2), labels
+
+
+def _digits_outlines() -> tuple[torch.Tensor, torch.Tensor]:
+    """What is left of the digits without their local mean, 12 x 12 pixels."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    grey = F.interpolate(torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, 12, mode="bicubic")
+    return _with_gradients(grey - F.avg_pool2d(grey, 5, 1, 2, count_include_pad=False)), torch.tensor(labels)
+
+
 def _cifar_full() -> tuple[torch.Tensor, torch.Tensor]:
     """All training images at full resolution, 32 x 32 pixels, for networks of full size."""
     images, labels = _file("cifar10_12k.npz", 0, 10000)
@@ -221,6 +244,9 @@ _RAW = {
     "mnist_edges": _mnist_edges,
     "cifar_last": _cifar_last,
     "cifar_full": _cifar_full,
+    "mnist_noisy": _mnist_noisy,
+    "cifar_quarters": _cifar_quarters,
+    "digits_outlines": _digits_outlines,
     "mnist_thick": _mnist_thick,
     "cifar_edges": _cifar_edges,
     "digits_blocks": _digits_blocks,

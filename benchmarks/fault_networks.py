@@ -27,9 +27,9 @@ ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Mish, nn.ReLU
 
 def build_net(net: str, norm: str, activation: str, width: int, outputs: int, task: str, dropout: float) -> nn.Module:
     """Convolutions: ``large_kernel`` 3; ``plain``, ``dense``, ``dropped`` 4; ``deep``, ``residual``, ``separable``,
-    ``vgg``, ``dilated`` 5; ``inception``, ``hourglass``, ``unet``, ``pyramid`` 6; ``mobile``, ``squeeze``, ``grouped``,
-    ``mixer`` 7; ``eight``, ``bottleneck``, ``preact``, ``gated``, ``shuffle`` 8; ``resnet``, ``stochastic`` 10;
-    ``excite``, ``convnext`` 11; ``resnet18`` 20.
+    ``vgg``, ``dilated``, ``stems`` 5; ``inception``, ``hourglass``, ``unet``, ``pyramid`` 6; ``mobile``, ``squeeze``,
+    ``grouped``, ``mixer``, ``attended``, ``maxout``, ``averaging`` 7; ``eight``, ``bottleneck``, ``preact``, ``gated``,
+    ``shuffle`` 8; ``resnet``, ``stochastic`` 10; ``excite``, ``convnext`` 11; ``resnet18`` 20.
 
     Masks are read off by a last 1 × 1 convolution at full resolution, all else after pooling by a linear layer.
     """
@@ -166,6 +166,22 @@ class _Builder:
             self.unit(2 * w, 2 * w, self.stride),
         ]
         return nn.Sequential(*(part for unit in units for part in (unit, nn.Dropout2d(0.1)))), 2 * w
+
+    def stems(self, w: int) -> tuple[nn.Module, int]:
+        return nn.Sequential(_Stems(self, w), self.unit(2 * w, 2 * w, self.stride), self.unit(2 * w, 2 * w)), 2 * w
+
+    def attended(self, w: int) -> tuple[nn.Module, int]:
+        middle = [_Attended(self, w), self.unit(w, 2 * w, self.stride), _Attended(self, 2 * w)]
+        return nn.Sequential(self.unit(3, w, self.stride), *middle, self.unit(2 * w, 2 * w)), 2 * w
+
+    def maxout(self, w: int) -> tuple[nn.Module, int]:
+        sizes = [(w, w, 1), (w, 2 * w, self.stride), (2 * w, 2 * w, 1)]
+        return nn.Sequential(self.unit(3, w, self.stride), *(_Maxout(self, *size) for size in sizes)), 2 * w
+
+    def averaging(self, w: int) -> tuple[nn.Module, int]:
+        pool = [nn.AvgPool2d(2)] if self.stride > 1 else []
+        more = [_Residual(self, 2 * w, 2 * w, 1), *pool, self.unit(2 * w, 2 * w)]
+        return nn.Sequential(self.unit(3, w), *pool, _Residual(self, w, 2 * w, 1), *more), 2 * w
 
     def resnet18(self, w: int) -> tuple[nn.Module, int]:
         sizes = [(w, w, 1), (w, 2 * w, self.stride), (2 * w, 4 * w, self.stride), (4 * w, 8 * w, self.stride)]
@@ -307,6 +323,43 @@ class _Mixed(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.mix(x + self.spread(x))
         return out
+
+
+class _Stems(nn.Module):
+    """Two ways into the network, 3 × 3 and 7 × 7, beside each other."""
+
+    def __init__(self, build: _Builder, width: int) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(build.unit(3, width, build.stride), build.unit(width, width))
+        self.wide = build.unit(3, width, build.stride, kernel=7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.fine(x), self.wide(x)], dim=1)
+
+
+class _Attended(nn.Module):
+    """A convolution whose positions are weighted by a map of one channel (Woo et al. 2018)."""
+
+    def __init__(self, build: _Builder, channels: int) -> None:
+        super().__init__()
+        self.value = build.unit(channels, channels)
+        self.where = nn.Conv2d(channels, 1, 5, padding=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.value(x) * self.where(x).sigmoid()
+        return out
+
+
+class _Maxout(nn.Module):
+    """The larger of two convolutions (Goodfellow et al. 2013)."""
+
+    def __init__(self, build: _Builder, channels: int, filters: int, stride: int) -> None:
+        super().__init__()
+        self.one = build.unit(channels, filters, stride)[:-1]
+        self.other = build.unit(channels, filters, stride)[:-1]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.maximum(self.one(x), self.other(x))
 
 
 class _Bottleneck(nn.Module):

@@ -1,7 +1,7 @@
 """Fault benchmark: does DriftAlert fire in time, and is it silent on healthy runs? Faults, healthy runs, rivals.
 
     python -m benchmarks.faults run --half tune
-    python -m benchmarks.faults run --half fourth
+    python -m benchmarks.faults run --half seventh
     python -m benchmarks.faults report
 
 ``run`` trains (one JSON line per run, beside earlier ones: an interrupted benchmark goes on where it was), ``report``
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.fault_runs import Job, jobs, run
 
-HALVES = ("tune", "test", "third", "fourth", "wide", "fifth", "sixth", "large")
+HALVES = ("tune", "test", "third", "fourth", "wide", "fifth", "sixth", "seventh", "large")
 """In order: the limits that a half judged were set on those before it."""
 
 

@@ -118,7 +118,7 @@ CASES: dict[str, Rows] = {
     "inputs_shifted": plain("batches/level_1", [0.01, 0.0, -0.01, 1.7]),
     "inputs_changed": plain("batches/skew_2", [0.7, 0.71, 0.69, -0.7]),
     "targets_changed": plain("batches/class_share_1", [0.1, 0.11, 0.1, 0.6]),
-    "targets_do_not_fit": plain("batches/told", [0.4, 0.41, 0.4, 0.39, 0.2, 0.21]),
+    "targets_do_not_fit": plain("batches/told", [0.4, 0.41, 0.4, 0.39, 0.2, 0.21, 0.2]),
     "targets_in_one_place": plain("batches/told_most", [0.4, 0.42, 0.41, 0.95]),
     "answers_fall_behind": both(
         plain("probe/accuracy/output", [0.5, 0.7, 0.8, 0.85, 0.85, 0.85]),
