@@ -11,8 +11,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from convscope.alerts.context import ACCURACIES
 from convscope.alerts.watch import Watch
+from convscope.callbacks.parts import training_batches, training_gradients
 from convscope.callbacks.parts.layer_observer import LayerObserver
-from convscope.callbacks.parts.training_batches import FAMILY
 
 # The callback that logs a family of tags. Tags that start with none of these are the user's own.
 FAMILIES = {
@@ -25,6 +25,7 @@ FAMILIES = {
 # Families of companion methods. Rules on them are for those who add the method: without it nothing is missing.
 COMPANIONS = {"resampling": "InputResampling", "multi_scale": "MultiScaleInterpretation"}
 OWN = "zz_convscope"  # logged by any observer
+LOOKED_AT = ({training_batches.FAMILY}, {training_gradients.FAMILY})  # by DriftAlert itself
 PATIENCE = 3  # checks; some tags compare with the previous check and begin at the second
 
 
@@ -58,8 +59,8 @@ class UnseenMetrics:
         unwanted |= idle.keys() & {r.name for r in watch.given if any(c.others for c in r.conditions)}
         # A rule on accuracy alone has nothing to say of a run that logs none: a regression, or the user's choice.
         unwanted |= {name for name, globs in idle.items() if set(globs) <= set(ACCURACIES)}
-        # DriftAlert itself looks at training batches; where it finds no images there, nobody can add any.
-        unwanted |= {name for name, globs in idle.items() if _families(globs) == {FAMILY}}
+        # DriftAlert itself looks at training; where it finds no images or no gradients there, nobody can add any.
+        unwanted |= {name for name, globs in idle.items() if _families(globs) in LOOKED_AT}
         count = len(watch.given) - len(unwanted)
         inactive = {n: globs for n, globs in idle.items() if n not in self._said | unwanted}
         optional = {rule.name for rule in watch.given if rule.optional}

@@ -16,6 +16,7 @@ class OfName:
     """All that is asked of a layer."""
 
     name: str
+    module: None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from convscope import DriftAlert
 from convscope.callbacks.parts.training_batches import MOST_BATCHES, TrainingBatches
 from tests.callbacks.conftest import Classifier
 
-EPOCHS, BEGINS = 5, 3
+EPOCHS, BEGINS = 7, 4
 
 
 def taken(*batches: Any, validation: Any = None) -> dict[str, float]:
@@ -154,7 +154,7 @@ def test_a_spoilt_loader_is_named_as_soon_as_there_is_evidence(rule: str, tmp_pa
     )  # fmt: skip
     torch.manual_seed(0)
     trainer.fit(Spoilt(SPOILT[rule]), loader(), loader(seed=1))
-    named = BEGINS + (rule == "targets_do_not_fit")  # which asks for two checks
+    named = BEGINS + 2 * (rule == "targets_do_not_fit")  # which asks for three checks
     assert rule in [one.rule for one in alert.alerts if one.epoch == named]
     assert not [one for one in alert.alerts if one.epoch < BEGINS]
 

@@ -29,7 +29,7 @@ def test_the_callbacks_that_are_missing_are_named_and_the_rules_counted(
     # Of 38: 11 on health, 4 on drift; importance 1, probe 3, correlation is there, and the 8 on training batches need
     # no callback. Nobody is told to log an accuracy.
     assert fitted(fit, caplog, convscope.FilterCorrelation(pictures=False)) == [
-        "convscope: DriftAlert: 19 of 39 rules are inactive because nothing logs drift/*, health/*, importance/*, "
+        "convscope: DriftAlert: 20 of 46 rules are inactive because nothing logs drift/*, health/*, importance/*, "
         "probe/*; add RepresentationDrift(), FilterHealth(), FilterImportance(), LayerProbe()"
     ]
 
@@ -43,7 +43,7 @@ def test_after_a_resume_with_fewer_callbacks_rules_that_matched_before_count_too
     with caplog.at_level(logging.INFO):
         fit([convscope.FilterCorrelation(), DriftAlert(actions=[])], max_epochs=2, ckpt_path=path)
     *_, sentence = said(caplog)
-    assert "11 of 39 rules are inactive because nothing logs health/*; add FilterHealth()" in sentence
+    assert "12 of 46 rules are inactive because nothing logs health/*; add FilterHealth()" in sentence
 
 
 def test_a_suite_says_how_many_rules_judge_it(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -52,7 +52,7 @@ def test_a_suite_says_how_many_rules_judge_it(fit: Any, caplog: pytest.LogCaptur
     assert said(caplog) == []
     (sentence,) = [r.getMessage() for r in caplog.records if "rules judge" in r.getMessage()]
     assert sentence == (
-        "convscope: alerts: 23 of 39 rules judge what these callbacks measure; for the others add "
+        "convscope: alerts: 29 of 46 rules judge what these callbacks measure; for the others add "
         "RepresentationDrift(), FilterHealth(), FilterImportance(), or take suite('standard')"
     )
 
@@ -66,7 +66,7 @@ def test_a_callback_whose_tags_begin_at_its_second_check_is_not_missing(
     (sentence,) = fitted(fit, caplog, drift, health)
     assert "drift" not in sentence
     assert "health" not in sentence
-    assert "6 of 39 rules are inactive" in sentence  # correlation 2, importance 1, probe 3
+    assert "7 of 46 rules are inactive" in sentence  # correlation 3, importance 1, probe 3
     assert sentence.endswith("add FilterCorrelation(), FilterImportance(), LayerProbe()")
 
 
@@ -112,7 +112,7 @@ def test_a_rule_on_what_comes_at_the_second_check_is_not_warned_of(fit: Any, rec
 def test_families_are_those_of_the_callbacks() -> None:
     assert {family: getattr(convscope, name).family for family, name in FAMILIES.items()} == {f: f for f in FAMILIES}
     globs = {glob for rule in convscope.rules.default() for one in rule.conditions for glob in one.globs}
-    own = {"train", "val", "convscope", "zz_convscope", "batches"}
+    own = {"train", "val", "convscope", "zz_convscope", "batches", "gradients"}
     companions = {family: getattr(convscope, name).family for family, name in COMPANIONS.items()}
     assert companions == {family: family for family in COMPANIONS}
     assert {glob.split("/")[0] for glob in globs if "/" in glob} - own == FAMILIES.keys() | COMPANIONS.keys()
