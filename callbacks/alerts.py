@@ -35,6 +35,7 @@ from convscope.callbacks.parts.actions import (
 from convscope.callbacks.parts.fresh_values import FreshValues
 from convscope.callbacks.parts.layer_observer import LayerObserver
 from convscope.callbacks.parts.observed_positions import layer_positions
+from convscope.callbacks.parts.since_last_check import SinceLastCheck
 from convscope.callbacks.parts.standing import place_after, settle_beside
 from convscope.callbacks.parts.training_batches import TrainingBatches
 from convscope.callbacks.parts.training_gradients import TrainingGradients
@@ -292,7 +293,7 @@ def rules_of(name: str, given: Any) -> list[Rule]:
     return load_rules(given)
 
 
-def _summarise(looks: TrainingBatches | TrainingGradients, take: bool, found: dict[str, float]) -> None:
+def _summarise(looks: SinceLastCheck, take: bool, found: dict[str, float]) -> None:
     """Add what was looked at since the last check; with ``take`` it is over."""
     found.update(looks.take() if take else looks.peek())
 

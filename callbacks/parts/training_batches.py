@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from convscope.callbacks.parts.since_last_check import SinceLastCheck
 from convscope.capture.data.batches import adapt_batch
 
 MOST_BATCHES = 64  # of a check, from its first on
@@ -29,7 +30,7 @@ class _Batch:
     targets: torch.Tensor | None
 
 
-class TrainingBatches:
+class TrainingBatches(SinceLastCheck):
     """What a rule can know of the batches of the last check, without a forward pass.
 
     Taken are up to 64 batches from the last check on, of each up to 64 samples; inputs must be images, ``(N, C, H, W)``
@@ -54,10 +55,10 @@ class TrainingBatches:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._batches: list[_Batch] = []
         self._validation: list[torch.Tensor] = []
         self._known: set[bytes] = set()
-        self._found: dict[str, float] | None = None  # until it is taken
         self._classes = 0
 
     def note(self, batch: Any, epoch: int) -> None:
@@ -70,17 +71,6 @@ class TrainingBatches:
         """Look at a validation batch."""
         if len(self._validation) < MOST_BATCHES and (images := images_in(batch, MOST_VALIDATION)) is not None:
             self._validation.append(_cells(images[0]))
-
-    def peek(self) -> dict[str, float]:
-        """Values by tag of the batches since the last :meth:`take`; nothing where there were no images."""
-        if self._found is None:
-            self._found = self._summary()
-        return self._found
-
-    def take(self) -> dict[str, float]:
-        """As :meth:`peek`, and begin again."""
-        found, self._found = self.peek(), None
-        return found
 
     def _summary(self) -> dict[str, float]:
         batches, self._batches = self._batches, []

@@ -9,16 +9,18 @@ import torch
 from torch import nn
 from torch.nn.utils import get_total_norm
 
+from convscope.callbacks.parts.since_last_check import SinceLastCheck
+
 FAMILY = "gradients"
 
 
 class _StepGradients(NamedTuple):
-    entries: torch.Tensor  # of the weights that the step has reached
+    entries: list[int]  # of each weight
     used: torch.Tensor  # how many of them are not zero
     norm: torch.Tensor
 
 
-class TrainingGradients:
+class TrainingGradients(SinceLastCheck):
     """What a rule can know of the gradients of the training steps since the last check.
 
     Looked at are weights (parameters of two dimensions or more) after the 1st, 2nd, 4th, 8th, … step since the last
@@ -34,9 +36,9 @@ class TrainingGradients:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._steps = 0
         self._looks: list[_StepGradients] = []
-        self._found: dict[str, float] | None = None  # until it is taken
 
     def note(self, module: nn.Module) -> None:
         """Look at the gradients that the step just over has used, where this step is one of those."""
@@ -45,22 +47,19 @@ class TrainingGradients:
             return
         gradients = [found for weight in module.parameters() if (found := _of(weight)) is not None]
         if gradients:
-            device = gradients[0].device
-            used = torch.stack([torch.count_nonzero(one).to(device) for one in gradients])
-            sizes = torch.tensor([one.numel() for one in gradients]).to(device, non_blocking=True)
-            self._looks.append(_StepGradients((sizes * (used > 0)).sum(), used.sum(), get_total_norm(gradients)))
+            used = torch.stack([torch.count_nonzero(one).to(gradients[0].device) for one in gradients])
+            entries = [gradient.numel() for gradient in gradients]
+            self._looks.append(_StepGradients(entries, used, get_total_norm(gradients)))
 
-    def peek(self) -> dict[str, float]:
-        """Values by tag of the steps since the last :meth:`take`; nothing where no gradient was left to look at."""
-        if self._found is None:
-            looks, self._looks, self._steps = self._looks, [], 0
-            self._found = _summary(looks)
-        return self._found
-
-    def take(self) -> dict[str, float]:
-        """As :meth:`peek`, and begin again."""
-        found, self._found = self.peek(), None
-        return found
+    def _summary(self) -> dict[str, float]:
+        looks, self._looks, self._steps = self._looks, [], 0
+        if not looks:
+            return {}
+        pairs = [pair for look in looks for pair in zip(look.entries, look.used.tolist(), strict=True)]
+        used, reached = sum(used for _, used in pairs), sum(entries for entries, used in pairs if used)
+        squares = [norm**2 for norm in torch.stack([look.norm.float() for look in looks]).tolist()]
+        found = {"zero": 1 - used / reached if reached else 1.0, "norm": math.sqrt(sum(squares) / len(looks))}
+        return {f"{FAMILY}/{name}": value for name, value in found.items() if math.isfinite(value)}
 
 
 def _of(weight: nn.Parameter) -> torch.Tensor | None:
@@ -70,13 +69,3 @@ def _of(weight: nn.Parameter) -> torch.Tensor | None:
         return None
     gradient = gradient.to_local() if hasattr(gradient, "to_local") else gradient
     return None if gradient.is_sparse or gradient.numel() == 0 else gradient.detach()
-
-
-def _summary(looks: list[_StepGradients]) -> dict[str, float]:
-    if not looks:
-        return {}
-    used = sum(torch.stack([look.used for look in looks]).tolist())
-    entries = sum(torch.stack([look.entries for look in looks]).tolist())
-    squares = [norm**2 for norm in torch.stack([look.norm.float() for look in looks]).tolist()]
-    found = {"zero": 1 - used / entries if entries else 1.0, "norm": math.sqrt(sum(squares) / len(looks))}
-    return {f"{FAMILY}/{name}": value for name, value in found.items() if math.isfinite(value)}
