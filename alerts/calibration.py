@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from convscope._arguments import share
-from convscope.alerts.judge import judge_run
+from convscope.alerts.judge import Judge
 from convscope.alerts.rules import Condition, Rule, default_rules, load_rules
 from convscope.alerts.series import read_series
 
@@ -118,8 +118,10 @@ def alarm_factor(checks: Checks, rules: Iterable[Rule]) -> float:
 
 
 def has_alarm(checks: Checks, rules: Iterable[Rule]) -> bool:
-    """Return whether a run has an incident of severity ``warning`` or above."""
-    return any(incident.severity != "info" for incident in judge_run(checks, rules))
+    """Return whether a run has an incident of severity ``warning`` or above; judges no further than the first."""
+    judge = Judge(rules)
+    told = (one for epoch, values in enumerate(checks) for one in judge.update(values, epoch).told)
+    return any(incident.severity != "info" for incident in told)
 
 
 def scaled_rules(rules: Iterable[Rule], factor: float) -> list[Rule]:

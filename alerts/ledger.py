@@ -143,13 +143,13 @@ class Ledger:
         changes.opened.append(incident)
 
     def _severity(self, company: Sequence[Alert], alerts: Sequence[Alert]) -> str:
-        """The highest of the alerts, where those count less whose rule should not be ``alone`` and is."""
+        """The highest of the alerts; at most that of ``alone`` where one rule is all that has fired."""
+        highest = min((alert.severity for alert in alerts), key=_SEVERITY.__getitem__)
         rules = {alert.rule for alert in company if alert.severity != "info"}
-        found = []
-        for alert in alerts:
-            alone = self._rules[alert.rule].alone if alert.rule in self._rules and len(rules) == 1 else None
-            found.append(alert.severity if alone is None else max(alert.severity, alone, key=_SEVERITY.__getitem__))
-        return min(found, key=_SEVERITY.__getitem__)
+        only = self._rules.get(rules.pop()) if len(rules) == 1 else None
+        if only is None or only.alone is None:
+            return highest
+        return max(highest, only.alone, key=_SEVERITY.__getitem__)
 
     def _order(self, alert: Alert) -> tuple[bool, int, int, float]:
         """Sort key: deepest cause first, notes last; of equal ones the more severe, then the nearest to the input."""
@@ -168,7 +168,7 @@ class Ledger:
         severity = self._severity(incident.alerts, incident.alerts)
         if _SEVERITY[severity] < _SEVERITY[incident.severity]:
             incident.severity, incident.escalated = severity, when
-            if incident not in (*changes.escalated, *changes.opened):
+            if incident not in changes.escalated:
                 changes.escalated.append(incident)
 
     def _follow(self, alert: Alert) -> None:

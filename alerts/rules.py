@@ -193,7 +193,7 @@ class Rule:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; give a text")
         if not isinstance(self.optional, bool):
             raise ValueError(f"optional: got {self.optional!r}; give true or false")
-        if self.calibrated not in (True, False, "wait"):
+        if not isinstance(self.calibrated, bool) and self.calibrated != "wait":
             raise ValueError(f"calibrated: got {self.calibrated!r}; give true, false or wait")
         _check_message(self.message)
         if not isinstance(self.rank, int) or isinstance(self.rank, bool) or not 0 <= self.rank <= 100:
