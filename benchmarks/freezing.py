@@ -31,6 +31,7 @@ from benchmarks.fault_statistics import section
 from benchmarks.measure import machine
 from benchmarks.pages import write_tables
 from benchmarks.records import read_records
+from convscope.recipes.dying_relu import PlainCNN
 from convscope.recipes.freeze_guide import Seconds
 
 SIDE, BATCH, EPOCHS, PAIRS = 16, 64, 40, 40
@@ -52,15 +53,7 @@ class Digits(L.LightningModule):
         out: torch.Tensor = self.head(x.mean((2, 3)))
         return out
 
-    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
-        loss = F.cross_entropy(self(batch[0]), batch[1])
-        self.log("train_loss", loss, on_step=False, on_epoch=True)
-        return loss
-
-    def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
-        logits = self(batch[0])
-        self.log("val_loss", F.cross_entropy(logits, batch[1]))
-        self.log("val_acc", (logits.argmax(1) == batch[1]).float().mean())
+    training_step, validation_step = PlainCNN.training_step, PlainCNN.validation_step  # the recipe's
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=2e-3)
